@@ -1,0 +1,131 @@
+"""The whole error tree: what can go wrong, and what the daemon does about it.
+
+Every message says what failed, where, what was expected, what was found and what to do. Kernels raise
+``ValueError`` on misuse by the caller; everything that comes from data, disk or settings is below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class StreamerError(Exception):
+    """Any error that the product foresees.
+
+    Parameters
+    ----------
+    what : one sentence saying what failed.
+    where : file, setting or stage concerned.
+    expected, found : the two sides of the disagreement, where there is one.
+    hint : what the reader of the message can do.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = "",
+        expected: object = "",
+        found: object = "",
+        hint: str = "",
+    ) -> None:
+        self.what, self.where, self.hint = what, str(where), hint
+        self.expected, self.found = str(expected), str(found)
+        super().__init__(self.message())
+
+    def message(self) -> str:
+        """One line: what, where, expected, found, what to do; empty parts are left out."""
+        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        if self.found:
+            parts.append(f"found {self.found}")
+        if self.hint:
+            parts.append(self.hint)
+        return "; ".join(parts)
+
+    def reason(self) -> Reason:
+        """The same as a record, for the journal and the event."""
+        return Reason(
+            error=type(self).__name__,
+            message=self.message(),
+            expected=self.expected,
+            found=self.found,
+            hint=self.hint,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a movie failed or waits, as it stands in the journal, in the event and in ``movies show``."""
+
+    error: str
+    """Class name from this module; ``InternalError`` for a bug of ours."""
+    message: str
+    expected: str = ""
+    found: str = ""
+    hint: str = ""
+
+
+class ConfigError(StreamerError):
+    """A wrong setting. The daemon refuses to start, exit 78; systemd does not restart it."""
+
+    exit_code = 78
+
+
+class UsageError(StreamerError):
+    """A command that cannot be carried out as given. Exit 64."""
+
+    exit_code = 64
+
+
+class AlreadyRunning(StreamerError):
+    """Another daemon holds this instance. Exit 75."""
+
+    exit_code = 75
+
+
+class MovieNotReady(StreamerError):
+    """The file is still being written. The daemon looks again later; no attempt is counted."""
+
+
+class MovieError(StreamerError):
+    """Something is wrong with this movie. Journalled as failed; the daemon goes on; never retried by itself."""
+
+
+class MovieCorrupt(MovieError):
+    """The bytes contradict the format: cut, overwritten or lying about themselves."""
+
+
+class MovieUnsupported(MovieError):
+    """A format, or a variant of one, that is not read here; the hint says what to do instead."""
+
+
+class MovieMismatch(MovieError):
+    """The movie does not fit its gain, its sidecar or the settings."""
+
+
+class StageError(StreamerError):
+    """Numbers went wrong in a stage (not finite, no peak). Journalled as failed; the daemon goes on."""
+
+
+class ModelError(StreamerError):
+    """A network is missing, damaged or not finite. The last good one serves, else none; the result is marked."""
+
+
+class DeviceError(StreamerError):
+    """Memory or loss of the compute device. One retry in a fresh worker, then the daemon exits."""
+
+
+class OutputError(StreamerError):
+    """A result could not be written (full disk, quota, read-only). The movie is retried with a growing delay."""
+
+    exit_code = 74
+
+
+class ServiceError(StreamerError):
+    """Socket, journal or state directory. The daemon exits 74; systemd restarts it; the journal resumes."""
+
+    exit_code = 74

@@ -1,0 +1,1 @@
+"""Movie, gain and sidecar files. ``movie.read_header`` and ``movie.read_frames`` are the entrance."""

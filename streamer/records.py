@@ -1,0 +1,412 @@
+"""The records that cross module boundaries. Frozen; no torch at run time, so the main process can use them.
+
+``None`` means unknown, never 0. Tensors in a record are not modified after construction. The second half of the
+file is what is published: sidecar, event and ``process --json`` are the same ``MovieRecord``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from streamer.errors import Reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Stage = Callable[[str], AbstractContextManager[None]]
+"""``with stage("align"):`` times a step; the caller decides what becomes of the time."""
+
+
+def movie_id_of(relative: str) -> str:
+    """First 16 hex digits of the sha256 of the path below the watched root: the movie's identity."""
+    return hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------------------------- what is read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileIdentity:
+    """What the file system says a file is; two equal identities some time apart mean that nobody wrote."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovieHeader:
+    """What a movie file says about itself, checked against its size before anything is allocated."""
+
+    format: Literal["mrc", "tiff"]
+    n_frames: int
+    height: int
+    width: int
+    dtype: str
+    """numpy name of the stored type, e.g. ``uint8``."""
+    pixel_size: float | None = None
+    """Å/px from the file, where it states one."""
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Size of all frames in memory as stored, in bytes."""
+        item = {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2}.get(self.dtype, 4)
+        return self.n_frames * self.height * self.width * item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquisition:
+    """How a movie was taken, as the sidecar tells it; everything may be unknown."""
+
+    sidecar: str | None = None
+    """Name of the file that said so."""
+    n_frames: int | None = None
+    """Frame-count evidence."""
+    pixel_size: float | None = None
+    """Å/px."""
+    voltage_kv: float | None = None
+    dose_total: float | None = None
+    """e⁻/Å² over the whole movie."""
+    dose_per_frame: float | None = None
+    """e⁻/Å²."""
+    magnification: float | None = None
+    defocus_target_um: float | None = None
+    """As asked for by the operator, positive underfocus."""
+    beam_shift_x: float | None = None
+    """In the unit of the writing program."""
+    beam_shift_y: float | None = None
+    stage_x_um: float | None = None
+    stage_y_um: float | None = None
+    stage_z_um: float | None = None
+    super_res_factor: int | None = None
+    gain_reference: str | None = None
+    """Base name of the gain that the sidecar points to."""
+    grid_square: str | None = None
+    foil_hole: str | None = None
+    template: str | None = None
+    acquired: str | None = None
+    """Date and time as written by the microscope."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movie:
+    """A movie that is whole: which file, whose session, what is known."""
+
+    path: str
+    relative: str
+    """Path below the watched root: the movie's identity."""
+    session: str
+    revision: int = 1
+    identity: FileIdentity
+    evidence: Literal["sidecar", "header", "unproven", "none"] = "none"
+    """What proved the frame count: a sidecar, the MRC header with the file's size, only the waiting time, or
+    nothing because the movie was named by hand."""
+    acquisition: Acquisition = Acquisition()
+
+    @property
+    def movie_id(self) -> str:
+        """See ``movie_id_of``."""
+        return movie_id_of(self.relative)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """A gain reference as it multiplies the frames."""
+
+    path: str
+    sha256: str
+    values: np.ndarray
+    """(h, w) float32; 0 marks a defect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """A decoded movie with all that is needed to correct it frame by frame."""
+
+    counts: np.ndarray
+    """(t, h, w) as stored, row 0 at the bottom."""
+    gain: Gain | None
+    defects: np.ndarray
+    """(n, 2) int64 rows and columns of dead and hot pixels."""
+    n_hot: int
+    """How many of the defects were found in this movie's own data."""
+    mean_counts: float
+    """Mean of the corrected frames, e⁻/px/frame for counted movies."""
+    pixel_size: float
+    """Å/px."""
+    voltage_kv: float | None
+    dose_per_frame: float | None
+    """e⁻/Å²; None: do not weight."""
+    pre_exposure: float
+    """e⁻/Å²."""
+    flags: tuple[str, ...] = ()
+    """What a user should know about how these were chosen."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in px."""
+        return self.counts.shape[1], self.counts.shape[2]
+
+    def __len__(self) -> int:
+        return int(self.counts.shape[0])
+
+
+# ------------------------------------------------------------------------------------------ what is computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Motion:
+    """Where each frame has to be moved."""
+
+    shifts: Tensor
+    """(t, 2) float64 (y, x) in px as stored: moves the frame onto the reference, first frame (0, 0)."""
+    information: float
+    """Fisher information per frame, 1/px²: the inverse variance of one frame's shift."""
+    trusted: bool
+    """False: the information was too low and ``shifts`` is zero."""
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfSums:
+    """Plain micrograph and its halves as half-plane spectra, unnormalised ``rfft2`` of the (h, w) image."""
+
+    even: Tensor
+    """(h, w//2+1) complex64: frames 0, 2, 4, … over the total's √Σw², so that even + odd is the micrograph."""
+    odd: Tensor
+    shape: tuple[int, int]
+    pixel_size: float
+
+    @property
+    def total(self) -> Tensor:
+        """(h, w//2+1) complex64, the micrograph."""
+        return self.even + self.odd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spectrum:
+    """Radial curves of one micrograph, one value per ring of width 1/min(h, w) cycles/px."""
+
+    fftfreq: Tensor
+    """(rings,) cycles/px."""
+    counts: Tensor
+    """(rings,) number of independent complex coefficients."""
+    frc: Tensor
+    """(rings,) correlation of the halves."""
+    signal: Tensor
+    """(rings,) power common to both halves, of the total; may be negative by noise."""
+    noise: Tensor
+    """(rings,) noise power of the total."""
+    wiener: Tensor
+    """(rings,) W = SSNR/(1+SSNR) of the total, smoothed, 0 where the halves show nothing significant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What a network proposes for one micrograph, and how far it has been shown to be right."""
+
+    total: Tensor
+    """(h, w//2+1) complex64: spectrum of f; equal to W·y outside the network's band."""
+    even: Tensor
+    """The same for the even half, made from the even half alone."""
+    odd: Tensor
+    weight: Tensor
+    """(rings,) λ(k) in 0…1."""
+    model: ModelRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSums:
+    """Frame-group sums that a session model learns from."""
+
+    groups: Tensor
+    """(n, h', w') float16: each the dose-weighted sum of every n-th frame, band-limited, mean removed."""
+    exposures: tuple[tuple[float, ...], ...]
+    """Per group, exposure at the end of each of its frames in e⁻/Å²; zeros when unweighted."""
+    shape: tuple[int, int]
+    """Size of the whole micrograph, px."""
+    pixel_size: float
+    """Å/px of the whole micrograph."""
+    voltage_kv: float
+
+
+Restore = Callable[[HalfSums, Spectrum, int], Correction | None]
+"""What the pipeline is given for the network: sums, curves and number of frames in; a correction or None out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperResolution:
+    """The fused image on the grid of half the pixel size, and whether it can be trusted to hold more."""
+
+    image: Tensor | None
+    """(2h, 2w) float32; None when it was not made."""
+    verdict: SuperResolutionVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Micrograph:
+    """Everything computed from one movie, before it is written."""
+
+    sums: HalfSums
+    spectrum: Spectrum
+    restored: Tensor
+    """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
+    super_resolution: SuperResolution
+    groups: GroupSums | None
+    motion: Motion
+    hot_pixels: np.ndarray
+    """(n, 2) rows and columns."""
+    metrics: MovieQuality
+    restoration: Literal["none", "wiener", "network"]
+    model: ModelRef | None
+    source: MovieSource
+    flags: tuple[str, ...]
+
+
+# ------------------------------------------------------------------------------------------ what is published
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovieSource:
+    """The movie as found and as it was understood."""
+
+    path: str
+    """Below the watched root."""
+    bytes: int
+    mtime_ns: int
+    fingerprint: str
+    """sha256 of the size and the first and last MiB."""
+    format: str
+    n_frames: int
+    height: int
+    width: int
+    evidence: str
+    pixel_size: float
+    voltage_kv: float | None
+    cs_mm: float
+    amplitude_contrast: float
+    dose_per_frame: float | None
+    pre_exposure: float
+    gain: str | None
+    """sha256 of the gain reference."""
+    gain_path: str | None = None
+    acquisition: Acquisition = Acquisition()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """Which version of which network made an output."""
+
+    version: str
+    sha256: str
+    """Of its weights."""
+    weight: tuple[tuple[float, float], ...] = ()
+    """λ as (spatial frequency in 1/Å, value)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperResolutionVerdict:
+    """Whether fusing the frames on the finer grid can help, and why."""
+
+    verdict: Literal["helps", "cannot help", "not tried"]
+    reason: str
+    diversity: float | None = None
+    """0: all frames at one sub-pixel position; 1: evenly spread."""
+    frc_beyond_nyquist: float | None = None
+    """Half-set FRC between 1.02 and 1.5 times the physical Nyquist frequency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovieQuality:
+    """The live figures of one movie. ``_half``: at half the exposure; ``_full``: of the whole sum."""
+
+    shifts_yx_px: list[list[float]]
+    """Per frame (y, x), moving it onto the first."""
+    total_motion_angstrom: float
+    early_motion_angstrom: float
+    """Up to 4 e⁻/Å²; 0 when the exposure is unknown."""
+    late_motion_angstrom: float
+    motion_information: float
+    motion_trusted: bool
+    mean_counts: float
+    n_hot_pixels: int
+    snr_half: float | None
+    """Pooled over the band: equals SNBR* of the raw half."""
+    ssnr_full: float | None
+    """Pooled signal over noise power of the whole sum."""
+    frc_resolution_angstrom: float | None
+    """Where the half-set FRC falls below 0.143 for good."""
+    snbr_half_wiener: float | None
+    snbr_half_denoised: float | None
+    band_angstrom: list[float]
+    """Coarse and fine end of the pooled band."""
+    frc: list[float] = field(default_factory=list)
+    """Half-set FRC on 64 equal steps up to Nyquist."""
+    sr: SuperResolutionVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """A file that is whole on disk."""
+
+    role: str
+    path: str
+    """Relative to the session's directory."""
+    bytes: int
+    sha256: str
+    shape: list[int] | None = None
+    dtype: str | None = None
+    pixel_size: float | None = None
+    derived: bool = False
+    """Made with a network, a prior or a finer grid."""
+    not_for_reconstruction: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Software:
+    """What computed it: everything that a reproduction has to match."""
+
+    version: str
+    torch: str
+    device: str
+    instruction_set: str
+    threads: int
+    settings_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """When, in UTC (ISO 8601), and how long each stage took in seconds. The only part that differs between runs."""
+
+    detected: str | None = None
+    ready: str | None = None
+    started: str | None = None
+    done: str | None = None
+    stage_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovieRecord:
+    """The full record of one movie: what came in, what was done, what it is worth, what came out."""
+
+    movie_id: str
+    session: str
+    revision: int = 1
+    supersedes: int | None = None
+    state: Literal["done", "failed", "quarantined", "vanished", "superseded", "skipped", "incomplete"]
+    reason: Reason | None = None
+    flags: list[str] = field(default_factory=list)
+    source: MovieSource | None = None
+    metrics: MovieQuality | None = None
+    restoration: Literal["none", "wiener", "network"] | None = None
+    model: ModelRef | None = None
+    outputs: list[OutputFile] = field(default_factory=list)
+    software: Software | None = None
+    times: Times = Times()

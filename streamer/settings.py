@@ -1,0 +1,154 @@
+"""What the data path can be told: one table of the configuration per concern.
+
+Each setting exists here once, with its unit, range, default and meaning; ``service.config`` adds the tables of
+the service and reads them all from TOML. ``None`` means unknown: taken from the sidecar or the file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration; unknown keys are refused."""
+
+
+Positive = Meta(gt=0)
+
+
+class WatchSettings(Table, frozen=True):
+    """Where movies appear and when one counts as whole."""
+
+    root: Annotated[str, Meta(description="directory below which the detector writes; it need not exist yet")] = "movies"
+    include: Annotated[
+        tuple[str, ...], Meta(description="file names that are movies; upper and lower case are the same")
+    ] = ("*.mrc", "*.mrcs", "*.tif", "*.tiff")
+    exclude: Annotated[
+        tuple[str, ...], Meta(description="names that never are: gains, defects, what is still being copied")
+    ] = (".*", "*.tmp", "*.part", "*downloading", "*gain*", "*countref*", "*superref*", "*defect*")
+    polling: Annotated[
+        Literal["auto", "always", "never"],
+        Meta(description='"always" on network mounts, where no events arrive; "auto" tells by the file system'),
+    ] = "auto"
+    scan_interval_s: Annotated[float, Meta(gt=0, description="full scan, beside the events, s")] = 30.0
+    settle_s: Annotated[
+        float, Meta(ge=0, description="size, times and inode must stand still this long on the daemon's own clock, s")
+    ] = 5.0
+    settle_with_sidecar_s: Annotated[
+        float, Meta(ge=0, description="the same where a sidecar proves the number of frames, s")
+    ] = 2.0
+    sidecar_wait_s: Annotated[float, Meta(ge=0, description="how long a movie waits for its sidecar, s")] = 10.0
+    unproven_wait_s: Annotated[
+        float, Meta(ge=0, description="how long one waits whose frame count nothing proves; it is flagged, s")
+    ] = 60.0
+    incomplete_after_s: Annotated[
+        float, Meta(gt=0, description="a file that stands still this long without being whole is reported, s")
+    ] = 1800.0
+
+
+class MovieSettings(Table, frozen=True):
+    """What is known of the exposure. A value given here overrides the sidecar; a disagreement is reported."""
+
+    pixel_size: Annotated[
+        float | None, Meta(description="Å/px of the file as stored; unknown: from the sidecar, else the header")
+    ] = None
+    voltage_kv: Annotated[float | None, Meta(description="acceleration voltage, kV")] = None
+    cs_mm: Annotated[float, Meta(ge=0, description="spherical aberration, mm")] = 2.7
+    amplitude_contrast: Annotated[float, Meta(ge=0, le=1, description="fraction of amplitude contrast")] = 0.1
+    dose_per_frame: Annotated[
+        float | None, Meta(description="e-/Å2 per frame; unknown and not in the sidecar: no dose weighting, flagged")
+    ] = None
+    pre_exposure: Annotated[float, Meta(ge=0, description="e-/Å2 received before the first frame")] = 0.0
+    gain: Annotated[
+        str | None,
+        Meta(description="gain reference to multiply with; unset: the only candidate found below the watched root"),
+    ] = None
+
+
+class GainSettings(Table, frozen=True):
+    """Detector faults."""
+
+    hot_pixel_sigma: Annotated[
+        float, Meta(ge=4, description="a pixel this many standard deviations above its neighbours is hot")
+    ] = 7.0
+
+
+class MotionSettings(Table, frozen=True):
+    """Frame alignment."""
+
+    max_shift_angstrom: Annotated[
+        float, Meta(gt=0, description="largest distance of a frame from the mean position, Å")
+    ] = 60.0
+    b_factor: Annotated[
+        float, Meta(ge=0, description="low-pass of the first, coarse correlation, Å2 at 1 Å/px (scales with the pixel)")
+    ] = 150.0
+    min_information: Annotated[
+        float,
+        Meta(ge=0, description="information per frame, 1/px2, below which no shifts are trusted and none applied"),
+    ] = 20.0
+
+
+class SuperResolutionSettings(Table, frozen=True):
+    """Raw-frame fusion on the grid of half the pixel size."""
+
+    min_diversity: Annotated[
+        float,
+        Meta(ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help"),
+    ] = 0.5
+
+
+class DenoiseSettings(Table, frozen=True):
+    """Application of the session model."""
+
+    enabled: Annotated[bool, Meta(description="false: the Wiener estimate is the restored image")] = True
+
+
+class QualitySettings(Table, frozen=True):
+    """Live figures."""
+
+    band_low: Annotated[float, Meta(gt=0, description="coarse end of the pooled band, Å")] = 100.0
+    band_high: Annotated[float, Meta(gt=0, description="fine end of the pooled band, Å (Nyquist if that is coarser)")] = 6.0
+
+
+class OutputSettings(Table, frozen=True):
+    """What is written."""
+
+    root: Annotated[str, Meta(description="output directory; sessions are made below it")] = "output"
+    dtype: Annotated[
+        Literal["float16", "float32"],
+        Meta(description="of halves and derived images; RELION 3.1 cannot read float16: use float32 for it"),
+    ] = "float16"
+    super_resolution: Annotated[
+        Literal["when-it-helps", "always", "never"], Meta(description="when <stem>_SR.mrc is written")
+    ] = "when-it-helps"
+    thumbnail_px: Annotated[int, Meta(ge=64, le=4096, description="longer side of the PNG pictures, px")] = 512
+    keep_groups: Annotated[
+        bool, Meta(description="also keep the frame-group sums that the session model learns from beside the outputs")
+    ] = False
+
+
+class ComputeSettings(Table, frozen=True):
+    """Where and how it is computed."""
+
+    device: Annotated[str, Meta(description='"auto" takes the GPU where there is one; else "cpu", "cuda", "cuda:1"')] = "auto"
+    threads: Annotated[
+        int, Meta(ge=0, description="CPU threads of a worker; 0: all cores. Part of what makes results reproducible")
+    ] = 0
+    read_limit_gib: Annotated[
+        float, Meta(gt=0, description="a movie that decodes to more is refused; larger MRC files are memory-mapped from half of it")
+    ] = 16.0
+
+
+class DataPathSettings(Table, frozen=True):
+    """All that ``process_movie`` needs."""
+
+    movie: MovieSettings = MovieSettings()
+    gain: GainSettings = GainSettings()
+    motion: MotionSettings = MotionSettings()
+    super_resolution: SuperResolutionSettings = SuperResolutionSettings()
+    denoise: DenoiseSettings = DenoiseSettings()
+    quality: QualitySettings = QualitySettings()
+    outputs: OutputSettings = OutputSettings()
+    compute: ComputeSettings = ComputeSettings()
