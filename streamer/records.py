@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from streamer.errors import Reason
 
 if TYPE_CHECKING:
+    # The main process and subscribers import this module; torch costs a second and is not installed for the latter.
     import numpy as np
     from torch import Tensor
-
-Stage = Callable[[str], AbstractContextManager[None]]
-"""``with stage("align"):`` times a step; the caller decides what becomes of the time."""
 
 
 def movie_id_of(relative: str) -> str:
@@ -135,13 +132,14 @@ class Frames:
     gain: Gain | None
     defects: np.ndarray
     """(n, 2) int64 rows and columns of dead and hot pixels."""
-    n_hot: int
-    """How many of the defects were found in this movie's own data."""
+    hot_pixels: np.ndarray
+    """(n, 2) those of the defects that were found in this movie's own data."""
     mean_counts: float
     """Mean of the corrected frames, e⁻/px/frame for counted movies."""
     pixel_size: float
     """Å/px."""
-    voltage_kv: float | None
+    voltage_kv: float
+    """Where it is unknown 300, and flagged."""
     dose_per_frame: float | None
     """e⁻/Å²; None: do not weight."""
     pre_exposure: float
@@ -181,6 +179,8 @@ class HalfSums:
     even: Tensor
     """(h, w//2+1) complex64: frames 0, 2, 4, … over the total's √Σw², so that even + odd is the micrograph."""
     odd: Tensor
+    even_share: Tensor
+    """(rings,) float64: Σw² of the even frames over that of all; ½ but for the last odd frame and the damage."""
     shape: tuple[int, int]
     pixel_size: float
 
@@ -200,12 +200,22 @@ class Spectrum:
     """(rings,) number of independent complex coefficients."""
     frc: Tensor
     """(rings,) correlation of the halves."""
-    signal: Tensor
-    """(rings,) power common to both halves, of the total; may be negative by noise."""
     noise: Tensor
-    """(rings,) noise power of the total."""
-    wiener: Tensor
-    """(rings,) W = SSNR/(1+SSNR) of the total, smoothed, 0 where the halves show nothing significant."""
+    """(rings,) noise power of the total per px, smoothed; the mean counts for a counted movie."""
+    ssnr_full: Tensor
+    """(rings,) SSNR of the total, smoothed, 0 where the halves show nothing significant."""
+    significant: bool
+    """False: nowhere do the halves agree beyond chance."""
+
+    @property
+    def wiener(self) -> Tensor:
+        """(rings,) W = SSNR/(1+SSNR) of the total."""
+        return self.ssnr_full / (1.0 + self.ssnr_full)
+
+    @property
+    def wiener_half(self) -> Tensor:
+        """(rings,) the same at half the exposure."""
+        return self.ssnr_full / (2.0 + self.ssnr_full)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +237,7 @@ class GroupSums:
     """Frame-group sums that a session model learns from."""
 
     groups: Tensor
-    """(n, h', w') float16: each the dose-weighted sum of every n-th frame, band-limited, mean removed."""
+    """(n, h', w') float16: each the dose-weighted sum of every n-th frame; band-limited, no mean, one scale."""
     exposures: tuple[tuple[float, ...], ...]
     """Per group, exposure at the end of each of its frames in e⁻/Å²; zeros when unweighted."""
     shape: tuple[int, int]
@@ -237,8 +247,8 @@ class GroupSums:
     voltage_kv: float
 
 
-Restore = Callable[[HalfSums, Spectrum, int], Correction | None]
-"""What the pipeline is given for the network: sums, curves and number of frames in; a correction or None out."""
+Propose = Callable[[HalfSums, Spectrum], Correction]
+"""What the pipeline is given for the network: sums and curves in, a correction out; may raise ModelError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,7 +396,11 @@ class Times:
     """When, in UTC (ISO 8601), and how long each stage took in seconds. The only part that differs between runs."""
 
     detected: str | None = None
+    """First sight of the file."""
+    complete: str | None = None
+    """Since when it stood still, by the daemon's own clock: latency counts from here."""
     ready: str | None = None
+    """When it was certain that it is whole."""
     started: str | None = None
     done: str | None = None
     stage_s: dict[str, float] = field(default_factory=dict)

@@ -6,8 +6,10 @@ the service and reads them all from TOML. ``None`` means unknown: taken from the
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 
@@ -21,7 +23,9 @@ Positive = Meta(gt=0)
 class WatchSettings(Table, frozen=True):
     """Where movies appear and when one counts as whole."""
 
-    root: Annotated[str, Meta(description="directory below which the detector writes; it need not exist yet")] = "movies"
+    root: Annotated[str, Meta(description="directory below which the detector writes; it need not exist yet")] = (
+        "movies"
+    )
     include: Annotated[
         tuple[str, ...], Meta(description="file names that are movies; upper and lower case are the same")
     ] = ("*.mrc", "*.mrcs", "*.tif", "*.tiff")
@@ -34,7 +38,8 @@ class WatchSettings(Table, frozen=True):
     ] = "auto"
     scan_interval_s: Annotated[float, Meta(gt=0, description="full scan, beside the events, s")] = 30.0
     settle_s: Annotated[
-        float, Meta(ge=0, description="size, times and inode must stand still this long on the daemon's own clock, s")
+        float,
+        Meta(ge=0, description="size, times and inode must stand still this long on the daemon's own clock, s"),
     ] = 5.0
     settle_with_sidecar_s: Annotated[
         float, Meta(ge=0, description="the same where a sidecar proves the number of frames, s")
@@ -52,13 +57,15 @@ class MovieSettings(Table, frozen=True):
     """What is known of the exposure. A value given here overrides the sidecar; a disagreement is reported."""
 
     pixel_size: Annotated[
-        float | None, Meta(description="Å/px of the file as stored; unknown: from the sidecar, else the header")
+        float | None,
+        Meta(description="Å/px of the file as stored; unknown: from the sidecar, else the header"),
     ] = None
     voltage_kv: Annotated[float | None, Meta(description="acceleration voltage, kV")] = None
     cs_mm: Annotated[float, Meta(ge=0, description="spherical aberration, mm")] = 2.7
     amplitude_contrast: Annotated[float, Meta(ge=0, le=1, description="fraction of amplitude contrast")] = 0.1
     dose_per_frame: Annotated[
-        float | None, Meta(description="e-/Å2 per frame; unknown and not in the sidecar: no dose weighting, flagged")
+        float | None,
+        Meta(description="e-/Å2 per frame; unknown and not in the sidecar: no dose weighting, flagged"),
     ] = None
     pre_exposure: Annotated[float, Meta(ge=0, description="e-/Å2 received before the first frame")] = 0.0
     gain: Annotated[
@@ -82,11 +89,18 @@ class MotionSettings(Table, frozen=True):
         float, Meta(gt=0, description="largest distance of a frame from the mean position, Å")
     ] = 60.0
     b_factor: Annotated[
-        float, Meta(ge=0, description="low-pass of the first, coarse correlation, Å2 at 1 Å/px (scales with the pixel)")
+        float,
+        Meta(
+            ge=0,
+            description="low-pass of the first, coarse correlation, px2, as RELION's",
+        ),
     ] = 150.0
     min_information: Annotated[
         float,
-        Meta(ge=0, description="information per frame, 1/px2, below which no shifts are trusted and none applied"),
+        Meta(
+            ge=0,
+            description="information per frame, 1/px2, below which no shifts are trusted and none applied",
+        ),
     ] = 20.0
 
 
@@ -95,7 +109,11 @@ class SuperResolutionSettings(Table, frozen=True):
 
     min_diversity: Annotated[
         float,
-        Meta(ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help"),
+        Meta(
+            ge=0,
+            le=1,
+            description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help",
+        ),
     ] = 0.5
 
 
@@ -103,13 +121,26 @@ class DenoiseSettings(Table, frozen=True):
     """Application of the session model."""
 
     enabled: Annotated[bool, Meta(description="false: the Wiener estimate is the restored image")] = True
+    resolution: Annotated[
+        float,
+        Meta(gt=0, description="fine end of the band that the network works in, Å (Nyquist if that is coarser)"),
+    ] = 6.0
+    low: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="coarse end of the band, Å; slower variation is ice and left to the Wiener filter",
+        ),
+    ] = 100.0
 
 
 class QualitySettings(Table, frozen=True):
     """Live figures."""
 
     band_low: Annotated[float, Meta(gt=0, description="coarse end of the pooled band, Å")] = 100.0
-    band_high: Annotated[float, Meta(gt=0, description="fine end of the pooled band, Å (Nyquist if that is coarser)")] = 6.0
+    band_high: Annotated[
+        float, Meta(gt=0, description="fine end of the pooled band, Å (Nyquist if that is coarser)")
+    ] = 6.0
 
 
 class OutputSettings(Table, frozen=True):
@@ -125,19 +156,29 @@ class OutputSettings(Table, frozen=True):
     ] = "when-it-helps"
     thumbnail_px: Annotated[int, Meta(ge=64, le=4096, description="longer side of the PNG pictures, px")] = 512
     keep_groups: Annotated[
-        bool, Meta(description="also keep the frame-group sums that the session model learns from beside the outputs")
+        bool,
+        Meta(description="also keep the frame-group sums that the session model learns from beside the outputs"),
     ] = False
 
 
 class ComputeSettings(Table, frozen=True):
     """Where and how it is computed."""
 
-    device: Annotated[str, Meta(description='"auto" takes the GPU where there is one; else "cpu", "cuda", "cuda:1"')] = "auto"
+    device: Annotated[
+        str, Meta(description='"auto" takes the GPU where there is one; else "cpu", "cuda", "cuda:1"')
+    ] = "auto"
     threads: Annotated[
-        int, Meta(ge=0, description="CPU threads of a worker; 0: all cores. Part of what makes results reproducible")
+        int,
+        Meta(
+            ge=0, description="CPU threads of a worker; 0: half of the cores. Part of what makes results reproducible"
+        ),
     ] = 0
     read_limit_gib: Annotated[
-        float, Meta(gt=0, description="a movie that decodes to more is refused; larger MRC files are memory-mapped from half of it")
+        float,
+        Meta(
+            gt=0,
+            description="a movie that decodes to more is refused; larger MRC files are memory-mapped from half of it",
+        ),
     ] = 16.0
 
 
@@ -152,3 +193,10 @@ class DataPathSettings(Table, frozen=True):
     quality: QualitySettings = QualitySettings()
     outputs: OutputSettings = OutputSettings()
     compute: ComputeSettings = ComputeSettings()
+
+
+def settings_sha256(settings: DataPathSettings) -> str:
+    """Hash of all settings that can change a result; where outputs go is not one of them."""
+    outputs = msgspec.structs.replace(settings.outputs, root="", keep_groups=False)
+    relevant = msgspec.structs.replace(settings, outputs=outputs)
+    return hashlib.sha256(msgspec.json.encode(relevant, order="sorted")).hexdigest()

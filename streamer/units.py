@@ -37,7 +37,7 @@ def electron_wavelength(voltage_kv: float) -> float:
     Source: λ = h / √(2 m e V (1 + e V / 2 m c²)) with CODATA constants.
     """
     volts = voltage_kv * 1e3
-    return 12.264259 / (volts * (1.0 + 0.97847538e-6 * volts)) ** 0.5
+    return float(12.264259 / (volts * (1.0 + 0.97847538e-6 * volts)) ** 0.5)
 
 
 def interaction_constant(voltage_kv: float) -> float:

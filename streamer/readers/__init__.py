@@ -1,1 +1,1 @@
-"""Movie, gain and sidecar files. ``movie.read_header`` and ``movie.read_frames`` are the entrance."""
+"""Movie, gain and sidecar files. ``movie.read_header`` and ``movie.read_counts`` are the entrance."""

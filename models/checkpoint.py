@@ -1,0 +1,70 @@
+"""Weights on disk: safetensors beside a manifest, one directory per version, never a pickled object.
+
+A version appears whole (temporary directory, fsync, rename). Loading checks the weights' sha256, their names and
+shapes against the manifest's configuration, and that all are finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import msgspec
+import safetensors
+import torch
+from safetensors.torch import load, save
+
+from models.manifest import MANIFEST, Manifest, load_manifest
+from models.noise2noise import WienerResidualNet
+from models.store import sync_directory
+from streamer.errors import ModelError
+from streamer.writers.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_WEIGHTS = "model.safetensors"
+
+
+def save_version(directory: Path, net: WienerResidualNet, manifest: Manifest) -> Manifest:
+    """Write a version into a directory of its own; returns the manifest with the weights' hash filled in."""
+    if directory.exists():
+        raise ModelError("a version of this name exists already", where=directory)
+    weights = save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
+    manifest = msgspec.structs.replace(manifest, sha256=hashlib.sha256(weights).hexdigest())
+    temporary = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_atomically(temporary / _WEIGHTS, weights)
+    write_atomically(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    temporary.rename(directory)
+    sync_directory(directory.parent)
+    return manifest
+
+
+def load_version(directory: Path, device: torch.device | str = "cpu") -> tuple[WienerResidualNet, Manifest]:
+    """Net and manifest of a version, checked."""
+    manifest = load_manifest(directory)
+    path = directory / _WEIGHTS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"weights cannot be read: {error.strerror}", where=path) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != manifest.sha256:
+        raise ModelError("weights do not match their manifest", where=path, expected=manifest.sha256, found=digest)
+    try:
+        tensors = load(data)
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"weights cannot be read: {error}", where=path) from error
+    net = WienerResidualNet(manifest.net)
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != found:
+        raise ModelError("weights do not fit the network", where=path, expected=str(wanted), found=str(found))
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        raise ModelError("weights are not finite", where=path)
+    net.load_state_dict(tensors)
+    return net.to(device).eval(), manifest

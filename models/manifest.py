@@ -1,0 +1,90 @@
+"""What a model version says about itself. No torch: the daemon and the command line read this too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from streamer.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANIFEST = "manifest.json"
+
+
+class NetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shape of the net; stands in every version's manifest."""
+
+    kind: str = "wiener-residual-unet"
+    widths: tuple[int, ...] = (12, 16, 28, 40)
+    """Channels per level, finest first."""
+
+
+class MovieScore(Struct, frozen=True, kw_only=True):
+    """What one net does to one movie that it never saw."""
+
+    movie_id: str
+    snbr_raw: float
+    snbr_wiener: float
+    snbr: float
+    """SNBR* of the merged output, at half the exposure, pooled over the band."""
+    bias_ratio: float
+    """B⊥/(γ² V)."""
+    loss: float
+    """Mean squared distance of the merged output from held-out groups, whitened units, noise of the target included."""
+    loss_wiener: float
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """All that the gate looked at."""
+
+    scores: list[MovieScore]
+    weight: list[tuple[float, float]]
+    """λ as (spatial frequency in 1/Å, value)."""
+    probes: dict[str, float]
+    incumbent: list[MovieScore] = []
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What a version is and where it comes from."""
+
+    format: str = "streamer.model/1"
+    version: str
+    parent: str | None = None
+    """Version that training continued from; None: from scratch."""
+    base: str | None = None
+    """sha256 of base weights that training started from."""
+    net: NetConfig
+    resolution: float
+    """Fine end of the band, Å."""
+    low: float
+    """Coarse end of the band, Å."""
+    pixel_size: float
+    """Å/px of the movies it learned from."""
+    sha256: str
+    """Of the weights' file."""
+    software: str
+    seed: int
+    steps: int
+    """Of this version's own training."""
+    losses: list[float] = []
+    trained_on: list[str] = []
+    """Movie ids, those of its parents included."""
+    held_out: list[str] = []
+    weight: list[tuple[float, float]] = []
+    """λ as (spatial frequency in 1/Å, value), measured on the held-out movies."""
+    figures: Figures | None = None
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Manifest of a version; ModelError with the reason if there is none that can be read."""
+    path = directory / MANIFEST
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise ModelError(f"no version of a model: {error.strerror}", where=path) from error
+    except msgspec.DecodeError as error:
+        raise ModelError(f"damaged manifest: {error}", where=path) from error

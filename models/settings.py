@@ -1,0 +1,37 @@
+"""How a session model is trained. No torch: the main process reads this too."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from streamer.settings import Table
+
+
+class SessionModelSettings(Table, frozen=True):
+    """How the session model is trained. Budgets are steps, so that a slow machine changes the time, not the result."""
+
+    enabled: Annotated[
+        bool, Meta(description="train on this session; false: only a model that is there already serves")
+    ] = True
+    base: Annotated[str | None, Meta(description="directory of a model version to start from; unset: from scratch")] = (
+        None
+    )
+    first_movies: Annotated[int, Meta(ge=1, description="movies to learn from before the first training")] = 2
+    first_steps: Annotated[int, Meta(ge=1, description="steps of the first training")] = 240
+    refresh_movies: Annotated[int, Meta(ge=1, description="new movies to learn from before the next training")] = 2
+    refresh_steps: Annotated[int, Meta(ge=1, description="steps per new movie")] = 60
+    most_movies: Annotated[int, Meta(ge=2, description="newest movies kept in the trainer's memory to learn from")] = 24
+    most_held_out: Annotated[int, Meta(ge=2, description="newest held-out movies that the gate looks at")] = 32
+    groups_limit_gb: Annotated[
+        float,
+        Meta(gt=0, description="disk space for frame-group sums, GB; the oldest trained on are dropped first"),
+    ] = 20.0
+    pause_pending: Annotated[int, Meta(ge=1, description="training waits while more movies than this are waiting")] = 2
+    threads: Annotated[int, Meta(ge=1, description="CPU threads of the trainer")] = 1
+
+
+def is_held_out(index: int) -> bool:
+    """Whether the index-th movie of a session (from 0) is kept from training: 1, 3, 7, 11, … a quarter for good."""
+    return index == 1 or index % 4 == 3

@@ -1,0 +1,239 @@
+"""The command line. One command per job; every error says what, where, expected, found and what to do.
+
+Exit status: 0 done, 1 some movies failed, 64 usage, 74 input or output, 75 already running, 78 configuration.
+Heavy imports stand inside the commands: ``streamer subscribe`` needs no torch and starts at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from service.cli_options import configured, connection, load_config
+from service.cli_stages import denoise, motion, process, quality, super_resolve
+from service.cli_store import models, movies
+from streamer import jsontext
+from streamer.errors import StreamerError
+
+_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cryoem-streamer")
+def cli() -> None:
+    """Live processing beside an electron microscope: movies in, micrographs and trustworthy numbers out."""
+
+
+@cli.command()
+@configured
+@click.option("--instance", help="Name of the instance; overrides [instance] name.")
+def run(config: Path | None, overrides: tuple[str, ...], instance: str | None) -> int:
+    """Run the daemon: watch the directory, process what arrives, publish, until stopped."""
+    from service.daemon import run as run_daemon
+
+    extra = (f"instance.name={instance}",) if instance else ()
+    return run_daemon(load_config(config, (*overrides, *extra)))
+
+
+@cli.command()
+@configured
+@click.option("--once", is_flag=True, help="Print one picture and end.")
+def monitor(config: Path | None, overrides: tuple[str, ...], *, once: bool) -> None:
+    """Show the live terminal of a running daemon."""
+    from service.monitor import watch
+
+    with connection(load_config(config, overrides)) as client:
+        watch(client, once=once)
+
+
+@cli.command()
+@configured
+@click.option("--cursor", type=click.Path(path_type=Path), help="File that remembers the position between runs.")
+@click.option("--kind", "kinds", multiple=True, help="Only this kind: movie, model, alert, session. May be repeated.")
+@click.option("--idle", type=float, help="End after this many seconds without an event.")
+def subscribe(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    cursor: Path | None,
+    kinds: tuple[str, ...],
+    idle: float | None,
+) -> None:
+    """Print one JSON line per event, in order, without gaps, from the cursor on.
+
+    Without a cursor from the first event that is kept. After a kill the last line may repeat: event_id tells.
+    """
+    from service.client import FileCursor
+
+    place = FileCursor(cursor) if cursor else None
+    with connection(load_config(config, overrides), kinds=kinds or None) as client:
+        for event in client.events(place, idle_timeout=idle):
+            sys.stdout.write(event.raw.decode() + "\n")
+            sys.stdout.flush()
+
+
+@cli.command()
+@configured
+@click.option("--diameter", type=click.FloatRange(min=1.0), required=True, help="Of the particle, Å.")
+@click.option("--threshold", type=float, default=1.0, show_default=True, help="Larger is stricter.")
+@click.option("--cursor", type=click.Path(path_type=Path), help="File that remembers the position between runs.")
+@click.option("--idle", type=float, help="End after this many seconds without an event.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per micrograph.")
+def pick(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    diameter: float,
+    threshold: float,
+    cursor: Path | None,
+    idle: float | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Follow a daemon and write RELION particle coordinates for each micrograph."""
+    from service.client import FileCursor, MemoryCursor
+    from service.layout import layout_of
+    from service.picker import Picked, follow
+
+    settings, failed = load_config(config, overrides), False
+    place = FileCursor(cursor) if cursor else MemoryCursor()
+    with connection(settings) as client:
+        output = layout_of(settings).output
+        for found in follow(client, place, output, diameter=diameter, threshold=threshold, idle_timeout=idle):
+            if not isinstance(found, Picked):
+                click.echo(str(found), err=True)
+                failed = True
+            elif as_json:
+                click.echo(jsontext.encode(found).decode())
+            else:
+                click.echo(f"{found.particles:5d}  {found.coordinates}")
+    return int(failed)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--movies", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--layout", type=click.Choice(["epu", "serialem"]), default="epu", show_default=True)
+@click.option("--format", "kind", type=click.Choice(["tiff", "mrc"]), default="tiff", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["rename", "grow", "page"]),
+    default="rename",
+    show_default=True,
+    help="How files appear: whole, in pieces under their final name, or frame by frame.",
+)
+@click.option("--interval", type=float, default=0.0, show_default=True, help="Least seconds between two movies.")
+@click.option("--write-time", type=float, default=2.0, show_default=True, help="Seconds a growing file takes.")
+@click.option("--size", type=(int, int), default=(1024, 1024), show_default=True, help="Height and width, px.")
+@click.option("--frames", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--pixel-size", type=float, default=1.5, show_default=True, help="Å/px.")
+@click.option("--dose-per-frame", type=float, default=0.65, show_default=True, help="e⁻/Å².")
+@click.option("--voltage-kv", type=float, default=300.0, show_default=True)
+@click.option("--defocus", type=(float, float), default=(0.8, 2.0), show_default=True, help="Range, µm.")
+@click.option("--coverage", type=float, default=0.3, show_default=True, help="Share of the field under particles.")
+@click.option(
+    "--specimen",
+    default="apoferritin",
+    show_default=True,
+    help="apoferritin, random (another protein for each seed), ice, or a PDB or mmCIF file.",
+)
+@click.option("--grid-squares", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--corrupt", type=int, multiple=True, help="Number of a movie (from 0) to damage. May be repeated.")
+@click.option("--truth/--no-truth", default=True, show_default=True, help="Write what was really there beside it.")
+def simulate(directory: Path, specimen: str, seed: int, **options: object) -> None:
+    """Simulate movies with a known truth, in the layout of EPU or SerialEM."""
+    from service.simulation import plan_of
+    from streamer.camera import expose
+
+    for exposure in expose(plan_of(directory, specimen, seed, options)):
+        note = " (damaged)" if exposure.corrupt else ""
+        click.echo(f"{exposure.seconds:6.1f} s  {exposure.path}{note}")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("config.toml"))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init(file: Path, *, force: bool) -> None:
+    """Write the commented default configuration."""
+    from service.config import default_text
+    from streamer.errors import UsageError
+    from streamer.writers.atomic import write_atomically
+
+    if file.exists() and not force:
+        raise UsageError("there is a file already", where=file, hint="give another name, or --force")
+    write_atomically(file, default_text().encode())
+    click.echo(f"{file}: set watch.root and outputs.root, then: streamer run --config {file}")
+
+
+@cli.command("check-config")
+@configured
+def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
+    """Check a configuration and say where everything would be."""
+    from service.gains import GainChoice
+    from service.layout import layout_of
+
+    settings = load_config(config, overrides)
+    layout = layout_of(settings)
+    gain = GainChoice(layout.root, settings.movie.gain).path()
+    present = "" if layout.root.is_dir() else "  (not there yet)"
+    for name, value in (
+        ("watched root", f"{layout.root}{present}"),
+        ("output", layout.output),
+        ("state", layout.state),
+        ("local sockets", layout.runtime),
+        ("gain", gain or "none found yet"),
+        ("events", f"tcp://{settings.events.bind}:{settings.events.events_port}"),
+        ("journal", f"tcp://{settings.events.bind}:{settings.events.journal_port}"),
+        ("metrics", f"http://{settings.events.bind}:{settings.metrics.port}/metrics"),
+    ):
+        click.echo(f"{name:>14}  {value}")
+
+
+@cli.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("demo-output"),
+    show_default=True,
+    help="Emptied first.",
+)
+@click.option("--movies", type=click.IntRange(min=8), default=13, show_default=True, help="One of them is damaged.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--minutes", type=float, default=20.0, show_default=True, help="Hard stop.")
+def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
+    """Run the whole system on a simulated microscope and check what arrives."""
+    from service.demo import Demo
+
+    return Demo(directory.absolute(), movies=movies, seed=seed, limit_s=60.0 * minutes).run()
+
+
+for command in (process, motion, quality, super_resolve, denoise, movies, models):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point: carry out a command and turn what goes wrong into a message and an exit status."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        status = _INTERRUPTED
+    except click.UsageError as error:
+        error.show()
+        status = 64
+    except click.ClickException as error:
+        error.show()
+        status = 74
+    except StreamerError as error:
+        click.echo(f"streamer: {error}", err=True)
+        status = error.exit_code
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

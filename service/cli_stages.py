@@ -1,0 +1,151 @@
+"""Commands that work on files: the whole way of a movie offline, or one stage alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from service.cli_options import configured, exposure, load_config
+from streamer import jsontext
+
+_MOVIES = click.argument("paths", metavar="MOVIE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+
+
+@click.command()
+@_MOVIES
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Sessions are made below it.")
+@click.option("--model", help="Version of the session model: its name or its directory. Without: the Wiener estimate.")
+@click.option("--keep-groups", is_flag=True, help="Keep the frame-group sums that models train reads.")
+@configured
+@exposure
+@_JSON
+def process(
+    paths: tuple[Path, ...],
+    output: Path,
+    model: str | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    *,
+    keep_groups: bool,
+    as_json: bool,
+) -> int:
+    """Process movies exactly as the daemon does."""
+    from service.offline import bench, process_all
+    from service.stars import MicrographTables
+
+    extra = ("outputs.keep_groups=true",) if keep_groups else ()
+    prepared = bench(load_config(config, (*overrides, *extra)), model)
+    output, failed = output.absolute(), 0
+    tables = MicrographTables(lambda session: output / session)
+    for path, record in zip(paths, process_all(list(paths), prepared, output), strict=True):
+        if as_json:
+            click.echo(jsontext.encode(record).decode())
+        if record.state != "done":
+            failed += 1
+            click.echo(f"{path}: {record.reason.message if record.reason else record.state}", err=True)
+            continue
+        tables.add(record)
+        if not as_json:
+            ssnr = record.metrics.ssnr_full if record.metrics else None
+            figure = "no signal" if ssnr is None else f"SSNR {ssnr:.3g}"
+            flags = f"  [{'; '.join(record.flags)}]" if record.flags else ""
+            click.echo(f"{output / record.session / record.outputs[0].path}  {figure}, {record.restoration}{flags}")
+    tables.write(now=True)
+    return int(failed > 0)
+
+
+@click.command()
+@click.argument("path", metavar="MOVIE", type=click.Path(path_type=Path))
+@configured
+@exposure
+@_JSON
+def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Estimate the shifts that move each frame onto the first."""
+    from service.stages import motion_of
+
+    found = motion_of(path, load_config(config, overrides))
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+        return
+    trust = "" if found.trusted else "  (too little information: not to be trusted)"
+    click.echo(f"{found.frames} frames, {found.total_motion_angstrom:.2f} Å in all{trust}")
+    for index, (y, x) in enumerate(found.shifts_yx_px):
+        click.echo(f"{index:4d}  y {y:8.3f}  x {x:8.3f} px")
+
+
+@click.command()
+@click.argument("even", type=click.Path(path_type=Path))
+@click.argument("odd", type=click.Path(path_type=Path))
+@click.option("--denoised-even", type=click.Path(path_type=Path), help="The even half as a denoiser restored it.")
+@click.option("--denoised-odd", type=click.Path(path_type=Path), help="The odd half, likewise.")
+@click.option("--band", type=(float, float), default=(100.0, 6.0), show_default=True, help="Low and high end, Å.")
+@click.option("--pixel-size", type=float, help="Å/px; else that of the header.")
+@_JSON
+def quality(
+    even: Path,
+    odd: Path,
+    denoised_even: Path | None,
+    denoised_odd: Path | None,
+    band: tuple[float, float],
+    pixel_size: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Judge a pair of half images, and a denoiser by what it makes of each half alone.
+
+    Works on any program's halves. The denoiser must not have been trained on these two.
+    """
+    from service.stages import quality_of
+
+    found = quality_of(even, odd, denoised_even, denoised_odd, band, pixel_size)
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+        return
+    click.echo("   1/Å       Å      FRC  SSNR half  SSNR full" + ("    gamma    SNBR*" if denoised_even else ""))
+    for shell in found.shells[:: max(1, len(found.shells) // 24)]:
+        frequency = shell["spatial_frequency"] or 0.0
+        resolution = f"{1.0 / frequency:7.1f}" if frequency else "      -"
+        names = ("frc", "ssnr_half", "ssnr_full", *(("gamma", "snbr") if denoised_even else ()))
+        values = "  ".join(_figure(shell.get(name)) for name in names)
+        click.echo(f"{frequency:6.4f}  {resolution}  {values}")
+    click.echo("pooled: " + ", ".join(f"{name} {_figure(value).strip()}" for name, value in found.pooled.items()))
+
+
+def _figure(value: float | None) -> str:
+    return "       -" if value is None else f"{value:8.4f}"
+
+
+@click.command("super-resolve")
+@click.argument("path", metavar="MOVIE", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Where the image is written.")
+@configured
+@exposure
+@_JSON
+def super_resolve(path: Path, output: Path, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Fuse the raw frames on half the pixel size, and say whether that can help."""
+    from service.stages import super_resolve_to
+
+    found = super_resolve_to(path, load_config(config, overrides), output.absolute())
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+    else:
+        click.echo(f"{found.image}\n{found.sr.verdict}: {found.sr.reason}")
+
+
+@click.command()
+@click.argument("directory", metavar="MOVIE_OUTPUT_DIRECTORY", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of a version.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Where the images are written.")
+@_JSON
+def denoise(directory: Path, model: Path, output: Path, *, as_json: bool) -> None:
+    """Apply a model to a finished movie: to its sum and to both halves."""
+    from service.stages import denoise_to
+
+    found = denoise_to(directory, model, output.absolute())
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+    else:
+        figures = f"SNBR* half {found.snbr_half_denoised or 0:.3g}, Wiener {found.snbr_half_wiener or 0:.3g}"
+        click.echo("\n".join([*found.files, f"{found.restoration}, {figures}"]))

@@ -1,0 +1,265 @@
+"""Commands for what the daemon has stored: movies in the journal, versions of the session model.
+
+A running daemon is asked over its local socket; where none runs, the journal is opened directly, under the same lock.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from models.manifest import Manifest, load_manifest
+from models.store import ModelStore
+from service.cli_options import configured, connection, load_config
+from service.database import lock_instance
+from service.journal import Journal
+from service.layout import layout_of, prepare
+from streamer import jsontext
+from streamer.errors import AlreadyRunning, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from service.config import Config
+    from service.movietable import JournalMovie
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+
+
+@contextmanager
+def _reading(config: Config) -> Iterator[Journal]:
+    """Journal, read-only, whether a daemon runs or not."""
+    layout = layout_of(config)
+    if not layout.journal.is_file():
+        raise UsageError("there is no journal yet", where=layout.journal, hint="has the daemon run with this state?")
+    journal = Journal.open(layout.journal, instance=config.instance.name, read_only=True)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _tell(config: Config, verb: str, **arguments: str) -> dict[str, Any]:
+    """Have a command carried out: by the daemon if one runs, else on the journal itself."""
+    layout = layout_of(config)
+    prepare(layout)
+    try:
+        with lock_instance(layout.state):
+            return _directly(config, verb, arguments)
+    except AlreadyRunning:
+        with connection(config, local=True) as client:
+            return client.control(verb, **arguments)  # type: ignore[arg-type]
+
+
+def _directly(config: Config, verb: str, arguments: dict[str, str]) -> dict[str, Any]:
+    from service.control import Control
+    from service.daemon import Daemon
+
+    daemon = Daemon(config, layout_of(config))
+    try:
+        return Control(daemon).carry_out(verb, arguments)
+    finally:
+        daemon.release()
+
+
+# --------------------------------------------------------------------------------------------------------- movies
+
+
+@click.group()
+def movies() -> None:
+    """Look at the journal, and decide about single movies."""
+
+
+@movies.command("list")
+@configured
+@click.option("--state", help="Only this state: ready, started, done, failed, quarantined, incomplete, …")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@_JSON
+def list_movies(
+    config: Path | None, overrides: tuple[str, ...], state: str | None, limit: int, *, as_json: bool
+) -> None:
+    """List movies, newest first."""
+    with _reading(load_config(config, overrides)) as journal:
+        for movie in journal.movies(state=state, limit=limit):
+            if as_json:
+                click.echo(jsontext.encode(_summary(movie)).decode())
+            else:
+                why = f"  {movie.reason.message}" if movie.reason else ""
+                name = _printable(movie.movie.relative)
+                click.echo(f"{movie.movie.movie_id}  r{movie.movie.revision}  {movie.state:<11} {name}{why}")
+
+
+@movies.command("show")
+@click.argument("movie_id")
+@configured
+@_JSON
+def show_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Show all that is known of a movie."""
+    with _reading(load_config(config, overrides)) as journal:
+        movie = journal.movie(movie_id)
+    if movie is None:
+        raise UsageError("the journal does not know this movie", where=movie_id, hint="streamer movies list")
+    whole = _summary(movie) | {"record": movie.record}
+    click.echo(jsontext.encode(whole, indent=None if as_json else 2).decode())
+
+
+@movies.command("retry")
+@click.argument("movie_id")
+@configured
+def retry_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...]) -> None:
+    """Process a movie once more: a failed one again, a done one as a new revision."""
+    result = _tell(load_config(config, overrides), "retry", movie_id=movie_id)
+    click.echo(f"{movie_id}: {result['state']}, revision {result['revision']}")
+
+
+@movies.command("skip")
+@click.argument("movie_id")
+@click.option("--reason", default="by the operator", show_default=True)
+@configured
+def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple[str, ...]) -> None:
+    """Leave a movie out that waits, is at work or failed."""
+    _tell(load_config(config, overrides), "skip", movie_id=movie_id, reason=reason)
+    click.echo(f"{movie_id}: skipped")
+
+
+def _summary(movie: JournalMovie) -> dict[str, Any]:
+    return {
+        "movie_id": movie.movie.movie_id,
+        "revision": movie.movie.revision,
+        "path": _printable(movie.movie.relative),
+        "session": movie.movie.session,
+        "state": movie.state,
+        "attempt": movie.attempt,
+        "detected": movie.detected_utc,
+        "reason": movie.reason,
+    }
+
+
+def _printable(text: str) -> str:
+    """File names are strangers' bytes: control characters never reach the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+# --------------------------------------------------------------------------------------------------------- models
+
+
+@click.group()
+def models() -> None:
+    """Look at the versions of the session model, train one, decide which serves."""
+
+
+_SESSION = click.option("--session", help="Which session; without: the only one, or the one collected last.")
+
+
+@models.command("list")
+@configured
+@_SESSION
+@_JSON
+def list_models(config: Path | None, overrides: tuple[str, ...], session: str | None, *, as_json: bool) -> None:
+    """List the versions of a session."""
+    settings = load_config(config, overrides)
+    store = _store(settings, session)
+    current = store.current()
+    for name in store.versions():
+        manifest = load_manifest(store.path(name))
+        if as_json:
+            click.echo(jsontext.encode({"serves": name == current, "manifest": manifest}).decode())
+        else:
+            click.echo(f"{'*' if name == current else ' '} {name}  {_figures(manifest)}")
+    if not as_json and not store.versions():
+        click.echo(f"no versions in {store.directory}", err=True)
+
+
+@models.command("show")
+@click.argument("version")
+@configured
+@_SESSION
+def show_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
+    """Show a version's manifest; VERSION is a name or a directory."""
+    directory = (
+        Path(version) if Path(version).is_dir() else _store(load_config(config, overrides), session).path(version)
+    )
+    click.echo(jsontext.encode(load_manifest(directory), indent=2).decode())
+
+
+@models.command("train")
+@click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the new version.")
+@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: 240]")
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="Budget in seconds instead.")
+@click.option("--base", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
+@click.option("--seed", type=int, default=20, show_default=True)
+@_JSON
+def train_model(
+    directories: tuple[Path, ...],
+    out: Path,
+    steps: int | None,
+    seconds: float | None,
+    base: Path | None,
+    seed: int,
+    *,
+    as_json: bool,
+) -> int:
+    """Train a version from finished movies' group sums, and have the gate judge it.
+
+    The movies must have been processed with --keep-groups. A quarter of them is held out. The version is written
+    whether it passes or not, with the verdict; exit status 1 says that it did not pass.
+    """
+    from service.training import train_offline
+
+    if steps and seconds:
+        raise UsageError("give a budget in steps or in seconds, not both")
+    result = train_offline(list(directories), out.absolute(), steps=steps, seconds=seconds, base=base, seed=seed)
+    if as_json:
+        click.echo(jsontext.encode(result).decode())
+    else:
+        click.echo(f"{result.directory}\n{result.decision.result}: {result.decision.reason}")
+    return int(result.decision.result != "promoted")
+
+
+@models.command("promote")
+@click.argument("version")
+@configured
+@_SESSION
+def promote_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
+    """Let a version serve from the next movie on."""
+    settings = load_config(config, overrides)
+    result = _tell(settings, "promote", version=version, session=session or _session(settings))
+    click.echo(f"{result['version']} serves from the next movie on")
+
+
+@models.command("rollback")
+@configured
+@_SESSION
+def rollback_model(config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
+    """Let the version before the serving one serve; before the first there is the Wiener estimate."""
+    settings = load_config(config, overrides)
+    result = _tell(settings, "rollback", session=session or _session(settings))
+    click.echo(f"{result['version'] or 'no network'} serves from the next movie on")
+
+
+def _session(config: Config) -> str:
+    """Session that is meant where none is named."""
+    if config.session.name:
+        return config.session.name
+    sessions = sorted((layout_of(config).state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)
+    if not sessions:
+        raise UsageError("there is no session with a model yet", where=layout_of(config).state)
+    return sessions[-1].parent.name
+
+
+def _store(config: Config, session: str | None) -> ModelStore:
+    return ModelStore(layout_of(config).models(session or _session(config)))
+
+
+def _figures(manifest: Manifest) -> str:
+    """One line about a version."""
+    text = f"from {manifest.parent or 'scratch'}, {manifest.steps} steps on {len(manifest.trained_on)} movies"
+    if manifest.figures is None or not manifest.figures.scores:
+        return text
+    scores = manifest.figures.scores
+    gain = sum(s.snbr / s.snbr_wiener for s in scores) / len(scores)
+    return f"{text}; {gain:.2f}× Wiener on {len(scores)} held-out movies"

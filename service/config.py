@@ -1,0 +1,219 @@
+"""The configuration: one table per concern, from TOML, with overrides; unknown keys are errors.
+
+Every setting, its unit, range, default and meaning stand once, in the tables' own modules; ``config.toml`` and
+``streamer init`` are written from there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from models.settings import SessionModelSettings
+from streamer.errors import ConfigError
+from streamer.settings import (
+    ComputeSettings,
+    DataPathSettings,
+    DenoiseSettings,
+    GainSettings,
+    MotionSettings,
+    MovieSettings,
+    OutputSettings,
+    QualitySettings,
+    SuperResolutionSettings,
+    Table,
+    WatchSettings,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class InstanceSettings(Table, frozen=True):
+    """Which daemon this is."""
+
+    name: Annotated[str, Meta(description="letters, digits, . _ -; stands in every topic")] = "default"
+    state: Annotated[
+        str | None, Meta(description="journal, models, group sums; unset: StateDirectory of systemd, else XDG state")
+    ] = None
+    runtime: Annotated[
+        str | None, Meta(description="local sockets; unset: RuntimeDirectory of systemd, else XDG runtime")
+    ] = None
+
+
+class SessionSettings(Table, frozen=True):
+    """What the data are called."""
+
+    name: Annotated[
+        str | None, Meta(description="unset: first directory below the root that is not EPU's, else the root's name")
+    ] = None
+
+
+class EventSettings(Table, frozen=True):
+    """ZeroMQ sockets. Beyond loopback they are refused until keys exist."""
+
+    bind: Annotated[str, Meta(description="address of the sockets and of the metrics")] = "127.0.0.1"
+    events_port: Annotated[int, Meta(ge=0, le=65535, description="EVENTS; 0: any free port")] = 5570
+    journal_port: Annotated[int, Meta(ge=0, le=65535, description="JOURNAL; 0: any free port")] = 5571
+
+
+class MetricsSettings(Table, frozen=True):
+    """Prometheus."""
+
+    port: Annotated[int, Meta(ge=0, le=65535, description="0: any free port")] = 9570
+
+
+class Config(Table, frozen=True):
+    """All settings of a daemon."""
+
+    instance: InstanceSettings = InstanceSettings()
+    session: SessionSettings = SessionSettings()
+    watch: WatchSettings = WatchSettings()
+    movie: MovieSettings = MovieSettings()
+    gain: GainSettings = GainSettings()
+    motion: MotionSettings = MotionSettings()
+    super_resolution: SuperResolutionSettings = SuperResolutionSettings()
+    denoise: DenoiseSettings = DenoiseSettings()
+    session_model: SessionModelSettings = SessionModelSettings()
+    quality: QualitySettings = QualitySettings()
+    outputs: OutputSettings = OutputSettings()
+    events: EventSettings = EventSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    def data_path(self) -> DataPathSettings:
+        """Give the tables that ``process_movie`` needs."""
+        return DataPathSettings(**{name: getattr(self, name) for name in DataPathSettings.__struct_fields__})
+
+
+def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    path : TOML file; None for the defaults alone.
+    overrides : ``table.key=value`` each, the value in TOML (a bare word is a string); they come last.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read or parsed, a key is unknown, a value has the wrong type or range.
+    """
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError("the configuration cannot be read", where=path, found=error.strerror or "") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"not TOML: {error}", where=path) from error
+    for text in overrides:
+        _override(tables, text)
+    return _checked(tables, str(path) if path else "--set")
+
+
+def _override(tables: dict[str, Any], text: str) -> None:
+    """Put one ``table.key=value`` into the tables."""
+    name, equals, value = text.partition("=")
+    table, dot, key = name.strip().partition(".")
+    if not (equals and dot and table and key):
+        raise ConfigError("not an override", where="--set", expected="table.key=value", found=text)
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    place = tables.setdefault(table, {})
+    if not isinstance(place, dict):
+        raise ConfigError("not a table", where="--set", found=table)
+    place[key] = parsed
+
+
+def _checked(tables: dict[str, Any], where: str) -> Config:
+    """Convert, and explain what does not fit."""
+    _check_names(tables, where)
+    try:
+        config = msgspec.convert(tables, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"a setting does not fit: {error}", where=where) from error
+    _check_numbers(config, where)
+    return config
+
+
+def _check_names(tables: dict[str, Any], where: str) -> None:
+    for table, content in tables.items():
+        if table not in Config.__struct_fields__:
+            raise ConfigError("unknown table", where=where, found=f"[{table}]", hint=_nearest(table, Config))
+        if not isinstance(content, dict):
+            raise ConfigError("not a table", where=where, found=table)
+        kind = type(getattr(Config(), table))
+        for key in content:
+            if key not in kind.__struct_fields__:
+                hint = _nearest(key, kind)
+                raise ConfigError("unknown setting", where=where, found=f"{table}.{key}", hint=hint)
+
+
+def _nearest(name: str, kind: type[Table]) -> str:
+    known = kind.__struct_fields__
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def _check_numbers(config: Config, where: str) -> None:
+    """What the types cannot say: optional numbers are positive, numbers are finite, bands are not empty."""
+    for table in config.__struct_fields__:
+        for key, value in msgspec.structs.asdict(getattr(config, table)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError("not a finite number", where=where, found=f"{table}.{key} = {value}")
+    for key in ("pixel_size", "voltage_kv", "dose_per_frame"):
+        value = getattr(config.movie, key)
+        if value is not None and value <= 0:
+            raise ConfigError("must be positive", where=where, expected="> 0", found=f"movie.{key} = {value}")
+    for table, low, high in (("quality", "band_low", "band_high"), ("denoise", "low", "resolution")):
+        coarse, fine = getattr(getattr(config, table), low), getattr(getattr(config, table), high)
+        if coarse <= fine:
+            found = f"{coarse:g} and {fine:g} Å"
+            raise ConfigError("an empty band", where=where, expected=f"{table}.{low} > {table}.{high}", found=found)
+
+
+# ----------------------------------------------------------------------------------------- the commented default
+
+
+def default_text() -> str:
+    """Write the commented default configuration; reading it gives ``Config()``."""
+    lines = ["# cryoem-streamer: every setting with its default. Unknown keys are errors.", ""]
+    for table in Config.__struct_fields__:
+        kind = type(getattr(Config(), table))
+        lines += [f"[{table}]", *(f"# {line}" for line in (kind.__doc__ or "").strip().splitlines()[:1]), ""]
+        hints = get_type_hints(kind, include_extras=True)
+        for key in kind.__struct_fields__:
+            lines += [f"# {_described(hints[key])}", _line(key, getattr(getattr(Config(), table), key)), ""]
+    return "\n".join(lines)
+
+
+def _described(hint: Any) -> str:
+    """Give the description of an annotated field."""
+    found = [part.description for part in get_args(hint)[1:] if isinstance(part, Meta) and part.description]
+    if not found:
+        raise TypeError(f"a setting without a description: {hint}")
+    return str(found[0])
+
+
+def _line(key: str, value: object) -> str:
+    if value is None:
+        return f"# {key} ="
+    return f"{key} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

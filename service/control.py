@@ -1,0 +1,67 @@
+"""What an operator may tell a running daemon over its local socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from models.store import ModelStore
+from service.messages import ModelChange
+from streamer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from service.daemon import Daemon
+
+
+class Control:
+    """Carries out the verbs of CONTROL."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def carry_out(self, verb: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """Do what was asked; raises UsageError where it cannot be done."""
+        match verb:
+            case "pause" | "resume":
+                self._daemon.paused = verb == "pause"
+                return {"paused": self._daemon.paused}
+            case "retry":
+                movie = self._daemon.journal.retry(_needed(arguments, "movie_id"))
+                return {"state": movie.state, "revision": movie.movie.revision}
+            case "skip":
+                self._daemon.journal.skip(_needed(arguments, "movie_id"), arguments.get("reason", "by the operator"))
+                return {"state": "skipped"}
+            case "promote":
+                return self._serve(arguments, _needed(arguments, "version"), "promoted")
+            case "rollback":
+                return self._serve(arguments, self._previous(arguments), "rolled-back")
+            case _:
+                raise UsageError("unknown verb", found=verb)
+
+    def _session(self, arguments: Mapping[str, str]) -> str:
+        return arguments.get("session") or self._daemon.session
+
+    def _previous(self, arguments: Mapping[str, str]) -> str | None:
+        """Version before the one that serves; None: no network."""
+        store = ModelStore(self._daemon.layout.models(self._session(arguments)))
+        current = store.current()
+        if current is None:
+            raise UsageError("no version serves: there is nothing to roll back", where=store.directory)
+        older = [version for version in store.versions() if version < current]
+        return older[-1] if older else None
+
+    def _serve(self, arguments: Mapping[str, str], model: str | None, result: str) -> dict[str, Any]:
+        session = self._session(arguments)
+        if model is not None:
+            ModelStore(self._daemon.layout.models(session)).path(model)
+        change = ModelChange(version=model or "none", result=result, reason="by the operator")
+        self._daemon.serve(session, model, change)
+        self._daemon.teacher.serving(session, model)
+        return {"version": model}
+
+
+def _needed(arguments: Mapping[str, str], name: str) -> str:
+    if not arguments.get(name):
+        raise UsageError("an argument is missing", expected=name)
+    return arguments[name]

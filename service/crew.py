@@ -1,0 +1,182 @@
+"""The worker from the daemon's side: what it is given, what it sends back, and what happens when it dies.
+
+A movie whose worker died is given alone to the next one: so the second death finds the culprit, and movies that were
+only in its company are not blamed for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.pipes import Begin, Child, Failed, Finish, Finished, Progress, Returned, Up, Work
+from streamer.errors import DeviceError, Reason, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.config import Config
+    from service.journal import Journal
+    from service.movietable import JournalMovie
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 3
+"""One movie is read, one computed, one written."""
+_STARTS_IN_A_ROW = 3
+_START_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class _InHand:
+    revision: int
+    deaths: int
+    begun: bool = False
+    stage: str = "waiting"
+
+
+class Crew:
+    """One worker process and the movies it has in hand.
+
+    Parameters
+    ----------
+    work_of : makes the order for a movie that was just started.
+    finished, failed : called with what the worker says.
+    restarted : called when a worker had to be replaced, with how the last one ended.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        *,
+        threads: int,
+        work_of: Callable[[JournalMovie], Work],
+        finished: Callable[[Finished], None],
+        failed: Callable[[Failed], None],
+        restarted: Callable[[str], None],
+    ) -> None:
+        self._config, self._journal, self._threads = config, journal, threads
+        self._work_of, self._finished, self._failed, self._restarted = work_of, finished, failed, restarted
+        self._in_hand: dict[str, _InHand] = {}
+        self._fruitless = 0
+        self._started = -_START_EVERY_S
+        self._finishing = False
+        self.device = ""
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        """Start a worker process."""
+        self._started = time.monotonic()
+        self.device = ""
+        self._child = Child("service.worker", Begin(config=self._config), threads=self._threads)
+        _log.info("worker %d started", self._child.pid)
+
+    def fileno(self) -> int | None:
+        """Descriptor to wait for; None while there is no worker."""
+        return None if self._child is None else self._child.fileno()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker."""
+        return None if self._child is None else self._child.pid
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand."""
+        return not self._in_hand
+
+    def dispatch(self) -> bool:
+        """Give the worker the next movie if it can take one; whether it was given one."""
+        if self._child is None or not self.device or self._finishing or len(self._in_hand) >= _AT_ONCE:
+            return False
+        if any(task.deaths for task in self._in_hand.values()):
+            return False
+        movie = self._journal.next_ready()
+        if movie is None or (movie.deaths and self._in_hand):
+            return False
+        work = self._work_of(movie)
+        self._journal.start(movie.movie.movie_id, movie.movie.revision)
+        self._in_hand[movie.movie.movie_id] = _InHand(movie.movie.revision, movie.deaths)
+        self._child.send(work)
+        return True
+
+    def attend(self) -> None:
+        """Take what the worker sent; replace it if it is gone."""
+        if self._child is None:
+            if not self._finishing and time.monotonic() - self._started >= _START_EVERY_S:
+                self.start()
+            return
+        alive = self._child.alive
+        for message in self._child.receive():
+            self._take(message)
+        if not alive:
+            self._bury()
+
+    def finish(self) -> None:
+        """Let the worker finish what it has begun, and give back the rest."""
+        self._finishing = True
+        if self._child is not None:
+            self._child.send(Finish())
+
+    def close(self, timeout_s: float) -> None:
+        """Wait for the worker's end, kill it after the time given."""
+        if self._child is not None:
+            self._child.stop(timeout_s)
+            self._child = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker is gone, with everything it said taken."""
+        return self._child is None
+
+    def _take(self, message: object) -> None:
+        match message:
+            case Up():
+                self.device = message.device
+            case Progress():
+                task = self._in_hand.get(message.movie_id)
+                if task is not None:
+                    task.begun, task.stage = True, message.stage
+            case Finished():
+                self._in_hand.pop(message.record.movie_id, None)
+                self._fruitless = 0
+                self._finished(message)
+            case Failed():
+                self._in_hand.pop(message.movie_id, None)
+                self._fruitless = 0
+                self._failed(message)
+            case Returned():
+                self._in_hand.pop(message.movie_id, None)
+                self._journal.release(message.movie_id, message.revision)
+            case _:
+                raise ServiceError("the worker sent what only others send", found=type(message).__name__)
+
+    def _bury(self) -> None:
+        """Count the death against what was begun, give back the rest, make room for another worker."""
+        if self._child is None:
+            return
+        ending, was_up = self._child.ending, bool(self.device)
+        self._child.stop(0.0)
+        self._child = None
+        self.device = ""
+        for movie_id, task in self._in_hand.items():
+            if task.begun:
+                reason = Reason(error="DeviceError", message=f"the worker ended ({ending}) in stage {task.stage}")
+                self._journal.worker_died(movie_id, task.revision, reason)
+            else:
+                self._journal.release(movie_id, task.revision)
+        self._in_hand.clear()
+        if self._finishing:
+            return
+        self._restarted(ending)
+        self._fruitless += 1
+        if not was_up or self._fruitless > _STARTS_IN_A_ROW:
+            raise DeviceError(
+                "the worker process does not come up" if not was_up else "workers die without finishing anything",
+                where="worker",
+                found=ending,
+                hint="its last words are above; streamer process MOVIE shows the same in the foreground",
+            )

@@ -1,0 +1,330 @@
+"""The journal: which movies there are, what became of each, and the event that told the world.
+
+Every change of state is one transaction that is on disk before the call returns; a final state and its event
+are the same transaction. An attempt is counted *before* the work, so that a movie that kills its worker, or
+the daemon, stops by itself. Times on disk are wall-clock UTC; only the delay of a retry is decided by them.
+
+ready -> started -> done | failed | ready again (retry) | quarantined; also skipped, vanished, incomplete,
+and superseded once the same path holds another movie.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service import eventlog, movietable
+from service.database import Database, Migration
+from service.eventlog import EventLog, utc_seconds, utc_text
+from service.movietable import (
+    JournalMovie,
+    bare_record,
+    is_same,
+    journal_movie,
+    known,
+    latest,
+    refresh,
+    update,
+)
+from streamer import jsontext
+from streamer.errors import Reason, ServiceError, UsageError
+from streamer.records import FileIdentity, Movie, MovieRecord, Times
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+    from service.messages import Event
+
+MAX_ATTEMPTS = 3
+MAX_DEATHS = 2
+BACKOFF_S = (5.0, 30.0, 120.0)
+
+READY, STARTED = "ready", "started"
+PENDING = (READY, STARTED)
+FINAL = ("done", "failed", "quarantined", "skipped", "vanished", "incomplete", "superseded")
+REARMED = ("vanished", "incomplete")
+"""Final only until the file is seen again: the same revision goes on."""
+_AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0}
+
+MIGRATIONS: tuple[Migration, ...] = ((*eventlog.SCHEMA, *movietable.SCHEMA),)
+
+
+class Journal(EventLog):
+    """States of all movies of an instance, and the events. One writer, one thread."""
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        instance: str = "default",
+        read_only: bool = False,
+        clock: Callable[[], float] = time.time,
+        on_commit: Callable[[float], None] = lambda _: None,
+    ) -> Journal:
+        """Open or create the file; ``ServiceError`` where it is damaged or newer than this program."""
+        database = Database.open(Path(path), MIGRATIONS, read_only=read_only, on_commit=on_commit)
+        try:
+            return cls(database, instance, clock)
+        except BaseException:
+            database.close()
+            raise
+
+    # ------------------------------------------------------------------------------------------- arrivals
+
+    def add_ready(self, movie: Movie, detected_utc: str, ready_utc: str) -> JournalMovie:
+        """Take in a movie that is whole, unless it is known as it is.
+
+        The same path with other content is a new revision; the old one is superseded at once, by an event.
+        """
+        with self._database.transaction() as connection:
+            old = latest(connection, movie.movie_id)
+            if old is not None and _is_rearmed(old, movie):
+                row = refresh(connection, old, movie)
+                row = update(connection, row, state=READY, ready_utc=ready_utc, **_AFRESH)
+            elif old is None or not is_same(old, movie):
+                row = self._insert(connection, old, movie, detected_utc, ready_utc)
+            elif old["state"] == READY:
+                row = refresh(connection, old, movie)
+            else:
+                # Known as it is; only what the file system calls it may have changed.
+                row = update(connection, old, identity=jsontext.encode(movie.identity))
+            return journal_movie(row)
+
+    def add_final(self, movie: Movie, record: MovieRecord, detected_utc: str) -> Event | None:
+        """End a movie that was not started: incomplete, vanished, skipped or failed on arrival.
+
+        None: nothing new, because it is at work, or already ended as it is.
+        """
+        with self._database.transaction() as connection:
+            old = latest(connection, movie.movie_id)
+            if old is not None and (old["state"] == READY or _is_rearmed(old, movie)):
+                if old["state"] in REARMED and old["state"] == record.state and is_same(old, movie):
+                    return None
+                row = refresh(connection, old, movie)
+            elif old is None or not is_same(old, movie):
+                row = self._insert(connection, old, movie, detected_utc, None)
+            else:
+                return None
+            return self._finish(connection, row, record)
+
+    # ----------------------------------------------------------------------------------------------- work
+
+    def next_ready(self) -> JournalMovie | None:
+        """Oldest movie that may be started now; the journal does not change."""
+        now = self._clock()
+        row = self._database.row(
+            # A retry can only be due within the longest delay: later than that, the clock was set back.
+            "SELECT * FROM movies WHERE state = ? AND (not_before <= ? OR not_before > ?) ORDER BY number LIMIT 1",
+            (READY, now, now + BACKOFF_S[-1]),
+        )
+        return None if row is None else journal_movie(row)
+
+    def start(self, movie_id: str, revision: int) -> int:
+        """Count the attempt and commit it, before a worker sees the movie. Returns its number, from 1."""
+        with self._database.transaction() as connection:
+            row = known(connection, movie_id, revision)
+            if row["state"] != READY:
+                raise ServiceError("a movie was started twice", where=movie_id, expected=READY, found=row["state"])
+            attempt: int = row["attempt"] + 1
+            update(connection, row, state=STARTED, attempt=attempt, started_utc=utc_text(self._clock()))
+            return attempt
+
+    def finish(self, record: MovieRecord) -> Event | None:
+        """Done, failed or any other final state, with its event, in one transaction.
+
+        What the journal knows better (supersedes, missing times) is filled in. None: the result no longer
+        counts, because the movie was superseded or skipped meanwhile.
+        """
+        with self._database.transaction() as connection:
+            row = known(connection, record.movie_id, record.revision)
+            return self._finish(connection, row, record) if row["state"] in PENDING else None
+
+    def retry_later(self, movie_id: str, revision: int, reason: Reason, *, counted: bool = True) -> str:
+        """Try again after 5, 30, then 120 s.
+
+        Returns the new state: ready, or quarantined after three attempts.
+
+        Parameters
+        ----------
+        counted : False where the movie is not to blame (a full disk): such retries never end.
+        """
+        with self._database.transaction() as connection:
+            row = known(connection, movie_id, revision)
+            delay = BACKOFF_S[min(row["retries"], len(BACKOFF_S) - 1)]
+            return self._again(
+                connection,
+                row,
+                reason,
+                attempt=row["attempt"] - (0 if counted else 1),
+                retries=row["retries"] + 1,
+                not_before=self._clock() + delay,
+            )
+
+    def worker_died(self, movie_id: str, revision: int, reason: Reason) -> str:
+        """Count a worker that did not come back.
+
+        Returns the new state: ready, or quarantined at the second death or after three attempts.
+        """
+        with self._database.transaction() as connection:
+            row = known(connection, movie_id, revision)
+            return self._again(connection, row, reason, deaths=row["deaths"] + 1)
+
+    def release(self, movie_id: str, revision: int) -> str:
+        """Give a started movie back untouched, because the daemon stops; the attempt does not count."""
+        with self._database.transaction() as connection:
+            row = known(connection, movie_id, revision)
+            return self._again(connection, row, None, attempt=row["attempt"] - 1)
+
+    def requeue_started(self) -> int:
+        """At start-up: what was at work when the daemon died is ready again, its attempt counted."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT * FROM movies WHERE state = ? ORDER BY number", (STARTED,)).fetchall()
+            reason = Reason(error="DeviceError", message="the daemon stopped while this movie was at work")
+            for row in rows:
+                self._again(connection, row, reason)
+            return len(rows)
+
+    # ------------------------------------------------------------------------------------------- operator
+
+    def retry(self, movie_id: str) -> JournalMovie:
+        """Process it once more: the same revision, or a new one that supersedes a done one."""
+        with self._database.transaction() as connection:
+            row = known(connection, movie_id)
+            if row["state"] in PENDING:
+                raise UsageError("the movie is waiting or at work already", where=movie_id, found=row["state"])
+            if row["state"] == "done":
+                movie = journal_movie(row).movie
+                row = self._insert(connection, row, movie, row["detected_utc"], utc_text(self._clock()))
+            else:
+                row = update(connection, row, state=READY, **_AFRESH)
+            return journal_movie(row)
+
+    def skip(self, movie_id: str, reason: str) -> Event:
+        """Leave it out; a result that is still being computed will not count."""
+        with self._database.transaction() as connection:
+            row = known(connection, movie_id)
+            if row["state"] in ("done", "skipped"):
+                raise UsageError("the movie cannot be skipped any more", where=movie_id, found=row["state"])
+            why = Reason(error="Skipped", message=reason)
+            return self._finish(connection, row, bare_record(row, "skipped", why))
+
+    # -------------------------------------------------------------------------------------------- reading
+
+    def movie(self, movie_id: str, revision: int | None = None) -> JournalMovie | None:
+        """One movie, its latest revision unless one is named."""
+        row = self._database.row(
+            "SELECT * FROM movies WHERE movie_id = ? AND (? IS NULL OR revision = ?) ORDER BY revision DESC",
+            (movie_id, revision, revision),
+        )
+        return None if row is None else journal_movie(row)
+
+    def movies(self, session: str | None = None, state: str | None = None, limit: int = 100) -> list[JournalMovie]:
+        """Movies of a session and state, newest first."""
+        rows = self._database.rows(
+            "SELECT * FROM movies WHERE (? IS NULL OR session = ?) AND (? IS NULL OR state = ?)"
+            " ORDER BY number DESC LIMIT ?",
+            (session, session, state, state, limit),
+        )
+        return [journal_movie(row) for row in rows]
+
+    def identities(self) -> dict[str, FileIdentity]:
+        """List what the watcher need not report again: path below the root, and the identity seen.
+
+        Vanished files are not among them: one that comes back is news.
+        """
+        rows = self._database.rows(
+            "SELECT relative, identity FROM movies WHERE state NOT IN ('superseded', 'vanished')"
+        )
+        return {movietable.relative_of(row): movietable.identity_of(row) for row in rows}
+
+    def counts_by_state(self) -> dict[str, int]:
+        """How many revisions are in each state."""
+        rows = self._database.rows("SELECT state, count(*) AS n FROM movies GROUP BY state")
+        return {row["state"]: row["n"] for row in rows}
+
+    def pending(self) -> int:
+        """Movies that are ready or started."""
+        counts = self.counts_by_state()
+        return sum(counts.get(state, 0) for state in PENDING)
+
+    def oldest_pending(self) -> float | None:
+        """UTC seconds at which the oldest pending movie was detected."""
+        row = self._database.row(
+            "SELECT detected_utc FROM movies WHERE state IN (?, ?) ORDER BY number LIMIT 1", PENDING
+        )
+        return None if row is None else utc_seconds(row["detected_utc"])
+
+    # ------------------------------------------------------------------------------------------- changing
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        old: sqlite3.Row | None,
+        movie: Movie,
+        detected_utc: str,
+        ready_utc: str | None,
+    ) -> sqlite3.Row:
+        """Add a first revision, or the next one; the one before is superseded and the world is told."""
+        if old is not None:
+            self._finish(connection, old, bare_record(old, "superseded"))
+        return movietable.insert(
+            connection,
+            movie,
+            state=READY,
+            revision=1 if old is None else old["revision"] + 1,
+            supersedes=None if old is None else old["revision"],
+            detected_utc=detected_utc,
+            ready_utc=ready_utc,
+        )
+
+    def _finish(self, connection: sqlite3.Connection, row: sqlite3.Row, record: MovieRecord) -> Event:
+        """Set final state and record, append the event; the caller's transaction makes them one."""
+        if record.state not in FINAL:
+            raise ValueError(f"{record.state!r} is not a final state")
+        times = record.times
+        record = dataclasses.replace(
+            record,
+            session=row["session"],
+            revision=row["revision"],
+            supersedes=row["supersedes"],
+            times=Times(
+                detected=times.detected or row["detected_utc"],
+                ready=times.ready or row["ready_utc"],
+                started=times.started or row["started_utc"],
+                done=times.done or utc_text(self._clock()),
+                stage_s=times.stage_s,
+            ),
+        )
+        event = self._append(connection, record, record.session)
+        reason = None if record.reason is None else jsontext.encode(record.reason)
+        if record.state == "superseded":
+            # The record of what was made of it stays: the files are still there.
+            update(connection, row, state=record.state)
+        else:
+            update(connection, row, state=record.state, record=jsontext.encode(record), reason=reason)
+        return event
+
+    def _again(self, connection: sqlite3.Connection, row: sqlite3.Row, reason: Reason | None, **columns: object) -> str:
+        """Put back to ready what is at work, unless it has had its chances."""
+        if row["state"] != STARTED:
+            return str(row["state"])
+        why = None if reason is None else jsontext.encode(reason)
+        row = update(connection, row, **columns, state=READY, reason=why)
+        if row["attempt"] >= MAX_ATTEMPTS or row["deaths"] >= MAX_DEATHS:
+            self._finish(connection, row, bare_record(row, "quarantined", reason))
+            return "quarantined"
+        return READY
+
+
+def _is_rearmed(row: sqlite3.Row, movie: Movie) -> bool:
+    """Whether a final state ends because the file was seen again.
+
+    A failed movie is tried again after a change that leaves the content alone: it may have been unreadable.
+    """
+    if row["state"] == "failed":
+        return is_same(row, movie) and movietable.identity_of(row) != movie.identity
+    return row["state"] in REARMED

@@ -1,0 +1,134 @@
+"""Where a daemon keeps its things, and the checks that its places do not collide."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from streamer.errors import ConfigError, ServiceError
+from streamer.writers.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from service.config import Config
+    from streamer.records import MovieRecord
+
+ENDPOINTS_FILE = "endpoints.json"
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a running daemon is to be reached; written when its sockets are open."""
+
+    instance: str
+    events: str
+    journal: str
+    local: str
+    """Journal socket for the operator's commands, ipc."""
+    metrics: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Directories of one instance."""
+
+    root: Path
+    """Watched."""
+    output: Path
+    state: Path
+    runtime: Path
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self.state / "journal.sqlite"
+
+    @property
+    def endpoints(self) -> Path:
+        """Where a running daemon says how it is reached."""
+        return self.state / ENDPOINTS_FILE
+
+    def session_output(self, session: str) -> Path:
+        """Where a session's results are made."""
+        return self.output / session
+
+    def session_state(self, session: str) -> Path:
+        """Where a session's models and roles are kept."""
+        return self.state / "sessions" / session
+
+    def models(self, session: str) -> Path:
+        """Store of a session's versions."""
+        return self.session_state(session) / "models"
+
+    def groups(self, movie_id: str) -> Path:
+        """A movie's frame-group sums."""
+        return self.state / "groups" / f"{movie_id}.safetensors"
+
+
+def layout_of(config: Config) -> Layout:
+    """Resolve all directories; raises ConfigError where one would lie in the other."""
+    name = config.instance.name
+    state = _directory(
+        config.instance.state, "STATE_DIRECTORY", "XDG_STATE_HOME", Path.home() / ".local" / "state", name
+    )
+    runtime = _directory(config.instance.runtime, "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", state / "run", name)
+    layout = Layout(
+        root=Path(config.watch.root).absolute(),
+        output=Path(config.outputs.root).absolute(),
+        state=state,
+        runtime=runtime,
+    )
+    for one, other in (("output", layout.output), ("state", layout.state)):
+        if _contains(layout.root, other) or _contains(other, layout.root):
+            raise ConfigError(
+                "the watched root and our own directories must not contain each other",
+                where=f"watch.root = {layout.root}",
+                found=f"{one} = {other}",
+                hint="our files would be taken for movies, or movies for ours",
+            )
+    return layout
+
+
+def prepare(layout: Layout) -> None:
+    """Make the directories; raises ServiceError where one cannot be made."""
+    for directory in (layout.state, layout.runtime, layout.output):
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise ServiceError("a directory cannot be made", where=directory, found=error.strerror or "") from error
+
+
+def write_endpoints(layout: Layout, endpoints: Endpoints) -> None:
+    """Tell other programs of this machine how to reach the daemon."""
+    write_atomically(layout.endpoints, msgspec.json.encode(endpoints))
+
+
+def read_endpoints(layout: Layout) -> Endpoints | None:
+    """Endpoints of a daemon that runs or has run here."""
+    try:
+        return msgspec.json.decode(layout.endpoints.read_bytes(), type=Endpoints)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def output_paths(layout: Layout, record: MovieRecord) -> dict[str, Path]:
+    """Absolute paths of a movie's outputs by role."""
+    directory = layout.session_output(record.session)
+    return {output.role: directory / output.path for output in record.outputs}
+
+
+def _directory(setting: str | None, systemd: str, xdg: str, default: Path, instance: str) -> Path:
+    """A setting, else systemd's, else XDG's, else the default; made absolute, not created."""
+    if setting is not None:
+        return Path(setting).absolute()
+    if os.environ.get(systemd):
+        return Path(os.environ[systemd].split(":")[0])
+    base = os.environ.get(xdg)
+    return (Path(base) if base else default) / "cryoem-streamer" / instance
+
+
+def _contains(outer: Path, inner: Path) -> bool:
+    return inner.resolve().is_relative_to(outer.resolve())

@@ -1,0 +1,26 @@
+"""Until keys exist, nothing of ours can be reached from another machine. One rule, for every socket."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from streamer.errors import ConfigError
+
+
+def check_loopback(host: str, where: str) -> str:
+    """Return the host as an address to bind; ``ConfigError`` (exit 78) unless it is this machine only."""
+    # A name could be resolved to anything; this one is known.
+    address = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    try:
+        loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            "binding beyond loopback is refused, because keys do not exist yet",
+            where=where,
+            expected="127.0.0.1, localhost or [::1]",
+            found=host,
+            hint="reach it through an SSH tunnel",
+        )
+    return address

@@ -1,0 +1,238 @@
+"""The live terminal: everything it shows comes over the wire, so it runs wherever a subscriber can.
+
+Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once`` prints one picture and ends.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from service.client import Client, MemoryCursor
+from service.messages import Event, Heartbeat
+from streamer.errors import ServiceError
+
+_STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "stopped": "red", "starting": "yellow"}
+_ENDED_BADLY = {"failed", "quarantined", "incomplete", "vanished"}
+_MOST_MOVIES = 200
+_SILENT_S = 3.0
+_FRAME_LINES = 11
+"""Lines that everything but the micrographs takes."""
+
+
+class Board:
+    """What is known, and how it is drawn."""
+
+    def __init__(self) -> None:
+        self.heartbeat: Heartbeat | None = None
+        self.heard = 0.0
+        self._movies: dict[str, Event] = {}
+        self._model: Event | None = None
+        self._promoted: Event | None = None
+        self._alerts: list[Event] = []
+
+    def take(self, event: Event) -> None:
+        """Note an event."""
+        if event.kind == "movie":
+            self._movies.pop(event.body["movie_id"], None)
+            self._movies[event.body["movie_id"]] = event
+            while len(self._movies) > _MOST_MOVIES:
+                del self._movies[next(iter(self._movies))]
+        elif event.kind == "model":
+            self._model = event
+            if event.body.get("result") in ("promoted", "rolled-back"):
+                self._promoted = event
+        elif event.kind == "alert":
+            self._alerts = [*self._alerts, event][-20:]
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Note a sign of life."""
+        self.heartbeat, self.heard = heartbeat, time.monotonic()
+
+    # --------------------------------------------------------------------------------------------- drawing
+
+    def draw(self, height: int) -> RenderableType:
+        """Everything, for a terminal of so many lines."""
+        return Group(self._head(), self._figures(), self._table(max(3, height - _FRAME_LINES)), self._foot())
+
+    def _head(self) -> Text:
+        beat = self.heartbeat
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(" cryoem-streamer ", style="bold reverse")
+        if beat is None:
+            return text.append("  waiting for the daemon …", style="yellow")
+        silent = time.monotonic() - self.heard > _SILENT_S
+        state = "not heard" if silent else beat.state
+        text.append(f" {beat.instance} ")
+        text.append(f" {state} ", style=f"bold {'red' if silent else _STATE_STYLE.get(beat.state, 'white')}")
+        text.append(f" session {beat.session or '-'} ")
+        text.append(f" up {_duration(beat.uptime_s)} ", style="dim")
+        return text
+
+    def _figures(self) -> Panel:
+        beat = self.heartbeat or Heartbeat()
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            grid.add_column(no_wrap=True)
+        oldest = "" if beat.oldest_pending_s is None else f", oldest {_duration(beat.oldest_pending_s)}"
+        rate = beat.rates.get("movies_per_hour")
+        counts = beat.counts
+        bad = sum(counts.get(state, 0) for state in _ENDED_BADLY)
+        grid.add_row(
+            _label("queue"),
+            f"{beat.pending} waiting{oldest}",
+            _label("done"),
+            Text(f"{counts.get('done', 0)}, {bad} failed", style="red" if bad else ""),
+        )
+        grid.add_row(
+            _label("rate"),
+            "-" if rate is None else f"{rate:.0f} movies/h",
+            _label("latency"),
+            f"p50 {_seconds(beat.latency_p50_s)}  p95 {_seconds(beat.latency_p95_s)}",
+        )
+        training = ", training" if beat.rates.get("training") else ""
+        grid.add_row(
+            _label("model"),
+            f"{beat.model_version or 'none yet'}{self._age()}{training}",
+            _label("disk"),
+            "  ".join(f"{name} {free / 1e9:.0f} GB" for name, free in beat.disk_free_bytes.items() if name != "state"),
+        )
+        grid.add_row(_label("gate"), self._gate(), _label("device"), beat.device or "starting")
+        return Panel(grid, padding=(0, 1))
+
+    def _age(self) -> str:
+        if self._promoted is None or not (self.heartbeat and self.heartbeat.model_version):
+            return ""
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(self._promoted.t_utc)).total_seconds()
+        return f", {_duration(max(0.0, seconds))} old"
+
+    def _gate(self) -> str:
+        if self._model is None:
+            return "nothing judged yet"
+        figures = self._model.body.get("figures") or {}
+        gain = ""
+        if figures.get("snbr") and figures.get("snbr_wiener"):
+            gain = f", {figures['snbr'] / figures['snbr_wiener']:.2f}× Wiener"
+        return f"{self._model.body.get('version')} {self._model.body.get('result')}{gain}"
+
+    def _table(self, rows: int) -> Table:
+        table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")
+        table.add_column("micrograph", no_wrap=True, overflow="ellipsis", ratio=1)
+        for name in ("SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "by", "s"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for event in list(self._movies.values())[-rows:][::-1]:
+            table.add_row(*_movie_row(event))
+        return table
+
+    def _foot(self) -> Text:
+        raised = self.heartbeat.alarms if self.heartbeat else []
+        if raised:
+            return Text(
+                f" ! {raised[-1].name}: {raised[-1].message}", style="bold red", no_wrap=True, overflow="ellipsis"
+            )
+        if self._alerts:
+            last = self._alerts[-1].body
+            words = f" last notice: {last.get('name')}: {last.get('message')}"
+            return Text(words, style="dim", no_wrap=True, overflow="ellipsis")
+        return Text(" no alarms", style="dim")
+
+
+def _movie_row(event: Event) -> tuple[RenderableType, ...]:
+    """One micrograph: name, figures, what made the restored image, latency."""
+    body = event.body
+    name = _short((body.get("source") or {}).get("path") or body["movie_id"])
+    if body["state"] != "done":
+        reason = (body.get("reason") or {}).get("error", "")
+        style = "red" if body["state"] in _ENDED_BADLY else "dim"
+        return (Text(name, style=style), *("",) * 4, "", Text(f"{body['state']} {reason}".strip(), style=style), "")
+    metrics = body.get("metrics") or {}
+    wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
+    best = denoised if denoised is not None else wiener
+    gain = denoised / wiener if denoised is not None and wiener else None
+    model = (body.get("model") or {}).get("version")
+    return (
+        Text(name),
+        _number(metrics.get("ssnr_full"), 2),
+        _number(best, 2),
+        Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),
+        _number(metrics.get("frc_resolution_angstrom"), 1),
+        _number(metrics.get("total_motion_angstrom"), 1),
+        model or body.get("restoration") or "-",
+        _number(_latency(body), 1),
+    )
+
+
+def _latency(body: dict[str, object]) -> float | None:
+    times = body.get("times")
+    if not isinstance(times, dict) or not times.get("complete") or not times.get("done"):
+        return None
+    done, complete = (datetime.fromisoformat(str(times[key])) for key in ("done", "complete"))
+    return (done - complete).total_seconds()
+
+
+def _short(path: str) -> str:
+    """Last part of a path without what all names share; control characters never reach the terminal."""
+    name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    name = name.removesuffix("_fractions").removesuffix("_Fractions").replace("_Data", "").removeprefix("FoilHole_")
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def _label(text: str) -> Text:
+    return Text(text, style="dim")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} m" if hours else f"{minutes} m {rest:02d} s" if minutes else f"{rest} s"
+
+
+def watch(client: Client, *, once: bool, console: Console | None = None, stop: threading.Event | None = None) -> None:
+    """Show the board until interrupted, or once.
+
+    Raises
+    ------
+    ServiceError
+        With ``once``, if no daemon is heard.
+    """
+    console, board = console or Console(), Board()
+    if once:
+        board.beat(client.heartbeat())
+        for event in client.snapshot().events:
+            board.take(event)
+        console.print(board.draw(console.height))
+        return
+    stop = stop or threading.Event()
+    with Live(board.draw(console.height), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        threading.Thread(target=_feed, args=(client, board, stop), name="feed", daemon=True).start()
+        while not stop.wait(0.5):
+            live.update(board.draw(console.height), refresh=True)
+
+
+def _feed(client: Client, board: Board, stop: threading.Event) -> None:
+    """Keep the board up to date; the daemon may come and go."""
+    while not stop.is_set():
+        try:
+            board.beat(client.heartbeat())
+            snapshot = client.snapshot()
+            for event in snapshot.events:
+                board.take(event)
+            for event in client.events(MemoryCursor(snapshot.position), stop=stop, on_heartbeat=board.beat):
+                board.take(event)
+        except ServiceError:
+            stop.wait(1.0)

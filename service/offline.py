@@ -1,0 +1,142 @@
+"""Movies named by hand: the daemon's own function, without the daemon.
+
+A movie below the configured root gets the identity it would have live, so that with the model its record names the
+result is the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.session import SessionModel
+from models.store import ModelStore
+from service.gains import only_candidate
+from service.layout import layout_of
+from service.worker import device_of, thread_count, use_threads
+from streamer import pipeline
+from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageError
+from streamer.readers.gain import read_gain
+from streamer.readers.movie import identity_of, read_header
+from streamer.readers.sidecars import read_sidecar, session_of, with_position
+from streamer.records import Acquisition, Correction, Gain, HalfSums, Movie, MovieRecord, Spectrum, Times, movie_id_of
+from streamer.stopwatch import Stopwatch, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from service.config import Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all movies of a command share."""
+
+    config: Config
+    device: torch.device
+    model: SessionModel | None = None
+
+
+def bench(config: Config, model: str | None = None) -> Bench:
+    """Prepare device, threads and model; a model is a version's name or its directory."""
+    use_threads(thread_count(config.compute.threads))
+    device = device_of(config.compute.device)
+    loaded = None if model is None else SessionModel(_model_directory(config, model), device)
+    return Bench(config=config, device=device, model=loaded)
+
+
+def _model_directory(config: Config, model: str) -> Path:
+    if Path(model).is_dir():
+        return Path(model)
+    layout = layout_of(config)
+    stores = [ModelStore(path / "models") for path in sorted((layout.state / "sessions").glob("*"))]
+    found = [store.path(model) for store in stores if model in store.versions()]
+    if len(found) != 1:
+        raise UsageError(
+            "no such model" if not found else "several sessions have a version of this name",
+            where="--model",
+            expected="the directory of a version, or the name of one in the state directory",
+            found=model if not found else ", ".join(map(str, found)),
+        )
+    return found[0]
+
+
+def describe(path: Path, config: Config) -> Movie:
+    """Movie as the daemon would have announced it."""
+    path, root = path.resolve(), layout_of(config).root.resolve()
+    relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    root_name = root.name if path.is_relative_to(root) else path.parent.name
+    header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30))
+    acquisition = with_position(read_sidecar(path) or Acquisition(), relative)
+    return Movie(
+        path=str(path),
+        relative=relative,
+        session=session_of(relative, root_name, config.session.name or ""),
+        identity=identity_of(path),
+        evidence="sidecar" if acquisition.n_frames else "header" if header.format == "mrc" else "unproven",
+        acquisition=acquisition,
+    )
+
+
+def gain_for(movie: Movie, config: Config) -> Gain | None:
+    """Gain that is set, else the only one below the root, or beside the movie if it lies elsewhere."""
+    if config.movie.gain is not None:
+        return read_gain(Path(config.movie.gain).absolute())
+    root = layout_of(config).root
+    place = root if Path(movie.path).is_relative_to(root) else Path(movie.path).parent
+    found = only_candidate(place)
+    return None if found is None else read_gain(found)
+
+
+def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
+    """Everything that ``process_movie`` needs for a movie."""
+    model = bench.model
+    serves = model is not None and bench.config.denoise.enabled
+    return pipeline.Job(
+        settings=bench.config.data_path(),
+        device=bench.device,
+        gain=gain_for(movie, bench.config),
+        propose=partial(_propose, model) if serves and model is not None else None,
+        session_directory=output / movie.session,
+        groups=None,
+    )
+
+
+def _propose(model: SessionModel, sums: HalfSums, spectrum: Spectrum) -> Correction:
+    return model.propose(sums, spectrum)
+
+
+def process_all(paths: list[Path], bench: Bench, output: Path) -> Iterator[MovieRecord]:
+    """Process movies one after the other; what fails gives a record that says so."""
+    for path in paths:
+        stopwatch = Stopwatch(Times(started=utc_now()))
+        try:
+            movie = describe(path, bench.config)
+            yield pipeline.process_movie(movie, job_for(movie, bench, output), stopwatch)
+        except StreamerError as error:
+            yield failure(path, bench.config, error, stopwatch)
+
+
+def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwatch) -> MovieRecord:
+    """Record of a movie that could not be processed; nobody waits for it to grow here."""
+    if isinstance(error, MovieNotReady):
+        error = MovieCorrupt(
+            error.what,
+            where=error.where,
+            expected=error.expected,
+            found=error.found,
+            hint="the file is cut, or still growing",
+        )
+    root = layout_of(config).root
+    relative = path.absolute().relative_to(root).as_posix() if path.absolute().is_relative_to(root) else path.name
+    return MovieRecord(
+        movie_id=movie_id_of(relative),
+        session=session_of(relative, root.name, config.session.name or ""),
+        state="failed",
+        reason=error.reason(),
+        times=stopwatch.times(),
+    )

@@ -1,0 +1,57 @@
+"""From the options of ``streamer simulate`` to a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamer.camera import Plan
+from streamer.errors import UsageError
+from streamer.simulate import Microscope
+from streamer.specimen import Specimen, apoferritin, random_protein, read_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def specimen_of(name: str, seed: int) -> Specimen | None:
+    """Specimen by its name on the command line."""
+    if name == "ice":
+        return None
+    if name == "apoferritin":
+        return apoferritin()
+    if name == "random":
+        return random_protein(seed)
+    if Path(name).exists():
+        return read_model(Path(name))
+    raise UsageError(
+        "unknown specimen", where="--specimen", expected="apoferritin, random, ice or a model's file", found=name
+    )
+
+
+def plan_of(directory: Path, specimen: str, seed: int, options: Mapping[str, Any]) -> Plan:
+    """Plan of a session."""
+    scope = Microscope(
+        shape=options["size"],
+        n_frames=options["frames"],
+        pixel_size=options["pixel_size"],
+        dose_per_frame=options["dose_per_frame"],
+        voltage_kv=options["voltage_kv"],
+        defocus_um=options["defocus"],
+        coverage=options["coverage"],
+    )
+    return Plan(
+        directory=directory,
+        movies=options["movies"],
+        scope=scope,
+        specimen=specimen_of(specimen, seed),
+        seed=seed,
+        layout=options["layout"],
+        format=options["kind"],
+        mode=options["mode"],
+        interval_s=options["interval"],
+        write_s=options["write_time"],
+        grid_squares=options["grid_squares"],
+        corrupt=frozenset(options["corrupt"]),
+        truth=options["truth"],
+    )

@@ -1,0 +1,271 @@
+"""One stage alone, on files: what the commands motion, quality, super-resolve and denoise do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mrcfile
+import numpy as np
+import torch
+from msgspec import Struct
+
+from models.session import SessionModel
+from service.offline import bench, describe, job_for
+from streamer import align, detector, dose, fourier, fuse, jsontext, pipeline, quality, restore, split
+from streamer import super_resolve as super_resolution
+from streamer.errors import MovieCorrupt, UsageError
+from streamer.figures import denoised_halves
+from streamer.records import HalfSums, MovieRecord, SuperResolutionVerdict
+from streamer.stopwatch import Stopwatch
+from streamer.writers.atomic import write_atomically
+from streamer.writers.mrc import encode_image
+from streamer.writers.thumbnail import encode_png
+
+if TYPE_CHECKING:
+    from service.config import Config
+
+_OURS = "NOT FOR RECONSTRUCTION"
+
+
+class MotionResult(Struct, frozen=True, kw_only=True):
+    """What ``motion --json`` prints."""
+
+    shifts_yx_px: list[list[float]]
+    """Moves each frame onto the first, px as stored, in the micrograph's orientation."""
+    shifts_yx_angstrom: list[list[float]]
+    frames: int
+    pixel_size: float
+    total_motion_angstrom: float
+    information: float
+    """Per frame, 1/px²."""
+    trusted: bool
+
+
+class QualityResult(Struct, frozen=True, kw_only=True):
+    """What ``quality --json`` prints."""
+
+    shells: list[dict[str, float | None]]
+    pooled: dict[str, float | None]
+
+
+class SuperResolutionResult(Struct, frozen=True, kw_only=True):
+    """What ``super-resolve --json`` prints."""
+
+    image: str
+    pixel_size: float
+    sr: SuperResolutionVerdict
+
+
+class DenoiseResult(Struct, frozen=True, kw_only=True):
+    """What ``denoise --json`` prints."""
+
+    files: list[str]
+    restoration: str
+    model: str
+    snbr_half_wiener: float | None
+    snbr_half_denoised: float | None
+
+
+def motion_of(path: Path, config: Config) -> MotionResult:
+    """Shifts of a movie."""
+    prepared = bench(config)
+    movie = describe(path, config)
+    frames, _ = pipeline.read_movie(movie, job_for(movie, prepared, Path()), Stopwatch())
+    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
+    found = align.estimate_motion(
+        lambda index: correction.frame(frames.counts, index), len(frames), frames.pixel_size, config.motion
+    )
+    total, _, _ = align.motion_lengths(found.shifts, frames.pixel_size, None)
+    return MotionResult(
+        shifts_yx_px=[[round(float(v), 5) + 0.0 for v in row] for row in found.shifts],
+        shifts_yx_angstrom=[[round(float(v) * frames.pixel_size, 5) + 0.0 for v in row] for row in found.shifts],
+        frames=len(frames),
+        pixel_size=frames.pixel_size,
+        total_motion_angstrom=round(total, 5),
+        information=round(found.information, 3),
+        trusted=found.trusted,
+    )
+
+
+def quality_of(
+    even: Path,
+    odd: Path,
+    denoised_even: Path | None,
+    denoised_odd: Path | None,
+    band: tuple[float, float],
+    pixel_size: float | None = None,
+) -> QualityResult:
+    """Figures of a pair of halves, and of a denoiser's outputs for them."""
+    if (denoised_even is None) != (denoised_odd is None):
+        raise UsageError("both denoised halves are needed", expected="--denoised-even and --denoised-odd")
+    images, header_pixel = _same_size([even, odd, *(p for p in (denoised_even, denoised_odd) if p)])
+    pixel = pixel_size or header_pixel
+    if not pixel > 0:
+        raise UsageError("the pixel size is unknown", where=even, hint="give --pixel-size in Å/px")
+    low, high = band[0], max(band[1], 2.0 * pixel)
+    shape = (int(images[0].shape[0]), int(images[0].shape[1]))
+    mask = quality.band_mask(shape, pixel, low, high)
+    if not bool(mask.any()):
+        raise UsageError("the band holds no ring", where="--band", expected="low > high, both in Å", found=str(band))
+    spectra = [quality.tapered(torch.fft.rfft2(image), shape) for image in images]
+    halves = spectra[0], spectra[1]
+    sums = quality.estimate(halves, (spectra[2], spectra[3]) if len(spectra) == 4 else halves, shape)
+    frc = quality.frc(*halves, shape)
+    frequency = fourier.ring_frequencies(shape) / pixel
+    shells: list[dict[str, float | None]] = [
+        {
+            "spatial_frequency": round(float(f), 6),
+            "frc": quality.finite(c),
+            "ssnr_half": quality.finite(half),
+            "ssnr_full": quality.finite(full),
+        }
+        for f, c, half, full in zip(frequency, frc, quality.ssnr_half(frc), quality.ssnr_full(frc), strict=True)
+    ]
+    together = quality.pooled(sums, mask)
+    pooled: dict[str, float | None] = {
+        "snr_half": quality.finite(together.snr),
+        "ssnr_full": quality.finite(2.0 * together.snr),
+        "band_low_angstrom": low,
+        "band_high_angstrom": high,
+    }
+    if len(images) == 4:
+        each = quality.ratios(sums)
+        for name in ("gamma", "bias", "noise", "snbr"):
+            pooled[name] = quality.finite(getattr(together, name))
+            for shell, value in zip(shells, getattr(each, name), strict=True):
+                shell[name] = quality.finite(value)
+    return QualityResult(shells=shells, pooled=pooled)
+
+
+def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutionResult:
+    """Fuse a movie on the fine grid and write the image, whatever the verdict."""
+    prepared = bench(config)
+    movie = describe(path, config)
+    frames, _ = pipeline.read_movie(movie, job_for(movie, prepared, output), Stopwatch())
+    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
+    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame, frames.pre_exposure)
+
+    def frame(index: int) -> torch.Tensor:
+        return correction.frame(frames.counts, index)
+
+    found = align.estimate_motion(frame, len(frames), frames.pixel_size, config.motion)
+    fused = fuse.fuse(
+        frame, found.shifts, exposures, pixel_size=frames.pixel_size, voltage_kv=frames.voltage_kv, upsampling=2
+    )
+    noise = quality.measure(split.half_sums(fused, frames.pixel_size, frames.voltage_kv)).noise
+    result = super_resolution.super_resolve(
+        fused,
+        float(noise[1:].mean()),
+        pixel_size=frames.pixel_size,
+        voltage_kv=frames.voltage_kv,
+        min_diversity=config.super_resolution.min_diversity,
+    )
+    if result.image is None:
+        raise UsageError("nothing was fused", where=path)
+    image, stem, pixel = result.image.cpu().numpy(), Path(movie.relative).stem, frames.pixel_size / 2.0
+    target = output / f"{stem}_SR.mrc"
+    labels = ["cryoem-streamer: frames fused on half the pixel size", _OURS]
+    write_atomically(target, encode_image(image.astype(config.outputs.dtype), pixel_size=pixel, labels=labels))
+    picture = encode_png(image, longer_side_px=config.outputs.thumbnail_px)
+    write_atomically(output / f"{stem}_SR_thumbnail.png", picture)
+    return SuperResolutionResult(image=str(target), pixel_size=pixel, sr=result.verdict)
+
+
+def denoise_to(directory: Path, model_directory: Path, output: Path) -> DenoiseResult:
+    """Apply a model to the sum and to both halves of a finished movie."""
+    record, files = _finished(directory)
+    source = record.source
+    if source is None:
+        raise UsageError("the record tells nothing of the movie", where=directory)
+    images, _ = _same_size([files["even"], files["odd"]])
+    shape = (int(images[0].shape[0]), int(images[0].shape[1]))
+    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame, source.pre_exposure)
+    rings = dose.decay_rate(fourier.ring_frequencies(shape).float(), source.pixel_size, source.voltage_kv or 300.0)
+    share = dose.sum_of_squares(exposures[0::2], rings) / dose.sum_of_squares(exposures, rings)
+    sums = HalfSums(
+        even=torch.fft.rfft2(images[0]),
+        odd=torch.fft.rfft2(images[1]),
+        even_share=share.double(),
+        shape=shape,
+        pixel_size=source.pixel_size,
+    )
+    spectrum = quality.measure(sums)
+    model = SessionModel(model_directory)
+    proposal = model.propose(sums, spectrum) if spectrum.significant else None
+    total, restoration = restore.restore(sums, spectrum, proposal)
+    halves = denoised_halves(sums, spectrum, proposal)
+    best = halves.get("denoised", halves.get("wiener", (sums.even, sums.odd)))
+    stem, written = files["micrograph"].stem, []
+    labels = [
+        f"cryoem-streamer: model {model.manifest.version}, {restoration}",
+        f"sha256 {model.manifest.sha256}",
+        _OURS,
+    ]
+    for suffix, image in (
+        ("_denoised", total),
+        ("_EVN_denoised", fourier.to_image(best[0], shape)),
+        ("_ODD_denoised", fourier.to_image(best[1], shape)),
+    ):
+        target = output / f"{stem}{suffix}.mrc"
+        data = image.numpy().astype(np.float32)
+        write_atomically(target, encode_image(data, pixel_size=source.pixel_size, labels=labels))
+        written.append(str(target))
+    mask = quality.band_mask(shape, source.pixel_size, 100.0, max(6.0, 2.0 * source.pixel_size))
+    raw = quality.tapered(sums.even, shape), quality.tapered(sums.odd, shape)
+    snbr = {
+        name: quality.finite(
+            quality.pooled(
+                quality.estimate(raw, (quality.tapered(pair[0], shape), quality.tapered(pair[1], shape)), shape), mask
+            ).snbr
+        )
+        for name, pair in halves.items()
+    }
+    return DenoiseResult(
+        files=written,
+        restoration=restoration,
+        model=model.manifest.version,
+        snbr_half_wiener=snbr.get("wiener"),
+        snbr_half_denoised=snbr.get("denoised"),
+    )
+
+
+def _finished(directory: Path) -> tuple[MovieRecord, dict[str, Path]]:
+    """Record of a movie's output directory, and its files by role."""
+    sidecars = sorted(directory.glob("*.json"))
+    if len(sidecars) != 1:
+        raise UsageError(
+            "not the output directory of one movie",
+            where=directory,
+            expected="one .json record",
+            found=str(len(sidecars)),
+        )
+    try:
+        record = jsontext.decode(sidecars[0].read_bytes(), MovieRecord)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the record cannot be read: {error}", where=sidecars[0]) from error
+    files = {output.role: directory / Path(output.path).name for output in record.outputs}
+    missing = [role for role in ("micrograph", "even", "odd") if not files.get(role, Path()).is_file()]
+    if missing:
+        raise UsageError("outputs are missing", where=directory, found=", ".join(missing))
+    return record, files
+
+
+def _same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float]:
+    """Images of MRC files as (h, w) float32, all of one size, and the first one's pixel size in Å/px."""
+    images: list[torch.Tensor] = []
+    pixel_size = 0.0
+    for path in paths:
+        try:
+            with mrcfile.open(str(path)) as file:
+                image = np.squeeze(np.asarray(file.data, dtype=np.float32))
+                pixel_size = pixel_size or float(file.voxel_size.x)
+        except (OSError, ValueError) as error:
+            raise MovieCorrupt(f"no image can be read: {error}", where=path, expected="MRC") from error
+        if image.ndim != 2:
+            raise MovieCorrupt("not one image", where=path, expected="(h, w)", found=str(image.shape))
+        if images and tuple(images[0].shape) != image.shape:
+            expected, found = f"{tuple(images[0].shape)}", f"{image.shape}"
+            raise UsageError("the images differ in size", where=path, expected=expected, found=found)
+        images.append(torch.from_numpy(image.copy()))
+    return images, pixel_size

@@ -1,0 +1,127 @@
+"""``streamer models train``: a version from finished movies, judged by the same gate as the daemon's."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import torch
+from msgspec import Struct
+
+from models.checkpoint import load_version, save_version
+from models.gate import Decision, Thresholds, judge
+from models.manifest import Manifest, NetConfig
+from models.noise2noise import WienerResidualNet
+from models.settings import SessionModelSettings, is_held_out
+from models.training import TrainingMovie, train
+from service.worker import use_threads
+from streamer.errors import UsageError
+from streamer.groups import find_groups, read_groups
+from streamer.settings import DenoiseSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_UNBOUNDED = 1_000_000
+
+
+class TrainingResult(Struct, frozen=True, kw_only=True):
+    """What ``models train --json`` prints."""
+
+    directory: str
+    decision: Decision
+    steps: int
+    seconds: float
+    trained_on: list[str]
+    held_out: list[str]
+
+
+def train_offline(
+    directories: list[Path],
+    out: Path,
+    *,
+    steps: int | None,
+    seconds: float | None,
+    base: Path | None,
+    seed: int,
+) -> TrainingResult:
+    """Train, judge and store a version.
+
+    Raises
+    ------
+    UsageError
+        If there are too few movies with group sums and significant signal.
+    ModelError
+        If the base cannot be loaded, or the version's directory exists.
+    """
+    settings, denoise = SessionModelSettings(), DenoiseSettings()
+    use_threads(settings.threads)
+    movies = _movies(directories, denoise.low)
+    learned = [movie for index, movie in enumerate(movies) if not is_held_out(index)]
+    held_out = [movie for index, movie in enumerate(movies) if is_held_out(index)]
+    torch.manual_seed(seed)
+    net, parent = (WienerResidualNet(NetConfig()), None) if base is None else load_version(base)
+    began = time.perf_counter()
+    report = train(
+        net,
+        learned,
+        steps=steps or (_UNBOUNDED if seconds else settings.first_steps),
+        seed=seed,
+        stop=lambda: seconds is not None and time.perf_counter() - began > seconds,
+        clock=time.perf_counter,
+        share_done=None if seconds is None else lambda: (time.perf_counter() - began) / seconds,
+    )
+    trained_on = sorted({*report.movies, *(parent.trained_on if parent else [])})
+    decision = judge(
+        net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=frozenset(trained_on), seed=seed
+    )
+    save_version(
+        out,
+        net,
+        Manifest(
+            version=out.name,
+            parent=None,
+            base=parent.sha256 if parent else None,
+            net=net.config,
+            resolution=denoise.resolution,
+            low=denoise.low,
+            pixel_size=learned[-1].band.pixel_size,
+            sha256="",
+            software=version("cryoem-streamer"),
+            seed=seed,
+            steps=report.steps,
+            losses=report.losses,
+            trained_on=trained_on,
+            held_out=[movie.movie_id for movie in held_out],
+            weight=decision.figures.weight if decision.figures and decision.result == "promoted" else [],
+            figures=decision.figures,
+        ),
+    )
+    return TrainingResult(
+        directory=str(out),
+        decision=decision,
+        steps=report.steps,
+        seconds=round(report.seconds, 2),
+        trained_on=trained_on,
+        held_out=[movie.movie_id for movie in held_out],
+    )
+
+
+def _movies(directories: list[Path], low: float) -> list[TrainingMovie]:
+    """Movies with signal below some directories, each once."""
+    found: dict[str, TrainingMovie] = {}
+    for path in find_groups(directories):
+        movie_id, sums = read_groups(path)
+        movie = TrainingMovie(movie_id, sums, low)
+        if movie.spectrum.significant and len(movie) >= 4:
+            found[movie_id] = movie
+    if len(found) < 2:
+        raise UsageError(
+            "too few movies to learn from",
+            where=", ".join(str(d) for d in directories),
+            expected="at least 2 with frame-group sums and signal",
+            found=str(len(found)),
+            hint="process them with --keep-groups",
+        )
+    return [found[movie_id] for movie_id in sorted(found)]

@@ -1,0 +1,122 @@
+"""From counts as stored to corrected frames: gain, defects and hot pixels.
+
+A defect's value is replaced by that of a good neighbour, another one in each frame, so that the statistics of
+counting survive; which one follows from frame and pixel alone, so that the same movie always gives the same result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamer.errors import MovieCorrupt, MovieMismatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamer.records import Gain
+
+_NEIGHBOURS = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What turns stored counts into corrected frames on one device."""
+
+    gain: Tensor | None
+    """(h, w) float32."""
+    defects: Tensor
+    """(n,) int64 flat positions."""
+    sources: Tensor
+    """(n, k) int64 flat positions of good neighbours, repeated cyclically; −1 where a defect has none."""
+
+    def frame(self, counts: NDArray[np.generic], index: int) -> Tensor:
+        """Corrected frame ``index`` of (t, h, w) counts: (h, w) float32 on the correction's device."""
+        raw = torch.from_numpy(counts[index].astype(np.float32)).to(self.defects.device)
+        if self.gain is not None:
+            raw = raw * self.gain
+        if self.defects.numel():
+            flat = raw.flatten()
+            turn = (index * 5 + 3 * torch.arange(len(self.defects), device=flat.device)) % self.sources.shape[1]
+            source = self.sources.gather(1, turn[:, None])[:, 0]
+            values = torch.where(source >= 0, flat[source.clamp(min=0)], flat.mean())
+            flat[self.defects] = values
+        return raw
+
+
+def check_gain(gain: Gain, shape: tuple[int, int]) -> None:
+    """Raise MovieMismatch where a gain reference does not have the frames' size."""
+    if gain.values.shape != shape:
+        raise MovieMismatch(
+            "the gain reference has another size than the frames",
+            where=gain.path,
+            expected=f"{shape[0]} × {shape[1]} px",
+            found=f"{gain.values.shape[0]} × {gain.values.shape[1]} px",
+            hint="set movie.gain to the reference of this camera mode, or take the movies in its mode",
+        )
+
+
+def sum_of_counts(counts: NDArray[np.generic]) -> NDArray[np.float32]:
+    """(h, w) float32 sum over frames of (t, h, w) counts, without a second copy of the movie."""
+    total = np.zeros(counts.shape[1:], dtype=np.float32)
+    for frame in counts:
+        total += frame
+    return total
+
+
+def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int64]:
+    """Pixels far above their eight neighbours.
+
+    Parameters
+    ----------
+    total : (h, w) gain-corrected sum of all frames.
+    sigma : threshold in standard deviations of the difference, which is measured by its median and scales with the
+        square root of the neighbours' mean, as counting does.
+
+    Returns
+    -------
+    (n, 2) rows and columns.
+    """
+    image = torch.from_numpy(total)
+    padded = torch.nn.functional.pad(image[None, None], (1, 1, 1, 1), mode="reflect")
+    around = (torch.nn.functional.avg_pool2d(padded, 3, stride=1)[0, 0] * 9.0 - image) / 8.0
+    scale = (around.clamp(min=0.0) / around.mean().clamp(min=1e-12)).clamp(min=0.05).sqrt()
+    excess = (image - around) / scale
+    spread = excess.abs().flatten()[:: max(1, excess.numel() // 200_000)].median() / 0.6745
+    hot = torch.nonzero(excess > sigma * spread.clamp(min=1e-12))
+    return hot.numpy().astype(np.int64)
+
+
+def defects_of(gain: Gain | None, hot: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, 2) rows and columns of zero-gain and hot pixels, sorted, each once."""
+    dead = np.argwhere(gain.values == 0) if gain is not None else np.zeros((0, 2), dtype=np.int64)
+    return np.unique(np.concatenate([dead.astype(np.int64), hot]), axis=0)
+
+
+def correction_for(
+    shape: tuple[int, int], gain: Gain | None, defects: NDArray[np.int64], device: torch.device | str = "cpu"
+) -> Correction:
+    """Prepare the correction of frames of (h, w) px on a device."""
+    height, width = shape
+    if len(defects) > 0.1 * height * width:
+        raise MovieCorrupt("more than a tenth of the pixels are defects", found=str(len(defects)))
+    bad = np.zeros(shape, dtype=bool)
+    bad[defects[:, 0], defects[:, 1]] = True
+    near = defects[:, None, :] + np.array(_NEIGHBOURS)[None]
+    inside = ((near >= 0) & (near < np.array(shape))).all(-1)
+    clipped = near.clip(0, np.array(shape) - 1)
+    good = inside & ~bad[clipped[..., 0], clipped[..., 1]]
+    flat = np.where(good, clipped[..., 0] * width + clipped[..., 1], -1)
+    order = np.argsort(~good, axis=1, kind="stable")
+    number = good.sum(1)
+    cyclic = np.arange(len(_NEIGHBOURS))[None, :] % np.maximum(number, 1)[:, None]
+    sources = np.take_along_axis(np.take_along_axis(flat, order, 1), cyclic, 1)
+    return Correction(
+        gain=None if gain is None else torch.from_numpy(gain.values).to(device),
+        defects=torch.from_numpy(defects[:, 0] * width + defects[:, 1]).to(device),
+        sources=torch.from_numpy(sources).to(device),
+    )

@@ -1,0 +1,211 @@
+"""The whole way of a movie, one call per line. Read this first.
+
+``process_movie`` reads, computes and writes; the daemon's worker runs its three parts in three threads, so that
+decoding, computing and writing of neighbouring movies overlap, and the command line runs them one after the other.
+Both therefore write the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from streamer import align, detector, dose, fuse, quality, restore, split
+from streamer.band import band_of
+from streamer.errors import ModelError, MovieNotReady, StageError
+from streamer.figures import movie_quality
+from streamer.groups import encode_groups
+from streamer.readers import movie as movie_reader
+from streamer.records import (
+    Correction,
+    Frames,
+    Gain,
+    HalfSums,
+    Micrograph,
+    Movie,
+    MovieRecord,
+    MovieSource,
+    Propose,
+    Spectrum,
+    SuperResolution,
+    SuperResolutionVerdict,
+)
+from streamer.source import describe_source
+from streamer.super_resolve import cannot_help, super_resolve
+from streamer.writers.atomic import write_atomically
+from streamer.writers.outputs import write_outputs
+
+if TYPE_CHECKING:
+    from streamer.settings import DataPathSettings
+    from streamer.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to do with a movie, and with what."""
+
+    settings: DataPathSettings
+    device: torch.device
+    gain: Gain | None
+    propose: Propose | None
+    """The session model's voice; None: the Wiener estimate serves."""
+    session_directory: Path
+    """Where ``movies/…`` is made."""
+    groups: Path | None
+    """Where the frame-group sums go that a session model learns from; None: they are not made for one."""
+
+
+def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
+    """Take one movie from its file to its outputs.
+
+    Raises
+    ------
+    MovieError, MovieNotReady, StageError, OutputError
+        See ``streamer.errors``; nothing is left under a final name then, unless it is whole.
+    """
+    frames, source = read_movie(movie, job, stage)
+    micrograph = compute_micrograph(frames, source, job, stage)
+    return write_micrograph(movie, micrograph, job, stage)
+
+
+def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieSource]:
+    """Decode, check and describe a movie."""
+    path, limit = Path(movie.path), int(job.settings.compute.read_limit_gib * 2**30)
+    with stage("read"):
+        header = movie_reader.read_header(path, limit_bytes=limit)
+        counts = movie_reader.read_counts(
+            path,
+            header,
+            memory_map_above=limit // 2,
+            threads=torch.get_num_threads(),
+            expected=movie.identity,
+        )
+        movie_reader.check_content(path, counts)
+    with stage("gain"):
+        source, flags = describe_source(movie, header, job.settings, job.gain)
+        if job.gain is not None:
+            detector.check_gain(job.gain, (header.height, header.width))
+        total = detector.sum_of_counts(counts)
+        if job.gain is not None:
+            total *= job.gain.values
+        hot = detector.find_hot_pixels(total, job.settings.gain.hot_pixel_sigma)
+    frames = Frames(
+        counts=counts,
+        gain=job.gain,
+        defects=detector.defects_of(job.gain, hot),
+        hot_pixels=hot,
+        mean_counts=float(total.mean()) / len(counts),
+        pixel_size=source.pixel_size,
+        voltage_kv=source.voltage_kv or 300.0,
+        dose_per_frame=source.dose_per_frame,
+        pre_exposure=source.pre_exposure,
+        flags=flags,
+    )
+    return frames, source
+
+
+def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Stopwatch) -> Micrograph:
+    """Everything between the counts and the files."""
+    settings, pixel_size, voltage_kv = job.settings, frames.pixel_size, frames.voltage_kv
+    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, job.device)
+    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame, frames.pre_exposure)
+    band = band_of(frames.shape, pixel_size, settings.denoise.resolution, settings.denoise.low)
+
+    def frame(index: int) -> Tensor:
+        return correction.frame(frames.counts, index)
+
+    with stage("align"):
+        motion = align.estimate_motion(frame, len(frames), pixel_size, settings.motion)
+    impossible = _super_resolution_impossible(source, motion.shifts, exposures, settings)
+    with stage("fuse"):
+        fused = fuse.fuse(
+            frame,
+            motion.shifts,
+            exposures,
+            pixel_size=pixel_size,
+            voltage_kv=voltage_kv,
+            upsampling=1 if impossible else 2,
+            group_shape=band.small,
+            n_groups=split.group_count(len(frames)) if job.groups or settings.outputs.keep_groups else 0,
+        )
+    with stage("split"):
+        sums = _finite(split.half_sums(fused, pixel_size, voltage_kv))
+        groups = split.group_sums(fused, band.small, pixel_size, voltage_kv)
+    with stage("quality"):
+        spectrum = quality.measure(sums)
+    with stage("restore"):
+        proposal, model_flags = _propose(job.propose, sums, spectrum)
+        restored, restoration = restore.restore(sums, spectrum, proposal)
+    with stage("super_resolve"):
+        super_resolution = (
+            SuperResolution(image=None, verdict=impossible)
+            if impossible
+            else super_resolve(
+                fused,
+                float(spectrum.noise[1:].mean()),
+                pixel_size=pixel_size,
+                voltage_kv=voltage_kv,
+                min_diversity=settings.super_resolution.min_diversity,
+            )
+        )
+    with stage("figures"):
+        metrics = movie_quality(sums, spectrum, proposal, motion, frames, settings.quality, super_resolution.verdict)
+    return Micrograph(
+        sums=sums,
+        spectrum=spectrum,
+        restored=restored,
+        super_resolution=super_resolution,
+        groups=groups,
+        motion=motion,
+        hot_pixels=frames.hot_pixels,
+        metrics=metrics,
+        restoration=restoration,
+        model=proposal.model if proposal is not None and restoration == "network" else None,
+        source=source,
+        flags=(*frames.flags, *model_flags, *(() if motion.trusted else ("motion: too little information",))),
+    )
+
+
+def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stopwatch) -> MovieRecord:
+    """Write all outputs, each whole or not at all, the record last."""
+    with stage("write"):
+        if movie_reader.identity_of(Path(movie.path)) != movie.identity:
+            raise MovieNotReady("the file changed while it was processed", where=movie.path)
+        if micrograph.groups is not None and job.groups is not None:
+            write_atomically(job.groups, encode_groups(movie.movie_id, micrograph.groups))
+        return write_outputs(movie, micrograph, job.session_directory, job.settings, job.device, stage)
+
+
+def _super_resolution_impossible(
+    source: MovieSource, shifts: Tensor, exposures: Tensor, settings: DataPathSettings
+) -> SuperResolutionVerdict | None:
+    """Why the finer grid is not even tried, or None."""
+    if settings.outputs.super_resolution == "never":
+        return SuperResolutionVerdict(verdict="not tried", reason="switched off")
+    if (source.acquisition.super_res_factor or 1) > 1:
+        return SuperResolutionVerdict(verdict="cannot help", reason="the movie is super-resolution already")
+    if settings.outputs.super_resolution == "always":
+        return None
+    return cannot_help(shifts, exposures, settings.super_resolution.min_diversity)
+
+
+def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tuple[Correction | None, tuple[str, ...]]:
+    """Ask the session model; what it cannot do is flagged and the Wiener estimate serves."""
+    if propose is None or not spectrum.significant:
+        return None, ()
+    try:
+        return propose(sums, spectrum), ()
+    except ModelError as error:
+        return None, (f"model: {error.what}",)
+
+
+def _finite(sums: HalfSums) -> HalfSums:
+    """Raise StageError where the sums are not numbers."""
+    for half in (sums.even, sums.odd):
+        if not bool(torch.isfinite(half).all()):
+            raise StageError("the aligned sum holds values that are not finite", where="fuse")
+    return sums

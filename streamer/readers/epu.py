@@ -1,0 +1,189 @@
+"""EPU's metadata: XML sidecars and what the names of files and directories say.
+
+Two documents are known: ``MicroscopeImage``, which EPU writes for each exposure, and ``Acquisition``, which
+the Falcon's computer writes beside each movie and which counts the fractions that were recorded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from streamer.records import Acquisition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_ELEMENTS = 500_000
+MAX_COUNT = 1_000_000
+MAX_TEXT = 64
+_GRID_SQUARE = re.compile(r"GridSquare_([^/]+)", re.IGNORECASE)
+_FOIL_HOLE = re.compile(r"FoilHole_([^/_]+)_Data_([^/_]+)_[^/]*", re.IGNORECASE)
+_FRACTIONS = re.compile(r"_fractions$", re.IGNORECASE)
+_DISC = re.compile(r"Images-Disc\d*", re.IGNORECASE)
+
+
+def position(relative: str) -> tuple[str | None, str | None, str | None]:
+    """Grid square, foil hole and template by the path of a movie; None where it does not tell.
+
+    Parameters
+    ----------
+    relative : ``…/GridSquare_<id>/Data/FoilHole_<hole>_Data_<template>_…``, with slashes.
+    """
+    *directories, name = relative.split("/")
+    squares = [match[1] for match in map(_GRID_SQUARE.fullmatch, directories) if match]
+    hole = _FOIL_HOLE.fullmatch(name)
+    return (squares[-1] if squares else None, hole[1] if hole else None, hole[2] if hole else None)
+
+
+def is_in_tree(directories: tuple[str, ...]) -> bool:
+    """Whether a path of these parts lies in an EPU session: below a grid square of an image disc."""
+    discs = [index for index, part in enumerate(directories) if _DISC.fullmatch(part)]
+    return bool(discs) and any(_GRID_SQUARE.fullmatch(part) for part in directories[discs[0] + 1 :])
+
+
+def is_fractions(stem: str) -> bool:
+    """Whether a file name without its suffix is that of EPU's fractions; both spellings are in use."""
+    return _FRACTIONS.search(stem) is not None
+
+
+def exposure_stem(stem: str) -> str:
+    """Name of the exposure that a movie belongs to: without ``_fractions``."""
+    return _FRACTIONS.sub("", stem)
+
+
+def parse(document: bytes) -> Acquisition | None:
+    """Read an XML sidecar of EPU; None for XML that is neither of its documents.
+
+    Raises
+    ------
+    ValueError
+        It is no XML, has a DTD or entities, or is larger than a sidecar can be.
+    """
+    root = _root(document)
+    kind = _local(root)
+    if kind == "MicroscopeImage":
+        return _microscope_image(root)
+    if kind == "Acquisition":
+        return Acquisition(n_frames=_whole(_text(root, "Info", "RecordedNumberOfFractions")))
+    return None
+
+
+def merge(image: Acquisition | None, recorded: Acquisition | None) -> Acquisition | None:
+    """Complete what EPU asked for by the number of fractions that the camera says it recorded."""
+    if image is None or recorded is None or recorded.n_frames is None:
+        return image or recorded
+    return replace(image, n_frames=recorded.n_frames, dose_per_frame=per_frame(image.dose_total, recorded.n_frames))
+
+
+def per_frame(dose_total: float | None, n_frames: int | None) -> float | None:
+    """Exposure per frame, e⁻/Å², when total and number are known."""
+    return dose_total / n_frames if dose_total is not None and n_frames else None
+
+
+def _root(document: bytes) -> ElementTree.Element:
+    # Decoded here, so that no other encoding can hide a DTD from the check that follows.
+    utf16 = document[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = document.decode("utf-16" if utf16 else "utf-8-sig")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("XML with a document type or entities is not read")
+    if text.count("<") > 2 * MAX_ELEMENTS:
+        raise ValueError(f"XML of more than {MAX_ELEMENTS} elements is not read")
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314 - see above
+    except ElementTree.ParseError as error:
+        raise ValueError(f"is no XML ({error})") from error
+
+
+def _microscope_image(root: ElementTree.Element) -> Acquisition:
+    custom = _pairs(root, "CustomData")
+    camera = _pairs(root, "microscopeData", "acquisition", "camera", "CameraSpecificInput")
+    n_frames = _fractions(camera.get("FractionationSettings"))
+    dose = _scaled(_value(custom, "Dose"), 1e-20)  # e⁻/m² to e⁻/Å²
+    defocus = _scaled(_value(custom, "AppliedDefocus"), -1e6)  # m, negative underfocus, to µm, positive
+    optics, stage = ("microscopeData", "optics"), ("microscopeData", "stage", "Position")
+    return Acquisition(
+        n_frames=n_frames,
+        pixel_size=_positive(
+            _scaled(_text(root, "SpatialScale", "pixelSize", "x", "numericValue"), 1e10)  # m to Å
+        ),
+        voltage_kv=_positive(_scaled(_text(root, "microscopeData", "gun", "AccelerationVoltage"), 1e-3)),
+        dose_total=_positive(dose),
+        dose_per_frame=per_frame(_positive(dose), n_frames),
+        magnification=_positive(_scaled(_text(root, *optics, "TemMagnification", "NominalMagnification"), 1)),
+        defocus_target_um=defocus,
+        beam_shift_x=_scaled(_text(root, *optics, "BeamShift", "_x"), 1),
+        beam_shift_y=_scaled(_text(root, *optics, "BeamShift", "_y"), 1),
+        stage_x_um=_scaled(_text(root, *stage, "X"), 1e6),
+        stage_y_um=_scaled(_text(root, *stage, "Y"), 1e6),
+        stage_z_um=_scaled(_text(root, *stage, "Z"), 1e6),
+        super_res_factor=_whole(_value(camera, "SuperResolutionFactor")),
+        acquired=(_text(root, "microscopeData", "acquisition", "acquisitionDateTime") or "")[:MAX_TEXT] or None,
+    )
+
+
+def _fractions(settings: ElementTree.Element | None) -> int | None:
+    """Count the fractions: as stated when they are equidistant, else as many as are listed."""
+    if settings is None:
+        return None
+    stated = _whole(_text(settings, "NumberOffractions"))
+    if stated is not None:
+        return stated
+    listed = _child(settings, "DoseFractions")
+    return len(listed) or None if listed is not None else None
+
+
+def _local(element: ElementTree.Element) -> str:
+    """Name of an element without its namespace: EPU's versions differ in prefixes, not in names."""
+    return element.tag.rpartition("}")[2]
+
+
+def _child(element: ElementTree.Element, *path: str) -> ElementTree.Element | None:
+    found: ElementTree.Element | None = element
+    for name in path:
+        found = None if found is None else next((child for child in found if _local(child) == name), None)
+    return found
+
+
+def _text(element: ElementTree.Element, *path: str) -> str | None:
+    found = _child(element, *path)
+    text = "" if found is None or found.text is None else found.text.strip()
+    return text or None
+
+
+def _pairs(root: ElementTree.Element, *path: str) -> dict[str, ElementTree.Element]:
+    """Key-value list of EPU, as the elements that hold the values."""
+
+    def pairs() -> Iterator[tuple[str, ElementTree.Element]]:
+        for pair in _child(root, *path) or ():
+            key, value = _text(pair, "Key"), _child(pair, "Value")
+            if key is not None and value is not None:
+                yield key, value
+
+    return dict(pairs())
+
+
+def _value(pairs: dict[str, ElementTree.Element], key: str) -> str | None:
+    element = pairs.get(key)
+    return None if element is None else _text(element)
+
+
+def _scaled(text: str | None, factor: float) -> float | None:
+    """Return the number in our unit; None where there is none that is finite."""
+    try:
+        value = float(text or "nan") * factor
+    except ValueError:
+        return None
+    return value + 0.0 if abs(value) < float("inf") else None
+
+
+def _positive(value: float | None) -> float | None:
+    """EPU writes 0 for what it does not know."""
+    return value if value is not None and value > 0 else None
+
+
+def _whole(text: str | None) -> int | None:
+    value = _scaled(text, 1)
+    return int(value) if value is not None and 1 <= value <= MAX_COUNT and value == int(value) else None

@@ -1,0 +1,94 @@
+"""Gain references: an image file in, what multiplies the frames out, in the movies' orientation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from streamer.errors import ConfigError, MovieError
+from streamer.readers import movie
+from streamer.readers.files import opened
+from streamer.records import Gain
+
+_SUFFIXES = frozenset({".mrc", ".mrcs", ".tif", ".tiff", ".gain", ".dm4", ".dm3"})
+# "gain" as a word of its own: "bargain_001.tif" is a movie. CountRef and SuperRef, with CDS in between, are
+# what DigitalMicrograph and SerialEM call the references of K2 and K3.
+_NAME = re.compile(r"(?:^|[^a-z])gain|(?:count|super)(?:cds)?ref", re.IGNORECASE)
+_REFUSED = {
+    ".dm4": "convert it with IMOD: dm2mrc in.dm4 gain.mrc",
+    ".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc",
+    ".gain": "convert it with RELION or IMOD: tif2mrc in.gain gain.mrc",
+}
+
+
+def is_gain_name(name: str) -> bool:
+    """Whether a file of this name is a gain reference and never a movie."""
+    suffix = Path(name).suffix.lower()
+    return suffix == ".gain" or (suffix in _SUFFIXES and _NAME.search(name) is not None)
+
+
+def gain_candidates(root: Path) -> list[Path]:
+    """Find the gain references below ``root`` by their names, sorted; none where the root is missing."""
+    found = []
+    for directory, directories, names in os.walk(root, onerror=None, followlinks=False):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        for name in names:
+            path = Path(directory) / name
+            if is_gain_name(name) and not name.startswith(".") and path.is_file() and not path.is_symlink():
+                found.append(path)
+    return sorted(found)
+
+
+def read_gain(path: Path) -> Gain:
+    """Read a gain reference that multiplies the frames.
+
+    Parameters
+    ----------
+    path : MRC (mode 0, 1, 2, 6, 12) or TIFF (8 or 16 bit, or float32) of one image. TIFF rows are turned over
+        as those of TIFF movies are.
+
+    Returns
+    -------
+    Values as float32; 0 marks a defect.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be a gain reference: not there, unreadable, several images, negative or not finite.
+    MovieNotReady
+        It is still being written.
+    """
+    hint = _REFUSED.get(path.suffix.lower())
+    if hint is not None:
+        raise ConfigError(f"{path.suffix} gain references are not read yet", where=path, hint=hint)
+    if not path.exists():
+        raise ConfigError("there is no such gain reference", where=path, hint="see movie.gain")
+    try:
+        header = movie.read_header(path)
+        if header.n_frames != 1:
+            raise ConfigError("is no gain reference", where=path, expected="1 image", found=header.n_frames)
+        before = movie.identity_of(path)
+        counts = movie.read_counts(path, header, memory_map_above=header.decoded_bytes, threads=1, expected=before)
+        sha256 = _sha256(path)
+    except MovieError as error:
+        raise ConfigError("cannot be read as a gain reference", where=path, found=error.message()) from error
+    return Gain(path=str(path), sha256=sha256, values=_checked(path, counts[0].astype(np.float32)))
+
+
+def _checked(path: Path, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ConfigError("holds gains that are not finite", where=path)
+    if values.min() < 0:
+        raise ConfigError("holds negative gains", where=path, found=f"{values.min():g}")
+    if not values.any():
+        raise ConfigError("holds no gain above 0", where=path)
+    return values
+
+
+def _sha256(path: Path) -> str:
+    with opened(path) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

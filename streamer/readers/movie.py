@@ -1,0 +1,184 @@
+"""The entrance to movie files: the format is told by the first bytes, never by the name.
+
+A header is checked against the file's size before anything is allocated; counts come as stored, (t, h, w),
+with row 0 at the bottom; a file that changes while it is read is not ready.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady, MovieUnsupported
+from streamer.readers import mrc, tiff
+from streamer.readers.files import fingerprint as fingerprint
+from streamer.readers.files import identity_of as identity_of
+from streamer.readers.files import opened, read_up_to
+from streamer.readers.tags import is_tiff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamer.records import FileIdentity, MovieHeader
+
+LIMIT_BYTES = 16 << 30
+
+_FOREIGN = (
+    (b"\x1f\x8b", "a gzip file", "unpack it first: gunzip"),
+    (b"BZh", "a bzip2 file", "unpack it first: bunzip2"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it first: unzstd"),
+    (b"\xfd7zXZ\0", "an xz file", "unpack it first: unxz"),
+    (b"PK\x03\x04", "a zip file", "unpack it first: unzip"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "export the frames as TIFF or MRC"),
+    (b"\x89PNG", "a PNG picture", "this is not a movie"),
+    (b"\xff\xd8\xff", "a JPEG picture", "this is not a movie"),
+    (b"\0\0\0\x04\0\0\0\0", "a DM4 file", "convert it, for example with IMOD: dm2mrc"),
+    (b"\0\0\0\x03", "a DM3 file", "convert it, for example with IMOD: dm2mrc"),
+    (b"%PDF", "a PDF document", "this is not a movie"),
+    (b"SIMPLE  =", "a FITS file", "export the frames as TIFF or MRC"),
+)
+
+
+def read_header(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> MovieHeader:
+    """Read the header of a movie, checked against the file and against what may be decoded.
+
+    Parameters
+    ----------
+    limit_bytes : a movie that decodes to more is refused.
+
+    Raises
+    ------
+    MovieNotReady
+        The file is not there, empty, or its size is not what its header promises: still growing, or cut.
+    MovieCorrupt
+        It contradicts itself.
+    MovieUnsupported
+        It is no movie, of a kind that is not read here, or too large.
+    """
+    header = tiff.read_header(path) if _is_tiff(path) else mrc.read_header(path)
+    size = f"{header.n_frames} frames of {header.height} x {header.width}, {header.decoded_bytes} bytes"
+    if header.decoded_bytes > limit_bytes:
+        raise MovieUnsupported(
+            "decodes to more than is allowed",
+            where=path,
+            expected=f"at most {limit_bytes} bytes (compute.read_limit_gib)",
+            found=size,
+        )
+    return header
+
+
+def read_counts(
+    path: Path,
+    header: MovieHeader,
+    *,
+    memory_map_above: int,
+    threads: int,
+    expected: FileIdentity | None = None,
+) -> np.ndarray:
+    """Read all frames of a movie, as stored.
+
+    Parameters
+    ----------
+    header : as ``read_header`` gave it.
+    memory_map_above : an MRC movie of more bytes than this is left in the file; the result is then read-only,
+        and whoever uses it checks ``identity_of`` once more at the end.
+    threads : how many TIFF pages are decoded at a time.
+    expected : identity of the file when it was found whole.
+
+    Returns
+    -------
+    (t, h, w), row 0 at the bottom.
+
+    Raises
+    ------
+    MovieNotReady
+        The file is not, or after reading no longer, the one that was found.
+    MovieCorrupt
+        A frame cannot be decoded.
+    DeviceError
+        There is not enough memory.
+    """
+    before = identity_of(path)
+    _check_unchanged(path, expected or before, before)
+    try:
+        if header.format == "tiff":
+            counts = tiff.read_counts(path, header, threads=threads)
+        else:
+            counts = mrc.read_counts(path, header, memory_map=header.decoded_bytes > memory_map_above)
+    except MemoryError as error:
+        raise DeviceError(
+            "does not fit into memory", where=path, found=f"{header.decoded_bytes} bytes", hint="see compute"
+        ) from error
+    except MovieError:
+        # Whoever rewrites the file under our hands makes it look corrupt.
+        _check_unchanged(path, before, identity_of(path))
+        raise
+    _check_unchanged(path, before, identity_of(path))
+    return counts
+
+
+def check_content(path: Path, counts: np.ndarray) -> None:
+    """Refuse frames that no camera wrote.
+
+    Parameters
+    ----------
+    path : for the message.
+    counts : (t, h, w) as stored.
+
+    Raises
+    ------
+    MovieNotReady
+        The last frame is empty while others are not: the file was given its full size before it was filled.
+    MovieCorrupt
+        All frames are empty, or there are numbers that are not finite.
+    """
+    if not counts[-1].any():
+        if len(counts) > 1 and any(frame.any() for frame in counts[:-1]):
+            raise MovieNotReady(
+                "has an empty last frame",
+                where=path,
+                hint="still being copied, or the exposure was cut short",
+            )
+        raise MovieCorrupt("no counts in any frame", where=path)
+    if counts.dtype.kind != "f":
+        return
+    for index, frame in enumerate(counts):
+        if not np.isfinite(frame).all():
+            raise MovieCorrupt(f"frame {index} holds numbers that are not finite", where=path)
+
+
+def _check_unchanged(path: Path, expected: FileIdentity, found: FileIdentity) -> None:
+    if found != expected:
+        raise MovieNotReady("changed while it was read", where=path, expected=expected, found=found)
+
+
+def _is_tiff(path: Path) -> bool:
+    """Tell TIFF (true) from MRC (false); anything else is refused by name."""
+    with opened(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        head = read_up_to(descriptor, mrc.HEADER_BYTES, 0)
+    if size == 0:
+        raise MovieNotReady("is empty", where=path)
+    if is_tiff(head):
+        return True
+    if mrc.looks_like_mrc(head) or not any(head):
+        return False
+    for magic, what, hint in _FOREIGN:
+        if head.startswith(magic):
+            raise MovieUnsupported(f"is {what}", where=path, expected="a TIFF or MRC movie", hint=hint)
+    if _is_text(head):
+        raise MovieUnsupported(
+            "is a text file",
+            where=path,
+            expected="a TIFF or MRC movie",
+            found=repr(head[:40].decode("latin-1")),
+        )
+    if len(head) < mrc.HEADER_BYTES:
+        raise MovieNotReady("is shorter than any header", where=path, found=f"{size} bytes")
+    raise MovieUnsupported("is neither TIFF nor MRC", where=path, found=f"first bytes {head[:8].hex(' ')}")
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in head)

@@ -1,0 +1,219 @@
+"""MRC movies: a file in; a checked header or counts (t, h, w) with row 0 at the bottom out.
+
+The header is parsed here, with bounds, before anything is allocated. Source of the layout: MRC2014, Cheng et
+al. 2015, doi:10.1016/j.jsb.2015.04.002; IMOD's use of mode 0: bio3d.colorado.edu/imod/doc/mrc_format.txt.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
+from streamer.readers.files import opened, read_into, read_up_to
+from streamer.records import MovieHeader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEADER_BYTES = 1024
+MAX_SIDE = 65_536
+MAX_FRAMES = 20_000
+MAX_EXTENDED_BYTES = 16 << 20
+
+_DTYPES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
+_REFUSED = {
+    3: ("complex numbers (mode 3)", "this is not a movie"),
+    4: ("complex numbers (mode 4)", "this is not a movie"),
+    101: ("4-bit packed counts (mode 101)", "save 8-bit, or convert with IMOD: newstack -mode 0"),
+}
+# SerialEM and IMOD leave this number in their headers; only then do the flags beside it mean anything.
+_IMOD_STAMP = 1_146_047_817
+_IMOD_SIGNED_BYTES = 1
+_IMOD_PACKED_4_BIT = 16
+
+_PLAUSIBLE_PIXEL_SIZE = (0.05, 50.0)  # Å/px; outside it the field holds something else
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fields:
+    """The fields of an MRC header that matter here, as stored."""
+
+    nx: int
+    ny: int
+    nz: int
+    mode: int
+    mx: int
+    cell_x: float
+    extended_bytes: int
+    has_map_id: bool
+    imod_flags: int | None
+
+
+def looks_like_mrc(head: bytes) -> bool:
+    """Tell whether a file begins with an MRC header: by its id, or else by sane dimensions."""
+    if len(head) < HEADER_BYTES:
+        return False
+    return head[208:211] == b"MAP" or _is_sane(_fields(head)) or _is_sane(_fields(head, ">"))
+
+
+def read_header(path: Path) -> MovieHeader:
+    """Read and check the header of an MRC movie or image.
+
+    Raises
+    ------
+    MovieNotReady
+        The size of the file is not what the header promises: still growing, or cut.
+    MovieCorrupt
+        The header holds impossible numbers.
+    MovieUnsupported
+        Big-endian, complex or 4-bit.
+    """
+    with opened(path) as descriptor:
+        return _checked(path, descriptor)[0]
+
+
+def read_counts(path: Path, header: MovieHeader, *, memory_map: bool = False) -> np.ndarray:
+    """Read all frames.
+
+    Parameters
+    ----------
+    header : as ``read_header`` gave it; a file that says something else now is not ready.
+    memory_map : leave the frames in the file. It must not shrink while the result is in use, which is
+        read-only.
+
+    Returns
+    -------
+    (t, h, w) as stored, row 0 at the bottom.
+    """
+    with opened(path) as descriptor:
+        found, start = _checked(path, descriptor)
+        if found != header:
+            raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
+        shape = (header.n_frames, header.height, header.width)
+        dtype = np.dtype(header.dtype).newbyteorder("<")
+        if memory_map:
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return np.memmap(file, dtype=dtype, mode="r", offset=start, shape=shape)
+        counts = np.empty(shape, dtype)
+        got = read_into(descriptor, counts.reshape(-1).view(np.uint8).data, start)
+    if got < counts.nbytes:
+        raise MovieNotReady("became shorter while it was read", where=path, expected=counts.nbytes, found=got)
+    return counts
+
+
+def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, int]:
+    """Header and offset of the first frame, checked against the size of the file."""
+    size = os.fstat(descriptor).st_size
+    head = read_up_to(descriptor, HEADER_BYTES, 0)
+    if len(head) < HEADER_BYTES:
+        raise MovieNotReady(
+            "is shorter than an MRC header", where=path, expected=f"{HEADER_BYTES} bytes", found=len(head)
+        )
+    if not any(head):
+        raise MovieNotReady("has an empty header: not filled in yet", where=path)
+    fields = _fields(head)
+    _refuse_big_endian(path, head, fields)
+    _check_bounds(path, fields)
+    header = MovieHeader(
+        format="mrc",
+        n_frames=fields.nz,
+        height=fields.ny,
+        width=fields.nx,
+        dtype=_dtype(path, fields),
+        pixel_size=plausible_pixel_size(fields.cell_x / fields.mx) if fields.mx > 0 else None,
+    )
+    start = HEADER_BYTES + fields.extended_bytes
+    expected = start + header.decoded_bytes
+    if size != expected:
+        raise MovieNotReady(
+            "is shorter than its header says" if size < expected else "is longer than its header says",
+            where=path,
+            expected=f"{expected} bytes",
+            found=f"{size} bytes",
+            hint="still being written, or cut",
+        )
+    return header, start
+
+
+def plausible_pixel_size(value: float) -> float | None:
+    """Return the value in Å/px when it can be one, else None: unknown."""
+    low, high = _PLAUSIBLE_PIXEL_SIZE
+    return float(value) if low <= value <= high else None
+
+
+def _fields(head: bytes, byte_order: str = "<") -> _Fields:
+    nx, ny, nz, mode = struct.unpack_from(f"{byte_order}4i", head, 0)
+    (mx,) = struct.unpack_from(f"{byte_order}i", head, 28)
+    (cell_x,) = struct.unpack_from(f"{byte_order}f", head, 40)
+    (extended_bytes,) = struct.unpack_from(f"{byte_order}i", head, 92)
+    stamp, flags = struct.unpack_from(f"{byte_order}2i", head, 152)
+    return _Fields(
+        nx=nx,
+        ny=ny,
+        nz=nz,
+        mode=mode,
+        mx=mx,
+        cell_x=cell_x,
+        extended_bytes=extended_bytes,
+        has_map_id=head[208:211] == b"MAP",
+        imod_flags=flags if stamp == _IMOD_STAMP else None,
+    )
+
+
+def _is_sane(fields: _Fields) -> bool:
+    return (
+        0 < fields.nx <= MAX_SIDE
+        and 0 < fields.ny <= MAX_SIDE
+        and 0 < fields.nz <= MAX_FRAMES
+        and (fields.mode in _DTYPES or fields.mode in _REFUSED)
+        and 0 <= fields.extended_bytes <= MAX_EXTENDED_BYTES
+    )
+
+
+def _refuse_big_endian(path: Path, head: bytes, fields: _Fields) -> None:
+    # The machine stamp is often wrong in the wild, so the dimensions have to make sense that way round too.
+    if not _is_sane(fields) and _is_sane(_fields(head, ">")):
+        raise MovieUnsupported(
+            "is a big-endian MRC file", where=path, hint="convert it, for example with IMOD: newstack in out"
+        )
+
+
+def _check_bounds(path: Path, fields: _Fields) -> None:
+    limits = {
+        "width": (fields.nx, 1, MAX_SIDE),
+        "height": (fields.ny, 1, MAX_SIDE),
+        "number of frames": (fields.nz, 1, MAX_FRAMES),
+        "extended header": (fields.extended_bytes, 0, MAX_EXTENDED_BYTES),
+    }
+    for what, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise MovieCorrupt(
+                f"has an impossible {what} in its header",
+                where=path,
+                expected=f"{low} to {high}",
+                found=value,
+            )
+
+
+def _dtype(path: Path, fields: _Fields) -> str:
+    """Numpy name of the stored type."""
+    if fields.mode in _REFUSED:
+        what, hint = _REFUSED[fields.mode]
+        raise MovieUnsupported(f"holds {what}", where=path, hint=hint)
+    if fields.mode not in _DTYPES:
+        raise MovieCorrupt(
+            "has an unknown mode in its header",
+            where=path,
+            expected=f"one of {sorted(_DTYPES)}",
+            found=fields.mode,
+        )
+    if fields.mode != 0 or fields.imod_flags is None:
+        return _DTYPES[fields.mode]
+    if fields.imod_flags & _IMOD_PACKED_4_BIT:
+        raise MovieUnsupported("holds 4-bit packed counts", where=path, hint=_REFUSED[101][1])
+    return "int8" if fields.imod_flags & _IMOD_SIGNED_BYTES else "uint8"

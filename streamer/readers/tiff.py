@@ -1,0 +1,204 @@
+"""TIFF movies: a file in; a checked header or counts (t, h, w) with row 0 at the bottom out.
+
+Pages are decoded in parallel, each strip into a buffer of exactly its declared size, so that a small file
+cannot unpack to more than its checked header says.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import imagecodecs
+import numpy as np
+
+from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
+from streamer.readers.files import opened, read_into, read_up_to
+from streamer.readers.ifd import Layout, Pages, Strips, read_pages
+from streamer.readers.mrc import plausible_pixel_size
+from streamer.records import MovieHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_NONE, _LZW = 1, 5
+_DECODERS: dict[int, Callable[..., Any]] = {
+    _LZW: imagecodecs.lzw_decode,
+    8: imagecodecs.deflate_decode,
+    32946: imagecodecs.deflate_decode,
+    50000: imagecodecs.zstd_decode,
+}
+# More than this the format cannot shrink anything: an LZW code of 12 bits stands for fewer than 4096 bytes, a
+# deflate symbol of 2 bits for 258 bytes, a zstd block of 4 bytes for 128 KiB. A strip that claims more lies.
+_MAX_RATIO = {_LZW: 4096, 8: 1040, 32946: 1040, 50000: 40_000}
+# The largest growth by packing is that of LZW, 12 bits for 8; the rest is for headers and padding.
+_MAX_GROWTH, _SLACK_BYTES = 2, 1 << 16
+
+
+def read_header(path: Path) -> MovieHeader:
+    """Read and check the structure of a TIFF movie; nothing is decoded.
+
+    Raises
+    ------
+    MovieNotReady
+        Something lies beyond the end of the file: still growing, or cut.
+    MovieCorrupt
+        The structure contradicts itself.
+    MovieUnsupported
+        EER, tiles, colour, or a compression or sample type that is not read here.
+    """
+    with opened(path) as descriptor:
+        return _header(path, read_pages(path, descriptor))
+
+
+def read_counts(path: Path, header: MovieHeader, *, threads: int = 1) -> np.ndarray:
+    """Decode all frames.
+
+    Parameters
+    ----------
+    header : as ``read_header`` gave it; a file that says something else now is not ready.
+    threads : how many pages are decoded at a time.
+
+    Returns
+    -------
+    (t, h, w), row 0 at the bottom: the rows of a TIFF file come from the top and are turned over.
+
+    Raises
+    ------
+    MovieCorrupt
+        A strip cannot be decoded or holds too little; the message names the frame, counted from 0.
+    """
+    with opened(path) as descriptor:
+        pages = read_pages(path, descriptor)
+        found = _header(path, pages)
+        if found != header:
+            raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
+        return _decode_pages(path, descriptor, pages, max(1, threads))
+
+
+def _header(path: Path, pages: Pages) -> MovieHeader:
+    layout = pages.layout
+    _check_codec(path, layout)
+    rows = np.full(len(pages.strips[0].counts), layout.rows_per_strip, np.int64)
+    rows[-1] = layout.height - layout.rows_per_strip * (len(rows) - 1)
+    wanted = rows * (layout.width * np.dtype(layout.dtype).itemsize)
+    for page, strips in enumerate(pages.strips):
+        _check_strip_sizes(path, layout, strips, wanted, page)
+    return MovieHeader(
+        format="tiff",
+        n_frames=len(pages.strips),
+        height=layout.height,
+        width=layout.width,
+        dtype=layout.dtype,
+        pixel_size=None if pages.pixel_size is None else plausible_pixel_size(pages.pixel_size),
+    )
+
+
+def _check_codec(path: Path, layout: Layout) -> None:
+    if layout.compression != _NONE and layout.compression not in _DECODERS:
+        raise MovieUnsupported(
+            "has a compression that is not read here",
+            where=path,
+            expected="none, LZW, deflate or zstd",
+            found=f"TIFF compression {layout.compression}",
+        )
+    # Differences between neighbouring whole numbers are read (2), the floating-point variant (3) is not.
+    whole = layout.dtype != "float32"
+    if layout.predictor != 1 and not (layout.predictor == 2 and whole and layout.compression != _NONE):
+        raise MovieUnsupported(
+            "has a predictor that is not read here", where=path, found=f"TIFF predictor {layout.predictor}"
+        )
+
+
+def _check_strip_sizes(path: Path, layout: Layout, strips: Strips, wanted: np.ndarray, page: int) -> None:
+    """Refuse strips that cannot hold what they claim, before anything is allocated for them.
+
+    Parameters
+    ----------
+    wanted : (n,) bytes of each strip when decoded.
+    """
+    if layout.compression == _NONE:
+        too_short = strips.counts < wanted
+    else:
+        too_short = strips.counts * _MAX_RATIO[layout.compression] < wanted
+    too_long = strips.counts > _MAX_GROWTH * wanted + _SLACK_BYTES
+    for wrong, what in ((too_short, "too small for"), (too_long, "too large for")):
+        if np.any(wrong):
+            strip = int(np.argmax(wrong))
+            raise MovieCorrupt(
+                f"strip {strip} of frame {page} is {what} its rows",
+                where=path,
+                expected=f"{wanted[strip]} bytes decoded",
+                found=f"{strips.counts[strip]} bytes stored",
+            )
+
+
+def _decode_pages(path: Path, descriptor: int, pages: Pages, threads: int) -> np.ndarray:
+    """Decode all pages, each in one thread with its own scratch strip; reads name their place: no lock."""
+    layout = pages.layout
+    counts = np.empty((len(pages.strips), layout.height, layout.width), layout.dtype)
+    stored = np.dtype(layout.dtype).newbyteorder(layout.byte_order)
+    threads = min(threads, len(counts))
+    buffers: SimpleQueue[np.ndarray] = SimpleQueue()
+    for _ in range(threads):
+        buffers.put(np.empty((layout.rows_per_strip, layout.width), stored))
+
+    def decode(page: int) -> None:
+        scratch = buffers.get()
+        try:
+            _decode_page(descriptor, layout, pages.strips[page], scratch, counts[page])
+        except (ValueError, RuntimeError) as error:
+            raise _as_corrupt(path, descriptor, pages.strips[page], page, error) from error
+        finally:
+            buffers.put(scratch)
+
+    if threads == 1:
+        for page in range(len(counts)):
+            decode(page)
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="tiff") as pool:
+            list(pool.map(decode, range(len(counts))))
+    return counts
+
+
+def _decode_page(descriptor: int, layout: Layout, strips: Strips, scratch: np.ndarray, frame: np.ndarray) -> None:
+    """Decode one page into ``frame`` (h, w), turned over.
+
+    Parameters
+    ----------
+    scratch : (rows per strip, w) of the stored type and byte order; overwritten.
+    """
+    for index in range(len(strips.offsets)):
+        first = index * layout.rows_per_strip
+        rows = min(layout.rows_per_strip, layout.height - first)
+        _decode_strip(descriptor, layout, int(strips.offsets[index]), int(strips.counts[index]), scratch, rows)
+        part = scratch[:rows]
+        if layout.predictor == 2:
+            # Differences wrap around, as the sum in the stored type does.
+            part = np.cumsum(part, axis=1, dtype=frame.dtype)
+        frame[layout.height - first - rows : layout.height - first] = part[::-1]
+
+
+def _decode_strip(descriptor: int, layout: Layout, offset: int, count: int, scratch: np.ndarray, rows: int) -> None:
+    """Bring ``rows`` rows of one strip into ``scratch``; ValueError where it holds fewer."""
+    wanted = scratch[:rows].nbytes
+    flat = scratch.reshape(-1).view(np.uint8)
+    if layout.compression == _NONE:
+        got = read_into(descriptor, flat[:wanted].data, offset)
+    else:
+        # The last strip of a page may be padded to full height, so the whole scratch strip is offered.
+        got = len(_DECODERS[layout.compression](read_up_to(descriptor, count, offset), out=flat))
+    if got < wanted:
+        raise ValueError(f"strip holds {got} of {wanted} bytes")
+
+
+def _as_corrupt(
+    path: Path, descriptor: int, strips: Strips, page: int, error: Exception
+) -> MovieCorrupt | MovieNotReady:
+    """Tell what a failure to decode means: a strip of zeros has not been filled in yet by whoever copies."""
+    for offset, count in zip(strips.offsets, strips.counts, strict=True):
+        if not read_up_to(descriptor, int(count), int(offset)).strip(b"\0"):
+            return MovieNotReady(f"frame {page} is not filled in yet", where=path)
+    return MovieCorrupt(f"frame {page} cannot be decoded ({error})", where=path)

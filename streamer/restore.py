@@ -1,0 +1,43 @@
+"""The restored image: the data's own best linear estimate, plus a correction that a network has earned.
+
+    x = W·y + λ(k)·(f − W·y)
+
+y is the plain micrograph, W its Wiener filter from its own halves, f the network's output and λ what has been
+measured of it on movies it never saw. λ = 0 gives the Wiener estimate; no significant signal gives y itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from streamer import fourier
+
+if TYPE_CHECKING:
+    from streamer.records import Correction, HalfSums, Spectrum
+
+Restoration = Literal["none", "wiener", "network"]
+
+
+def restore(sums: HalfSums, spectrum: Spectrum, correction: Correction | None) -> tuple[Tensor, Restoration]:
+    """Restored image of the whole sum, (h, w) float32, and what made it."""
+    if not spectrum.significant:
+        return fourier.to_image(sums.total, sums.shape), "none"
+    linear = filtered(sums.total, spectrum.wiener, sums.shape)
+    if correction is None or not bool((correction.weight > 0).any()):
+        return fourier.to_image(linear, sums.shape), "wiener"
+    return fourier.to_image(merge(linear, correction.total, correction.weight, sums.shape), sums.shape), "network"
+
+
+def filtered(spectrum: Tensor, curve: Tensor, shape: fourier.Shape) -> Tensor:
+    """Multiply a (h, w//2+1) spectrum by a radial curve; the mean is kept."""
+    plane = fourier.from_rings(curve, shape, spectrum.device)
+    plane[0, 0] = 1.0
+    return spectrum * plane
+
+
+def merge(linear: Tensor, proposed: Tensor, weight: Tensor, shape: fourier.Shape) -> Tensor:
+    """W·y + λ(f − W·y) on spectra, complex coefficients throughout."""
+    return torch.lerp(linear, proposed, fourier.from_rings(weight, shape, linear.device).to(linear.dtype))

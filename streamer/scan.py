@@ -1,0 +1,116 @@
+"""What is in the watched directory: paths below the root and the state of each file that may be a movie."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from streamer.readers import epu
+from streamer.readers.files import identity
+from streamer.readers.gain import is_gain_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from streamer.records import FileIdentity
+    from streamer.settings import WatchSettings
+
+
+class Listing(NamedTuple):
+    """The files found at one time."""
+
+    files: dict[str, FileIdentity]
+    """By path below the root, with slashes."""
+    root_missing: bool = False
+    """The root is not there or cannot be read: nothing is known, which is not the same as nothing there."""
+
+
+def scan(root: Path, settings: WatchSettings) -> Listing:
+    """List all files below ``root`` that may be movies.
+
+    Regular files only; links, to files or directories, and hidden directories are not followed. What vanishes
+    or cannot be read meanwhile is left out.
+    """
+    try:
+        with os.scandir(root):
+            pass
+    except OSError:
+        return Listing({}, root_missing=True)
+    files: dict[str, FileIdentity] = {}
+    directories = [""]
+    while directories:
+        relative = directories.pop()
+        in_epu_tree = epu.is_in_tree((*root.parts, *relative.split("/")))
+        for entry in _entries(root / relative):
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            if _is_directory(entry):
+                directories.append(path)
+            elif is_movie_name(entry.name, settings, in_epu_tree=in_epu_tree):
+                found = _regular(entry)
+                if found is not None:
+                    files[path] = found
+    return Listing(files)
+
+
+def look_again(root: Path, relatives: Iterable[str]) -> Listing:
+    """Find the present state of files that a scan has found; what has vanished is left out."""
+    files = {}
+    for relative in relatives:
+        try:
+            status = os.lstat(root / relative)
+        except OSError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            files[relative] = identity(status)
+    return Listing(files)
+
+
+def is_movie_name(name: str, settings: WatchSettings, *, in_epu_tree: bool = False) -> bool:
+    """Whether a file of this name may be a movie.
+
+    Parameters
+    ----------
+    in_epu_tree : it lies where EPU also writes integrated images, which differ from movies only by name.
+    """
+    lower = name.lower()
+    if not _matcher(settings.include).match(lower) or _matcher(settings.exclude).match(lower):
+        return False
+    if is_gain_name(name):
+        return False
+    return not in_epu_tree or epu.is_fractions(os.path.splitext(name)[0])  # noqa: PTH122 - a name, no path
+
+
+@lru_cache(maxsize=16)
+def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression for several file name patterns, in lower case; none match nothing."""
+    return re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in patterns) or r"(?!)")
+
+
+def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from entries
+    except OSError:
+        # Renamed, removed or forbidden while we were looking: the next scan sees what has become of it.
+        return
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether to go down; ``.snapshot`` and its like hold copies of everything."""
+    try:
+        return not entry.name.startswith((".", "$")) and entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _regular(entry: os.DirEntry[str]) -> FileIdentity | None:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return identity(status) if stat.S_ISREG(status.st_mode) else None

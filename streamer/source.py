@@ -1,0 +1,107 @@
+"""What is known of a movie: settings, sidecar and header brought together, disagreements said aloud.
+
+A value from the settings holds against the sidecar's, and the sidecar's against the header's; where two of them differ
+by more than 1 % a flag says so. What nobody knows stays unknown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.errors import MovieMismatch
+from streamer.readers.movie import fingerprint
+from streamer.records import Gain, Movie, MovieHeader, MovieSource
+
+if TYPE_CHECKING:
+    from streamer.settings import DataPathSettings
+
+_AGREE = 0.01
+
+
+def describe_source(
+    movie: Movie, header: MovieHeader, settings: DataPathSettings, gain: Gain | None
+) -> tuple[MovieSource, tuple[str, ...]]:
+    """Describe a movie for its record.
+
+    Returns
+    -------
+    The source as understood, and flags for the user.
+
+    Raises
+    ------
+    MovieMismatch
+        If the pixel size is nowhere to be found, or the sidecar tells another number of frames.
+    """
+    told, set_by_user = movie.acquisition, settings.movie
+    if told.n_frames is not None and told.n_frames != header.n_frames:
+        raise MovieMismatch(
+            "the sidecar tells another number of frames",
+            where=movie.path,
+            expected=f"{told.n_frames} ({told.sidecar})",
+            found=str(header.n_frames),
+        )
+    flags: list[str] = []
+    pixel_size = _choose(
+        "pixel_size",
+        flags,
+        settings=set_by_user.pixel_size,
+        sidecar=told.pixel_size,
+        header=header.pixel_size,
+    )
+    if pixel_size is None:
+        raise MovieMismatch(
+            "the pixel size is unknown",
+            where=movie.path,
+            expected="movie.pixel_size, a sidecar or a header that tells it",
+            hint="set movie.pixel_size in Å/px",
+        )
+    dose_told = told.dose_per_frame
+    if dose_told is None and told.dose_total is not None:
+        dose_told = told.dose_total / header.n_frames
+    dose = _choose("dose_per_frame", flags, settings=set_by_user.dose_per_frame, sidecar=dose_told)
+    voltage = _choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv)
+    if dose is None:
+        flags.append("dose: unknown, frames are not weighted")
+    if voltage is None:
+        flags.append("voltage: unknown, 300 kV assumed for the exposure filter")
+    if gain is None:
+        flags.append("gain: none")
+    if movie.evidence == "unproven":
+        flags.append("frame count: unproven")
+    source = MovieSource(
+        path=movie.relative,
+        bytes=movie.identity.size,
+        mtime_ns=movie.identity.mtime_ns,
+        fingerprint=fingerprint(Path(movie.path)),
+        format=header.format,
+        n_frames=header.n_frames,
+        height=header.height,
+        width=header.width,
+        evidence=movie.evidence,
+        pixel_size=pixel_size,
+        voltage_kv=voltage,
+        cs_mm=set_by_user.cs_mm,
+        amplitude_contrast=set_by_user.amplitude_contrast,
+        dose_per_frame=dose,
+        pre_exposure=set_by_user.pre_exposure,
+        gain=gain.sha256 if gain else None,
+        gain_path=gain.path if gain else None,
+        acquisition=told,
+    )
+    return source, tuple(flags)
+
+
+def _choose(name: str, flags: list[str], **candidates: float | None) -> float | None:
+    """First known value; a flag for each other one that disagrees with it."""
+    known = [(place, value) for place, value in candidates.items() if value is not None]
+    if not known:
+        return None
+    place, value = known[0]
+    for other_place, other in known[1:]:
+        # a header that was never told holds 1 Å/px: no contradiction
+        if other_place == "header" and other == 1.0:
+            continue
+        if abs(other - value) > _AGREE * abs(value):
+            flags.append(f"{name}: {place} says {value:g}, {other_place} says {other:g}")
+    return value

@@ -1,0 +1,217 @@
+"""All files of one movie, in the directory of its revision; the record is written last.
+
+<session>/movies/<path below the root, with extension>/r1/<stem>.mrc  _EVN.mrc  _ODD.mrc  _denoised.mrc  _SR.mrc
+                                          <stem>.star  _thumbnail.png  _denoised_thumbnail.png  _PS.png  .json
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamer import fourier, jsontext
+from streamer.errors import StageError
+from streamer.groups import encode_groups
+from streamer.records import Micrograph, Movie, MovieRecord, OutputFile, Software
+from streamer.settings import DataPathSettings, settings_sha256
+from streamer.writers.atomic import write_atomically
+from streamer.writers.mrc import encode_image
+from streamer.writers.star import ROLE_EVEN, ROLE_MICROGRAPH, ROLE_MOTION, ROLE_ODD, motion_star
+from streamer.writers.thumbnail import encode_png, encode_power_spectrum
+
+if TYPE_CHECKING:
+    from streamer.stopwatch import Stopwatch
+
+
+def software(device: torch.device, settings: DataPathSettings) -> Software:
+    """What computes here: all that a reproduction has to match."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Software(
+        version=version("cryoem-streamer"),
+        torch=str(torch.__version__),
+        device=name,
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        settings_sha256=settings_sha256(settings),
+    )
+
+
+class _Directory:
+    """Writes files of one revision and keeps the list of what is whole."""
+
+    def __init__(self, session_directory: Path, movie: Movie) -> None:
+        self._session = session_directory
+        self._path = session_directory / "movies" / movie.relative / f"r{movie.revision}"
+        self._stem = Path(movie.relative).stem
+        self.files: list[OutputFile] = []
+
+    def add(self, role: str, suffix: str, data: bytes) -> None:
+        """Write a file that is not an image of ours."""
+        path = self._path / f"{self._stem}{suffix}"
+        written = write_atomically(path, data)
+        self.files.append(OutputFile(role=role, path=self._relative(path), bytes=written.bytes, sha256=written.sha256))
+
+    def add_image(
+        self,
+        role: str,
+        suffix: str,
+        image: Tensor,
+        *,
+        dtype: str,
+        pixel_size: float,
+        labels: list[str],
+        derived: bool,
+    ) -> None:
+        """Write an image as MRC."""
+        values = image.detach().cpu().numpy().astype(dtype)
+        if not np.isfinite(values).all():
+            raise StageError(f"the {role} image holds values that do not fit {dtype}", where="write")
+        path = self._path / f"{self._stem}{suffix}"
+        written = write_atomically(path, encode_image(values, pixel_size=pixel_size, labels=labels))
+        self.files.append(
+            OutputFile(
+                role=role,
+                path=self._relative(path),
+                bytes=written.bytes,
+                sha256=written.sha256,
+                shape=list(values.shape),
+                dtype=dtype,
+                pixel_size=pixel_size,
+                derived=derived,
+                not_for_reconstruction=derived,
+            )
+        )
+
+    def record(self, record: MovieRecord) -> None:
+        """Write the record beside the files it lists."""
+        write_atomically(self._path / f"{self._stem}.json", jsontext.encode(record, indent=1))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._session).as_posix()
+
+
+def write_outputs(
+    movie: Movie,
+    micrograph: Micrograph,
+    session_directory: Path,
+    settings: DataPathSettings,
+    device: torch.device,
+    stopwatch: Stopwatch,
+) -> MovieRecord:
+    """Write everything of one movie and return its record.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written; no part of it is left.
+    """
+    directory = _Directory(session_directory, movie)
+    _write_images(directory, micrograph, settings)
+    _write_motion(directory, movie, micrograph)
+    if settings.outputs.keep_groups and micrograph.groups is not None:
+        directory.add("groups", "_groups.safetensors", encode_groups(movie.movie_id, micrograph.groups))
+    record = MovieRecord(
+        movie_id=movie.movie_id,
+        session=movie.session,
+        revision=movie.revision,
+        supersedes=movie.revision - 1 if movie.revision > 1 else None,
+        state="done",
+        flags=list(micrograph.flags),
+        source=micrograph.source,
+        metrics=micrograph.metrics,
+        restoration=micrograph.restoration,
+        model=micrograph.model,
+        outputs=directory.files,
+        software=software(device, settings),
+        times=stopwatch.times(),
+    )
+    directory.record(record)
+    return record
+
+
+def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataPathSettings) -> None:
+    """Plain sum, halves, restored and super-resolved images, and their pictures."""
+    sums, dtype, side = micrograph.sums, settings.outputs.dtype, settings.outputs.thumbnail_px
+    program = f"cryoem-streamer {version('cryoem-streamer')}"
+    weighted = "unweighted" if micrograph.source.dose_per_frame is None else "dose-weighted"
+    plain = fourier.to_image(sums.total, sums.shape)
+    sizes = {"pixel_size": sums.pixel_size}
+    directory.add_image(
+        ROLE_MICROGRAPH, ".mrc", plain, dtype="float32", derived=False, **sizes,
+        labels=[f"{program}: aligned {weighted} sum, white noise"],
+    )  # fmt: skip
+    for role, suffix, half, which in (
+        (ROLE_EVEN, "_EVN.mrc", sums.even, "even"),
+        (ROLE_ODD, "_ODD.mrc", sums.odd, "odd"),
+    ):
+        directory.add_image(
+            role, suffix, fourier.to_image(half, sums.shape), dtype=dtype, derived=False, **sizes,
+            labels=[f"{program}: aligned {weighted} {which} frames; even + odd = sum"],
+        )  # fmt: skip
+    directory.add_image(
+        "denoised", "_denoised.mrc", micrograph.restored, dtype=dtype, derived=True, **sizes,
+        labels=_restored_labels(program, micrograph),
+    )  # fmt: skip
+    fine, verdict = micrograph.super_resolution.image, micrograph.super_resolution.verdict
+    wanted = settings.outputs.super_resolution == "always" or verdict.verdict == "helps"
+    if fine is not None and wanted:
+        directory.add_image(
+            "super-resolution", "_SR.mrc", fine, dtype=dtype, derived=True, pixel_size=sums.pixel_size / 2.0,
+            labels=[f"{program}: frames fused on half the pixel size", "NOT FOR RECONSTRUCTION"],
+        )  # fmt: skip
+        directory.add("super-resolution thumbnail", "_SR_thumbnail.png", encode_png(_array(fine), longer_side_px=side))
+    directory.add("thumbnail", "_thumbnail.png", encode_png(_array(plain), longer_side_px=side))
+    directory.add(
+        "denoised thumbnail",
+        "_denoised_thumbnail.png",
+        encode_png(_array(micrograph.restored), longer_side_px=side),
+    )
+    directory.add("power spectrum", "_PS.png", encode_power_spectrum(_array(plain)))
+
+
+def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:
+    """MRC labels that say what made the restored image."""
+    if micrograph.restoration == "none":
+        return [f"{program}: no significant signal; the plain sum, untouched", "NOT FOR RECONSTRUCTION"]
+    if micrograph.model is None:
+        return [f"{program}: Wiener estimate, no network", "NOT FOR RECONSTRUCTION"]
+    weights = " ".join(f"{value:.2f}" for _, value in micrograph.model.weight)
+    return [
+        f"{program}: Wiener estimate corrected by model {micrograph.model.version}",
+        f"sha256 {micrograph.model.sha256}",
+        f"lambda by band {weights}"[:80],
+        "NOT FOR RECONSTRUCTION",
+    ]
+
+
+def _write_motion(directory: _Directory, movie: Movie, micrograph: Micrograph) -> None:
+    """RELION's per-movie metadata."""
+    source = micrograph.source
+    text = motion_star(
+        movie=_star_name(movie.relative),
+        n_frames=source.n_frames,
+        height=source.height,
+        width=source.width,
+        shifts_yx_px=micrograph.metrics.shifts_yx_px,
+        original_pixel_size=source.pixel_size,
+        voltage_kv=source.voltage_kv,
+        dose_per_frame=source.dose_per_frame,
+        pre_exposure=source.pre_exposure,
+        gain=_star_name(source.gain_path) if source.gain_path else None,
+        hot_pixels_yx=micrograph.hot_pixels.tolist(),
+    )
+    directory.add(ROLE_MOTION, ".star", text.encode())
+
+
+def _star_name(path: str) -> str:
+    """A path as STAR can hold it; what it cannot becomes an underscore."""
+    return "".join(c if c.isprintable() and c != '"' else "_" for c in path)
+
+
+def _array(image: Tensor) -> np.ndarray:
+    return image.detach().cpu().numpy()

@@ -1,0 +1,236 @@
+"""STAR files for RELION 3.1 and later: numbers in, text out.
+
+Labels and tables are those of RELION's own motion correction. Shifts are in px as stored, x before y, and
+move the frame onto the first, as RELION's do; frames are counted from 1. Paths stand in the file as given.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from streamer.records import MovieRecord
+
+Value = str | int | float
+
+ROLE_MICROGRAPH, ROLE_EVEN, ROLE_ODD, ROLE_MOTION = "micrograph", "even", "odd", "motion"
+
+_VERSION = "# version 30001"
+# A word that begins like this would be a comment, a quotation, a label or a table of its own.
+_SPECIAL = re.compile(r"[#'_;$\[\]]|(?:data|loop|save|stop|global)_", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optics:
+    """What all micrographs of an optics group have in common."""
+
+    original_pixel_size: float
+    """Å/px of the movie as stored."""
+    pixel_size: float
+    """Å/px of the micrograph as written."""
+    voltage_kv: float
+    cs_mm: float
+    amplitude_contrast: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicrographRow:
+    """One line of ``micrographs.star``; paths are relative to that file's directory."""
+
+    micrograph: str
+    motion: str
+    """The STAR file of the movie's motion."""
+    even: str
+    odd: str
+    optics: Optics
+    total_motion_angstrom: float
+    early_motion_angstrom: float
+    late_motion_angstrom: float
+
+
+def micrograph_row(record: MovieRecord) -> MicrographRow | None:
+    """Make the line of one movie; None for a movie that cannot be in a STAR file.
+
+    That is one without outputs, of unknown voltage, which RELION requires, or with a name that STAR cannot
+    hold.
+    """
+    files = {output.role: output for output in record.outputs}
+    source, metrics = record.source, record.metrics
+    roles = (ROLE_MICROGRAPH, ROLE_MOTION, ROLE_EVEN, ROLE_ODD)
+    if source is None or metrics is None or source.voltage_kv is None or not files.keys() >= set(roles):
+        return None
+    if not all(_is_writable(files[role].path) for role in roles):
+        return None
+    return MicrographRow(
+        micrograph=files[ROLE_MICROGRAPH].path,
+        motion=files[ROLE_MOTION].path,
+        even=files[ROLE_EVEN].path,
+        odd=files[ROLE_ODD].path,
+        optics=Optics(
+            original_pixel_size=source.pixel_size,
+            pixel_size=files[ROLE_MICROGRAPH].pixel_size or source.pixel_size,
+            voltage_kv=source.voltage_kv,
+            cs_mm=source.cs_mm,
+            amplitude_contrast=source.amplitude_contrast,
+        ),
+        total_motion_angstrom=metrics.total_motion_angstrom,
+        early_motion_angstrom=metrics.early_motion_angstrom,
+        late_motion_angstrom=metrics.late_motion_angstrom,
+    )
+
+
+def micrographs_star(rows: Iterable[MicrographRow], *, left_out: int = 0) -> str:
+    """Write the table of all micrographs of a session, one optics group for each distinct optics.
+
+    Parameters
+    ----------
+    rows : in the order of the lines.
+    left_out : number of finished movies for which ``micrograph_row`` gave None; said in a comment.
+    """
+    rows = list(rows)
+    groups: dict[Optics, int] = {}
+    for row in rows:
+        groups.setdefault(row.optics, len(groups) + 1)
+    note = f"# {left_out} finished movies are left out: their voltage is unknown or their name does not fit\n"
+    return (note if left_out else "") + _optics_table(groups) + _micrographs_table(rows, groups)
+
+
+def motion_star(
+    *,
+    movie: str,
+    n_frames: int,
+    height: int,
+    width: int,
+    shifts_yx_px: Sequence[Sequence[float]],
+    original_pixel_size: float,
+    binning: float = 1.0,
+    voltage_kv: float | None = None,
+    dose_per_frame: float | None = None,
+    pre_exposure: float = 0.0,
+    gain: str | None = None,
+    hot_pixels_yx: Iterable[Sequence[int]] = (),
+) -> str:
+    """Write the motion of one movie as RELION's polishing reads it.
+
+    Parameters
+    ----------
+    movie, gain : paths as they shall stand in the file; no gain: none was applied.
+    height, width : px as stored.
+    shifts_yx_px : (t, 2), px as stored, moving each frame onto the first.
+    original_pixel_size : Å/px as stored.
+    binning : px as stored per px of the micrograph.
+    dose_per_frame, pre_exposure : e⁻/Å².
+    hot_pixels_yx : (n, 2) rows and columns, px as stored.
+    """
+    if len(shifts_yx_px) != n_frames:
+        raise ValueError(f"expected {n_frames} shifts, got {len(shifts_yx_px)}")
+    general: dict[str, Value | None] = {
+        "rlnImageSizeX": width,
+        "rlnImageSizeY": height,
+        "rlnImageSizeZ": n_frames,
+        "rlnMicrographMovieName": movie,
+        "rlnMicrographGainName": gain,
+        "rlnMicrographBinning": float(binning),
+        "rlnMicrographOriginalPixelSize": float(original_pixel_size),
+        "rlnMicrographDoseRate": dose_per_frame,
+        "rlnMicrographPreExposure": float(pre_exposure),
+        "rlnVoltage": voltage_kv,
+        "rlnMicrographStartFrame": 1,
+        "rlnMotionModelVersion": 0,  # no model of local motion
+    }
+    y0, x0 = shifts_yx_px[0]
+    shifts = [(index, x - x0, y - y0) for index, (y, x) in enumerate(shifts_yx_px, start=1)]
+    hot = [(float(column), float(row)) for row, column in hot_pixels_yx]
+    labels = ("rlnMicrographFrameNumber", "rlnMicrographShiftX", "rlnMicrographShiftY")
+    text = _list("general", general) + _loop("global_shift", labels, shifts)
+    return text + (_loop("hot_pixels", ("rlnCoordinateX", "rlnCoordinateY"), hot) if hot else "")
+
+
+def coordinates_star(
+    x: Iterable[float], y: Iterable[float], score: Iterable[float], class_number: int | None = None
+) -> str:
+    """Write particle positions in one micrograph.
+
+    Parameters
+    ----------
+    x, y : px of the micrograph as written, from the bottom left corner, as RELION counts.
+    score : figure of merit, higher is better.
+    class_number : the same for all; None leaves the column out.
+    """
+    labels = ["rlnCoordinateX", "rlnCoordinateY"]
+    columns: list[list[Value]] = [[float(value) for value in x], [float(value) for value in y]]
+    if class_number is not None:
+        labels.append("rlnClassNumber")
+        columns.append([class_number] * len(columns[0]))
+    labels.append("rlnAutopickFigureOfMerit")
+    columns.append([float(value) for value in score])
+    return _loop("", labels, zip(*columns, strict=True))
+
+
+def _optics_table(groups: dict[Optics, int]) -> str:
+    labels = (
+        *("rlnOpticsGroupName", "rlnOpticsGroup", "rlnMicrographOriginalPixelSize", "rlnVoltage"),
+        *("rlnSphericalAberration", "rlnAmplitudeContrast", "rlnMicrographPixelSize"),
+    )
+    rows = [
+        (
+            *(f"opticsGroup{number}", number, float(group.original_pixel_size), float(group.voltage_kv)),
+            *(float(group.cs_mm), float(group.amplitude_contrast), float(group.pixel_size)),
+        )
+        for group, number in groups.items()
+    ]
+    return _loop("optics", labels, rows)
+
+
+def _micrographs_table(rows: Sequence[MicrographRow], groups: dict[Optics, int]) -> str:
+    labels = (
+        *("rlnMicrographName", "rlnMicrographMetadata", "rlnOpticsGroup"),
+        *("rlnAccumMotionTotal", "rlnAccumMotionEarly", "rlnAccumMotionLate"),
+        *("rlnMicrographNameEven", "rlnMicrographNameOdd"),
+    )
+    lines = [
+        (
+            *(row.micrograph, row.motion, groups[row.optics]),
+            *(row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom),
+            *(row.even, row.odd),
+        )
+        for row in rows
+    ]
+    return _loop("micrographs", labels, lines)
+
+
+def _loop(name: str, labels: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
+    head = "".join(f"_{label} #{number} \n" for number, label in enumerate(labels, start=1))
+    body = "".join(" ".join(_word(value) for value in row) + " \n" for row in rows)
+    return f"\n{_VERSION}\n\ndata_{name}\n\nloop_ \n{head}{body} \n"
+
+
+def _list(name: str, values: dict[str, Value | None]) -> str:
+    """One value per line; unknown ones are left out."""
+    lines = "".join(f"_{label:<40} {_word(value)}\n" for label, value in values.items() if value is not None)
+    return f"\n{_VERSION}\n\ndata_{name}\n\n{lines} \n"
+
+
+def _word(value: Value) -> str:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"cannot stand in a STAR file: {value}")
+        # Six digits as RELION writes them; more where they would be lost.
+        return f"{value:12.6f}" if value == 0 or abs(value) >= 1e-3 else f"{value:12.5e}"
+    if isinstance(value, int):
+        return f"{value:12d}"
+    if not _is_writable(value):
+        raise ValueError(f"cannot stand in a STAR file: {value!r}")
+    # RELION knows double quotes only; bare words beyond ASCII are no CIF.
+    needs_quotes = not value or " " in value or not value.isascii() or _SPECIAL.match(value)
+    return f'"{value}"' if needs_quotes else value
+
+
+def _is_writable(text: str) -> bool:
+    """Whether STAR can hold a text: one line, no double quote, which cannot be escaped, and valid UTF-8."""
+    return all(character.isprintable() and character != '"' for character in text)

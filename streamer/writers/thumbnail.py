@@ -1,0 +1,85 @@
+"""PNG pictures for people: an image in, the bytes of a small 8-bit grey picture out."""
+
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+
+# The darkest and the brightest half per cent may saturate: dirt does not decide over the contrast.
+_PERCENTILES = (0.5, 99.5)
+_TILE = 512
+
+
+def encode_png(image: np.ndarray, *, longer_side_px: int, flip: bool = True) -> bytes:
+    """Shrink an image and encode it as PNG.
+
+    Parameters
+    ----------
+    image : (h, w) real numbers, finite.
+    longer_side_px : of the picture; a smaller image keeps its size.
+    flip : row 0 is the bottom row, as in MRC; false when it is the top row.
+
+    Returns
+    -------
+    The bytes of the file. An image without contrast becomes grey.
+
+    Raises
+    ------
+    ValueError
+        The image is not 2-D, is empty, or holds numbers that are not finite.
+    """
+    if image.ndim != 2 or image.size == 0:
+        raise ValueError(f"expected an (h, w) image, got {image.shape}")
+    small = _shrink(image, longer_side_px)
+    if not np.isfinite(small).all():
+        raise ValueError("expected finite numbers")
+    grey = _grey(small)
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(grey[::-1] if flip else grey)))
+
+
+def encode_power_spectrum(image: np.ndarray, *, longer_side_px: int = _TILE) -> bytes:
+    """Encode the logarithm of an image's power spectrum, frequency 0 in the centre, as PNG.
+
+    Parameters
+    ----------
+    image : (h, w) real numbers, finite. Tiles of at most 512 px are averaged.
+    longer_side_px : of the picture; the spectrum may be smaller.
+    """
+    if image.ndim != 2 or min(image.shape) < 2:
+        raise ValueError(f"expected an (h, w) image, got {image.shape}")
+    side = min(_TILE, *image.shape)
+    window = np.outer(np.hanning(side), np.hanning(side)).astype(np.float32)
+    power = np.zeros((side, side // 2 + 1))
+    for top in range(0, image.shape[0] - side + 1, side):
+        for left in range(0, image.shape[1] - side + 1, side):
+            tile = image[top : top + side, left : left + side].astype(np.float32)
+            power += np.abs(np.fft.rfft2((tile - tile.mean()) * window)) ** 2
+    # The other half of the plane is the point reflection of this one: P(-k) = P(k).
+    rows = -np.arange(side) % side
+    columns = np.arange(side // 2 + 1, side)
+    full = np.concatenate([power, power[rows][:, side - columns]], axis=1)
+    return encode_png(np.log(np.fft.fftshift(full) + np.finfo(np.float64).tiny), longer_side_px=longer_side_px)
+
+
+def _shrink(image: np.ndarray, longer_side_px: int) -> np.ndarray:
+    """Average blocks of pixels, as equal as whole pixels allow; float64."""
+    longer = max(image.shape)
+    if longer <= longer_side_px:
+        return image.astype(np.float64)
+    small = image
+    for axis, length in enumerate(image.shape):
+        n = max(1, round(length * longer_side_px / longer))
+        edges = np.arange(n) * length // n
+        sizes = np.diff(edges, append=length)
+        small = np.add.reduceat(small, edges, axis=axis, dtype=np.float64) / np.expand_dims(sizes, 1 - axis)
+    return small
+
+
+def _grey(small: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(small, _PERCENTILES)
+    if not high > low:
+        low, high = small.min(), small.max()
+    if not high > low:
+        return np.full(small.shape, 128, np.uint8)
+    grey: np.ndarray = np.rint(np.clip((small - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return grey

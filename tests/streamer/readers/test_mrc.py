@@ -1,0 +1,218 @@
+import struct
+import tracemalloc
+from contextlib import suppress
+
+import mrcfile
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported, StreamerError
+from streamer.readers import mrc
+
+IMOD_STAMP = 1_146_047_817
+
+
+def header_bytes(nx=7, ny=5, nz=3, mode=6, *, mx=None, cell_x=0.0, nsymbt=0, map_id=b"MAP ", imod=None, order="<"):
+    head = bytearray(1024)
+    struct.pack_into(f"{order}4i", head, 0, nx, ny, nz, mode)
+    struct.pack_into(f"{order}i", head, 28, nx if mx is None else mx)
+    struct.pack_into(f"{order}f", head, 40, cell_x)
+    struct.pack_into(f"{order}i", head, 92, nsymbt)
+    if imod is not None:
+        struct.pack_into(f"{order}2i", head, 152, IMOD_STAMP, imod)
+    head[208:212] = map_id
+    return bytes(head)
+
+
+def write(path, head, data=b"\1" * (7 * 5 * 3 * 2)):
+    path.write_bytes(head + data)
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [("int8", 0), ("int16", 1), ("float32", 2), ("uint16", 6), ("float16", 12)])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 8, 6), (4, 1, 9)])
+@pytest.mark.parametrize("memory_map", [False, True])
+def test_every_mode_comes_back_as_written(tmp_path, dtype, mode, shape, memory_map):
+    frames = np.random.default_rng(0).integers(-100 if mode != 6 else 0, 100, shape).astype(dtype)
+    path = tmp_path / "movie.mrc"
+    with mrcfile.new(path) as file:
+        file.set_data(frames)
+        file.voxel_size = 1.25
+    header = mrc.read_header(path)
+    assert (header.n_frames, header.height, header.width, header.dtype) == (*shape, dtype)
+    assert header.pixel_size == pytest.approx(1.25)
+    counts = mrc.read_counts(path, header, memory_map=memory_map)
+    assert counts.dtype == frames.dtype
+    np.testing.assert_array_equal(counts, frames)
+    assert counts.flags.writeable is not memory_map
+
+
+def test_row_0_is_the_first_row_of_the_file(tmp_path):
+    data = np.arange(2 * 3 * 4, dtype="<i2")
+    path = write(tmp_path / "a.mrc", header_bytes(4, 3, 2, 1), data.tobytes())
+    counts = mrc.read_counts(path, mrc.read_header(path))
+    np.testing.assert_array_equal(counts[0, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(counts[1, 2], [20, 21, 22, 23])
+
+
+@pytest.mark.parametrize(("imod", "dtype"), [(None, "int8"), (0, "uint8"), (1, "int8"), (2, "uint8"), (3, "int8")])
+def test_bytes_are_unsigned_only_when_imod_says_so(tmp_path, imod, dtype):
+    path = write(tmp_path / "a.mrc", header_bytes(2, 1, 1, 0, imod=imod), b"\xc8\x01")
+    header = mrc.read_header(path)
+    assert header.dtype == dtype
+    assert mrc.read_counts(path, header)[0, 0].tolist() == [200 if dtype == "uint8" else -56, 1]
+
+
+def test_extended_header_is_skipped(tmp_path):
+    path = write(tmp_path / "a.mrc", header_bytes(2, 1, 1, 1, nsymbt=100), b"\7" * 100 + b"\1\0\2\0")
+    for memory_map in (False, True):
+        assert mrc.read_counts(path, mrc.read_header(path), memory_map=memory_map).tolist() == [[[1, 2]]]
+
+
+@pytest.mark.parametrize("map_id", [b"MAP ", b"MAP\0", b"\0\0\0\0"])
+def test_the_map_id_is_optional(tmp_path, map_id):
+    path = write(tmp_path / "a.mrc", header_bytes(map_id=map_id))
+    assert mrc.read_header(path).n_frames == 3
+    assert mrc.looks_like_mrc(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("cell_x", "mx", "expected"),
+    [
+        (7 * 0.83, 7, 0.83),
+        (0.0, 7, None),
+        (7.0, 0, None),
+        (7.0, -7, None),
+        (float("nan"), 7, None),
+        (float("inf"), 7, None),
+        (7 * 0.049, 7, None),
+        (7 * 51.0, 7, None),
+    ],
+)
+def test_pixel_size_only_where_it_can_be_one(tmp_path, cell_x, mx, expected):
+    path = write(tmp_path / "a.mrc", header_bytes(cell_x=cell_x, mx=mx))
+    found = mrc.read_header(path).pixel_size
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-6))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nx": 0},
+        {"nx": -1},
+        {"nx": 65_537},
+        {"ny": 65_537},
+        {"nz": 0},
+        {"nz": 20_001},
+        {"nsymbt": -1},
+        {"nsymbt": (16 << 20) + 1},
+        {"mode": 5},
+        {"mode": -1},
+        {"mode": 7},
+    ],
+)
+def test_impossible_headers_are_corrupt(tmp_path, wrong):
+    with pytest.raises(MovieCorrupt):
+        mrc.read_header(write(tmp_path / "a.mrc", header_bytes(**wrong)))
+
+
+@pytest.mark.parametrize("mode", [3, 4, 101])
+def test_other_modes_are_refused_with_a_hint(tmp_path, mode):
+    with pytest.raises(MovieUnsupported) as caught:
+        mrc.read_header(write(tmp_path / "a.mrc", header_bytes(mode=mode)))
+    assert caught.value.hint
+
+
+def test_packed_bytes_of_imod_are_refused(tmp_path):
+    with pytest.raises(MovieUnsupported, match="4-bit"):
+        mrc.read_header(write(tmp_path / "a.mrc", header_bytes(mode=0, imod=16)))
+
+
+def test_big_endian_is_refused_by_name(tmp_path):
+    with pytest.raises(MovieUnsupported, match="big-endian"):
+        mrc.read_header(write(tmp_path / "a.mrc", header_bytes(order=">")))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 1023, 1024, 1025, 1024 + 209])
+def test_a_shorter_file_is_not_ready(tmp_path, cut):
+    whole = header_bytes() + b"\1" * 210
+    (tmp_path / "a.mrc").write_bytes(whole[:cut])
+    with pytest.raises(MovieNotReady):
+        mrc.read_header(tmp_path / "a.mrc")
+
+
+@pytest.mark.parametrize("more", [1, 70, 10_000])
+def test_a_longer_file_is_not_ready_and_says_both_sizes(tmp_path, more):
+    path = write(tmp_path / "a.mrc", header_bytes(), b"\1" * (210 + more))
+    with pytest.raises(MovieNotReady) as caught:
+        mrc.read_header(path)
+    assert caught.value.expected == "1234 bytes"
+    assert caught.value.found == f"{1234 + more} bytes"
+
+
+def test_a_preallocated_file_is_not_ready(tmp_path):
+    path = write(tmp_path / "a.mrc", bytes(1024), bytes(210))
+    with pytest.raises(MovieNotReady, match="not filled in"):
+        mrc.read_header(path)
+
+
+def test_a_file_that_says_something_else_now_is_not_ready(tmp_path):
+    path = write(tmp_path / "a.mrc", header_bytes())
+    header = mrc.read_header(path)
+    write(path, header_bytes(nz=2), b"\1" * 140)
+    with pytest.raises(MovieNotReady, match="changed"):
+        mrc.read_counts(path, header)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_not_ready(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mrc", header_bytes())
+    header = mrc.read_header(path)
+    monkeypatch.setattr(mrc, "read_into", lambda *_: 209)
+    with pytest.raises(MovieNotReady, match="shorter"):
+        mrc.read_counts(path, header)
+
+
+def test_nothing_is_allocated_for_a_lying_header(tmp_path):
+    path = write(tmp_path / "a.mrc", header_bytes(65_536, 65_536, 20_000, 2))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MovieNotReady):
+            mrc.read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 1023), st.integers(0, 255)), max_size=12),
+    cut=st.integers(0, 1300),
+    map_id=st.booleans(),
+)
+def test_no_header_raises_anything_but_our_errors(tmp_path, flips, cut, map_id):
+    whole = bytearray(header_bytes(map_id=b"MAP " if map_id else b"\0\0\0\0") + b"\1" * 210)
+    for place, value in flips:
+        whole[place] = value
+    path = tmp_path / "a.mrc"
+    path.write_bytes(whole[:cut])
+    try:
+        counts = mrc.read_counts(path, mrc.read_header(path))
+    except StreamerError:
+        return
+    assert counts.nbytes + 1024 <= cut
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    numbers=st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 3),
+    mode=st.sampled_from([0, 1, 2, 6, 12, 3, 4, 101, 7, -5]),
+    mx=st.integers(-(2**31), 2**31 - 1),
+    cell=st.floats(width=32),
+    nsymbt=st.integers(-(2**31), 2**31 - 1),
+)
+def test_no_fields_raise_anything_but_our_errors(tmp_path, numbers, mode, mx, cell, nsymbt):
+    path = write(tmp_path / "a.mrc", header_bytes(*numbers, mode, mx=mx, cell_x=cell, nsymbt=nsymbt))
+    with suppress(StreamerError):
+        mrc.read_counts(path, mrc.read_header(path))
