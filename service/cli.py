@@ -137,7 +137,8 @@ def pick(
     show_default=True,
     help="apoferritin, random (another protein for each seed), ice, or a PDB or mmCIF file.",
 )
-@click.option("--grid-squares", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--per-square", type=click.IntRange(min=0), default=0, help="Movies in one grid square.  [default: all]")
+@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first movie.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--corrupt", type=int, multiple=True, help="Number of a movie (from 0) to damage. May be repeated.")
 @click.option("--truth/--no-truth", default=True, show_default=True, help="Write what was really there beside it.")

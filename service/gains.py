@@ -12,7 +12,8 @@ from streamer.readers.gain import gain_candidates
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOOK_EVERY_S = 30.0
+_LOOK_SHARE = 0.05
+"""Looking through the tree for a gain may take this part of the time."""
 
 
 class GainChoice:
@@ -31,8 +32,10 @@ class GainChoice:
     def path(self) -> Path | None:
         """Gain to multiply with, or None; raises ConfigError where several could be meant."""
         if self._chosen is None and self._clock() >= self._next_look:
-            self._next_look = self._clock() + _LOOK_EVERY_S
+            began = self._clock()
             self._chosen = only_candidate(self._root)
+            took = self._clock() - began
+            self._next_look = began + took / _LOOK_SHARE
         return self._chosen
 
 

@@ -30,13 +30,13 @@ from service.movietable import (
 )
 from streamer import jsontext
 from streamer.errors import Reason, ServiceError, UsageError
-from streamer.records import FileIdentity, Movie, MovieRecord, Times
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
     from service.messages import Event
+    from streamer.records import FileIdentity, Movie, MovieRecord
 
 MAX_ATTEMPTS = 3
 MAX_DEATHS = 2
@@ -291,13 +291,14 @@ class Journal(EventLog):
             session=row["session"],
             revision=row["revision"],
             supersedes=row["supersedes"],
-            times=Times(
+            times=dataclasses.replace(
+                times,
                 detected=times.detected or row["detected_utc"],
                 ready=times.ready or row["ready_utc"],
                 started=times.started or row["started_utc"],
                 done=times.done or utc_text(self._clock()),
-                stage_s=times.stage_s,
             ),
+            path=movietable.relative_of(row),
         )
         event = self._append(connection, record, record.session)
         reason = None if record.reason is None else jsontext.encode(record.reason)

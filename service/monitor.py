@@ -5,9 +5,11 @@ Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once``
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,6 +25,7 @@ _STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "s
 _ENDED_BADLY = {"failed", "quarantined", "incomplete", "vanished"}
 _MOST_MOVIES = 200
 _SILENT_S = 3.0
+_EPU = re.compile(r"GridSquare_(\d+)/.*FoilHole_(\d+)_", re.IGNORECASE)
 _FRAME_LINES = 11
 """Lines that everything but the micrographs takes."""
 
@@ -139,7 +142,7 @@ class Board:
             )
         if self._alerts:
             last = self._alerts[-1].body
-            words = f" last notice: {last.get('name')}: {last.get('message')}"
+            words = f" no alarms; last notice: {last.get('name')} {last.get('state')}: {last.get('message')}"
             return Text(words, style="dim", no_wrap=True, overflow="ellipsis")
         return Text(" no alarms", style="dim")
 
@@ -147,7 +150,7 @@ class Board:
 def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     """One micrograph: name, figures, what made the restored image, latency."""
     body = event.body
-    name = _short((body.get("source") or {}).get("path") or body["movie_id"])
+    name = _short(body)
     if body["state"] != "done":
         reason = (body.get("reason") or {}).get("error", "")
         style = "red" if body["state"] in _ENDED_BADLY else "dim"
@@ -169,7 +172,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     )
 
 
-def _latency(body: dict[str, object]) -> float | None:
+def _latency(body: dict[str, Any]) -> float | None:
     times = body.get("times")
     if not isinstance(times, dict) or not times.get("complete") or not times.get("done"):
         return None
@@ -177,10 +180,14 @@ def _latency(body: dict[str, object]) -> float | None:
     return (done - complete).total_seconds()
 
 
-def _short(path: str) -> str:
-    """Last part of a path without what all names share; control characters never reach the terminal."""
+def _short(body: dict[str, Any]) -> str:
+    """Grid square and hole of an EPU movie, else the file's name; control characters never reach the terminal."""
+    told = (body.get("source") or {}).get("acquisition") or {}
+    path = str(body.get("path") or body["movie_id"])
     name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    name = name.removesuffix("_fractions").removesuffix("_Fractions").replace("_Data", "").removeprefix("FoilHole_")
+    epu = _EPU.search(path)
+    if epu or told.get("foil_hole"):
+        name = f"{epu[1]}/{epu[2]}" if epu else f"{told.get('grid_square')}/{told['foil_hole']}"
     return "".join(c if c.isprintable() else "?" for c in name)
 
 

@@ -136,6 +136,7 @@ def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwat
     return MovieRecord(
         movie_id=movie_id_of(relative),
         session=session_of(relative, root.name, config.session.name or ""),
+        path=relative,
         state="failed",
         reason=error.reason(),
         times=stopwatch.times(),

@@ -51,7 +51,8 @@ def plan_of(directory: Path, specimen: str, seed: int, options: Mapping[str, Any
         mode=options["mode"],
         interval_s=options["interval"],
         write_s=options["write_time"],
-        grid_squares=options["grid_squares"],
+        first=options["first"],
+        per_square=options["per_square"],
         corrupt=frozenset(options["corrupt"]),
         truth=options["truth"],
     )

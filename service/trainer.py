@@ -71,6 +71,7 @@ class Trainer:
         self._inbox: queue.Queue[Learn | Serving | None] = queue.Queue()
         self._net: WienerResidualNet | None = None
         self._parent: Manifest | None = None
+        self._learned_before: set[str] = set()
         self._serving = self._store.current()
 
     def run(self) -> None:
@@ -169,6 +170,8 @@ class Trainer:
             seed=seed,
         )
         self._announce(candidate, report, decision, trained_on, seed)
+        if not serving and decision.result == "rejected" and report.finite:
+            self._net = candidate  # nothing serves yet: learning goes on from here instead of from scratch
         self._channel.send(Training(active=False))
         held_out = frozenset(movie.movie_id for movie in self._held_out)
         trim_groups(self._groups, int(self._settings.groups_limit_gb * 1e9), keep=held_out)
@@ -178,8 +181,9 @@ class Trainer:
         return WienerResidualNet(NetConfig()).to(self._device)
 
     def _trained_on(self, report: TrainingReport) -> list[str]:
-        before = self._parent.trained_on if self._parent else []
-        return sorted({*before, *report.movies})
+        """Ids of all movies that the candidate's weights have seen."""
+        self._learned_before |= {*(self._parent.trained_on if self._parent else []), *report.movies}
+        return sorted(self._learned_before)
 
     def _wait_while_paused(self) -> bool:
         """Hold training while movies wait; never ends it early."""

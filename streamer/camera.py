@@ -38,6 +38,8 @@ class Plan:
 
     directory: Path
     movies: int = 1
+    first: int = 0
+    """Number of the first movie; numbers make names and noise."""
     scope: Microscope = field(default_factory=Microscope)
     specimen: Specimen | None = None
     """None: empty ice."""
@@ -50,7 +52,8 @@ class Plan:
     """Least time from the start of one movie to that of the next."""
     write_s: float = 0.0
     """How long a file takes to be written in the growing modes."""
-    grid_squares: int = 1
+    per_square: int = 0
+    """Movies in one grid square; 0: all in one."""
     corrupt: frozenset[int] = frozenset()
     """Numbers of movies (from 0) that are damaged."""
     truth: bool = True
@@ -72,7 +75,7 @@ def expose(plan: Plan, *, stop: Callable[[], bool] = lambda: False, device: str 
     plan.directory.mkdir(parents=True, exist_ok=True)
     detector = Detector(plan.scope.shape, plan.seed)
     write_gain(plan, detector)
-    for number in range(plan.movies):
+    for number in range(plan.first, plan.first + plan.movies):
         began = time.monotonic()
         if stop():
             return
@@ -220,7 +223,7 @@ def _name(plan: Plan, number: int) -> Path:
     extension = {"mrc": "mrc", "tiff": "tiff" if plan.layout == "epu" else "tif"}[plan.format]
     if plan.layout == "serialem":
         return Path(f"session_{number:04d}_X+{number % 3}Y+0-1_{moment:%b%d_%H.%M.%S}.{extension}")
-    square = 19_770_000 + 13 * (number * plan.grid_squares // max(1, plan.movies))
+    square = 19_770_000 + 13 * (number // plan.per_square if plan.per_square else 0)
     hole = 19_780_000 + 7 * number
     stem = f"FoilHole_{hole}_Data_{19_771_000}_{19_771_002}_{moment:%Y%m%d_%H%M%S}"
     return Path("Images-Disc1") / f"GridSquare_{square}" / "Data" / f"{stem}_fractions.{extension}"

@@ -412,6 +412,8 @@ class MovieRecord:
 
     movie_id: str
     session: str
+    path: str = ""
+    """Below the watched root."""
     revision: int = 1
     supersedes: int | None = None
     state: Literal["done", "failed", "quarantined", "vanished", "superseded", "skipped", "incomplete"]

@@ -118,6 +118,7 @@ def write_outputs(
     record = MovieRecord(
         movie_id=movie.movie_id,
         session=movie.session,
+        path=movie.relative,
         revision=movie.revision,
         supersedes=movie.revision - 1 if movie.revision > 1 else None,
         state="done",

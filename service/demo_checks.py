@@ -1,0 +1,243 @@
+"""What a demo must have shown: each figure beside what was expected of it."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gemmi
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.eventlog import utc_seconds
+from service.journal import Journal
+from service.layout import Layout, layout_of
+from service.messages import Event, movie_record, parse_event
+from service.offline import bench, process_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from service.config import Config
+    from streamer.records import MovieRecord
+
+_PICK_TOLERANCE = 0.25
+"""Of the diameter."""
+_ALIGNMENT_PX = 0.2
+
+
+@dataclass(slots=True)
+class Findings:
+    """Rows of the table: what, how much, and whether it held (None: a figure that is only told)."""
+
+    rows: list[tuple[str, str, bool | None]] = field(default_factory=list)
+
+    def add(self, what: str, value: str, held: bool | None = None) -> None:
+        """Add a row."""
+        self.rows.append((what, value, held))
+
+    @property
+    def all_held(self) -> bool:
+        """Whether nothing failed."""
+        return all(held is not False for _, _, held in self.rows)
+
+
+def check(config: Config, directory: Path, *, written: int, damaged: int, exits: dict[str, int]) -> Findings:
+    """Look at everything that arrived."""
+    layout, findings = layout_of(config), Findings()
+    journal = Journal.open(layout.journal, instance=config.instance.name, read_only=True)
+    try:
+        events = [parse_event(row.raw) for row in _all_events(journal)]
+    finally:
+        journal.close()
+    records = [movie_record(event) for event in events if event.kind == "movie"]
+    done = [record for record in records if record.state == "done"]
+    _check_movies(findings, records, written, damaged)
+    _check_subscriber(findings, events, directory / "subscriber.jsonl")
+    _check_quality(findings, done)
+    _check_models(findings, events, done)
+    _check_alignment(findings, layout, done)
+    _check_picks(findings, layout, done)
+    _check_files(findings, layout, done)
+    _check_reproduction(findings, config, layout, done)
+    _tell_latency(findings, done, events)
+    ended = {name: status for name, status in exits.items() if name in ("daemon", "microscope")}
+    findings.add("exit status", ", ".join(f"{n} {s}" for n, s in ended.items()), not any(ended.values()))
+    return findings
+
+
+def _all_events(journal: Journal) -> list:  # type: ignore[type-arg]
+    rows, position = [], 1
+    while page := journal.events(position):
+        rows += page
+        position = page[-1].seq + 1
+    return rows
+
+
+def _check_movies(findings: Findings, records: list[MovieRecord], written: int, damaged: int) -> None:
+    done = sum(record.state == "done" for record in records)
+    failed = [record for record in records if record.state != "done"]
+    named = all(record.reason is not None and record.reason.error == "MovieCorrupt" for record in failed)
+    each_once = len({record.movie_id for record in records}) == len(records)
+    held = done == written - damaged and len(failed) == damaged and named and each_once
+    findings.add("movies written / processed / failed", f"{written} / {done} / {len(failed)}", held)
+
+
+def _check_subscriber(findings: Findings, events: list[Event], path: Path) -> None:
+    """Every event once, in order, to a subscriber that joined late."""
+    received = [parse_event(line) for line in path.read_bytes().splitlines()]
+    expected = [event.event_id for event in events][: len(received)]
+    once = [event.event_id for event in received] == expected
+    # what was published while everything was being stopped may be missing at the end, nothing else
+    missing = [event for event in events[len(received) :] if event.kind == "movie"]
+    held = once and not missing and len(received) > 0
+    findings.add("events a late subscriber received exactly once", f"{len(received)} of {len(events)}", held)
+
+
+def _check_quality(findings: Findings, done: list[MovieRecord]) -> None:
+    metrics = [record.metrics for record in done if record.metrics is not None]
+    ssnr = [m.ssnr_full for m in metrics if m.ssnr_full is not None]
+    findings.add("raw SSNR of the sum, median", f"{_median(ssnr):.3f}", len(ssnr) == len(done))
+    networked = [m for m in metrics if m.snbr_half_denoised is not None]
+    for name, values in (
+        ("raw", [m.snr_half for m in networked]),
+        ("Wiener", [m.snbr_half_wiener for m in networked]),
+        ("denoised", [m.snbr_half_denoised for m in networked]),
+    ):
+        findings.add(f"snbr_half {name}, median of {len(networked)}", f"{_median([v for v in values if v]):.3f}")
+    gains = [(m.snbr_half_denoised or 0.0) / m.snbr_half_wiener for m in networked if m.snbr_half_wiener]
+    worst = min(gains, default=0.0)
+    findings.add("denoised over Wiener, worst movie", f"{worst:.2f}×", bool(gains) and worst > 1.0)
+
+
+def _check_models(findings: Findings, events: list[Event], done: list[MovieRecord]) -> None:
+    judged = [event.body for event in events if event.kind == "model"]
+    promoted = [body["version"] for body in judged if body["result"] == "promoted"]
+    text = ", ".join(f"{body['version']} {body['result']}" for body in judged)
+    findings.add("candidates the gate judged", text or "none", bool(promoted))
+    used = sorted({record.model.version for record in done if record.model is not None})
+    plain = sum(record.model is None for record in done)
+    findings.add("model versions used", f"{', '.join(used) or 'none'}; Wiener alone {plain} times", bool(used))
+
+
+def _check_alignment(findings: Findings, layout: Layout, done: list[MovieRecord]) -> None:
+    """Shifts against the true drift, time mean removed, px."""
+    errors = []
+    for record in done:
+        truth = np.load(_truth(layout, record))
+        shifts = np.array(record.metrics.shifts_yx_px if record.metrics else [])
+        error = shifts + truth["displacement"]
+        errors.append(float(np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean())))
+    held = max(errors, default=9.0) < _ALIGNMENT_PX
+    findings.add("shift error against the truth, worst", f"{max(errors, default=9.0):.3f} px", held)
+
+
+def _check_picks(findings: Findings, layout: Layout, done: list[MovieRecord]) -> None:
+    """Recall and precision on the truth, and of the same number of points thrown at random."""
+    hits = found = true = chance = 0
+    rng = np.random.default_rng(0)
+    for record in done:
+        files = {output.role: output for output in record.outputs}
+        path = Path(files["micrograph"].path)
+        star = layout.session_output(record.session) / "picks" / path.relative_to("movies").parent
+        picked = _coordinates(star / f"{path.stem}_autopick.star")
+        truth = np.load(_truth(layout, record))
+        pixel_size = record.source.pixel_size if record.source else 1.0
+        diameter = float(truth["diameter"]) / pixel_size
+        shape = np.array(files["micrograph"].shape)
+        hits += _matched(picked, truth["particles"], _PICK_TOLERANCE * diameter)
+        chance += _matched(rng.random(picked.shape) * shape, truth["particles"], _PICK_TOLERANCE * diameter)
+        found += len(picked)
+        inner = ((truth["particles"] >= 0.4 * diameter) & (truth["particles"] < shape - 0.4 * diameter)).all(1)
+        true += int(inner.sum())
+    recall, precision = min(1.0, hits / max(1, true)), hits / max(1, found)
+    by_chance = chance / max(1, found)
+    text = f"{recall:.2f} / {precision:.2f} (by chance {by_chance:.2f})"
+    findings.add("picks: recall / precision", text, recall > 0.7 and precision > 3.0 * by_chance)
+
+
+def _check_files(findings: Findings, layout: Layout, done: list[MovieRecord]) -> None:
+    """Every listed file is whole, nothing is half-written, RELION's table has every movie."""
+    whole = partial = 0
+    for record in done:
+        for output in record.outputs:
+            data = (layout.session_output(record.session) / output.path).read_bytes()
+            whole += hashlib.sha256(data).hexdigest() == output.sha256
+    partial = sum(1 for path in layout.output.rglob(".*") if path.is_file())
+    wanted = sum(len(record.outputs) for record in done)
+    findings.add("files whole / half-written", f"{whole} of {wanted} / {partial}", whole == wanted and partial == 0)
+    table = layout.session_output(done[0].session) / "micrographs.star" if done else Path()
+    rows = len(gemmi.cif.read(str(table)).find_block("micrographs").find_loop("_rlnMicrographName")) if done else 0
+    findings.add("rows in micrographs.star", str(rows), rows == len(done))
+
+
+def _check_reproduction(findings: Findings, config: Config, layout: Layout, done: list[MovieRecord]) -> None:
+    """The last movie once more, offline, with the model that its record names: the same bytes."""
+    if not done:
+        return
+    record = done[-1]
+    model = str(layout.models(record.session) / record.model.version) if record.model else None
+    with tempfile.TemporaryDirectory() as directory:
+        again = next(process_all([layout.root / record.path], bench(config, model), Path(directory)))
+    same = [output.sha256 for output in again.outputs] == [output.sha256 for output in record.outputs]
+    findings.add("processed again offline: same bytes", "yes" if same else "no", same)
+
+
+def _tell_latency(findings: Findings, done: list[MovieRecord], events: list[Event]) -> None:
+    published = {event.body["movie_id"]: event.t_utc for event in events if event.kind == "movie"}
+    latencies = sorted(
+        utc_seconds(published[record.movie_id]) - utc_seconds(record.times.complete)
+        for record in done
+        if record.times.complete is not None
+    )
+    if latencies:
+        p95 = latencies[min(len(latencies) - 1, round(0.95 * (len(latencies) - 1)))]
+        text = f"p50 {_median(latencies):.1f} s, p95 {p95:.1f} s"
+        findings.add("latency, file complete to event published", text)
+
+
+def _truth(layout: Layout, record: MovieRecord) -> Path:
+    movie = layout.root / record.path
+    return movie.with_name(f"{movie.stem}_truth.npz")
+
+
+def _coordinates(path: Path) -> NDArray[np.float64]:
+    """(n, 2) y, x of a coordinates file."""
+    block = gemmi.cif.read(str(path)).sole_block()
+    columns = [list(block.find_loop(f"_rlnCoordinate{axis}")) for axis in "YX"]
+    return np.array(columns, dtype=np.float64).T.reshape(-1, 2)
+
+
+def _matched(points: NDArray[np.float64], truth: NDArray[np.float32], reach: float) -> int:
+    """Number of true particles that have a point within reach; each point is used once."""
+    left = [tuple(point) for point in points]
+    hits = 0
+    for y, x in truth:
+        near = min(left, key=lambda p: (p[0] - y) ** 2 + (p[1] - x) ** 2, default=None)
+        if near is not None and (near[0] - y) ** 2 + (near[1] - x) ** 2 <= reach**2:
+            left.remove(near)
+            hits += 1
+    return hits
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else float("nan")
+
+
+def report(findings: Findings, directory: Path, seconds: float) -> RenderableType:
+    """Draw the table."""
+    table = Table(title="streamer demo", show_header=False, box=None, padding=(0, 2))
+    for what, value, held in findings.rows:
+        mark = Text("") if held is None else Text("ok" if held else "FAILED", style="green" if held else "bold red")
+        table.add_row(what, value, mark)
+    table.add_row("pictures", str(directory / "results" / "demo" / "movies"), "")
+    minutes, rest = divmod(round(seconds), 60)
+    table.add_row("time", f"{minutes} min {rest:02d} s", "")
+    verdict = "everything held" if findings.all_held else "NOT everything held"
+    return Group(table, Text(f"\n{verdict}", style="bold green" if findings.all_held else "bold red"))
