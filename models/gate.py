@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.manifest import Figures, MovieScore
 from models.noise2noise import WienerResidualNet, infer
+from models.probes import probes
 from streamer import fourier, quality
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 _BAND_EDGES = (100.0, 40.0, 20.0, 12.0, 8.0, 6.0, 4.0, 3.0)
 """Å, coarse to fine: λ is measured between neighbours."""
-_INJECTED = 0.5
-"""Strength of the injected signal. Weaker ones drown, and a good denoiser takes what drowns away."""
 _TILES = 4
 """Per side: the bootstrap for λ draws tiles, because two movies alone have no spread."""
 
@@ -201,61 +200,6 @@ def _tiled(image: Tensor) -> Tensor:
     height, width = (size // _TILES * _TILES for size in image.shape)
     cut = image[:height, :width].double().reshape(_TILES, height // _TILES, _TILES, width // _TILES)
     return cut.sum((1, 3)).flatten().cpu()
-
-
-# -------------------------------------------------------------------------------------------------------- probes
-
-
-def probes(net: WienerResidualNet, movies: Sequence[TrainingMovie], seed: int = 0) -> dict[str, float]:
-    """What a net does where the answer is known.
-
-    ``noise_coherence``: |cov(D1, D2)|/√(var D1 var D2) of the outputs for two independent noise fields under a
-    movie's own Wiener filter; near 0 unless the net writes something of its own. ``other_movie_coherence``: the same
-    for halves of two different movies. ``blank_contrast``: power of the output for pure noise whose halves share
-    nothing (W = 0), over that for movies. ``injected``: another movie's signal is added at half its strength; how
-    much of it comes back, over what the Wiener filter returns.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    first, last = movies[0], movies[-1]
-
-    def apply(movie: TrainingMovie, spectrum: Tensor, wiener: Tensor | float) -> Tensor:
-        both = torch.stack([spectrum, spectrum * wiener]) * movie.window
-        raw, linear = fourier.to_image(both, movie.band.small)
-        return infer(net, raw, linear)
-
-    def noise() -> Tensor:
-        field = torch.randn(first.band.small, generator=generator).to(first.spectra.device)
-        spectrum: Tensor = torch.fft.rfft2(field)
-        return spectrum
-
-    everything = torch.ones(len(first), dtype=torch.bool)
-    micrograph, wiener, _ = first.part(everything)
-    served = apply(first, micrograph, wiener)
-    results = {
-        "noise_coherence": _coherence(apply(first, noise(), wiener), apply(first, noise(), wiener)),
-        "blank_contrast": float(apply(first, noise(), 0.0).var() / served.var().clamp(min=1e-30)),
-    }
-    if last is not first and last.band.small == first.band.small:
-        other, other_wiener, _ = last.part(torch.ones(len(last), dtype=torch.bool))
-        even = torch.zeros(len(first), dtype=torch.bool)
-        even[0::2] = True
-        half, half_wiener, _ = first.part(even)
-        other_half, other_half_wiener, _ = last.part(even if len(last) == len(first) else even[: len(last)])
-        results["other_movie_coherence"] = _coherence(
-            apply(first, half, half_wiener), apply(last, other_half, other_half_wiener)
-        )
-        weak = _INJECTED * other * other_wiener
-        changed = torch.fft.rfft2(apply(first, micrograph + weak, wiener) - served)
-        expected = weak * wiener * first.window
-        power = quality.covariance(expected, expected, first.band.small).sum()
-        results["injected"] = float(quality.covariance(expected, changed, first.band.small).sum() / power)
-    return results
-
-
-def _coherence(a: Tensor, b: Tensor) -> float:
-    """Absolute correlation of two images, means removed."""
-    a, b = a - a.mean(), b - b.mean()
-    return abs(float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp(min=1e-30)))
 
 
 # ------------------------------------------------------------------------------------------------------ decision

@@ -19,7 +19,7 @@ class SessionModelSettings(Table, frozen=True):
         None
     )
     first_movies: Annotated[int, Meta(ge=1, description="movies to learn from before the first training")] = 2
-    first_steps: Annotated[int, Meta(ge=1, description="steps of the first training")] = 240
+    first_steps: Annotated[int, Meta(ge=1, description="steps of the first training")] = 400
     refresh_movies: Annotated[int, Meta(ge=1, description="new movies to learn from before the next training")] = 2
     refresh_steps: Annotated[int, Meta(ge=1, description="steps per new movie")] = 60
     most_movies: Annotated[int, Meta(ge=2, description="newest movies kept in the trainer's memory to learn from")] = 24

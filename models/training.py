@@ -3,8 +3,10 @@
 Each step draws movies, splits the groups of each at random into an input (half to nine tenths) and a target (the
 rest), whitens both, filters the input by its own Wiener curve and asks the net for the target. A new split at every
 step means that no noise draw is ever a fixed target, and that the net is at home at any exposure: trained on four
-fifths alone it did well on the whole sum and worse than the Wiener filter on low-defocus halves. Notation: r_A² = Σ_A w² of the frames in A; Σ_A w F has signal r_A² S and noise
-r_A² σ², so M_A = Σ_A/r_A has unit noise after whitening and Σ_B·r_A/r_B² has the same signal as M_A.
+fifths alone it did well on the whole sum and worse than the Wiener filter on low-defocus halves.
+
+Notation: r_A² = Σ_A w² of the frames in A; Σ_A w F has signal r_A² S and noise r_A² σ², so M_A = Σ_A/r_A has unit
+noise after whitening, and Σ_B · r_A/r_B² has the same signal as M_A.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from streamer import jsontext
 from streamer.errors import StreamerError
 
 _INTERRUPTED = 130
+_LEAST_LOST_S = 5.0
+"""With ``--idle``, a daemon that is not heard for this long, or for the idle time, is an error."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -68,7 +70,8 @@ def subscribe(
 
     place = FileCursor(cursor) if cursor else None
     with connection(load_config(config, overrides), kinds=kinds or None) as client:
-        for event in client.events(place, idle_timeout=idle):
+        lost = None if idle is None else max(idle, _LEAST_LOST_S)
+        for event in client.events(place, idle_timeout=idle, lost_timeout=lost):
             sys.stdout.write(event.raw.decode() + "\n")
             sys.stdout.flush()
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Cursor", "FileCursor", "MemoryCursor", "Position", "Snapshot", "SqliteCursor"]
 
 
+_JOIN_S = 5.0
+
+
 class Snapshot(NamedTuple):
     """The latest event of every movie, model version, alert and session."""
 
@@ -100,7 +103,7 @@ class Client:
         ----------
         cursor : where the position is kept; None: from the oldest event that there is, every time.
         stop : ends the loop when set, in a fraction of a second (``timeout_s`` if nobody answers).
-        idle_timeout : ends the loop after this long without an event, s.
+        idle_timeout : ends the loop after this long without an event, s; the time to join, up to 5 s, is not counted.
         lost_timeout : raises after this long without any sign of the daemon, s; None: waits for ever.
         on_heartbeat : called with each heartbeat, between two events.
 
@@ -111,7 +114,7 @@ class Client:
         cursor = cursor or MemoryCursor()
         follower = Follower(self._context, self._source, cursor.load(), on_heartbeat)
         passed: Position | None = None
-        active = time.monotonic()
+        began = active = time.monotonic()
         try:
             for event in follower.run():
                 if event is not None and (self._kinds is None or event.kind in self._kinds):
@@ -127,6 +130,8 @@ class Client:
                 elif passed is not None:
                     _store(cursor, passed)
                     passed = None
+                if not follower.is_level and time.monotonic() - began < _JOIN_S:
+                    active = time.monotonic()
                 if _is_over(stop, idle_timeout, active):
                     return
                 if lost_timeout is not None and time.monotonic() - follower.heard > lost_timeout:

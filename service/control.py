@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from models.store import ModelStore
-from service.messages import ModelChange
+from service.messages import NO_VERSION, ModelChange
 from streamer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class Control:
                 raise UsageError("unknown verb", found=verb)
 
     def _session(self, arguments: Mapping[str, str]) -> str:
-        return arguments.get("session") or self._daemon.session
+        return arguments.get("session") or self._daemon.desk.session
 
     def _previous(self, arguments: Mapping[str, str]) -> str | None:
         """Version before the one that serves; None: no network."""
         store = ModelStore(self._daemon.layout.models(self._session(arguments)))
-        current = store.current()
+        current = self._daemon.serving.version(self._session(arguments))
         if current is None:
             raise UsageError("no version serves: there is nothing to roll back", where=store.directory)
         older = [version for version in store.versions() if version < current]
@@ -55,8 +55,8 @@ class Control:
         session = self._session(arguments)
         if model is not None:
             ModelStore(self._daemon.layout.models(session)).path(model)
-        change = ModelChange(version=model or "none", result=result, reason="by the operator")
-        self._daemon.serve(session, model, change)
+        change = ModelChange(version=model or NO_VERSION, result=result, reason="by the operator")
+        self._daemon.serving.serve(session, model, change)
         self._daemon.teacher.serving(session, model)
         return {"version": model}
 

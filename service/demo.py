@@ -36,6 +36,7 @@ MARKER = ".streamer-demo"
 _FIRST_SQUARE_SHARE = 0.6
 _INTERVAL_S = 9.0
 _DIAMETER = 130.0
+_TRAINER_IDLE_S = 20.0
 
 _CONFIG = """\
 # Written by `streamer demo`. Everything not said here is the default, the gate above all.
@@ -74,6 +75,7 @@ class Demo:
         self._console = Console()
         self._stop = threading.Event()
         self._beat: Heartbeat | None = None
+        self._idle_since = 0.0
 
     def run(self) -> int:
         """Run, check, tell; returns the exit status."""
@@ -123,8 +125,10 @@ class Demo:
         cursor = str(self._directory / "subscriber.cursor")
         self._spawn("subscriber", "subscribe", "--config", str(config_file), "--cursor", cursor)
         self._say("the trainer learns from what was collected; the gate decides")
-        self._until(lambda: self._beat is not None and self._beat.model_version is not None, "a promotion")
-        self._say(f"model {self._beat.model_version if self._beat else ''} serves; on to the second grid square")
+        self._idle_since = time.monotonic()
+        self._until(self._has_learned, "the trainer")
+        serving = self._beat.model_version if self._beat else None
+        self._say(f"{f'model {serving}' if serving else 'no model'} serves; on to the second grid square")
         self._microscope(first, self._movies - first, per_square=first)
         self._until(lambda: self._ended() >= self._movies, "the second grid square")
         self._until(lambda: not (self._beat and self._beat.rates.get("training")), "the last training")
@@ -204,6 +208,14 @@ class Demo:
         """Movies that have reached a final state."""
         counts = self._beat.counts if self._beat else {}
         return sum(n for state, n in counts.items() if state not in ("ready", "started", "superseded"))
+
+    def _has_learned(self) -> bool:
+        """Whether a model serves, or the trainer has had its say and waits for more movies."""
+        if self._beat is None:
+            return False
+        training = bool(self._beat.rates.get("training"))
+        self._idle_since = self._idle_since if not training else time.monotonic()
+        return self._beat.model_version is not None or time.monotonic() - self._idle_since > _TRAINER_IDLE_S
 
     def _caught_up(self) -> bool:
         """Whether picker and subscriber have dealt with the newest event."""

@@ -86,7 +86,7 @@ def _check_movies(findings: Findings, records: list[MovieRecord], written: int, 
     named = all(record.reason is not None and record.reason.error == "MovieCorrupt" for record in failed)
     each_once = len({record.movie_id for record in records}) == len(records)
     held = done == written - damaged and len(failed) == damaged and named and each_once
-    findings.add("movies written / processed / failed", f"{written} / {done} / {len(failed)}", held)
+    findings.add("written / processed / failed", f"{written} / {done} / {len(failed)}", held)
 
 
 def _check_subscriber(findings: Findings, events: list[Event], path: Path) -> None:
@@ -97,7 +97,7 @@ def _check_subscriber(findings: Findings, events: list[Event], path: Path) -> No
     # what was published while everything was being stopped may be missing at the end, nothing else
     missing = [event for event in events[len(received) :] if event.kind == "movie"]
     held = once and not missing and len(received) > 0
-    findings.add("events a late subscriber received exactly once", f"{len(received)} of {len(events)}", held)
+    findings.add("late subscriber, each event once", f"{len(received)} events", held)
 
 
 def _check_quality(findings: Findings, done: list[MovieRecord]) -> None:
@@ -135,7 +135,7 @@ def _check_alignment(findings: Findings, layout: Layout, done: list[MovieRecord]
         error = shifts + truth["displacement"]
         errors.append(float(np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean())))
     held = max(errors, default=9.0) < _ALIGNMENT_PX
-    findings.add("shift error against the truth, worst", f"{max(errors, default=9.0):.3f} px", held)
+    findings.add("shift error by the truth, worst", f"{max(errors, default=9.0):.3f} px", held)
 
 
 def _check_picks(findings: Findings, layout: Layout, done: list[MovieRecord]) -> None:
@@ -186,7 +186,7 @@ def _check_reproduction(findings: Findings, config: Config, layout: Layout, done
     with tempfile.TemporaryDirectory() as directory:
         again = next(process_all([layout.root / record.path], bench(config, model), Path(directory)))
     same = [output.sha256 for output in again.outputs] == [output.sha256 for output in record.outputs]
-    findings.add("processed again offline: same bytes", "yes" if same else "no", same)
+    findings.add("same bytes offline", "yes" if same else "no", same)
 
 
 def _tell_latency(findings: Findings, done: list[MovieRecord], events: list[Event]) -> None:
@@ -199,7 +199,7 @@ def _tell_latency(findings: Findings, done: list[MovieRecord], events: list[Even
     if latencies:
         p95 = latencies[min(len(latencies) - 1, round(0.95 * (len(latencies) - 1)))]
         text = f"p50 {_median(latencies):.1f} s, p95 {p95:.1f} s"
-        findings.add("latency, file complete to event published", text)
+        findings.add("latency, complete to published", text)
 
 
 def _truth(layout: Layout, record: MovieRecord) -> Path:
@@ -232,7 +232,9 @@ def _median(values: list[float]) -> float:
 
 def report(findings: Findings, directory: Path, seconds: float) -> RenderableType:
     """Draw the table."""
-    table = Table(title="streamer demo", show_header=False, box=None, padding=(0, 2))
+    table = Table(title="streamer demo", show_header=False, box=None, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for what, value, held in findings.rows:
         mark = Text("") if held is None else Text("ok" if held else "FAILED", style="green" if held else "bold red")
         table.add_row(what, value, mark)

@@ -79,6 +79,11 @@ class Follower:
         self._listener.close()
         self._drop_link()
 
+    @property
+    def is_level(self) -> bool:
+        """Whether it has joined and was given all that the journal held then."""
+        return self._link is not None and not self._replaying
+
     # ----------------------------------------------------------------------------------------------- live
 
     def _live(self, event: Event) -> Event | None:

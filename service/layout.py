@@ -71,9 +71,8 @@ class Layout:
 def layout_of(config: Config) -> Layout:
     """Resolve all directories; raises ConfigError where one would lie in the other."""
     name = config.instance.name
-    state = _directory(
-        config.instance.state, "STATE_DIRECTORY", "XDG_STATE_HOME", Path.home() / ".local" / "state", name
-    )
+    home = Path.home() / ".local" / "state" / "cryoem-streamer" / name
+    state = _directory(config.instance.state, "STATE_DIRECTORY", "XDG_STATE_HOME", home, name)
     runtime = _directory(config.instance.runtime, "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", state / "run", name)
     layout = Layout(
         root=Path(config.watch.root).absolute(),
@@ -127,7 +126,7 @@ def _directory(setting: str | None, systemd: str, xdg: str, default: Path, insta
     if os.environ.get(systemd):
         return Path(os.environ[systemd].split(":")[0])
     base = os.environ.get(xdg)
-    return (Path(base) if base else default) / "cryoem-streamer" / instance
+    return Path(base) / "cryoem-streamer" / instance if base else default
 
 
 def _contains(outer: Path, inner: Path) -> bool:

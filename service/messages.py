@@ -136,6 +136,10 @@ def parse_topic(raw: bytes) -> Topic:
 # --------------------------------------------------------------------------------------------------- events
 
 
+NO_VERSION = "none"
+"""Stands for the version where no network serves any more."""
+
+
 class ModelChange(Struct, frozen=True, kw_only=True):
     """Body of kind ``model``: what became of a version of the session model."""
 

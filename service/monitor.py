@@ -127,7 +127,7 @@ class Board:
 
     def _table(self, rows: int) -> Table:
         table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")
-        table.add_column("micrograph", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("square/hole or file", no_wrap=True, overflow="ellipsis", ratio=1)
         for name in ("SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "by", "s"):
             table.add_column(name, justify="right", no_wrap=True)
         for event in list(self._movies.values())[-rows:][::-1]:
@@ -154,7 +154,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     if body["state"] != "done":
         reason = (body.get("reason") or {}).get("error", "")
         style = "red" if body["state"] in _ENDED_BADLY else "dim"
-        return (Text(name, style=style), *("",) * 4, "", Text(f"{body['state']} {reason}".strip(), style=style), "")
+        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 5, Text(body["state"], style=style), "")
     metrics = body.get("metrics") or {}
     wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
     best = denoised if denoised is not None else wiener
@@ -187,7 +187,8 @@ def _short(body: dict[str, Any]) -> str:
     name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     epu = _EPU.search(path)
     if epu or told.get("foil_hole"):
-        name = f"{epu[1]}/{epu[2]}" if epu else f"{told.get('grid_square')}/{told['foil_hole']}"
+        square, hole = (epu[1], epu[2]) if epu else (told.get("grid_square") or "", told["foil_hole"])
+        name = f"{square[-4:]}/{hole}"
     return "".join(c if c.isprintable() else "?" for c in name)
 
 

@@ -67,6 +67,8 @@ def _model_directory(config: Config, model: str) -> Path:
 
 def describe(path: Path, config: Config) -> Movie:
     """Movie as the daemon would have announced it."""
+    if not path.exists():
+        raise UsageError("there is no such file", where=path)
     path, root = path.resolve(), layout_of(config).root.resolve()
     relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     root_name = root.name if path.is_relative_to(root) else path.parent.name

@@ -130,7 +130,10 @@ def quality_of(
         "band_high_angstrom": high,
     }
     if len(images) == 4:
-        each = quality.ratios(sums)
+        # variance per pixel that the rings hold (Parseval), what the taper took given back
+        taper = float((fourier.cosine_taper(shape) ** 2).mean())
+        scaled = sums / (taper * (shape[0] * shape[1]) ** 2)
+        together, each = quality.pooled(scaled, mask), quality.ratios(scaled)
         for name in ("gamma", "bias", "noise", "snbr"):
             pooled[name] = quality.finite(getattr(together, name))
             for shell, value in zip(shells, getattr(each, name), strict=True):

@@ -75,6 +75,10 @@ class Status:
             self._latencies.append(latency)
         return latency
 
+    def uptime_s(self) -> float:
+        """Time since the start, s."""
+        return self._clock() - self._began
+
     def movies_per_hour(self) -> float | None:
         """Rate over the last hour, or over the time since the first movie if that is shorter."""
         now = self._clock()
@@ -112,7 +116,7 @@ class Status:
             session=session,
             watching=watching,
             device=device,
-            uptime_s=round(self._clock() - self._began, 1),
+            uptime_s=round(self.uptime_s(), 1),
             pending=pending,
             oldest_pending_s=None if oldest_pending is None else max(0.0, time.time() - oldest_pending),
             model_version=model_version,

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from service.config import Config
 
 _SEED = 20
+_ROUNDS = 4
+"""Trainings on the same movies before anything serves."""
 
 
 class Roles:
@@ -66,13 +68,14 @@ class Trainer:
         self._roles = Roles(directory / "roles.json")
         self._learned: list[TrainingMovie] = []
         self._held_out: list[TrainingMovie] = []
-        self._new, self._seen = 0, set[str]()
+        self._new, self._more_rounds, self._seen = 0, _ROUNDS, set[str]()
         self._paused = threading.Event()
         self._inbox: queue.Queue[Learn | Serving | None] = queue.Queue()
         self._net: WienerResidualNet | None = None
         self._parent: Manifest | None = None
         self._learned_before: set[str] = set()
         self._serving = self._store.current()
+        self._trainings = len(self._store.versions())
 
     def run(self) -> None:
         """Train whenever there is enough that is new."""
@@ -80,15 +83,14 @@ class Trainer:
         self._resume(self._serving)
         self._channel.send(Up(device=str(self._device), threads=self._settings.threads))
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        while (message := self._inbox.get()) is not None:
-            self._take(message)
-            while not self._inbox.empty():
-                waiting = self._inbox.get()
-                if waiting is None:
-                    return
-                self._take(waiting)
-            if self._is_due():
+        while True:
+            if self._inbox.empty() and self._is_due():
                 self._train()
+                continue
+            message = self._inbox.get()
+            if message is None:
+                return
+            self._take(message)
 
     # ------------------------------------------------------------------------------------------------ input
 
@@ -121,6 +123,7 @@ class Trainer:
         else:
             self._learned = [*self._learned, movie][-self._settings.most_movies :]
             self._new += not (self._parent and movie_id in self._parent.trained_on)
+            self._more_rounds = _ROUNDS
 
     def _resume(self, serving: str | None) -> None:
         """Continue from the version that serves, else from the base, else from scratch."""
@@ -137,18 +140,25 @@ class Trainer:
     # --------------------------------------------------------------------------------------------- training
 
     def _is_due(self) -> bool:
-        """Enough new movies, and enough held out for the gate to say something."""
-        serving = self._serving is not None
-        wanted = self._settings.refresh_movies if serving else self._settings.first_movies
-        return self._new >= wanted and len(self._held_out) >= Thresholds().least_held_out
+        """Enough new movies, and enough held out for the gate to say something.
+
+        While nothing serves, a rejected candidate is trained on for a few rounds even if no movie comes.
+        """
+        if len(self._held_out) < Thresholds().least_held_out:
+            return False
+        if self._serving is not None:
+            return self._new >= self._settings.refresh_movies
+        rejected_before = bool(self._learned_before) and self._more_rounds > 0
+        return len(self._learned) >= self._settings.first_movies and (self._new > 0 or rejected_before)
 
     def _train(self) -> None:
         """Train a candidate, have it judged, store it if it passes."""
         serving = self._serving is not None
         steps = self._settings.first_steps if not serving else self._settings.refresh_steps * self._new
-        self._new = 0
+        self._new, self._more_rounds = 0, self._more_rounds - 1
         self._channel.send(Training(active=True))
-        seed = _SEED + len(self._store.versions())
+        self._trainings += 1
+        seed = _SEED + self._trainings
         candidate = copy.deepcopy(self._net) if self._net is not None else self._fresh(seed)
         incumbent = (self._net, self._parent.weight) if serving and self._net and self._parent else None
         report = train(

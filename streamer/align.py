@@ -30,7 +30,8 @@ _FINE_BAND = 0.25
 """cycles/px; the whole band carries little more for a global shift."""
 _MOST_COEFFICIENTS = 400_000
 """Per frame: bounds the memory for large fields, which do not need their fine band."""
-_TRACK_FUNCTIONS = 8
+_TRACK_FUNCTIONS = 6
+_SMOOTHED_RINGS = 7
 
 
 def estimate_motion(
@@ -115,12 +116,12 @@ class _Grid:
 
 
 def _track_basis(n_frames: int) -> Tensor:
-    """(t, functions) float64: smooth functions of log time, orthonormal; the first motion is fast, the last slow."""
+    """(t, functions) float64: Chebyshev polynomials of log time, orthonormal; first motion is fast, later slow."""
     functions = min(n_frames, _TRACK_FUNCTIONS)
     time = torch.log1p(torch.arange(n_frames, dtype=torch.float64) / 3.0)
-    position = time / time[-1] * math.pi
-    basis = torch.cos(position[:, None] * torch.arange(functions, dtype=torch.float64))
-    orthonormal: Tensor = torch.linalg.qr(basis).Q
+    position = 2.0 * time / time[-1] - 1.0
+    orders = [torch.special.chebyshev_polynomial_t(position, order) for order in range(functions)]
+    orthonormal: Tensor = torch.linalg.qr(torch.stack(orders, dim=1)).Q
     return orthonormal
 
 
@@ -166,7 +167,9 @@ def _peak(cross: Tensor, small: fourier.Shape, scale: Tensor, limit: float) -> T
 def _ssnr_weight(moved: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
     """Per coefficient: the likelihood's weight 2s/((1+Ts) P_N), and the signal power P_S of one frame.
 
-    With s = P_S/P_N per ring; P_S = (|ΣY|² − Σ|Y|²)/(T(T−1)), the mean over all pairs of frames.
+    With s = P_S/P_N per ring; P_S = (|ΣY|² − Σ|Y|²)/(T(T−1)), the mean over all pairs of frames, shrunk by what chance
+    alone would show: with σ its standard deviation for pure noise it is multiplied by 1 − (2σ/P_S)², and is 0 below
+    2σ. Rings that hold nothing would otherwise vouch for any track that noise prefers.
     """
     n = len(moved)
     total = moved.sum(0)
@@ -175,23 +178,26 @@ def _ssnr_weight(moved: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
     rings = int(grid.ring.max()) + 1
     index, mask = grid.ring.flatten(), grid.mask.flatten().to(torch.float64)
 
-    def ring_mean(values: Tensor) -> Tensor:
+    def ring_sum(values: Tensor) -> Tensor:
         sums = torch.zeros(rings, dtype=torch.float64, device=values.device)
-        sums.index_add_(0, index, values.flatten().to(torch.float64) * mask)
-        number = torch.zeros_like(sums).index_add_(0, index, mask)
-        return sums / number.clamp(min=1.0)
+        return sums.index_add_(0, index, values.flatten().to(torch.float64) * mask)
 
-    signal = _smooth(ring_mean(pairs)).clamp(min=0.0)
-    noise = (ring_mean(each / n) - signal).clamp(min=1e-30)
+    counts = ring_sum(torch.ones_like(pairs))
+    # smoothed alike, so that the difference is never negative where the spectrum is steep
+    found, power = (_smooth(ring_sum(values) / counts.clamp(min=1.0)) for values in (pairs, each / n))
+    noise = torch.maximum(power - found.clamp(min=0.0), 1e-6 * power).clamp(min=1e-30)
+    chance = noise / (n * (n - 1.0) * _smooth(counts).clamp(min=1.0) * _SMOOTHED_RINGS).sqrt()
+    signal = found.clamp(min=0.0) * (1.0 - (2.0 * chance / found.clamp(min=1e-30)) ** 2).clamp(min=0.0)
     ratio = signal / noise
     weight = 2.0 * ratio / ((1.0 + n * ratio) * noise)
     return (weight[grid.ring] * grid.mask).to(torch.float32), (signal[grid.ring] * grid.mask).to(torch.float32)
 
 
-def _smooth(curve: Tensor, half_width: int = 3) -> Tensor:
+def _smooth(curve: Tensor) -> Tensor:
     """Running mean of a radial curve, edges repeated."""
+    half_width = _SMOOTHED_RINGS // 2
     padded = torch.cat([curve[:1].expand(half_width), curve, curve[-1:].expand(half_width)])
-    return padded.unfold(0, 2 * half_width + 1, 1).mean(-1)
+    return padded.unfold(0, _SMOOTHED_RINGS, 1).mean(-1)
 
 
 def _fine(spectra: Tensor, grid: _Grid, shifts: Tensor, most: int = 8) -> tuple[Tensor, float, int]:
@@ -225,12 +231,12 @@ def _free_steps(spectra: Tensor, grid: _Grid, shifts: Tensor) -> tuple[Tensor, f
 
     Maximised is L = ½ Σ_k w |R|², R = Σ_t Z_t, Z_t = Y_t exp(−2πi k·s_t): ∂L/∂s_t = 2π Σ_k w k Im(R* Z_t), in which
     a frame's product with itself has no part. The expected Hessian is −(T·1 − 11ᵀ) ⊗ M, M = (2π)² Σ_k w P_S k kᵀ, so
-    the step is M⁻¹ ∂L/∂s_t / T and the information that the other frames hold about one is (T − 1) M.
+    the step is M⁻¹ ∂L/∂s_t / T and the information that the other frames hold about one is (T − 1) M. Sums are over
+    the half-plane: the other half holds the same coefficients once more, and no information.
     """
     n = len(spectra)
     moved = grid.moved(spectra, shifts)
     weight, signal = _ssnr_weight(moved, grid)
-    weight = weight * fourier.hermitian_weights(grid.small[1], spectra.device)
     slope = 2.0 * math.pi * weight * (moved.sum(0).conj() * moved).imag
     gradient = torch.stack([(slope * grid.rows).sum((1, 2)), (slope * grid.columns).sum((1, 2))], dim=1).double()
     curvature = (2.0 * math.pi) ** 2 * weight * signal

@@ -325,7 +325,8 @@ class ModelRef:
 class SuperResolutionVerdict:
     """Whether fusing the frames on the finer grid can help, and why."""
 
-    verdict: Literal["helps", "cannot help", "not tried"]
+    verdict: Literal["helps", "cannot help", "not shown", "not tried"]
+    """not shown: it may help, but one movie's halves are too noisy to tell."""
     reason: str
     diversity: float | None = None
     """0: all frames at one sub-pixel position; 1: evenly spread."""

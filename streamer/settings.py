@@ -101,7 +101,7 @@ class MotionSettings(Table, frozen=True):
             ge=0,
             description="information per frame, 1/px2, below which no shifts are trusted and none applied",
         ),
-    ] = 20.0
+    ] = 8.0
 
 
 class SuperResolutionSettings(Table, frozen=True):
@@ -109,12 +109,8 @@ class SuperResolutionSettings(Table, frozen=True):
 
     min_diversity: Annotated[
         float,
-        Meta(
-            ge=0,
-            le=1,
-            description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help",
-        ),
-    ] = 0.5
+        Meta(ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help"),
+    ] = 0.2
 
 
 class DenoiseSettings(Table, frozen=True):

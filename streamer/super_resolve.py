@@ -9,6 +9,7 @@ sub-pixel positions, and the halves must agree beyond the physical Nyquist frequ
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 
@@ -22,6 +23,8 @@ _LEAST_SIGNAL = 1e-3
 """Signal over noise power of one frame below which the prior pulls no harder."""
 _BEYOND = (1.02, 1.5)
 """Band in which the halves must agree, in units of the physical Nyquist frequency."""
+_SIGNIFICANT = 3.0
+"""Correlation of the halves there, in standard deviations of chance."""
 
 
 def super_resolve(
@@ -55,6 +58,7 @@ def super_resolve(
     scale = 2.0 * taper * noise * fused.shape[0] * fused.shape[1]
     signal = quality.smooth(common, width) / (quality.smooth(counts, width) * scale)
     prior = fourier.from_rings(1.0 / signal.clamp(min=_LEAST_SIGNAL), fine)
+    prior[0, 0] = 0.0  # the mean is kept: the taper took it out of the signal
     whole = FineSolver(fused, slice(None), pixel_size=pixel_size, voltage_kv=voltage_kv)
     solved = whole.solve(fused.even + fused.odd, prior)
     frames = len(fused.fractions)
@@ -84,19 +88,20 @@ def _verdict(
     min_diversity: float,
 ) -> SuperResolutionVerdict:
     """Judge by diversity and by the halves' correlation beyond the physical Nyquist frequency."""
-    early = cannot_help(fused.fractions.cpu(), fused.exposures, min_diversity)
     frequency = torch.arange(len(common), device=common.device) / (2.0 * min(fused.shape))
     band = (frequency >= _BEYOND[0] / 4.0) & (frequency <= _BEYOND[1] / 4.0)
     product = power[0][band].sum() * power[1][band].sum()
     correlation = float(common[band].sum() / product.clamp(min=1e-300).sqrt())
     chance = 1.0 / math.sqrt(2.0 * max(1.0, float(counts[band].sum())))
     spread = diversity(fused.fractions.cpu(), fused.exposures if bool((fused.exposures > 0).any()) else None)
-    if early is not None:
-        verdict, reason = early.verdict, early.reason
-    elif correlation < 4.0 * chance:
-        verdict, reason = "cannot help", "the halves do not agree beyond the physical Nyquist frequency"
-    else:
+    impossible = cannot_help(fused.fractions.cpu(), fused.exposures, min_diversity)
+    verdict: Literal["helps", "cannot help", "not shown"]
+    if impossible is not None:
+        verdict, reason = "cannot help", impossible.reason
+    elif correlation > _SIGNIFICANT * chance:
         verdict, reason = "helps", "the halves agree beyond the physical Nyquist frequency"
+    else:
+        verdict, reason = "not shown", "this movie has too few electrons to show agreement beyond Nyquist"
     return SuperResolutionVerdict(
         verdict=verdict, reason=reason, diversity=round(spread, 4), frc_beyond_nyquist=round(correlation, 5)
     )

@@ -57,6 +57,7 @@ def test_a_movie_event_is_the_record_flattened_below_its_envelope() -> None:
     ]
     assert {
         "movie_id",
+        "path",
         "revision",
         "supersedes",
         "state",

@@ -1,0 +1,41 @@
+# make demo   the whole system on simulated movies; ends by itself
+# make test   what CI runs: lint, types, import contracts, tests
+# make check  the first three of these; make test-slow the long tests; make bench the benchmarks
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test test-slow check bench clean
+
+install: $(INSTALLED)
+
+# torch first and pinned: a plain install on a machine without a GPU would download the CUDA build
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/streamer demo
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow
+
+bench: $(INSTALLED)
+	for file in benchmarks/motion.py benchmarks/super_resolution.py benchmarks/denoise.py benchmarks/pipeline.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info

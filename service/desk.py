@@ -1,0 +1,157 @@
+"""What becomes of a movie: arrived, ordered, finished or failed. Every decision is journalled before it is acted on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from service.eventlog import utc_seconds, utc_text
+from service.messages import SessionChange
+from service.pipes import Failed, Finished, Learn, Work
+from streamer.errors import MovieNotReady
+from streamer.records import MovieRecord, Times
+from streamer.stopwatch import utc_now
+
+if TYPE_CHECKING:
+    from service.config import Config
+    from service.gains import GainChoice
+    from service.journal import Journal
+    from service.layout import Layout
+    from service.movietable import JournalMovie
+    from service.prometheus import Metrics
+    from service.serving import Serving
+    from service.stars import MicrographTables
+    from service.status import Alarms, Status
+    from service.teacher import Teacher
+    from streamer.settling import Arrival
+
+_log = logging.getLogger(__name__)
+
+_HOLD_AFTER_OUTPUT_ERROR_S = 5.0
+
+
+class Desk:
+    """Takes in arrivals and results, and makes the orders."""
+
+    def __init__(
+        self,
+        config: Config,
+        layout: Layout,
+        journal: Journal,
+        *,
+        gains: GainChoice,
+        serving: Serving,
+        teacher: Teacher,
+        tables: MicrographTables,
+        metrics: Metrics,
+        status: Status,
+        alarms: Alarms,
+    ) -> None:
+        self._config, self._layout, self._journal = config, layout, journal
+        self._gains, self._serving, self._teacher, self._tables = gains, serving, teacher, tables
+        self._metrics, self._status, self._alarms = metrics, status, alarms
+        self._complete: dict[str, str] = {}
+        self._hold_until = 0.0
+        self.session = config.session.name or ""
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether nothing should be started just now, because results cannot be written."""
+        return time.monotonic() < self._hold_until
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Journal a movie that is whole, or one that will not be."""
+        movie = arrival.movie
+        self._metrics.detected()
+        self._metrics.ready(arrival.waited_s)
+        if movie.session != self.session:
+            self.session = movie.session
+            self._journal.append(SessionChange(state="started"), movie.session)
+        if arrival.error is None:
+            complete = utc_seconds(arrival.ready_utc) - arrival.still_s
+            self._complete[movie.movie_id] = utc_text(complete)
+            self._journal.add_ready(movie, arrival.detected_utc, arrival.ready_utc)
+            return
+        record = MovieRecord(
+            movie_id=movie.movie_id,
+            session=movie.session,
+            state="incomplete" if isinstance(arrival.error, MovieNotReady) else "failed",
+            reason=arrival.error.reason(),
+            times=Times(detected=arrival.detected_utc, ready=arrival.ready_utc),
+        )
+        if self._journal.add_final(movie, record, arrival.detected_utc) is not None:
+            self._metrics.finished(record, stage="arrival")
+            _log.warning("%s: %s", record.state, arrival.error)
+
+    def order(self, movie: JournalMovie) -> Work:
+        """Make the order for a movie: with which gain, which model, where to."""
+        gain, session, movie_id = self._gains.path(), movie.movie.session, movie.movie.movie_id
+        version = self._serving.version(session) if self._config.denoise.enabled else None
+        return Work(
+            movie=movie.movie,
+            times=Times(
+                detected=movie.detected_utc,
+                complete=self._complete.get(movie_id),
+                ready=movie.ready_utc,
+                started=utc_now(),
+            ),
+            gain=None if gain is None else str(gain),
+            model=None if version is None else str(self._layout.models(session) / version),
+            output=str(self._layout.session_output(session)),
+            groups=str(self._layout.groups(movie_id)) if self._config.session_model.enabled else None,
+        )
+
+    def finished(self, message: Finished) -> None:
+        """Make a result durable, then known, then learned from."""
+        record = message.record
+        self._complete.pop(record.movie_id, None)
+        if self._journal.finish(record) is None:
+            return  # superseded or skipped while it was computed
+        self._metrics.finished(record, latency_s=self._status.finished(record))
+        self._alarms.clear("outputs-failing")
+        self._alarms.clear("gain-unreadable")
+        self._tables.add(record)
+        groups = self._layout.groups(record.movie_id)
+        if groups.is_file():
+            self._teacher.learn(record.session, Learn(movie_id=record.movie_id, groups=str(groups)))
+        _log.info("done: %s, %s", record.path, record.restoration)
+
+    def failed(self, message: Failed) -> None:
+        """Decide what becomes of a movie that could not be processed."""
+        reason = message.reason
+        _log.warning("%s", reason.message)
+        if message.kind == "not-ready" and not self._stood_still_long(message.movie_id):
+            self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
+        elif message.kind in ("output", "config"):
+            name = "outputs-failing" if message.kind == "output" else "gain-unreadable"
+            self._alarms.raise_(name, reason.message, "critical")
+            self._hold_until = time.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
+            self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
+        elif message.kind == "device":
+            self._journal.retry_later(message.movie_id, message.revision, reason)
+        else:
+            self._end(message)
+            return
+        self._metrics.retried(reason.error)
+
+    def _end(self, message: Failed) -> None:
+        """Journal a movie that failed, or never became whole."""
+        known = self._journal.movie(message.movie_id, message.revision)
+        record = MovieRecord(
+            movie_id=message.movie_id,
+            session=known.movie.session if known else self.session,
+            revision=message.revision,
+            state="incomplete" if message.kind == "not-ready" else "failed",
+            reason=message.reason,
+            times=Times(stage_s=message.stage_s),
+        )
+        if self._journal.finish(record) is not None:
+            self._metrics.finished(record, stage=message.stage)
+
+    def _stood_still_long(self, movie_id: str) -> bool:
+        """Whether a file that is not whole was found as it is longer ago than the settings allow."""
+        known = self._journal.movie(movie_id)
+        if known is None or known.ready_utc is None:
+            return True
+        return time.time() - utc_seconds(known.ready_utc) > self._config.watch.incomplete_after_s

@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from streamer import fourier, fuse, quality
+from streamer.simulate import Microscope
+from streamer.specimen import random_protein
+from streamer.super_resolve import cannot_help, super_resolve
+from tests.simulated_movies import simulated
+
+BANDS = ((0.255, 0.30), (0.30, 0.36), (0.36, 0.45))
+"""Beyond the physical Nyquist frequency, in cycles per fine px."""
+
+
+def correlation(a, b, low, high):
+    """Fourier correlation of two images (h, w) in a band, pooled, and its standard deviation by chance."""
+    shape = tuple(a.shape)
+    a, b = (quality.tapered(torch.fft.rfft2(image), shape) for image in (a, b))
+    radius = fourier.radius(shape)
+    inside = ((radius >= low) & (radius < high)) * fourier.hermitian_weights(shape[1])
+    common, power_a, power_b = (float(((p.conj() * q).real * inside).sum()) for p, q in ((a, b), (a, a), (b, b)))
+    return common / math.sqrt(power_a * power_b), 1.0 / math.sqrt(float(inside.sum()))
+
+
+def resolved(movie, shifts, exposures=None):
+    sums = movie.fuse(shifts, 2)
+    noise = float(quality.measure(movie.halves(sums)).noise[1:].mean())
+    scope = movie.scope
+    return super_resolve(sums, noise, pixel_size=scope.pixel_size, voltage_kv=scope.voltage_kv, min_diversity=0.2)
+
+
+@pytest.fixture(scope="module")
+def shifts(coarse_movie):
+    """As estimated, not as simulated."""
+    return coarse_movie.motion().shifts
+
+
+@pytest.fixture(scope="module")
+def fine_image(coarse_movie, shifts):
+    return resolved(coarse_movie, shifts).image
+
+
+@pytest.fixture(scope="module")
+def controls(coarse_movie, shifts):
+    """What needs no separation of aliases: the same fusion with other frames' shifts, and bilinear upsampling."""
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(shifts)))
+    plain = fourier.to_image(coarse_movie.halves(coarse_movie.fuse(shifts)).total, coarse_movie.scope.shape)
+    twice = torch.nn.functional.interpolate(plain[None, None], scale_factor=2.0, mode="bilinear")[0, 0]
+    return {"shuffled": resolved(coarse_movie, shifts[order]).image, "bilinear": twice}
+
+
+@pytest.mark.parametrize("band", BANDS)
+def test_the_fine_image_holds_signal_beyond_nyquist_that_no_control_holds(coarse_movie, fine_image, controls, band):
+    truth = torch.from_numpy(coarse_movie.field.truth().image)
+    found, chance = correlation(fine_image, truth, *band)
+    assert found > 5.0 * chance
+    for name, image in controls.items():
+        control, _ = correlation(image, truth, *band)
+        assert found > control + 3.0 * chance, name
+
+
+def test_below_nyquist_nothing_is_lost(coarse_movie, fine_image, controls):
+    truth = torch.from_numpy(coarse_movie.field.truth().image)
+    for band in ((0.02, 0.06), (0.06, 0.12), (0.12, 0.2)):
+        found, chance = correlation(fine_image, truth, *band)
+        assert found > correlation(controls["bilinear"], truth, *band)[0] - 2.0 * chance
+
+
+def test_the_fine_image_lies_where_the_specimen_was_in_the_first_frame(coarse_movie, fine_image):
+    """Moving it by a fine pixel in any direction makes it agree less."""
+    truth = torch.from_numpy(coarse_movie.field.truth().image)
+    here = correlation(fine_image, truth, 0.05, 0.25)[0]
+    for moved in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        assert correlation(fine_image.roll(moved, (0, 1)), truth, 0.05, 0.25)[0] < here - 0.01
+
+
+def test_the_fine_image_keeps_the_mean_of_the_plain_one(coarse_movie, shifts, fine_image):
+    plain = fourier.to_image(coarse_movie.halves(coarse_movie.fuse(shifts)).total, coarse_movie.scope.shape)
+    assert fine_image.shape == (1024, 1024)
+    assert float(fine_image.mean()) == pytest.approx(float(plain.mean()), rel=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_where_the_halves_agree_beyond_nyquist_it_helps():
+    """4 Å/px without damage: more signal beyond Nyquist than any real movie has."""
+    scope = Microscope(shape=(512, 512), pixel_size=4.0, dose_per_frame=2.0, bend_px=0.3, damage=False)
+    movie = simulated(scope, random_protein(1), seed=1)
+    found = resolved(movie, movie.motion().shifts).verdict
+    assert found.verdict == "helps"
+    assert found.frc_beyond_nyquist > 0.01
+    assert found.diversity > 0.2
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (95, 97), (64, 99)])
+def test_noise_alone_never_helps(shape):
+    frames = torch.poisson(torch.full((16, *shape), 2.0), generator=torch.Generator().manual_seed(0))
+    shifts = torch.from_numpy(np.random.default_rng(0).uniform(-0.5, 0.5, (16, 2)))
+    exposures = torch.zeros(16, dtype=torch.float64)
+    sums = fuse.fuse(lambda i: frames[i], shifts, exposures, pixel_size=1.0, voltage_kv=300.0, upsampling=2)
+    found = super_resolve(sums, 2.0, pixel_size=1.0, voltage_kv=300.0, min_diversity=0.2)
+    assert found.verdict.verdict != "helps"
+    assert abs(found.verdict.frc_beyond_nyquist) < 0.1
+    # and the image fades: its contrast is far below that of the noise it was made from
+    assert found.image.shape == (2 * shape[0], 2 * shape[1])
+    assert float(found.image.std()) < 0.5 * math.sqrt(2.0)
+
+
+def test_frames_at_one_sub_pixel_position_cannot_help():
+    shifts, unweighted = torch.arange(20.0).reshape(10, 2), torch.zeros(10, dtype=torch.float64)
+    found = cannot_help(shifts, unweighted, 0.2)
+    assert found.verdict == "cannot help"
+    assert found.diversity == pytest.approx(0.0, abs=1e-4)
+    assert "diversity 0.00, needs 0.2" in found.reason
+    spread = torch.from_numpy(np.random.default_rng(0).uniform(-2, 2, (40, 2)))
+    assert cannot_help(spread, torch.zeros(40, dtype=torch.float64), 0.2) is None
+
+
+def test_frames_that_differ_only_after_the_damage_cannot_help():
+    shifts = torch.zeros(40, 2)
+    shifts[20:] = torch.rand((20, 2), generator=torch.Generator().manual_seed(0))
+    late = torch.arange(1.0, 41.0, dtype=torch.float64) * 2.0
+    assert cannot_help(shifts, torch.zeros(40, dtype=torch.float64), 0.2) is None
+    assert cannot_help(shifts, late, 0.2) is not None

@@ -1,0 +1,114 @@
+"""Bad input gets a named error in the journal, and the next movie is not affected."""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.cli_options import connection
+from streamer.camera import encode
+from tests.system.conftest import SMALL, children_of, until
+
+pytestmark = pytest.mark.system
+
+
+def reasons(site):
+    """Name of the error, or the state, by file name."""
+    with site.journal() as journal:
+        return {
+            Path(movie.movie.relative).name: movie.reason.error if movie.reason else movie.state
+            for movie in journal.movies(limit=1000)
+        }
+
+
+def test_each_kind_of_bad_movie_is_named_and_the_next_one_is_done(make_site):
+    site = make_site(
+        watch__incomplete_after_s="2.0", movie__pixel_size="2.0", movie__dose_per_frame="2.0", session__name='"test"'
+    )
+    site.expose(1)
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(2.0, (8, 256, 256)).astype(np.uint8)
+    whole = encode(counts, "tiff", 2.0)
+    (site.root / "cut.tiff").write_bytes(whole[: len(whole) * 2 // 3])
+    lying = bytearray(encode(counts, "mrc", 2.0))
+    struct.pack_into("<i", lying, 8, 9000)
+    (site.root / "lying.mrc").write_bytes(lying)
+    (site.root / "text.tiff").write_text("this is not a movie\n" * 100)
+    (site.root / "zero.mrc").write_bytes(encode(np.zeros_like(counts), "mrc", 2.0))
+    (site.root / "other_size.mrc").write_bytes(encode(counts[:, :200], "mrc", 2.0))
+    garbled = bytearray(whole)
+    garbled[600:900] = b"\xff" * 300
+    (site.root / "garbled.tiff").write_bytes(garbled)
+    (site.root / "empty.mrc").write_bytes(b"")
+
+    daemon = site.start()
+    site.wait_for(done=1, failed=4, incomplete=3)
+    site.expose(1, first=1)
+    site.wait_for(done=2)
+    found = reasons(site)
+    assert site.stop(daemon) == 0
+    assert {name: found[name] for name in found if "Fractions" not in name and "fractions" not in name} == {
+        "cut.tiff": "MovieNotReady",
+        "lying.mrc": "MovieNotReady",
+        "empty.mrc": "MovieNotReady",
+        "text.tiff": "MovieUnsupported",
+        "zero.mrc": "MovieCorrupt",
+        "other_size.mrc": "MovieMismatch",
+        "garbled.tiff": "MovieCorrupt",
+    }
+
+
+def test_a_full_disk_is_told_retried_and_leaves_nothing_half_written(make_site):
+    site = make_site()
+    scope = replace(SMALL, shape=(512, 512))
+    daemon = site.start()
+    until(lambda: children_of(daemon).get("worker"), "the worker")
+    worker = children_of(daemon)["worker"]
+    # a file may not grow beyond this: the disk's answer to a micrograph of 1 MiB
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
+    site.expose(1, scope=scope)
+    with connection(site.config) as client:
+        until(lambda: any(a.name == "outputs-failing" for a in client.heartbeat().alarms), "the alarm")
+        with site.journal() as journal:
+            (movie,) = journal.movies()
+            assert movie.state in ("ready", "started")
+            assert movie.reason is None or movie.reason.error == "OutputError"
+        assert not [p for p in site.results.rglob("*") if p.is_file() and p.name.startswith(".")]
+        assert not list(site.results.rglob("*.json")), "no record of a movie that is not whole"
+        # space again: it goes on by itself
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        site.wait_for(done=1)
+        until(lambda: not client.heartbeat().alarms, "the alarm to clear")
+    with site.journal() as journal:
+        assert journal.movies()[0].attempt == 1, "a full disk is not the movie's fault"
+    assert site.stop(daemon) == 0
+
+
+def test_any_file_name_survives(make_site):
+    site = make_site(movie__pixel_size="2.0", movie__dose_per_frame="2.0")
+    counts = np.random.default_rng(1).poisson(2.0, (8, 256, 256)).astype(np.uint8)
+    name = os.fsdecode(b"odd \xff na\nme \x1b[31m.mrc")
+    (site.root / name).write_bytes(encode(counts, "mrc", 2.0))
+    daemon = site.start()
+    site.wait_for(done=1)
+    listed = site.run("movies", "list", "--config", str(site.config_file))
+    assert site.stop(daemon) == 0
+    assert "\x1b" not in listed.stdout
+    assert len(listed.stdout.splitlines()) == 1
+
+
+def test_several_gains_are_refused_with_the_list(make_site):
+    site = make_site()
+    for name in ("gain_a.mrc", "gain_b.mrc"):
+        (site.root / name).write_bytes(encode(np.ones((1, 16, 16), np.uint8), "mrc", 2.0))
+    refused = site.run("run", "--config", str(site.config_file))
+    assert refused.returncode == 78
+    assert "gain_a.mrc" in refused.stderr
+    assert "gain_b.mrc" in refused.stderr
+    assert "movie.gain" in refused.stderr
