@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFEST = "manifest.json"
+FORMAT = "streamer.model/1"
 
 
 class NetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +52,7 @@ class Figures(Struct, frozen=True, kw_only=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """What a version is and where it comes from."""
 
-    format: str = "streamer.model/1"
+    format: str = FORMAT
     version: str
     parent: str | None = None
     """Version that training continued from; None: from scratch."""
@@ -83,8 +84,11 @@ def load_manifest(directory: Path) -> Manifest:
     """Manifest of a version; ModelError with the reason if there is none that can be read."""
     path = directory / MANIFEST
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
         raise ModelError(f"no version of a model: {error.strerror}", where=path) from error
     except msgspec.DecodeError as error:
         raise ModelError(f"damaged manifest: {error}", where=path) from error
+    if manifest.format != FORMAT:
+        raise ModelError("a model of another format", where=path, expected=FORMAT, found=manifest.format)
+    return manifest

@@ -31,7 +31,7 @@ class WienerResidualNet(nn.Module):
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
-        if config.kind != NetConfig().kind or len(config.widths) < 2:
+        if config.kind != NetConfig().kind or len(config.widths) < 2 or min(config.widths) < 1:
             raise ModelError("unknown network", expected=NetConfig().kind, found=str(config))
         self.config = config
         widths = config.widths

@@ -145,14 +145,14 @@ def _check_picks(findings: Findings, layout: Layout, done: list[MovieRecord]) ->
     for record in done:
         files = {output.role: output for output in record.outputs}
         path = Path(files["micrograph"].path)
-        star = layout.session_output(record.session) / "picks" / path.relative_to("movies").parent
-        picked = _coordinates(star / f"{path.stem}_autopick.star")
+        star = layout.session_output(record.session) / "picks" / path.parent
+        picked = coordinates(star / f"{path.stem}_autopick.star")
         truth = np.load(_truth(layout, record))
         pixel_size = record.source.pixel_size if record.source else 1.0
         diameter = float(truth["diameter"]) / pixel_size
         shape = np.array(files["micrograph"].shape)
-        hits += _matched(picked, truth["particles"], _PICK_TOLERANCE * diameter)
-        chance += _matched(rng.random(picked.shape) * shape, truth["particles"], _PICK_TOLERANCE * diameter)
+        hits += matched(picked, truth["particles"], _PICK_TOLERANCE * diameter)
+        chance += matched(rng.random(picked.shape) * shape, truth["particles"], _PICK_TOLERANCE * diameter)
         found += len(picked)
         inner = ((truth["particles"] >= 0.4 * diameter) & (truth["particles"] < shape - 0.4 * diameter)).all(1)
         true += int(inner.sum())
@@ -207,14 +207,14 @@ def _truth(layout: Layout, record: MovieRecord) -> Path:
     return movie.with_name(f"{movie.stem}_truth.npz")
 
 
-def _coordinates(path: Path) -> NDArray[np.float64]:
+def coordinates(path: Path) -> NDArray[np.float64]:
     """(n, 2) y, x of a coordinates file."""
     block = gemmi.cif.read(str(path)).sole_block()
     columns = [list(block.find_loop(f"_rlnCoordinate{axis}")) for axis in "YX"]
     return np.array(columns, dtype=np.float64).T.reshape(-1, 2)
 
 
-def _matched(points: NDArray[np.float64], truth: NDArray[np.float32], reach: float) -> int:
+def matched(points: NDArray[np.float64], truth: NDArray[np.float32], reach: float) -> int:
     """Number of true particles that have a point within reach; each point is used once."""
     left = [tuple(point) for point in points]
     hits = 0

@@ -1,7 +1,7 @@
 """The reference downstream picker: a subscriber with a cursor that writes RELION particle coordinates.
 
 For each finished movie it reads the restored image, finds particles, and writes ``<session>/picks/<path of the
-micrograph's directory below movies/>/<stem>_autopick.star``. A movie whose halves showed no signal gets no picks.
+micrograph>_autopick.star``, where RELION looks for it. A movie whose halves showed no signal gets no picks.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def pick_movie(event: Event, output: Path, *, diameter: float, threshold: float 
     session = output / record.session
     image_file, micrograph = files["denoised"], Path(files["micrograph"].path)
     found = _picks(session / image_file.path, record, image_file.pixel_size or 0.0, diameter, threshold)
-    coordinates = session / "picks" / micrograph.relative_to("movies").parent / f"{micrograph.stem}_autopick.star"
+    coordinates = session / "picks" / micrograph.parent / f"{micrograph.stem}_autopick.star"
     write_atomically(coordinates, coordinates_star(found.x, found.y, found.score).encode())
     return Picked(
         movie_id=record.movie_id, micrograph=str(micrograph), coordinates=str(coordinates), particles=len(found.x)

@@ -51,6 +51,8 @@ def read_groups(path: Path) -> tuple[str, GroupSums]:
             groups = file.get_tensor("groups")
     except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
         raise ModelError(f"no frame-group sums could be read: {error}", where=path, expected=_FORMAT) from error
+    if description.format != _FORMAT:
+        raise ModelError("frame-group sums of another format", where=path, expected=_FORMAT, found=description.format)
     if groups.ndim != 3 or len(groups) != len(description.exposures) or not bool(torch.isfinite(groups).all()):
         raise ModelError("damaged frame-group sums", where=path, found=str(tuple(groups.shape)))
     sums = GroupSums(

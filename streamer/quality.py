@@ -143,12 +143,11 @@ def estimate(raw: Halves, denoised: Halves, shape: fourier.Shape) -> Tensor:
 
     Returns
     -------
-    (6, rings) float64: V, var M1, var M2, c_x, c_D, and the product's root P_D.
+    (7, rings) float64: V, var M1, var M2, c_x, c_D, var D1, var D2.
     """
     (even, odd), (denoised_even, denoised_odd) = raw, denoised
     v = covariance(even, odd, shape)
     c_x = 0.5 * (covariance(denoised_even, odd, shape) + covariance(denoised_odd, even, shape))
-    p_d = (covariance(denoised_even, denoised_even, shape) * covariance(denoised_odd, denoised_odd, shape)).sqrt()
     return torch.stack(
         [
             v,
@@ -156,15 +155,16 @@ def estimate(raw: Halves, denoised: Halves, shape: fourier.Shape) -> Tensor:
             covariance(odd, odd, shape),
             c_x,
             covariance(denoised_even, denoised_odd, shape),
-            p_d,
+            covariance(denoised_even, denoised_even, shape),
+            covariance(denoised_odd, denoised_odd, shape),
         ]
     )
 
 
 def ratios(sums: Tensor) -> Estimates:
-    """Figures from the sums of ``estimate``, (6, …); pool before calling. Undefined ratios are NaN."""
-    v, p_1, p_2, c_x, c_d, p_d = sums
-    p_m = (p_1 * p_2).sqrt()
+    """Figures from the sums of ``estimate``, (7, …); pool before calling. Undefined ratios are NaN."""
+    v, p_1, p_2, c_x, c_d, p_d1, p_d2 = sums
+    p_m, p_d = (p_1 * p_2).sqrt(), (p_d1 * p_d2).sqrt()
     nan = torch.full_like(v, torch.nan)
     signal = torch.where(v > 0, v, nan)
     rho = torch.where(p_d > 0, c_x**2 / (p_d * signal), torch.zeros_like(v)).clamp(max=1.0 - 1e-9)

@@ -73,9 +73,10 @@ def read_model(path: Path) -> Specimen:
         raise UsageError(
             f"no atomic model could be read: {error}", where=path, hint="give a PDB or mmCIF file"
         ) from error
-    if len(structure) == 0:
+    sites = [site for model in list(structure)[:1] for site in model.all()]
+    atoms = [(site.atom.pos.tolist(), site.atom.element.name.upper()) for site in sites]
+    if not atoms:
         raise UsageError("the atomic model is empty", where=path)
-    atoms = [(site.atom.pos.tolist(), site.atom.element.name.upper()) for site in structure[0].all()]
     positions = np.array([position for position, _ in atoms], dtype=np.float32)
     hydrogens = 0.0 if any(element == "H" for _, element in atoms) else _HYDROGENS_PER_ATOM * _SCATTERING_FACTOR["H"]
     factors = np.array([_SCATTERING_FACTOR.get(element, 2.5) + hydrogens for _, element in atoms], dtype=np.float32)

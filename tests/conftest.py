@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.simulated_movies import simulated
 
+from models.manifest import NetConfig
+from models.noise2noise import WienerResidualNet
+from models.training import train
 from streamer.simulate import Microscope
 from streamer.specimen import apoferritin, random_protein
+from tests.simulated_movies import simulated
 
 torch.set_num_threads(1)
 
@@ -56,8 +59,22 @@ def coarse_movie():
 
 
 @pytest.fixture(scope="session")
-def session_movies():
-    """Seven movies of one specimen, as group sums: four to learn from, three to be judged on."""
+def session_counts():
+    """Seven movies of one specimen."""
     scope = Microscope(shape=(512, 512), n_frames=10, dose_per_frame=2.0)
     specimen = random_protein(1)
-    return [simulated(scope, specimen, seed=seed).training_movie(f"movie-{seed}") for seed in range(7)]
+    return [simulated(scope, specimen, seed=seed) for seed in range(7)]
+
+
+@pytest.fixture(scope="session")
+def session_movies(session_counts):
+    """The same as group sums: four to learn from, three to be judged on."""
+    return [movie.training_movie(f"movie-{number}") for number, movie in enumerate(session_counts)]
+
+
+@pytest.fixture(scope="session")
+def trained(session_movies):
+    """A net that learned from four movies for a few seconds, and the report of it."""
+    torch.manual_seed(0)
+    net = WienerResidualNet(NetConfig())
+    return net, train(net, session_movies[:4], steps=80, seed=0)

@@ -68,9 +68,11 @@ class _Directory:
         derived: bool,
     ) -> None:
         """Write an image as MRC."""
-        values = image.detach().cpu().numpy().astype(dtype)
+        with np.errstate(over="ignore"):
+            values = image.detach().cpu().numpy().astype(dtype)
         if not np.isfinite(values).all():
-            raise StageError(f"the {role} image holds values that do not fit {dtype}", where="write")
+            hint = 'set outputs.dtype = "float32"' if dtype == "float16" else ""
+            raise StageError(f"the {role} image holds values that do not fit {dtype}", where="write", hint=hint)
         path = self._path / f"{self._stem}{suffix}"
         written = write_atomically(path, encode_image(values, pixel_size=pixel_size, labels=labels))
         self.files.append(

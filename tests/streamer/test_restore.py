@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from streamer import fourier, quality, restore
-from streamer.records import Correction, HalfSums, ModelRef, Spectrum
+from streamer.records import Correction, ModelRef, Spectrum
 from tests.simulated_movies import half_sums, images, unchanged
 
 SHAPES = [(64, 64), (63, 64), (64, 63), (40, 91)]
@@ -94,7 +94,3 @@ def test_the_wiener_estimate_is_nearer_to_the_truth_than_the_data():
     best = (truth**2).mean() - (image - truth).square().mean()
     assert float((image - truth).square().mean()) < 0.5 * float((plain - truth).square().mean())
     assert float(best) > 0.3 * float((truth**2).mean())
-
-
-def test_the_record_of_halves_is_what_the_kernels_take():
-    assert isinstance(scene((32, 32))[0], HalfSums)

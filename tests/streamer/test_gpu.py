@@ -1,0 +1,180 @@
+"""The same numbers on a CUDA device as on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.manifest import NetConfig
+from models.noise2noise import WienerResidualNet, infer
+from streamer import align, ctf, detector, dose, fourier, fuse, quality, restore, split
+from streamer.records import HalfSums
+from streamer.settings import MotionSettings
+from streamer.super_resolve import super_resolve
+from tests.simulated_movies import images
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+DEVICES = ("cpu", "cuda")
+SHAPES = [(96, 96), (95, 98), (128, 81)]
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """No TF32: 10 bits of mantissa would hide what is looked for."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def assert_same(here, there, tolerance=1e-5):
+    """Relative root mean square difference of two tensors, wherever they are."""
+    here, there = (t.detach().cpu().to(torch.complex128) for t in (here, there))
+    distance = float((here - there).abs().square().mean().sqrt())
+    assert distance <= tolerance * max(float(here.abs().square().mean().sqrt()), 1e-30)
+
+
+def on(device, *tensors):
+    return [tensor.to(device) for tensor in tensors]
+
+
+def counted(shape, n=8, mean=4.0):
+    """Frames (t, h, w) of blurred noise that drifts, as counts."""
+    spectrum = torch.fft.rfft2(images(*shape)) * torch.exp(-((fourier.radius(shape) / 0.12) ** 2))
+    spectrum *= 0.4 * np.prod(shape) ** 0.5 / spectrum.abs().square().mean().sqrt()
+    generator, frames = torch.Generator().manual_seed(1), []
+    for t in range(n):
+        ramp = fourier.shift_ramp(shape, torch.tensor([0.37 * t, -0.21 * t]))
+        expected = (mean * (1.0 + fourier.to_image(spectrum * ramp, shape))).clamp(min=0.0)
+        frames.append(torch.poisson(expected, generator=generator))
+    return torch.stack(frames)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fourier(shape):
+    spectrum = torch.fft.rfft2(images(*shape))
+    shift, curve = torch.tensor([0.3, -1.7]), torch.rand(fourier.ring_count(shape), dtype=torch.float64)
+    results = []
+    for device in DEVICES:
+        s, d, c = on(device, spectrum, shift, curve)
+        results.append(
+            (
+                fourier.ring_sums(s.abs().square(), shape),
+                s * fourier.shift_ramp(shape, d),
+                fourier.resize(s, shape, (64, 70)),
+                fourier.to_image(s, shape),
+                fourier.from_rings(c, shape),
+                fourier.cosine_taper(shape, device=device),
+                fourier.ring_index(shape, device).to(torch.float32),
+                ctf.ctf_2d(
+                    shape,
+                    1.2,
+                    ctf.Optics(
+                        defocus_u_um=1.2,
+                        defocus_v_um=1.1,
+                        astigmatism_angle_deg=20.0,
+                        voltage_kv=300.0,
+                        cs_mm=2.7,
+                        amplitude_contrast=0.1,
+                    ),
+                    device,
+                )
+                * 1.0,
+                dose.sum_of_squares(dose.frame_exposures(9, 1.3, 0.0), dose.decay_rate(fourier.radius(shape, device), 1.2, 300.0)),
+            )
+        )
+    for index, (here, there) in enumerate(zip(*results, strict=True)):
+        assert there.device.type == "cuda"
+        # the CTF turns by hundreds of radians in float32
+        assert_same(here, there, 1e-3 if index == 7 else 1e-5)
+
+
+def test_detector_correction_is_bit_for_bit_the_same():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3.0, (5, 64, 65)).astype(np.uint8)
+    defects = np.argwhere(rng.random((64, 65)) < 0.02)
+    here, there = (detector.correction_for((64, 65), None, defects, device) for device in DEVICES)
+    for index in range(5):
+        assert there.frame(counts, index).device.type == "cuda"
+        assert torch.equal(here.frame(counts, index), there.frame(counts, index).cpu())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_align(shape):
+    frames = counted(shape)
+    results = []
+    for device in DEVICES:
+        (moved,) = on(device, frames)
+        results.append(align.estimate_motion(lambda i, f=moved: f[i], len(frames), 1.0, MotionSettings()))
+    here, there = results
+    assert here.trusted
+    assert there.trusted
+    np.testing.assert_allclose(there.shifts.cpu(), here.shifts.cpu(), atol=2e-3)
+    assert there.information == pytest.approx(here.information, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dose_per_frame", [None, 2.0])
+def test_fuse_and_solve(shape, dose_per_frame):
+    frames = counted(shape)
+    shifts = torch.from_numpy(np.random.default_rng(0).uniform(-2, 2, (8, 2)))
+    exposures = dose.frame_exposures(8, dose_per_frame, 0.0)
+    fused, halves, fine = [], [], []
+    for device in DEVICES:
+        (moved,) = on(device, frames)
+        sums = fuse.fuse(
+            lambda i, f=moved: f[i],
+            shifts,
+            exposures,
+            pixel_size=1.1,
+            voltage_kv=300.0,
+            upsampling=2,
+            group_shape=(48, 48),
+            n_groups=4,
+        )
+        fused.append((sums.even, sums.odd, sums.groups))
+        half = split.half_sums(sums, 1.1, 300.0)
+        halves.append((half.even, half.odd))
+        fine.append(super_resolve(sums, 4.0, pixel_size=1.1, voltage_kv=300.0, min_diversity=0.0))
+    for pairs in (fused, halves):
+        for here, there in zip(*pairs, strict=True):
+            assert there.device.type == "cuda"
+            assert_same(here, there)
+    # the solver's 4×4 systems are as well conditioned as their prior makes them
+    assert_same(fine[0].image, fine[1].image, 1e-4)
+    assert fine[0].verdict.verdict == fine[1].verdict.verdict
+    assert fine[0].verdict.frc_beyond_nyquist == pytest.approx(fine[1].verdict.frc_beyond_nyquist, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_quality_and_restore(shape):
+    signal = images(*shape, seed=3)
+    halves = [torch.fft.rfft2(signal + images(*shape, seed=i)) for i in (1, 2)]
+    share = torch.full((fourier.ring_count(shape),), 0.5, dtype=torch.float64)
+    curves, restored, sums = [], [], []
+    for device in DEVICES:
+        even, odd = on(device, *halves)
+        half = HalfSums(even=even, odd=odd, even_share=share, shape=shape, pixel_size=1.3)
+        spectrum = quality.measure(half)
+        curves.append((spectrum.frc, spectrum.noise, spectrum.ssnr_full))
+        restored.append(restore.restore(half, spectrum, None)[0])
+        tapered = quality.tapered(even, shape), quality.tapered(odd, shape)
+        sums.append(quality.estimate(tapered, tapered, shape))
+    for here, there in zip(*curves, strict=True):
+        assert there.device.type == "cuda"
+        assert_same(here, there)
+    assert_same(*restored)
+    assert_same(*sums)
+
+
+def test_the_network_proposes_the_same():
+    torch.manual_seed(0)
+    net = WienerResidualNet(NetConfig()).eval()
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    fields = images(2, 88, 120)
+    here = infer(net, *fields)
+    there = infer(net.to("cuda"), *on("cuda", *fields))
+    assert there.device.type == "cuda"
+    assert_same(here, there)

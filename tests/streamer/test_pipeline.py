@@ -1,0 +1,561 @@
+import errno
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import gemmi
+import mrcfile
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from streamer import fourier, jsontext, pipeline, quality, split
+from streamer.camera import Plan, encode, expose
+from streamer.errors import ModelError, MovieCorrupt, MovieMismatch, MovieNotReady, OutputError, StageError
+from streamer.groups import read_groups
+from streamer.pipeline import Job, process_movie
+from streamer.readers.gain import read_gain
+from streamer.readers.movie import identity_of
+from streamer.readers.sidecars import read_sidecar
+from streamer.records import Acquisition, Correction, Gain, ModelRef, Movie, MovieRecord, Times
+from streamer.settings import DataPathSettings, OutputSettings, settings_sha256
+from streamer.simulate import Microscope
+from streamer.specimen import random_protein
+from streamer.stopwatch import Stopwatch
+
+SCOPE = Microscope(shape=(256, 256), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
+MODEL = ModelRef(version="v0003", sha256="cd" * 32, weight=((0.01, 0.5), (0.1, 0.25), (0.16, 0.0)))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A directory that EPU filled with one movie, its sidecar and the gain."""
+    directory = tmp_path_factory.mktemp("microscope")
+    plan = Plan(directory=directory / "grid1", scope=SCOPE, specimen=random_protein(1, 800), seed=2, truth=False)
+    list(expose(plan))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def path(root):
+    (found,) = root.rglob("*_fractions.tiff")
+    return found
+
+
+@pytest.fixture(scope="module")
+def gain(root):
+    return read_gain(root / "grid1" / "gain_reference.mrc")
+
+
+def movie_of(path, root, **changes):
+    acquisition = read_sidecar(path) or Acquisition()
+    return Movie(
+        **{
+            "path": str(path),
+            "relative": path.relative_to(root).as_posix(),
+            "session": "grid1",
+            "identity": identity_of(path),
+            "evidence": "sidecar" if acquisition.n_frames else "unproven",
+            "acquisition": acquisition,
+        }
+        | changes
+    )
+
+
+def job_of(directory, gain=None, propose=None, settings=None, groups=None):
+    return Job(
+        settings=settings or DataPathSettings(),
+        device=torch.device("cpu"),
+        gain=gain,
+        propose=propose,
+        session_directory=directory,
+        groups=groups,
+    )
+
+
+def configured(**tables):
+    """Default settings with some values of some tables changed."""
+    settings = DataPathSettings()
+    changed = {name: msgspec.structs.replace(getattr(settings, name), **values) for name, values in tables.items()}
+    return msgspec.structs.replace(settings, **changed)
+
+
+@pytest.fixture(scope="module")
+def done(root, path, gain, tmp_path_factory):
+    """The movie, its record, and where the outputs are."""
+    out = tmp_path_factory.mktemp("out") / "grid1"
+    watch = Stopwatch(Times(detected="d"))
+    groups = out.parent / "state" / "groups" / "movie.safetensors"
+    record = process_movie(movie_of(path, root), job_of(out, gain, groups=groups), watch)
+    return record, out
+
+
+def output(record, role):
+    (found,) = [f for f in record.outputs if f.role == role]
+    return found
+
+
+def image(done, role):
+    record, out = done
+    with mrcfile.open(out / output(record, role).path) as file:
+        return np.array(file.data)
+
+
+def labels(path):
+    with mrcfile.open(path) as file:
+        return " ".join(file.get_labels())
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def test_all_files_of_a_movie_are_there_and_nothing_else(done, path):
+    record, out = done
+    directory = out / "movies" / record.path / "r1"
+    expected = {".mrc", "_EVN.mrc", "_ODD.mrc", "_denoised.mrc", ".star", ".json", "_PS.png"}
+    expected |= {"_thumbnail.png", "_denoised_thumbnail.png"}
+    assert {p.name for p in directory.iterdir()} == {path.stem + suffix for suffix in expected}
+    assert record.path == "grid1/Images-Disc1/GridSquare_19770000/Data/" + path.name
+    assert {f.role for f in record.outputs} == {
+        "micrograph",
+        "even",
+        "odd",
+        "denoised",
+        "motion",
+        "thumbnail",
+        "denoised thumbnail",
+        "power spectrum",
+    }
+
+
+def test_the_record_lists_what_is_on_disk(done):
+    record, out = done
+    for file in record.outputs:
+        data = (out / file.path).read_bytes()
+        assert file.sha256 == hashlib.sha256(data).hexdigest(), file.path
+        assert file.bytes == len(data)
+    written = [p for p in (out / "movies").rglob("*") if p.is_file()]
+    assert len(written) == len(record.outputs) + 1  # and the record itself
+
+
+def test_the_record_on_disk_is_the_one_returned(done):
+    record, out = done
+    (path,) = (out / "movies").rglob("*.json")
+    assert jsontext.decode(path.read_bytes(), MovieRecord) == record
+    assert jsontext.decode(jsontext.encode(record), MovieRecord) == record
+
+
+def test_the_record_says_what_was_done(done, gain, path):
+    record, _ = done
+    assert (record.state, record.reason, record.revision, record.supersedes) == ("done", None, 1, None)
+    assert (record.movie_id, record.session) == (hashlib.sha256(record.path.encode()).hexdigest()[:16], "grid1")
+    assert record.flags == []
+    assert (record.restoration, record.model) == ("wiener", None)
+    source = record.source
+    assert (source.n_frames, source.height, source.width, source.format) == (8, 256, 256, "tiff")
+    assert (source.pixel_size, source.voltage_kv, source.dose_per_frame) == pytest.approx((2.0, 200.0, 3.0))
+    assert (source.gain, source.evidence) == (gain.sha256, "sidecar")
+    assert record.software.settings_sha256 == settings_sha256(DataPathSettings())
+    assert (record.software.device, record.software.threads) == ("cpu", torch.get_num_threads())
+    assert record.metrics.motion_trusted
+    assert record.metrics.mean_counts == pytest.approx(12.0, rel=0.02)
+    assert record.metrics.snr_half > 0.05
+    assert set(record.times.stage_s) >= {"read", "gain", "align", "fuse", "split", "quality", "restore", "write"} - {
+        "write"
+    }
+    assert record.times.detected == "d"
+
+
+def test_the_halves_add_up_to_the_micrograph(done):
+    plain, even, odd = (image(done, role) for role in ("micrograph", "even", "odd"))
+    assert (plain.dtype, even.dtype) == (np.float32, np.float16)
+    # half a unit in the last place of each half
+    tolerance = float(np.spacing(np.float16(np.abs(even).max())))
+    assert np.abs(even.astype(np.float32) + odd - plain).max() <= tolerance
+
+
+def test_the_micrograph_is_the_weighted_sum_moved_by_the_shifts_in_the_record(done, root, path, gain):
+    """By hand, from the frames as another program reads them: Σ w F/√Σ w² with the shifts that were published."""
+    record, _ = done
+    job = job_of(Path("unused"), gain)
+    frames, _ = pipeline.read_movie(movie_of(path, root), job, Stopwatch())
+    defects = {tuple(d) for d in frames.defects.tolist()}
+    rows, columns = np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)[None, :]
+    rate = 0.5 / (0.8 * (0.245 * (np.hypot(rows, columns) / 2.0).clip(1e-12) ** -1.665 + 2.81))
+    total, squares = np.zeros((256, 129), complex), np.zeros((256, 129))
+    for index, (y, x) in enumerate(record.metrics.shifts_yx_px):
+        frame = frames.counts[index] * gain.values
+        for row, column in defects:
+            frame[row, column] = np.median(frame)
+        weight = np.exp(-3.0 * (index + 1) * rate)
+        total += weight * np.fft.rfft2(frame) * np.exp(-2j * np.pi * (rows * y + columns * x))
+        squares += weight**2
+    expected = np.fft.irfft2(total / np.sqrt(squares), s=(256, 256))
+    inside = (slice(24, -24), slice(24, -24))  # the edge is filled with the mean, not wrapped round
+    found = image(done, "micrograph")
+    assert np.corrcoef(found[inside].ravel(), expected[inside].ravel())[0, 1] > 0.999
+    assert found[inside].std() == pytest.approx(expected[inside].std(), rel=0.01)
+
+
+def test_only_derived_images_are_marked_as_not_for_reconstruction(done):
+    record, out = done
+    for file in record.outputs:
+        if not file.path.endswith(".mrc"):
+            assert not file.derived
+            continue
+        marked = "NOT FOR RECONSTRUCTION" in labels(out / file.path)
+        assert marked == file.derived == file.not_for_reconstruction == (file.role == "denoised"), file.role
+        assert (file.shape, file.pixel_size) == ([256, 256], pytest.approx(2.0))
+    assert "Wiener estimate, no network" in labels(out / output(record, "denoised").path)
+    assert "dose-weighted even frames" in labels(out / output(record, "even").path)
+
+
+def test_the_motion_star_holds_the_shifts_of_the_record(done):
+    record, out = done
+    document = gemmi.cif.read_string((out / output(record, "motion").path).read_text())
+    table = document.find_block("global_shift").find(["_rlnMicrographShiftX", "_rlnMicrographShiftY"])
+    found = [[float(row[1]), float(row[0])] for row in table]
+    np.testing.assert_allclose(found, record.metrics.shifts_yx_px, atol=1e-3)
+
+
+def test_group_sums_are_kept_for_the_session_model(done):
+    record, out = done
+    movie_id, sums = read_groups(out.parent / "state" / "groups" / "movie.safetensors")
+    assert movie_id == record.movie_id
+    assert sums.groups.shape == (8, 168, 168)  # 2 Å/px cropped to 6 Å: two thirds, in eights
+    assert sums.exposures == tuple((3.0 * (i + 1),) for i in range(8))
+
+
+def test_processing_twice_gives_the_same_bytes(done, root, path, gain, tmp_path):
+    record, out = done
+    again = process_movie(movie_of(path, root), job_of(tmp_path / "grid1", gain), Stopwatch())
+    assert again.outputs == record.outputs
+    for file in record.outputs:
+        assert (out / file.path).read_bytes() == (tmp_path / "grid1" / file.path).read_bytes()
+    first, second = (msgspec.to_builtins(r) for r in (record, again))
+    for plain in (first, second):
+        del plain["times"]
+    assert first == second
+
+
+def test_a_new_revision_stands_beside_the_old_one(root, path, gain, tmp_path):
+    record = process_movie(movie_of(path, root, revision=2), job_of(tmp_path, gain), Stopwatch())
+    assert (record.revision, record.supersedes) == (2, 1)
+    assert all("/r2/" in file.path for file in record.outputs)
+
+
+def test_whoever_waits_is_told_of_each_stage(root, path, gain, tmp_path):
+    told = []
+    process_movie(movie_of(path, root), job_of(tmp_path, gain), Stopwatch(notify=told.append))
+    assert told == [
+        "read",
+        "gain",
+        "align",
+        "fuse",
+        "split",
+        "quality",
+        "restore",
+        "super_resolve",
+        "figures",
+        "write",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------- settings
+
+
+def test_float32_for_programs_that_know_no_float16(root, path, gain, tmp_path):
+    settings = configured(outputs={"dtype": "float32"})
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, settings=settings), Stopwatch())
+    assert {file.dtype for file in record.outputs if file.dtype} == {"float32"}
+    plain, even, odd = (image((record, tmp_path), role) for role in ("micrograph", "even", "odd"))
+    np.testing.assert_allclose(even + odd, plain, atol=1e-4)
+
+
+def test_a_super_resolved_image_is_written_when_asked_for(root, path, gain, tmp_path):
+    settings = configured(outputs={"super_resolution": "always", "keep_groups": True})
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, settings=settings), Stopwatch())
+    fine = output(record, "super-resolution")
+    assert (fine.shape, fine.pixel_size, fine.derived) == ([512, 512], 1.0, True)
+    assert "NOT FOR RECONSTRUCTION" in labels(tmp_path / fine.path)
+    assert output(record, "super-resolution thumbnail").path.endswith("_SR_thumbnail.png")
+    assert read_groups(tmp_path / output(record, "groups").path)[0] == record.movie_id
+    assert record.metrics.sr.diversity is not None
+
+
+def test_the_finer_grid_changes_nothing_else(done, root, path, gain, tmp_path):
+    """The physical grid is cut out of the fine one: the same micrograph, up to rounding."""
+    record, _ = done
+    settings = configured(outputs={"super_resolution": "always"})
+    fine = process_movie(movie_of(path, root), job_of(tmp_path / "fine", gain, settings=settings), Stopwatch())
+    settings = configured(outputs={"super_resolution": "never"})
+    coarse = process_movie(movie_of(path, root), job_of(tmp_path / "coarse", gain, settings=settings), Stopwatch())
+    assert coarse.metrics.sr.verdict == "not tried"
+    assert coarse.metrics.shifts_yx_px == fine.metrics.shifts_yx_px == record.metrics.shifts_yx_px
+    one, two = (image((r, tmp_path / d), "micrograph") for r, d in ((fine, "fine"), (coarse, "coarse")))
+    # but for the Nyquist column of an even width, which holds two frequencies on the coarse grid and one on the fine
+    assert np.sqrt(((one - two) ** 2).mean()) < 0.01 * one.std()
+
+
+def test_a_super_resolution_movie_is_not_refined_further(root, path, gain, tmp_path):
+    told = replace(read_sidecar(path), super_res_factor=2)
+    record = process_movie(movie_of(path, root, acquisition=told), job_of(tmp_path, gain), Stopwatch())
+    assert record.metrics.sr.verdict == "cannot help"
+    assert "super-resolution already" in record.metrics.sr.reason
+
+
+# ------------------------------------------------------------------------------------------------------ the network
+
+
+def proposal(sums, spectrum):
+    """A network that says: nothing at all; believed by half."""
+    nothing = torch.zeros_like(sums.total)
+    weight = torch.full_like(spectrum.fftfreq, 0.5)
+    return Correction(total=nothing, even=nothing, odd=nothing, weight=weight, model=MODEL)
+
+
+def test_a_model_that_served_is_named(done, root, path, gain, tmp_path):
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, proposal), Stopwatch())
+    assert (record.restoration, record.model) == ("network", MODEL)
+    text = labels(tmp_path / output(record, "denoised").path)
+    assert "corrected by model v0003" in text
+    assert "cd" * 32 in text
+    assert "lambda by band 0.50 0.25 0.00" in text
+    assert "NOT FOR RECONSTRUCTION" in text
+    half = image((record, tmp_path), "denoised").astype(np.float32)
+    np.testing.assert_allclose(half, 0.5 * image(done, "denoised").astype(np.float32), atol=0.02)
+
+
+def test_no_network_touches_the_plain_images(done, root, path, gain, tmp_path):
+    plain, _ = done
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, proposal), Stopwatch())
+    for role in ("micrograph", "even", "odd", "motion", "thumbnail", "power spectrum"):
+        assert output(record, role) == output(plain, role)
+    assert output(record, "denoised").sha256 != output(plain, "denoised").sha256
+
+
+def test_what_the_model_cannot_do_is_flagged_and_wiener_serves(done, root, path, gain, tmp_path):
+    def refuse(sums, spectrum):
+        raise ModelError("the model was trained at another pixel size", expected="1", found="2")
+
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, refuse), Stopwatch())
+    assert record.flags == ["model: the model was trained at another pixel size"]
+    assert (record.restoration, record.model) == ("wiener", None)
+    assert record.outputs == done[0].outputs
+
+
+# --------------------------------------------------------------------------------------------- movies of other kinds
+
+
+def stored(directory, counts, name="a.mrc", pixel_size=2.0):
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / name
+    path.write_bytes(encode(counts, "mrc" if name.endswith("mrc") else "tiff", pixel_size))
+    return path
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).poisson(3.0, shape).astype(np.uint8)
+
+
+def test_a_blank_movie_is_left_alone_and_says_so(tmp_path):
+    path = stored(tmp_path / "in", noise(8, 200, 220))
+    record = process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out", propose=proposal), Stopwatch())
+    assert record.restoration == "none"
+    assert record.model is None
+    assert not record.metrics.motion_trusted
+    assert record.metrics.shifts_yx_px == [[0.0, 0.0]] * 8
+    assert record.metrics.total_motion_angstrom == 0.0
+    done = record, tmp_path / "out"
+    np.testing.assert_array_equal(image(done, "denoised"), image(done, "micrograph").astype(np.float16))
+    assert "no significant signal" in labels(tmp_path / "out" / output(record, "denoised").path)
+    assert record.flags == [
+        "dose: unknown, frames are not weighted",
+        "voltage: unknown, 300 kV assumed for the exposure filter",
+        "gain: none",
+        "frame count: unproven",
+        "motion: too little information",
+    ]
+    assert "unweighted" in labels(tmp_path / "out" / output(record, "micrograph").path)
+    # unweighted: Σ F/√t
+    expected = path.read_bytes()[1024:]
+    counts = np.frombuffer(expected, np.int8).reshape(8, 200, 220)
+    np.testing.assert_allclose(image(done, "micrograph"), counts.sum(0) / 8**0.5, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 90, 96), (2, 91, 97), (3, 96, 91), (5, 64, 128)])
+def test_few_frames_and_odd_sizes(tmp_path, shape):
+    path = stored(tmp_path / "in", noise(*shape))
+    groups = tmp_path / "groups.safetensors"
+    settings = configured(outputs={"super_resolution": "always"})
+    job = job_of(tmp_path / "out", settings=settings, groups=groups)
+    record = process_movie(movie_of(path, tmp_path / "in"), job, Stopwatch())
+    assert output(record, "micrograph").shape == list(shape[1:])
+    assert output(record, "super-resolution").shape == [2 * shape[1], 2 * shape[2]]
+    assert groups.exists() == (shape[0] >= 4)
+    plain, even, odd = (image((record, tmp_path / "out"), r).astype(float) for r in ("micrograph", "even", "odd"))
+    assert np.abs(even + odd - plain).max() < 0.02
+
+
+def test_rows_keep_their_order_and_columns_theirs(tmp_path):
+    counts = noise(4, 64, 80)
+    counts[:, 5, 60:64] = 100
+    record = process_movie(
+        movie_of(stored(tmp_path / "in", counts), tmp_path / "in"),
+        job_of(tmp_path / "out", settings=configured(gain={"hot_pixel_sigma": 1000.0})),
+        Stopwatch(),
+    )
+    plain = image((record, tmp_path / "out"), "micrograph")
+    assert plain.argmax() in range(5 * 80 + 60, 5 * 80 + 64)
+
+
+def test_hot_pixels_are_found_replaced_and_told(tmp_path):
+    counts = noise(8, 128, 120)
+    counts[:, 20, 30] = 90
+    counts[:, 100, 7] = 60
+    record = process_movie(
+        movie_of(stored(tmp_path / "in", counts), tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch()
+    )
+    assert record.metrics.n_hot_pixels == 2
+    plain = image((record, tmp_path / "out"), "micrograph")
+    assert abs(plain[20, 30] - plain.mean()) < 6 * plain.std()
+    text = (tmp_path / "out" / output(record, "motion").path).read_text()
+    assert "30" in text.split("hot_pixels")[1]
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def nothing_written(directory):
+    return not directory.exists() or not [p for p in directory.rglob("*") if p.is_file()]
+
+
+def test_a_gain_of_another_size_is_a_mismatch(root, path, tmp_path):
+    wrong = Gain(path="/data/gain.mrc", sha256="0" * 64, values=np.ones((256, 255), np.float32))
+    with pytest.raises(MovieMismatch, match=r"gain\.mrc: .*another size.*expected 256 × 256 px; found 256 × 255 px"):
+        process_movie(movie_of(path, root), job_of(tmp_path, wrong), Stopwatch())
+    assert nothing_written(tmp_path)
+
+
+def test_an_unknown_pixel_size_is_a_mismatch(root, path, gain, tmp_path):
+    with pytest.raises(MovieMismatch, match="pixel size is unknown"):
+        process_movie(movie_of(path, root, acquisition=Acquisition()), job_of(tmp_path, gain), Stopwatch())
+    assert nothing_written(tmp_path)
+
+
+def test_a_movie_without_counts_is_corrupt(tmp_path):
+    path = stored(tmp_path / "in", np.zeros((4, 32, 32), np.uint8))
+    with pytest.raises(MovieCorrupt, match="no counts"):
+        process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch())
+    assert nothing_written(tmp_path / "out")
+
+
+def test_a_movie_that_changes_meanwhile_is_not_ready(tmp_path):
+    path = stored(tmp_path / "in", noise(4, 48, 48))
+    movie, job = movie_of(path, tmp_path / "in"), job_of(tmp_path / "out")
+    frames, source = pipeline.read_movie(movie, job, Stopwatch())
+    micrograph = pipeline.compute_micrograph(frames, source, job, Stopwatch())
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(MovieNotReady, match="changed while it was processed"):
+        pipeline.write_micrograph(movie, micrograph, job, Stopwatch())
+    assert nothing_written(tmp_path / "out")
+
+
+def test_a_larger_movie_than_allowed_is_refused(root, path, gain, tmp_path):
+    settings = configured(compute={"read_limit_gib": 1e-6})
+    with pytest.raises(pipeline.movie_reader.MovieUnsupported, match="decodes to more than is allowed"):
+        process_movie(movie_of(path, root), job_of(tmp_path, gain, settings=settings), Stopwatch())
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 5, 10])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_no_part_of_a_file(root, path, gain, tmp_path, monkeypatch, fails_at, step):
+    """Whole files may be there; the record, which comes last, is not."""
+    original, calls = getattr(os, step), []
+
+    def fail(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(f"streamer.writers.atomic.os.{step}", fail)
+    groups = tmp_path / "state" / "groups.safetensors"
+    with pytest.raises(OutputError, match="ENOSPC"):
+        process_movie(movie_of(path, root), job_of(tmp_path / "out", gain, groups=groups), Stopwatch())
+    monkeypatch.undo()
+    left = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not [p for p in left if ".tmp-" in p.name]
+    assert not [p for p in left if p.suffix == ".json"]
+    for file in left:
+        if file.suffix == ".mrc":
+            assert mrcfile.validate(file), file
+    # and the next attempt makes everything whole
+    record = process_movie(movie_of(path, root), job_of(tmp_path / "out", gain, groups=groups), Stopwatch())
+    for file in record.outputs:
+        assert hashlib.sha256((tmp_path / "out" / file.path).read_bytes()).hexdigest() == file.sha256
+
+
+def test_sums_that_are_not_numbers_stop_the_movie(monkeypatch, tmp_path):
+    half_sums = split.half_sums
+
+    def broken(*arguments):
+        sums = half_sums(*arguments)
+        return replace(sums, even=torch.full_like(sums.even, torch.nan))
+
+    monkeypatch.setattr(pipeline.split, "half_sums", broken)
+    path = stored(tmp_path / "in", noise(4, 48, 48))
+    with pytest.raises(StageError, match="not finite"):
+        process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch())
+    assert nothing_written(tmp_path / "out")
+
+
+def test_counts_beyond_float16_are_refused_by_name(tmp_path):
+    """An integrating camera: 40,000 units per px do not fit into the halves; float32 is the way out."""
+    counts = np.random.default_rng(0).normal(40_000, 200, (16, 48, 48)).astype(np.float32)
+    path = tmp_path / "in" / "a.mrc"
+    path.parent.mkdir()
+    with mrcfile.new(path) as file:
+        file.set_data(counts)
+        file.voxel_size = 2.0
+    movie = movie_of(path, tmp_path / "in")
+    with pytest.raises(StageError, match=r"do not fit float16; set outputs\.dtype = \"float32\""):
+        process_movie(movie, job_of(tmp_path / "out"), Stopwatch())
+    settings = configured(outputs={"dtype": "float32"})
+    record = process_movie(movie, job_of(tmp_path / "out", settings=settings), Stopwatch())
+    assert record.metrics.mean_counts == pytest.approx(40_000, rel=1e-3)
+
+
+# --------------------------------------------------------------------------------------------- what the record hashes
+
+
+def test_the_settings_hash_is_of_what_changes_a_result():
+    default = settings_sha256(DataPathSettings())
+    assert settings_sha256(configured(outputs={"root": "/elsewhere", "keep_groups": True})) == default
+    for changed in (
+        configured(motion={"b_factor": 100.0}),
+        configured(movie={"pixel_size": 1.0}),
+        configured(outputs={"dtype": "float32"}),
+        configured(denoise={"resolution": 5.0}),
+    ):
+        assert settings_sha256(changed) != default
+    assert OutputSettings().dtype == "float16"
+
+
+def test_quality_is_measured_on_what_is_written(done):
+    """The FRC in the record is that of the even and odd files."""
+    record, _ = done
+    even, odd = (torch.from_numpy(image(done, role).astype(np.float32)) for role in ("even", "odd"))
+    spectra = [quality.tapered(torch.fft.rfft2(half), (256, 256)) for half in (even, odd)]
+    frc = quality.frc(*spectra, (256, 256))
+    counts = fourier.coefficient_counts((256, 256))
+    pooled = [
+        float((frc[i] * counts[i]).sum() / counts[i].sum())
+        for i in (torch.arange(129) * 64 // 129 == step for step in range(64))
+    ]
+    # float16 of the halves adds noise of a few 1e-4
+    np.testing.assert_allclose(record.metrics.frc, pooled, atol=5e-3)
+    assert json.loads(jsontext.encode(record))["metrics"]["frc"] == record.metrics.frc

@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from streamer.errors import MovieMismatch
+from streamer.readers.movie import fingerprint, identity_of
+from streamer.records import Acquisition, Gain, Movie, MovieHeader
+from streamer.settings import DataPathSettings, MovieSettings
+from streamer.source import describe_source
+
+HEADER = MovieHeader(format="tiff", n_frames=10, height=8, width=9, dtype="uint8")
+TOLD = Acquisition(sidecar="a.xml", n_frames=10, pixel_size=1.2, voltage_kv=300.0, dose_total=40.0)
+GAIN = Gain(path="/data/gain.mrc", sha256="ab" * 32, values=np.ones((8, 9), np.float32))
+
+
+@pytest.fixture
+def describe(tmp_path):
+    path = tmp_path / "a.tiff"
+    path.write_bytes(b"frames" * 100)
+
+    def run(told=TOLD, header=HEADER, gain=GAIN, evidence="sidecar", **settings):
+        movie = Movie(
+            path=str(path),
+            relative="grid/a.tiff",
+            session="grid",
+            identity=identity_of(path),
+            evidence=evidence,
+            acquisition=told,
+        )
+        return describe_source(movie, header, DataPathSettings(movie=MovieSettings(**settings)), gain)
+
+    run.path = path
+    return run
+
+
+def test_the_source_is_what_was_found(describe):
+    source, flags = describe(pre_exposure=3.0, cs_mm=0.01, amplitude_contrast=0.07)
+    assert flags == ()
+    assert (source.path, source.bytes, source.format) == ("grid/a.tiff", 600, "tiff")
+    assert (source.n_frames, source.height, source.width) == (10, 8, 9)
+    assert source.fingerprint == fingerprint(describe.path)
+    assert (source.pixel_size, source.voltage_kv, source.dose_per_frame) == (1.2, 300.0, 4.0)
+    assert (source.pre_exposure, source.cs_mm, source.amplitude_contrast) == (3.0, 0.01, 0.07)
+    assert (source.gain, source.gain_path) == ("ab" * 32, "/data/gain.mrc")
+    assert source.acquisition == TOLD
+
+
+def test_settings_hold_against_the_sidecar_and_the_sidecar_against_the_header(describe):
+    header = replace(HEADER, pixel_size=1.4)
+    assert describe(header=header, pixel_size=1.3)[0].pixel_size == 1.3
+    assert describe(header=header)[0].pixel_size == 1.2
+    assert describe(replace(TOLD, pixel_size=None), header)[0].pixel_size == 1.4
+
+
+def test_a_disagreement_is_said_aloud(describe):
+    _, flags = describe(header=replace(HEADER, pixel_size=1.4), pixel_size=1.3, dose_per_frame=2.0, voltage_kv=200.0)
+    assert flags == (
+        "pixel_size: settings says 1.3, sidecar says 1.2",
+        "pixel_size: settings says 1.3, header says 1.4",
+        "dose_per_frame: settings says 2, sidecar says 4",
+        "voltage_kv: settings says 200, sidecar says 300",
+    )
+
+
+@pytest.mark.parametrize("pixel_size", [1.2, 1.209, 1.191])
+def test_a_percent_is_no_disagreement(describe, pixel_size):
+    assert describe(pixel_size=pixel_size)[1] == ()
+
+
+def test_a_header_that_was_never_told_is_no_disagreement(describe):
+    source, flags = describe(header=replace(HEADER, pixel_size=1.0))
+    assert (source.pixel_size, flags) == (1.2, ())
+
+
+def test_the_dose_of_a_frame_is_told_or_its_part_of_the_total(describe):
+    assert describe(replace(TOLD, dose_per_frame=3.9))[0].dose_per_frame == 3.9
+    assert describe(TOLD)[0].dose_per_frame == 4.0
+
+
+def test_what_nobody_knows_stays_unknown_and_is_flagged(describe):
+    source, flags = describe(Acquisition(), gain=None, evidence="unproven", pixel_size=1.1)
+    assert (source.dose_per_frame, source.voltage_kv, source.gain, source.gain_path) == (None, None, None, None)
+    assert flags == (
+        "dose: unknown, frames are not weighted",
+        "voltage: unknown, 300 kV assumed for the exposure filter",
+        "gain: none",
+        "frame count: unproven",
+    )
+
+
+def test_without_a_pixel_size_the_movie_fails_with_what_to_do(describe):
+    with pytest.raises(MovieMismatch, match="the pixel size is unknown.*set movie.pixel_size in Å/px"):
+        describe(Acquisition())
+
+
+def test_a_sidecar_that_counts_other_frames_is_a_mismatch(describe):
+    with pytest.raises(MovieMismatch, match=r"expected 12 \(a\.xml\); found 10"):
+        describe(replace(TOLD, n_frames=12))
