@@ -20,19 +20,17 @@ def manifest(**changes):
 
 def blobs(shape, seed):
     """Smooth bumps here and there: a signal that a Wiener filter cannot describe."""
-    places = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.002
-    spread = torch.exp(-((fourier.radius(shape) / 0.08) ** 2))
+    places = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.004
+    spread = torch.exp(-((fourier.radius(shape) / 0.2) ** 2))
     image = fourier.to_image(torch.fft.rfft2(places.float()) * spread, shape)
     return (image - image.mean()) / image.std()
 
 
-def synthetic(movie_id, seed, *, strength=0.5, n=10, shape=(128, 128)):
+def synthetic(movie_id, seed, *, strength=0.5, n=10, shape=(192, 192)):
     """A movie of n unweighted groups of noise 1 with blobs, and the blobs."""
     signal = strength * blobs(shape, seed)
     groups = signal + images(n, *shape, seed=1000 + seed)
-    sums = GroupSums(
-        groups=groups.half(), exposures=((0.0,),) * n, shape=shape, pixel_size=3.0, voltage_kv=300.0
-    )
+    sums = GroupSums(groups=groups.half(), exposures=((0.0,),) * n, shape=shape, pixel_size=3.0, voltage_kv=300.0)
     return TrainingMovie(movie_id, sums, 100.0), signal
 
 

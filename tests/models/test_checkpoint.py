@@ -48,9 +48,7 @@ def test_what_was_saved_is_loaded(saved):
     net, known = load_version(saved)
     assert known.sha256 == hashlib.sha256((saved / WEIGHTS).read_bytes()).hexdigest()
     assert not net.training
-    for (name, value), (other_name, other) in zip(
-        net.state_dict().items(), net_of().state_dict().items(), strict=True
-    ):
+    for (name, value), (other_name, other) in zip(net.state_dict().items(), net_of().state_dict().items(), strict=True):
         assert name == other_name
         assert torch.equal(value, other)
     inputs = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -146,7 +144,9 @@ def test_a_missing_version_is_told(tmp_path):
 
 def test_nothing_in_the_package_unpickles():
     """Weights and messages come from outside: no pickle, no torch.load, no eval anywhere."""
-    word = re.compile(r"\b(?:import|from) +(?:pickle|marshal|shelve|dill|joblib)\b|torch\.(?:load|save)\(|\beval\(|\bexec\(")
+    word = re.compile(
+        r"\b(?:import|from) +(?:pickle|marshal|shelve|dill|joblib)\b|torch\.(?:load|save)\(|\beval\(|\bexec\("
+    )
     package_files = [p for package in (streamer, models, service) for p in Path(package.__file__).parent.rglob("*.py")]
     assert len(package_files) > 60
     found = [

@@ -7,9 +7,7 @@ from tests.model_samples import manifest
 
 
 def test_what_was_written_is_read(tmp_path):
-    score = MovieScore(
-        movie_id="a", snbr_raw=0.1, snbr_wiener=0.2, snbr=0.4, bias_ratio=0.0, loss=1.5, loss_wiener=1.6
-    )
+    score = MovieScore(movie_id="a", snbr_raw=0.1, snbr_wiener=0.2, snbr=0.4, bias_ratio=0.0, loss=1.5, loss_wiener=1.6)
     written = manifest(
         parent="v0000",
         trained_on=["a"],

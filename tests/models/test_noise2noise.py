@@ -73,7 +73,9 @@ def test_any_number_of_levels():
     assert torch.equal(net(images(1, 2, 10, 12)), images(1, 2, 10, 12)[:, 1:2])
 
 
-@pytest.mark.parametrize("config", [{"kind": "other"}, {"widths": (8,)}, {"widths": ()}, {"widths": (8, 0)}, {"widths": (-4, 8)}])
+@pytest.mark.parametrize(
+    "config", [{"kind": "other"}, {"widths": (8,)}, {"widths": ()}, {"widths": (8, 0)}, {"widths": (-4, 8)}]
+)
 def test_unknown_nets_are_refused(config):
     with pytest.raises(ModelError, match="unknown network"):
         fresh(**config)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.denoise import session
 
+from benchmarks.denoise import session
 from streamer.simulate import Microscope
 from streamer.specimen import random_protein
 

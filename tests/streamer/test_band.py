@@ -58,7 +58,9 @@ def test_a_curve_keeps_its_values_in_angstrom(shape):
     whole = fourier.ring_frequencies(shape) / pixel_size
     with unchanged(whole):
         small = band.curve(whole)
-    np.testing.assert_allclose(small, fourier.ring_frequencies(band.small) / band.band_pixel_size, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        small, fourier.ring_frequencies(band.small) / band.band_pixel_size, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_a_band_up_to_nyquist_leaves_curves_alone():

@@ -196,7 +196,12 @@ def test_in_pieces_no_file_is_whole_before_the_last(tmp_path, monkeypatch, kind)
 def test_by_rename_nothing_is_seen_before_it_is_whole(tmp_path, monkeypatch):
     seen = []
     rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda self, target: (seen.append((self, target.exists())), rename(self, target))[1])
+
+    def watched(self, target):
+        seen.append((self, target.exists()))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
     path = one(tmp_path)
     assert [(hidden.name, existed) for hidden, existed in seen if hidden.name.startswith(f".{path.name}")] == [
         (f".{path.name}.part", False)

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.simulated_movies import full_ring_sums, full_rings, images, unchanged
 
 from streamer import fourier
+from tests.simulated_movies import full_ring_sums, full_rings, images, unchanged
 
 SHAPES = [(8, 8), (8, 7), (7, 8), (9, 9), (12, 31), (33, 10), (16, 40)]
 
@@ -111,7 +111,9 @@ def test_a_curve_keeps_its_last_value_in_the_corners():
 def test_a_curve_on_the_axis_is_read_at_its_rings(shape):
     curve = torch.rand(fourier.ring_count(shape), generator=torch.Generator().manual_seed(1))
     side = min(shape)
-    along = fourier.from_rings(curve, shape)[0, :] if shape[1] == side else fourier.from_rings(curve, shape)[: side // 2, 0]
+    along = (
+        fourier.from_rings(curve, shape)[0, :] if shape[1] == side else fourier.from_rings(curve, shape)[: side // 2, 0]
+    )
     torch.testing.assert_close(along[: side // 2], curve[: side // 2], rtol=1e-5, atol=1e-5)
 
 

@@ -82,7 +82,9 @@ def test_fourier(shape):
                     device,
                 )
                 * 1.0,
-                dose.sum_of_squares(dose.frame_exposures(9, 1.3, 0.0), dose.decay_rate(fourier.radius(shape, device), 1.2, 300.0)),
+                dose.sum_of_squares(
+                    dose.frame_exposures(9, 1.3, 0.0), dose.decay_rate(fourier.radius(shape, device), 1.2, 300.0)
+                ),
             )
         )
     for index, (here, there) in enumerate(zip(*results, strict=True)):

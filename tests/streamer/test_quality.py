@@ -90,7 +90,9 @@ def test_an_image_agrees_with_itself_and_disagrees_with_its_negative():
 
 
 def test_the_frc_of_noise_is_zero_within_chance():
-    found = quality.frc(torch.fft.rfft2(images(256, 256, seed=1)), torch.fft.rfft2(images(256, 256, seed=2)), (256, 256))
+    found = quality.frc(
+        torch.fft.rfft2(images(256, 256, seed=1)), torch.fft.rfft2(images(256, 256, seed=2)), (256, 256)
+    )
     chance = (2.0 * fourier.coefficient_counts((256, 256))).rsqrt()
     assert float((found / chance)[1:].abs().max()) < 4.5
     assert float((found / chance)[1:].std()) == pytest.approx(1.0, abs=0.2)

@@ -11,7 +11,9 @@ MODEL = ModelRef(version="v0001", sha256="0" * 64)
 
 def scene(shape):
     """Halves with signal, what was measured of them, and what a network makes of them."""
-    picture = fourier.to_image(torch.fft.rfft2(images(*shape)) * torch.exp(-((fourier.radius(shape) / 0.1) ** 2)), shape)
+    picture = fourier.to_image(
+        torch.fft.rfft2(images(*shape)) * torch.exp(-((fourier.radius(shape) / 0.1) ** 2)), shape
+    )
     sums = half_sums(*(5.0 + 3.0 * picture + 0.2 * images(*shape, seed=i) for i in (1, 2)))
     return sums, quality.measure(sums)
 

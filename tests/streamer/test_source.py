@@ -90,7 +90,7 @@ def test_what_nobody_knows_stays_unknown_and_is_flagged(describe):
 
 
 def test_without_a_pixel_size_the_movie_fails_with_what_to_do(describe):
-    with pytest.raises(MovieMismatch, match="the pixel size is unknown.*set movie.pixel_size in Å/px"):
+    with pytest.raises(MovieMismatch, match=r"the pixel size is unknown.*set movie.pixel_size in Å/px"):
         describe(Acquisition())
 
 

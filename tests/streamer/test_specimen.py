@@ -108,7 +108,9 @@ def test_ice_has_its_ring_at_3_7_angstrom():
 
 def test_rotations_are_rotations_and_even():
     rotations = specimen.random_rotations(np.random.default_rng(0), 4000).astype(float)
-    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (4000, 3, 3)), atol=1e-5)
+    np.testing.assert_allclose(
+        rotations @ rotations.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (4000, 3, 3)), atol=1e-5
+    )
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0, atol=1e-5)
     # uniform on SO(3): mean 0, second moment 1/3
     np.testing.assert_allclose(rotations.mean(0), 0.0, atol=0.04)

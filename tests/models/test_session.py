@@ -1,0 +1,199 @@
+import numpy as np
+import pytest
+import torch
+
+from models import gate
+from models.checkpoint import save_version
+from models.gate import measure_weight
+from models.manifest import NetConfig
+from models.noise2noise import WienerResidualNet
+from models.session import SessionModel
+from streamer import fourier, quality, restore
+from streamer.band import band_of
+from streamer.errors import ModelError
+from streamer.records import HalfSums
+from tests.model_samples import WEIGHT, manifest
+from tests.simulated_movies import half_sums, images, unchanged
+
+SHAPES = [(160, 160), (161, 150), (96, 203)]
+
+
+def net_of(last=0.0):
+    torch.manual_seed(0)
+    net = WienerResidualNet(NetConfig())
+    if last:
+        torch.nn.init.normal_(net.last.weight, std=last)
+    return net
+
+
+def model_of(directory, net=None, **changes):
+    save_version(directory / "v0001", net or net_of(), manifest(**changes))
+    return SessionModel(directory / "v0001")
+
+
+def scene(shape=(160, 160), pixel_size=2.0, share=0.5):
+    """Halves with coarse signal, and their curves."""
+    falling = torch.exp(-((fourier.radius(shape) / 0.12) ** 2))
+    picture = 20.0 + 3.0 * fourier.to_image(torch.fft.rfft2(images(*shape, seed=9)) * falling, shape)
+    even = share * picture + share**0.5 * images(*shape, seed=1)
+    odd = (1 - share) * picture + (1 - share) ** 0.5 * images(*shape, seed=2)
+    sums = half_sums(even, odd, pixel_size, share)
+    return sums, quality.measure(sums)
+
+
+def wiener_of(part, spectrum, share, shape):
+    ssnr = spectrum.ssnr_full * share
+    return part * fourier.from_rings(ssnr / (1.0 + ssnr), shape)
+
+
+def assert_near(found, expected, tolerance=1e-5):
+    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("share", [0.5, 2 / 3])
+def test_a_net_without_a_correction_proposes_the_wiener_estimate(tmp_path, shape, share):
+    sums, spectrum = scene(shape, share=share)
+    proposal = model_of(tmp_path).propose(sums, spectrum)
+    for found, part, exposure in (
+        (proposal.total, sums.total, 1.0),
+        (proposal.even, sums.even, share),
+        (proposal.odd, sums.odd, 1.0 - share),
+    ):
+        assert_near(found, wiener_of(part, spectrum, exposure, shape))
+
+
+def test_the_weight_is_that_of_the_manifest_at_the_movies_frequencies(tmp_path):
+    sums, spectrum = scene()
+    proposal = model_of(tmp_path).propose(sums, spectrum)
+    frequency = np.arange(81) / 160 / 2.0
+    expected = np.interp(frequency, *zip(*WEIGHT, strict=True)) * (frequency <= 1 / 6)
+    np.testing.assert_allclose(proposal.weight, expected, atol=1e-9)
+
+
+def test_the_proposal_names_its_model(tmp_path):
+    model = model_of(tmp_path)
+    reference = model.propose(*scene()).model
+    assert (reference.version, reference.sha256) == ("v0001", model.manifest.sha256)
+    assert len(reference.sha256) == 64
+    assert reference.weight == tuple(WEIGHT)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outside_the_band_every_net_is_the_wiener_estimate(tmp_path, shape):
+    sums, spectrum = scene(shape)
+    proposal = model_of(tmp_path, net_of(0.3)).propose(sums, spectrum)
+    linear = wiener_of(sums.total, spectrum, 1.0, shape)
+    band = band_of(shape, 2.0, 6.0, 100.0)
+    resolution = 2.0 / fourier.radius(shape).clamp(min=1e-9)
+    outside = (resolution > 200.0) | (resolution < band.band_pixel_size * 2.0 * 0.99)
+    assert torch.equal(proposal.total[outside], linear[outside])
+    inside = (resolution < 60.0) & (resolution > 9.0)
+    assert float((proposal.total - linear)[inside].abs().mean()) > 0.02 * float(linear[inside].abs().mean())
+
+
+def test_each_half_is_proposed_from_itself_alone(tmp_path):
+    """The same curves, another odd half: the even proposal does not move."""
+    sums, spectrum = scene()
+    other = HalfSums(
+        even=sums.even,
+        odd=torch.fft.rfft2(images(160, 160, seed=77)),
+        even_share=sums.even_share,
+        shape=sums.shape,
+        pixel_size=2.0,
+    )
+    model = model_of(tmp_path, net_of(0.3))
+    one, two = (model.propose(halves, spectrum) for halves in (sums, other))
+    assert torch.equal(one.even, two.even)
+    assert not torch.allclose(one.odd, two.odd)
+    assert not torch.allclose(one.total, two.total)
+
+
+def test_the_halves_and_curves_stay_as_they_are(tmp_path):
+    sums, spectrum = scene()
+    with unchanged(sums.even, sums.odd, sums.even_share, spectrum.ssnr_full, spectrum.noise):
+        model_of(tmp_path, net_of(0.3)).propose(sums, spectrum)
+
+
+def test_brightness_and_counts_do_not_matter(tmp_path):
+    """All counts times a thousand: all proposals times a thousand."""
+    model, (sums, spectrum) = model_of(tmp_path, net_of(0.3)), scene()
+    bright = HalfSums(
+        even=1000.0 * sums.even, odd=1000.0 * sums.odd, even_share=sums.even_share, shape=sums.shape, pixel_size=2.0
+    )
+    found = model.propose(bright, quality.measure(bright)).total
+    assert_near(found / 1000.0, model.propose(sums, spectrum).total, 1e-4)
+
+
+@pytest.mark.parametrize(("pixel_size", "fits"), [(2.0, True), (2.08, True), (1.92, True), (2.2, False), (1.0, False)])
+def test_a_model_is_believed_at_its_own_pixel_size(tmp_path, pixel_size, fits):
+    sums, spectrum = scene(pixel_size=pixel_size)
+    model = model_of(tmp_path)
+    if fits:
+        model.propose(sums, spectrum)
+    else:
+        with pytest.raises(ModelError, match=f"another pixel size; expected 2 Å/px; found {pixel_size:g} Å/px"):
+            model.propose(sums, spectrum)
+
+
+def test_an_output_that_is_not_finite_is_refused(tmp_path):
+    net = net_of(0.3)
+    with torch.no_grad():
+        net.last.weight *= 1e38
+        net.down[0][0].weight *= 1e20
+    with pytest.raises(ModelError, match="output is not finite"):
+        model_of(tmp_path, net).propose(*scene())
+
+
+def test_a_damaged_version_does_not_serve(tmp_path):
+    directory = tmp_path / "v0001"
+    save_version(directory, net_of(), manifest())
+    (directory / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="do not match their manifest"):
+        SessionModel(directory)
+
+
+# --------------------------------------------------------------------------------------------------- in service
+
+
+@pytest.fixture(scope="module")
+def served(trained, session_counts, session_movies, tmp_path_factory):
+    """A trained model as it serves, and a movie that it never saw."""
+    net, _ = trained
+    weight = measure_weight(net, session_movies[4:6])
+    directory = tmp_path_factory.mktemp("models")
+    model = model_of(directory, net, pixel_size=1.5, weight=weight)
+    movie = session_counts[6]
+    sums = movie.halves(movie.fuse(movie.motion().shifts))
+    return model, sums, quality.measure(sums)
+
+
+def test_a_served_model_does_better_than_the_wiener_filter(served):
+    """On a new movie, at half the exposure, over the whole pooled band."""
+    model, sums, spectrum = served
+    proposal = model.propose(sums, spectrum)
+    raw = quality.tapered(sums.even, sums.shape), quality.tapered(sums.odd, sums.shape)
+    linear = [restore.filtered(half, spectrum.wiener_half, sums.shape) for half in (sums.even, sums.odd)]
+    merged = [
+        restore.merge(plain, proposed, proposal.weight, sums.shape)
+        for plain, proposed in zip(linear, (proposal.even, proposal.odd), strict=True)
+    ]
+    mask = quality.band_mask(sums.shape, 1.5, 100.0, 6.0)
+    wiener, network = (
+        quality.pooled(quality.estimate(raw, tuple(quality.tapered(h, sums.shape) for h in pair), sums.shape), mask)
+        for pair in (linear, merged)
+    )
+    assert float(network.snbr) > 1.5 * float(wiener.snbr)
+    assert float(network.bias) < float(network.gamma) ** 2 * float(network.signal)
+
+
+def test_service_and_gate_see_the_same_correction(served, session_movies):
+    """The gate judges on group sums in float16, the worker applies to the sums themselves: one correction."""
+    model, sums, spectrum = served
+    movie = session_movies[6]
+    everything = torch.ones(len(movie), dtype=torch.bool)
+    _, linear, judged = gate.outputs(model.net, movie, everything)
+    proposal = model.propose(sums, spectrum)
+    applied = movie.band.crop(proposal.total - wiener_of(sums.total, spectrum, 1.0, sums.shape))
+    a, b = (fourier.to_image(s, movie.band.small).flatten() for s in (judged - linear, applied * movie.whitening))
+    assert np.corrcoef(a, b)[0, 1] > 0.98
