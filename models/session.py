@@ -17,7 +17,8 @@ from models.noise2noise import infer
 from streamer import fourier
 from streamer.band import Band, band_of
 from streamer.errors import ModelError
-from streamer.records import Correction, HalfSums, ModelRef, Spectrum
+from streamer.published import ModelRef
+from streamer.records import Correction, HalfSums, Spectrum
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,7 +1,7 @@
 """The daemon: start-up, one loop over everything that can happen, shutdown, in that order in this file.
 
-One thread decides: it owns journal, sockets and children. A second thread only watches the directory and hands over
-what it finds; the metrics' own thread only reads. SIGTERM finishes the movies in hand; a second signal leaves at once.
+One thread decides: it owns journal, sockets and children. A second thread only watches the directory; the
+metrics' own thread only reads. SIGTERM finishes the movies in hand; a second signal leaves at once.
 No torch here: a daemon is up in a fraction of a second, whatever its children need.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
@@ -37,8 +36,9 @@ from service.serving import Serving
 from service.stars import MicrographTables
 from service.status import Alarms, Status, free_bytes
 from service.teacher import Teacher
+from service.watching import Watching
 from streamer.errors import OutputError, ServiceError, StreamerError
-from streamer.records import MovieRecord
+from streamer.published import MovieRecord
 from streamer.watch import Watcher
 from streamer.writers.atomic import sweep_temporaries
 
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from service.config import Config
-    from streamer.settling import Arrival
 
 _log = logging.getLogger(__name__)
 
@@ -100,10 +99,8 @@ class Daemon:
             restarted=self._worker_restarted,
         )
         self.paused = False
-        self._watcher: Watcher | None = None
+        self._watching: Watching | None = None
         self._publisher: Publisher | None = None
-        self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop = threading.Event()
         self._next_heartbeat = 0.0
         self._bugs, self._root_seen = 0, False
@@ -152,9 +149,7 @@ class Daemon:
         self._resume_sessions()
         self.crew.start()
         known, name = self.journal.identities(), self.config.session.name or ""
-        self._watcher = Watcher(self.config.watch, session_name=name, known=known)
-        self._watching = threading.Thread(target=self._watch, args=(self._watcher,), name="watch", daemon=True)
-        self._watching.start()
+        self._watching = Watching(Watcher(self.config.watch, session_name=name, known=known))
         self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.desk.session)
         self._beat("running")
         systemd.notify(ready=True, status=f"watching {self.layout.root}")
@@ -177,8 +172,9 @@ class Daemon:
     def _turn(self) -> None:
         """Wait for something to happen and deal with it."""
         self._wait()
-        while not self._arrivals.empty():
-            self.desk.arrived(self._arrivals.get())
+        if self._watching is not None:
+            for arrival in self._watching.arrivals():
+                self.desk.arrived(arrival)
         self.crew.attend()
         self.teacher.attend(self.journal.pending())
         if not self.paused and not self.desk.is_holding:
@@ -193,6 +189,7 @@ class Daemon:
         """Take nothing new, let what was begun be finished, tell the world, close."""
         systemd.notify(stopping=True, status="finishing the movies in hand")
         _log.info("stopping")
+        self._stop_watching()
         self.teacher.close()
         self.crew.finish()
         deadline = time.monotonic() + _STOP_AFTER_S
@@ -215,14 +212,11 @@ class Daemon:
         self._stop.set()
         self.teacher.close()
         self.crew.close(0.0)
-        if self._watcher is not None:
-            self._watching.join(5.0)
+        self._stop_watching()
         if self._publisher is not None:
             self._publisher.close()
         self.metrics.stop()
         self.journal.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     # ----------------------------------------------------------------------------------------------- details
 
@@ -233,11 +227,10 @@ class Daemon:
             raise ServiceError("the sockets are not open yet")
         return self._publisher
 
-    def _watch(self, watcher: Watcher) -> None:
-        """Body of the watching thread."""
-        for arrival in watcher.arrivals(self._stop):
-            self._arrivals.put(arrival)
-            self._wake()
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.close()
+            self._watching = None
 
     def _worker_restarted(self, ending: str) -> None:
         self.metrics.worker_restarted()
@@ -304,9 +297,9 @@ class Daemon:
 
     def _look_for_root(self) -> None:
         """Raise an alarm when the watched root goes away, or does not come for a minute."""
-        if self._watcher is None:
+        if self._watching is None:
             return
-        if not self._watcher.root_missing:
+        if not self._watching.root_missing:
             self._root_seen = True
             self.alarms.clear("root-missing")
         elif self._root_seen or self.status.uptime_s() > _ROOT_WAIT_S:
@@ -317,28 +310,20 @@ class Daemon:
         poller = zmq.Poller()
         for socket in self.publisher.sockets:
             poller.register(socket, zmq.POLLIN)
-        for descriptor in (self._wake_read, self.crew.fileno(), self.teacher.fileno()):
+        for source in (self._watching, self.crew, self.teacher):
+            descriptor = None if source is None else source.fileno()
             if descriptor is not None:
                 poller.register(descriptor, zmq.POLLIN)
         ready = dict(poller.poll(round(_TICK_S * 1000)))
-        if self._wake_read in ready:
-            os.read(self._wake_read, 4096)
         for socket in self.publisher.sockets:
             if socket in ready:
                 self.publisher.handle(socket)
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"\0")
-        except BlockingIOError:
-            return  # it is awake already
 
     def _handle_signals(self) -> None:
         def stop(_number: int, _frame: FrameType | None) -> None:
             if self._stop.is_set():
                 os._exit(1)
             self._stop.set()
-            self._wake()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, stop)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from service.config import Config
-    from streamer.records import MovieRecord
+    from streamer.published import MovieRecord
 
 _PICK_TOLERANCE = 0.25
 """Of the diameter."""

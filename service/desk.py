@@ -10,7 +10,7 @@ from service.eventlog import utc_seconds, utc_text
 from service.messages import SessionChange
 from service.pipes import Failed, Finished, Learn, Work
 from streamer.errors import MovieNotReady
-from streamer.records import MovieRecord, Times
+from streamer.published import MovieRecord, Times
 from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:

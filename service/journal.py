@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.messages import Event
-    from streamer.records import FileIdentity, Movie, MovieRecord
+    from streamer.published import MovieRecord
+    from streamer.records import FileIdentity, Movie
 
 MAX_ATTEMPTS = 3
 MAX_DEATHS = 2

@@ -14,7 +14,7 @@ from streamer.writers.atomic import write_atomically
 
 if TYPE_CHECKING:
     from service.config import Config
-    from streamer.records import MovieRecord
+    from streamer.published import MovieRecord
 
 ENDPOINTS_FILE = "endpoints.json"
 

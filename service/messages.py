@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from streamer import jsontext
 from streamer.errors import ServiceError
-from streamer.records import MovieRecord
+from streamer.published import MovieRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,8 @@ import msgspec
 from service.messages import decode_json
 from streamer import jsontext
 from streamer.errors import Reason, UsageError
-from streamer.records import Acquisition, FileIdentity, Movie, MovieRecord
+from streamer.published import MovieRecord
+from streamer.records import Acquisition, FileIdentity, Movie
 
 if TYPE_CHECKING:
     import sqlite3

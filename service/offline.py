@@ -18,10 +18,11 @@ from service.layout import layout_of
 from service.worker import device_of, thread_count, use_threads
 from streamer import pipeline
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageError
+from streamer.published import MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
 from streamer.readers.sidecars import read_sidecar, session_of, with_position
-from streamer.records import Acquisition, Correction, Gain, HalfSums, Movie, MovieRecord, Spectrum, Times, movie_id_of
+from streamer.records import Acquisition, Correction, Gain, HalfSums, Movie, Spectrum, movie_id_of
 from streamer.stopwatch import Stopwatch, utc_now
 
 if TYPE_CHECKING:

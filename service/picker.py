@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from service.client import Client, Cursor
-    from streamer.records import MovieRecord
+    from streamer.published import MovieRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

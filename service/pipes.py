@@ -18,7 +18,8 @@ from msgspec import Struct
 from service.config import Config
 from streamer import jsontext
 from streamer.errors import Reason, ServiceError
-from streamer.records import Movie, MovieRecord, Times
+from streamer.published import MovieRecord, Times
+from streamer.records import Movie
 
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES = 4 << 20

@@ -32,7 +32,7 @@ from streamer.errors import ServiceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from streamer.records import MovieQuality, MovieRecord
+    from streamer.published import MovieQuality, MovieRecord
 
 MAX_VALUES = 20
 """Different values that a label may take before the rest is called ``other``."""

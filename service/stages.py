@@ -16,7 +16,8 @@ from streamer import align, detector, dose, fourier, fuse, jsontext, pipeline, q
 from streamer import super_resolve as super_resolution
 from streamer.errors import MovieCorrupt, UsageError
 from streamer.figures import denoised_halves
-from streamer.records import HalfSums, MovieRecord, SuperResolutionVerdict
+from streamer.published import MovieRecord, SuperResolutionVerdict
+from streamer.records import HalfSums
 from streamer.stopwatch import Stopwatch
 from streamer.writers.atomic import write_atomically
 from streamer.writers.mrc import encode_image

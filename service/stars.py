@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from streamer.records import MovieRecord
+    from streamer.published import MovieRecord
 
 _LEAST_INTERVAL_S = 2.0
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from service.prometheus import Metrics
-    from streamer.records import MovieRecord
+    from streamer.published import MovieRecord
 
 _HOUR_S = 3600.0
 

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.config import Config
-    from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, MovieSource, Propose, Spectrum
+    from streamer.published import MovieSource
+    from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Propose, Spectrum
 
 _KINDS: tuple[tuple[type[StreamerError], str], ...] = (
     (MovieNotReady, "not-ready"),

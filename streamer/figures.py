@@ -9,17 +9,10 @@ import torch
 from torch import Tensor
 
 from streamer import align, quality, restore
-from streamer.records import (
-    Correction,
-    Frames,
-    HalfSums,
-    Motion,
-    MovieQuality,
-    Spectrum,
-    SuperResolutionVerdict,
-)
+from streamer.published import MovieQuality, SuperResolutionVerdict
 
 if TYPE_CHECKING:
+    from streamer.records import Correction, Frames, HalfSums, Motion, Spectrum
     from streamer.settings import QualitySettings
 
 _EARLY_EXPOSURE = 4.0

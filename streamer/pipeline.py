@@ -19,21 +19,9 @@ from streamer.band import band_of
 from streamer.errors import ModelError, MovieNotReady, StageError
 from streamer.figures import movie_quality
 from streamer.groups import encode_groups
+from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
-from streamer.records import (
-    Correction,
-    Frames,
-    Gain,
-    HalfSums,
-    Micrograph,
-    Movie,
-    MovieRecord,
-    MovieSource,
-    Propose,
-    Spectrum,
-    SuperResolution,
-    SuperResolutionVerdict,
-)
+from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Movie, Propose, Spectrum, SuperResolution
 from streamer.source import describe_source
 from streamer.super_resolve import cannot_help, super_resolve
 from streamer.writers.atomic import write_atomically

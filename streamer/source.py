@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch
+from streamer.published import MovieSource
 from streamer.readers.movie import fingerprint
-from streamer.records import Gain, Movie, MovieHeader, MovieSource
 
 if TYPE_CHECKING:
+    from streamer.records import Gain, Movie, MovieHeader
     from streamer.settings import DataPathSettings
 
 _AGREE = 0.01

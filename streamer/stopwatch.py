@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from streamer.records import Times
+from streamer.published import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

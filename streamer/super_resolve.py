@@ -15,7 +15,8 @@ import torch
 
 from streamer import fourier, quality
 from streamer.fuse import FineSolver, Fused, diversity
-from streamer.records import SuperResolution, SuperResolutionVerdict
+from streamer.published import SuperResolutionVerdict
+from streamer.records import SuperResolution
 
 _FLAT_PRIOR = 1.0
 """Noise over signal power of one frame, for the halves."""

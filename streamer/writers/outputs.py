@@ -17,7 +17,7 @@ from torch import Tensor
 from streamer import fourier, jsontext
 from streamer.errors import StageError
 from streamer.groups import encode_groups
-from streamer.records import Micrograph, Movie, MovieRecord, OutputFile, Software
+from streamer.published import MovieRecord, OutputFile, Software
 from streamer.settings import DataPathSettings, settings_sha256
 from streamer.writers.atomic import write_atomically
 from streamer.writers.mrc import encode_image
@@ -25,6 +25,7 @@ from streamer.writers.star import ROLE_EVEN, ROLE_MICROGRAPH, ROLE_MOTION, ROLE_
 from streamer.writers.thumbnail import encode_png, encode_power_spectrum
 
 if TYPE_CHECKING:
+    from streamer.records import Micrograph, Movie
     from streamer.stopwatch import Stopwatch
 
 

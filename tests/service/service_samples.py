@@ -14,10 +14,8 @@ from service.journal import Journal
 from service.messages import Heartbeat
 from service.publisher import Publisher
 from streamer.errors import Reason
-from streamer.records import (
-    FileIdentity,
+from streamer.published import (
     ModelRef,
-    Movie,
     MovieQuality,
     MovieRecord,
     MovieSource,
@@ -25,8 +23,8 @@ from streamer.records import (
     Software,
     SuperResolutionVerdict,
     Times,
-    movie_id_of,
 )
+from streamer.records import FileIdentity, Movie, movie_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ from service_samples import REASON, UTC, make_movie, make_record
 from service.journal import Journal
 from service.messages import parse_event
 from streamer.errors import ServiceError, UsageError
-from streamer.records import Acquisition, FileIdentity, Movie, Times
+from streamer.published import Times
+from streamer.records import Acquisition, FileIdentity, Movie
 
 if TYPE_CHECKING:
     from pathlib import Path

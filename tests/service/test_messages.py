@@ -29,7 +29,7 @@ from service.messages import (
     topic,
 )
 from streamer import jsontext
-from streamer.records import MovieRecord
+from streamer.published import MovieRecord
 
 NAMES = st.binary(min_size=1, max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from streamer import figures, fourier, quality, restore
-from streamer.records import Correction, Frames, ModelRef, Motion, SuperResolutionVerdict
+from streamer.published import ModelRef, SuperResolutionVerdict
+from streamer.records import Correction, Frames, Motion
 from streamer.settings import QualitySettings
 from tests.simulated_movies import half_sums, images
 

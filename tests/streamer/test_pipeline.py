@@ -17,10 +17,11 @@ from streamer.camera import Plan, encode, expose
 from streamer.errors import ModelError, MovieCorrupt, MovieMismatch, MovieNotReady, OutputError, StageError
 from streamer.groups import read_groups
 from streamer.pipeline import Job, process_movie
+from streamer.published import ModelRef, MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of
 from streamer.readers.sidecars import read_sidecar
-from streamer.records import Acquisition, Correction, Gain, ModelRef, Movie, MovieRecord, Times
+from streamer.records import Acquisition, Correction, Gain, Movie
 from streamer.settings import DataPathSettings, OutputSettings, settings_sha256
 from streamer.simulate import Microscope
 from streamer.specimen import random_protein

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from streamer import fourier, quality, restore
-from streamer.records import Correction, ModelRef, Spectrum
+from streamer.published import ModelRef
+from streamer.records import Correction, Spectrum
 from tests.simulated_movies import half_sums, images, unchanged
 
 SHAPES = [(64, 64), (63, 64), (64, 63), (40, 91)]

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from streamer import stopwatch
-from streamer.records import Times
+from streamer.published import Times
 from streamer.stopwatch import Stopwatch
 
 

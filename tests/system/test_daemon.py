@@ -22,7 +22,7 @@ from service.client import FileCursor, MemoryCursor
 from service.layout import layout_of, read_endpoints
 from service.messages import movie_record
 from streamer import jsontext
-from streamer.records import MovieRecord, Times
+from streamer.published import MovieRecord, Times
 from tests.system.conftest import children_of, until
 
 pytestmark = pytest.mark.system

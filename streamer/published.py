@@ -1,0 +1,158 @@
+"""What is published of a movie: sidecar, event and ``process --json`` are the same ``MovieRecord``.
+
+Decoded from JSON by annotation, so every name is imported at run time. ``None`` means unknown, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from streamer.errors import Reason
+from streamer.records import Acquisition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovieSource:
+    """The movie as found and as it was understood."""
+
+    path: str
+    """Below the watched root."""
+    bytes: int
+    mtime_ns: int
+    fingerprint: str
+    """sha256 of the size and the first and last MiB."""
+    format: str
+    n_frames: int
+    height: int
+    width: int
+    evidence: str
+    pixel_size: float
+    voltage_kv: float | None
+    cs_mm: float
+    amplitude_contrast: float
+    dose_per_frame: float | None
+    pre_exposure: float
+    gain: str | None
+    """sha256 of the gain reference."""
+    gain_path: str | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """Which version of which network made an output."""
+
+    version: str
+    sha256: str
+    """Of its weights."""
+    weight: tuple[tuple[float, float], ...] = ()
+    """λ as (spatial frequency in 1/Å, value)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperResolutionVerdict:
+    """Whether fusing the frames on the finer grid can help, and why."""
+
+    verdict: Literal["helps", "cannot help", "not shown", "not tried"]
+    """not shown: it may help, but one movie's halves are too noisy to tell."""
+    reason: str
+    diversity: float | None = None
+    """0: all frames at one sub-pixel position; 1: evenly spread."""
+    frc_beyond_nyquist: float | None = None
+    """Half-set FRC between 1.02 and 1.5 times the physical Nyquist frequency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovieQuality:
+    """The live figures of one movie. ``_half``: at half the exposure; ``_full``: of the whole sum."""
+
+    shifts_yx_px: list[list[float]]
+    """Per frame (y, x), moving it onto the first."""
+    total_motion_angstrom: float
+    early_motion_angstrom: float
+    """Up to 4 e⁻/Å²; 0 when the exposure is unknown."""
+    late_motion_angstrom: float
+    motion_information: float
+    motion_trusted: bool
+    mean_counts: float
+    n_hot_pixels: int
+    snr_half: float | None
+    """Pooled over the band: equals SNBR* of the raw half."""
+    ssnr_full: float | None
+    """Pooled signal over noise power of the whole sum."""
+    frc_resolution_angstrom: float | None
+    """Where the half-set FRC falls below 0.143 for good."""
+    snbr_half_wiener: float | None
+    snbr_half_denoised: float | None
+    band_angstrom: list[float]
+    """Coarse and fine end of the pooled band."""
+    frc: list[float] = field(default_factory=list)
+    """Half-set FRC on 64 equal steps up to Nyquist."""
+    sr: SuperResolutionVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """A file that is whole on disk."""
+
+    role: str
+    path: str
+    """Relative to the session's directory."""
+    bytes: int
+    sha256: str
+    shape: list[int] | None = None
+    dtype: str | None = None
+    pixel_size: float | None = None
+    derived: bool = False
+    """Made with a network, a prior or a finer grid."""
+    not_for_reconstruction: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Software:
+    """What computed it: everything that a reproduction has to match."""
+
+    version: str
+    torch: str
+    device: str
+    instruction_set: str
+    threads: int
+    settings_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """When, in UTC (ISO 8601), and how long each stage took in seconds. The only part that differs between runs."""
+
+    detected: str | None = None
+    """First sight of the file."""
+    complete: str | None = None
+    """Since when it stood still, by the daemon's own clock: latency counts from here."""
+    ready: str | None = None
+    """When it was certain that it is whole."""
+    started: str | None = None
+    done: str | None = None
+    stage_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovieRecord:
+    """The full record of one movie: what came in, what was done, what it is worth, what came out."""
+
+    movie_id: str
+    session: str
+    path: str = ""
+    """Below the watched root."""
+    revision: int = 1
+    supersedes: int | None = None
+    state: Literal["done", "failed", "quarantined", "vanished", "superseded", "skipped", "incomplete"]
+    reason: Reason | None = None
+    flags: list[str] = field(default_factory=list)
+    source: MovieSource | None = None
+    metrics: MovieQuality | None = None
+    restoration: Literal["none", "wiener", "network"] | None = None
+    model: ModelRef | None = None
+    outputs: list[OutputFile] = field(default_factory=list)
+    software: Software | None = None
+    times: Times = Times()
