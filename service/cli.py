@@ -115,9 +115,17 @@ def pick(
 
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--movies", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--layout", type=click.Choice(["epu", "serialem"]), default="epu", show_default=True)
-@click.option("--format", "kind", type=click.Choice(["tiff", "mrc"]), default="tiff", show_default=True)
+@click.option("--movies", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
+@click.option(
+    "--layout",
+    type=click.Choice(["epu", "serialem"]),
+    default="epu",
+    show_default=True,
+    help="Directories, names and sidecars as EPU (XML) or as SerialEM (.mdoc) makes them.",
+)
+@click.option(
+    "--format", "kind", type=click.Choice(["tiff", "mrc"]), default="tiff", show_default=True, help="LZW TIFF or MRC."
+)
 @click.option(
     "--mode",
     type=click.Choice(["rename", "grow", "page"]),
@@ -128,10 +136,10 @@ def pick(
 @click.option("--interval", type=float, default=0.0, show_default=True, help="Least seconds between two movies.")
 @click.option("--write-time", type=float, default=2.0, show_default=True, help="Seconds a growing file takes.")
 @click.option("--size", type=(int, int), default=(1024, 1024), show_default=True, help="Height and width, px.")
-@click.option("--frames", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--frames", type=click.IntRange(min=1), default=32, show_default=True, help="Per movie.")
 @click.option("--pixel-size", type=float, default=1.5, show_default=True, help="Å/px.")
 @click.option("--dose-per-frame", type=float, default=0.65, show_default=True, help="e⁻/Å².")
-@click.option("--voltage-kv", type=float, default=300.0, show_default=True)
+@click.option("--voltage-kv", type=float, default=300.0, show_default=True, help="Acceleration voltage, kV.")
 @click.option("--defocus", type=(float, float), default=(0.8, 2.0), show_default=True, help="Range, µm.")
 @click.option("--coverage", type=float, default=0.3, show_default=True, help="Share of the field under particles.")
 @click.option(
@@ -142,7 +150,7 @@ def pick(
 )
 @click.option("--per-square", type=click.IntRange(min=0), default=0, help="Movies in one grid square.  [default: all]")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first movie.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same movies.")
 @click.option("--corrupt", type=int, multiple=True, help="Number of a movie (from 0) to damage. May be repeated.")
 @click.option("--truth/--no-truth", default=True, show_default=True, help="Write what was really there beside it.")
 def simulate(directory: Path, specimen: str, seed: int, **options: object) -> None:
@@ -203,7 +211,7 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     help="Emptied first.",
 )
 @click.option("--movies", type=click.IntRange(min=8), default=13, show_default=True, help="One of them is damaged.")
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same movies.")
 @click.option("--minutes", type=float, default=20.0, show_default=True, help="Hard stop.")
 def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
     """Run the whole system on a simulated microscope and check what arrives."""

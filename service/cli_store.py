@@ -76,7 +76,9 @@ def movies() -> None:
 @movies.command("list")
 @configured
 @click.option("--state", help="Only this state: ready, started, done, failed, quarantined, incomplete, …")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, newest first."
+)
 @_JSON
 def list_movies(
     config: Path | None, overrides: tuple[str, ...], state: str | None, limit: int, *, as_json: bool
@@ -117,7 +119,7 @@ def retry_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...]) 
 
 @movies.command("skip")
 @click.argument("movie_id")
-@click.option("--reason", default="by the operator", show_default=True)
+@click.option("--reason", default="by the operator", show_default=True, help="Stands in the journal and the event.")
 @configured
 def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple[str, ...]) -> None:
     """Leave a movie out that waits, is at work or failed."""
@@ -188,10 +190,10 @@ def show_model(version: str, config: Path | None, overrides: tuple[str, ...], se
 @models.command("train")
 @click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the new version.")
-@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: 240]")
+@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: training.first_steps]")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="Budget in seconds instead.")
 @click.option("--base", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
-@click.option("--seed", type=int, default=20, show_default=True)
+@click.option("--seed", type=int, default=20, show_default=True, help="The same seed gives the same weights.")
 @_JSON
 def train_model(
     directories: tuple[Path, ...],

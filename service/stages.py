@@ -154,16 +154,14 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
         return correction.frame(frames.counts, index)
 
     found = align.estimate_motion(frame, len(frames), frames.pixel_size, config.motion)
-    fused = fuse.fuse(
-        frame, found.shifts, exposures, pixel_size=frames.pixel_size, voltage_kv=frames.voltage_kv, upsampling=2
+    pixel_size, voltage_kv, least = frames.pixel_size, frames.voltage_kv, config.super_resolution.min_diversity
+    plain, fine = (
+        fuse.fuse(frame, found.shifts, exposures, pixel_size=pixel_size, voltage_kv=voltage_kv, upsampling=upsampling)
+        for upsampling in (1, 2)
     )
-    noise = quality.measure(split.half_sums(fused, frames.pixel_size, frames.voltage_kv)).noise
+    noise = float(quality.measure(split.half_sums(plain, pixel_size, voltage_kv)).noise[1:].mean())
     result = super_resolution.super_resolve(
-        fused,
-        float(noise[1:].mean()),
-        pixel_size=frames.pixel_size,
-        voltage_kv=frames.voltage_kv,
-        min_diversity=config.super_resolution.min_diversity,
+        fine, noise, pixel_size=pixel_size, voltage_kv=voltage_kv, min_diversity=least
     )
     if result.image is None:
         raise UsageError("nothing was fused", where=path)

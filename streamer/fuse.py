@@ -1,4 +1,4 @@
-"""Frames to sums: the physical grid and the grid of half the pixel size, by the same pass over the frames.
+"""Frames to sums, on the physical grid or on the grid of half the pixel size, in one pass over the frames.
 
 A frame with shift s is moved by s: its whole pixels in real space, edges filled with the frame's mean, the rest as a
 phase. On the physical grid the result is Σ w F. On the fine grid every coarse frequency holds four aliased fine ones;
@@ -41,24 +41,10 @@ class Fused:
     """(n, h', w'//2+1) sums of every n-th frame, cropped to the training band; n may be 0."""
     shape: fourier.Shape
     """Of the physical grid."""
-    upsampling: int
-    """1 or 2."""
     fractions: Tensor
     """(t, 2) sub-pixel part of the shifts, −½…½ px."""
     exposures: Tensor
     """(t,) e⁻/Å² at the end of each frame."""
-
-    def physical(self, half: Tensor) -> Tensor:
-        """Cut the physical grid out of a sum on either grid, (h, w//2+1).
-
-        The coarse spectrum stands unchanged in the middle of the fine one: only the alias's phases differ.
-        """
-        if self.upsampling == 1:
-            return half
-        height, width = self.shape
-        top = (height + 1) // 2
-        kept = torch.cat([half[:top], half[half.shape[0] - (height - top) :]])
-        return kept[:, : width // 2 + 1].contiguous()
 
 
 def fuse(
@@ -80,13 +66,12 @@ def fuse(
     shifts : (t, 2) float64 (y, x) px, moving each frame onto the reference.
     exposures : (t,) e⁻/Å² at the end of each frame, zeros for no weighting.
     pixel_size, voltage_kv : Å/px and kV.
-    upsampling : 1 for the physical grid, 2 for the grid of half the pixel size (which contains the physical one).
-    group_shape, n_groups : crop and number of interleaved group sums for training.
+    upsampling : 1 for the physical grid, 2 for the grid of half the pixel size.
+    group_shape, n_groups : crop and number of interleaved group sums for training, of the physical grid.
     """
     first = frame(0)
     height, width = first.shape
     device = first.device
-    shape = (height, width)
     fine = (height * upsampling, width * upsampling)
     rate = dose.decay_rate(fourier.radius(fine, device) * upsampling, pixel_size, voltage_kv)
     weighted = bool((exposures > 0).any())
@@ -107,24 +92,15 @@ def fuse(
             spectrum *= torch.exp(-float(exposures[t]) * rate)
         halves[t % 2] += spectrum
         if n_groups:
-            physical = spectrum if upsampling == 1 else _cut(spectrum, shape)
-            groups[t % n_groups] += fourier.resize(physical, shape, small)
+            groups[t % n_groups] += fourier.resize(spectrum, (height, width), small)
     return Fused(
         even=halves[0],
         odd=halves[1],
         groups=groups,
-        shape=shape,
-        upsampling=upsampling,
+        shape=(height, width),
         fractions=fractions,
         exposures=exposures,
     )
-
-
-def _cut(fine: Tensor, shape: fourier.Shape) -> Tensor:
-    """Middle of a fine half-plane spectrum, (h, w//2+1)."""
-    height, width = shape
-    top = (height + 1) // 2
-    return torch.cat([fine[:top], fine[fine.shape[0] - (height - top) :]])[:, : width // 2 + 1]
 
 
 def _move_whole_pixels(frame: Tensor, y: int, x: int) -> Tensor:
@@ -219,12 +195,8 @@ class FineSolver:
         """(rows, w//2+1, 4, 4) of K plus the prior on its diagonal."""
         transfer = self._aliases(self._transfer, part)
         rate = self._aliases(self._rate.to(torch.complex64), part).real
-        offsets = (
-            (0, 0),
-            (1, 0),
-            (0, 1),
-            (1, 1),
-        )  # whole cycles per px by which an alias lies below the first, (y, x)
+        # whole cycles per px by which an alias lies below the first, (y, x)
+        offsets = ((0, 0), (1, 0), (0, 1), (1, 1))
         matrix = transfer.new_zeros((*transfer.shape, 4))
         for a, (ya, xa) in enumerate(offsets):
             for b, (yb, xb) in enumerate(offsets):

@@ -23,11 +23,13 @@ from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
 from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Movie, Propose, Spectrum, SuperResolution
 from streamer.source import describe_source
-from streamer.super_resolve import cannot_help, super_resolve
+from streamer.super_resolve import cannot_help, nothing_near_nyquist, super_resolve
 from streamer.writers.atomic import write_atomically
 from streamer.writers.outputs import write_outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streamer.settings import DataPathSettings
     from streamer.stopwatch import Stopwatch
 
@@ -108,7 +110,6 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
 
     with stage("align"):
         motion = align.estimate_motion(frame, len(frames), pixel_size, settings.motion)
-    impossible = _super_resolution_impossible(source, motion.shifts, exposures, settings)
     with stage("fuse"):
         fused = fuse.fuse(
             frame,
@@ -116,7 +117,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
             exposures,
             pixel_size=pixel_size,
             voltage_kv=voltage_kv,
-            upsampling=1 if impossible else 2,
+            upsampling=1,
             group_shape=band.small,
             n_groups=split.group_count(len(frames)) if job.groups or settings.outputs.keep_groups else 0,
         )
@@ -129,17 +130,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         proposal, model_flags = _propose(job.propose, sums, spectrum)
         restored, restoration = restore.restore(sums, spectrum, proposal)
     with stage("super_resolve"):
-        super_resolution = (
-            SuperResolution(image=None, verdict=impossible)
-            if impossible
-            else super_resolve(
-                fused,
-                float(spectrum.noise[1:].mean()),
-                pixel_size=pixel_size,
-                voltage_kv=voltage_kv,
-                min_diversity=settings.super_resolution.min_diversity,
-            )
-        )
+        super_resolution = _refine(frame, source, motion.shifts, exposures, spectrum, settings)
     with stage("figures"):
         metrics = movie_quality(sums, spectrum, proposal, motion, frames, settings.quality, super_resolution.verdict)
     return Micrograph(
@@ -168,17 +159,27 @@ def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stop
         return write_outputs(movie, micrograph, job.session_directory, job.settings, job.device, stage)
 
 
-def _super_resolution_impossible(
-    source: MovieSource, shifts: Tensor, exposures: Tensor, settings: DataPathSettings
-) -> SuperResolutionVerdict | None:
-    """Why the finer grid is not even tried, or None."""
+def _refine(
+    frame: Callable[[int], Tensor],
+    source: MovieSource,
+    shifts: Tensor,
+    exposures: Tensor,
+    spectrum: Spectrum,
+    settings: DataPathSettings,
+) -> SuperResolution:
+    """Fuse on the grid of half the pixel size, a second pass over the frames, unless it is known to be in vain."""
+    least, in_vain = settings.super_resolution.min_diversity, None
     if settings.outputs.super_resolution == "never":
-        return SuperResolutionVerdict(verdict="not tried", reason="switched off")
-    if (source.acquisition.super_res_factor or 1) > 1:
-        return SuperResolutionVerdict(verdict="cannot help", reason="the movie is super-resolution already")
-    if settings.outputs.super_resolution == "always":
-        return None
-    return cannot_help(shifts, exposures, settings.super_resolution.min_diversity)
+        in_vain = SuperResolutionVerdict(verdict="not tried", reason="switched off")
+    elif (source.acquisition.super_res_factor or 1) > 1:
+        in_vain = SuperResolutionVerdict(verdict="cannot help", reason="the movie is super-resolution already")
+    elif settings.outputs.super_resolution == "when-it-helps":
+        in_vain = cannot_help(shifts, exposures, least) or nothing_near_nyquist(spectrum)
+    if in_vain is not None:
+        return SuperResolution(image=None, verdict=in_vain)
+    pixel_size, voltage_kv, noise = source.pixel_size, source.voltage_kv or 300.0, float(spectrum.noise[1:].mean())
+    fused = fuse.fuse(frame, shifts, exposures, pixel_size=pixel_size, voltage_kv=voltage_kv, upsampling=2)
+    return super_resolve(fused, noise, pixel_size=pixel_size, voltage_kv=voltage_kv, min_diversity=least)
 
 
 def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tuple[Correction | None, tuple[str, ...]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def half_sums(fused: Fused, pixel_size: float, voltage_kv: float) -> HalfSums:
-    """Even and odd sums on the physical grid."""
+    """Even and odd sums of what was fused on the physical grid."""
     device = fused.even.device
     exposures = fused.exposures
     plane = dose.decay_rate(fourier.radius(fused.shape, device), pixel_size, voltage_kv)
@@ -26,8 +26,8 @@ def half_sums(fused: Fused, pixel_size: float, voltage_kv: float) -> HalfSums:
     norm = dose.sum_of_squares(exposures, plane).rsqrt()
     share = dose.sum_of_squares(exposures[0::2], rings) / dose.sum_of_squares(exposures, rings)
     return HalfSums(
-        even=fused.physical(fused.even) * norm,
-        odd=fused.physical(fused.odd) * norm,
+        even=fused.even * norm,
+        odd=fused.odd * norm,
         even_share=share.to(torch.float64),
         shape=fused.shape,
         pixel_size=pixel_size,
@@ -46,9 +46,8 @@ def group_sums(fused: Fused, small: fourier.Shape, pixel_size: float, voltage_kv
         return None
     images = fourier.to_image(fused.groups, small)
     images = images - images.mean((1, 2), keepdim=True)
-    images = images / images.std().clamp(
-        min=1e-30
-    )  # any camera's counts fit into float16; the scale means nothing here
+    # any camera's counts fit into float16; the scale means nothing here
+    images = images / images.std().clamp(min=1e-30)
     exposures = tuple(tuple(float(e) for e in fused.exposures[start::n]) for start in range(n))
     return GroupSums(
         groups=images.to(torch.float16).cpu(),

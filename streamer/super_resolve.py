@@ -3,13 +3,14 @@
 First each half is fused with a weak flat prior; what the two have in common, ring by ring, is the signal's power; with
 it as prior the whole movie is fused. So the weight comes from the data, and where the halves share nothing the
 image fades to 0. Whether super-resolution helps is then a finding, not a promise: the frames must lie at different
-sub-pixel positions, and the halves must agree beyond the physical Nyquist frequency.
+sub-pixel positions, and the halves must agree beyond the physical Nyquist frequency. Where the halves of the plain
+micrograph share nothing just below that frequency already, there is no use in trying.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -18,14 +19,19 @@ from streamer.fuse import FineSolver, Fused, diversity
 from streamer.published import SuperResolutionVerdict
 from streamer.records import SuperResolution
 
+if TYPE_CHECKING:
+    from streamer.records import Spectrum
+
 _FLAT_PRIOR = 1.0
 """Noise over signal power of one frame, for the halves."""
 _LEAST_SIGNAL = 1e-3
 """Signal over noise power of one frame below which the prior pulls no harder."""
+_BELOW = 0.8
+"""From here to the physical Nyquist frequency the plain halves must agree, in units of the latter."""
 _BEYOND = (1.02, 1.5)
 """Band in which the halves must agree, in units of the physical Nyquist frequency."""
-_SIGNIFICANT = 3.0
-"""Correlation of the halves there, in standard deviations of chance."""
+_WORTH_TRYING, _SIGNIFICANT = 2.0, 3.0
+"""Correlation of the halves below and beyond Nyquist, in standard deviations of chance."""
 
 
 def super_resolve(
@@ -81,6 +87,25 @@ def cannot_help(shifts: torch.Tensor, exposures: torch.Tensor, min_diversity: fl
     )
 
 
+def nothing_near_nyquist(spectrum: Spectrum) -> SuperResolutionVerdict | None:
+    """The verdict where the plain halves share nothing just below the physical Nyquist frequency, else None."""
+    near = (spectrum.fftfreq >= _BELOW / 2.0) & (spectrum.fftfreq <= 0.5)
+    counts = spectrum.counts[near].sum()
+    # the noise is white, so the rings' correlations may be pooled by their number of coefficients
+    correlation = float((spectrum.counts * spectrum.frc.nan_to_num())[near].sum() / counts.clamp(min=1))
+    if correlation > _WORTH_TRYING * _chance(counts):
+        return None
+    return SuperResolutionVerdict(
+        verdict="not shown",
+        reason=f"the halves share nothing between {_BELOW:g} and 1 times the physical Nyquist frequency",
+    )
+
+
+def _chance(counts: torch.Tensor) -> float:
+    """Standard deviation of the correlation of unrelated coefficients."""
+    return 1.0 / math.sqrt(2.0 * max(1.0, float(counts)))
+
+
 def _verdict(
     fused: Fused,
     common: torch.Tensor,
@@ -93,13 +118,12 @@ def _verdict(
     band = (frequency >= _BEYOND[0] / 4.0) & (frequency <= _BEYOND[1] / 4.0)
     product = power[0][band].sum() * power[1][band].sum()
     correlation = float(common[band].sum() / product.clamp(min=1e-300).sqrt())
-    chance = 1.0 / math.sqrt(2.0 * max(1.0, float(counts[band].sum())))
     spread = diversity(fused.fractions.cpu(), fused.exposures if bool((fused.exposures > 0).any()) else None)
     impossible = cannot_help(fused.fractions.cpu(), fused.exposures, min_diversity)
     verdict: Literal["helps", "cannot help", "not shown"]
     if impossible is not None:
         verdict, reason = "cannot help", impossible.reason
-    elif correlation > _SIGNIFICANT * chance:
+    elif correlation > _SIGNIFICANT * _chance(counts[band].sum()):
         verdict, reason = "helps", "the halves agree beyond the physical Nyquist frequency"
     else:
         verdict, reason = "not shown", "this movie has too few electrons to show agreement beyond Nyquist"

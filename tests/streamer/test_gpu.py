@@ -126,21 +126,17 @@ def test_fuse_and_solve(shape, dose_per_frame):
     fused, halves, fine = [], [], []
     for device in DEVICES:
         (moved,) = on(device, frames)
-        sums = fuse.fuse(
-            lambda i, f=moved: f[i],
-            shifts,
-            exposures,
-            pixel_size=1.1,
-            voltage_kv=300.0,
-            upsampling=2,
-            group_shape=(48, 48),
-            n_groups=4,
+        options = {"pixel_size": 1.1, "voltage_kv": 300.0}
+        groups = {"group_shape": (48, 48), "n_groups": 4}
+        plain, fused_fine = (
+            fuse.fuse(lambda i, f=moved: f[i], shifts, exposures, upsampling=n, **options, **more)
+            for n, more in ((1, groups), (2, {}))
         )
-        fused.append((sums.even, sums.odd, sums.groups))
-        half = split.half_sums(sums, 1.1, 300.0)
+        fused += [(sums.even, sums.odd, sums.groups) for sums in (plain, fused_fine)]
+        half = split.half_sums(plain, 1.1, 300.0)
         halves.append((half.even, half.odd))
-        fine.append(super_resolve(sums, 4.0, pixel_size=1.1, voltage_kv=300.0, min_diversity=0.0))
-    for pairs in (fused, halves):
+        fine.append(super_resolve(fused_fine, 4.0, pixel_size=1.1, voltage_kv=300.0, min_diversity=0.0))
+    for pairs in (fused[0::2], fused[1::2], halves):
         for here, there in zip(*pairs, strict=True):
             assert there.device.type == "cuda"
             assert_same(here, there)

@@ -288,7 +288,6 @@ def test_a_super_resolved_image_is_written_when_asked_for(root, path, gain, tmp_
 
 
 def test_the_finer_grid_changes_nothing_else(done, root, path, gain, tmp_path):
-    """The physical grid is cut out of the fine one: the same micrograph, up to rounding."""
     record, _ = done
     settings = configured(outputs={"super_resolution": "always"})
     fine = process_movie(movie_of(path, root), job_of(tmp_path / "fine", gain, settings=settings), Stopwatch())
@@ -297,8 +296,14 @@ def test_the_finer_grid_changes_nothing_else(done, root, path, gain, tmp_path):
     assert coarse.metrics.sr.verdict == "not tried"
     assert coarse.metrics.shifts_yx_px == fine.metrics.shifts_yx_px == record.metrics.shifts_yx_px
     one, two = (image((r, tmp_path / d), "micrograph") for r, d in ((fine, "fine"), (coarse, "coarse")))
-    # but for the Nyquist column of an even width, which holds two frequencies on the coarse grid and one on the fine
-    assert np.sqrt(((one - two) ** 2).mean()) < 0.01 * one.std()
+    np.testing.assert_array_equal(one, two)
+
+
+def test_where_the_halves_share_nothing_near_nyquist_the_finer_grid_is_not_tried(done):
+    record, directory = done
+    assert record.metrics.sr.verdict == "not shown"
+    assert "between 0.8 and 1 times the physical Nyquist frequency" in record.metrics.sr.reason
+    assert not list(directory.rglob("*_SR*"))
 
 
 def test_a_super_resolution_movie_is_not_refined_further(root, path, gain, tmp_path):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import fourier, fuse, quality
+from streamer import fourier, fuse, quality, split
 from streamer.simulate import Microscope
 from streamer.specimen import random_protein
-from streamer.super_resolve import cannot_help, super_resolve
+from streamer.super_resolve import cannot_help, nothing_near_nyquist, super_resolve
 from tests.simulated_movies import simulated
 
 BANDS = ((0.255, 0.30), (0.30, 0.36), (0.36, 0.45))
@@ -26,7 +26,7 @@ def correlation(a, b, low, high):
 
 def resolved(movie, shifts, exposures=None):
     sums = movie.fuse(shifts, 2)
-    noise = float(quality.measure(movie.halves(sums)).noise[1:].mean())
+    noise = float(quality.measure(movie.halves(movie.fuse(shifts))).noise[1:].mean())
     scope = movie.scope
     return super_resolve(sums, noise, pixel_size=scope.pixel_size, voltage_kv=scope.voltage_kv, min_diversity=0.2)
 
@@ -89,7 +89,9 @@ def test_where_the_halves_agree_beyond_nyquist_it_helps():
     """4 Å/px without damage: more signal beyond Nyquist than any real movie has."""
     scope = Microscope(shape=(512, 512), pixel_size=4.0, dose_per_frame=2.0, bend_px=0.3, damage=False)
     movie = simulated(scope, random_protein(1), seed=1)
-    found = resolved(movie, movie.motion().shifts).verdict
+    shifts = movie.motion().shifts
+    assert nothing_near_nyquist(quality.measure(movie.halves(movie.fuse(shifts)))) is None
+    found = resolved(movie, shifts).verdict
     assert found.verdict == "helps"
     assert found.frc_beyond_nyquist > 0.01
     assert found.diversity > 0.2
@@ -100,8 +102,11 @@ def test_noise_alone_never_helps(shape):
     frames = torch.poisson(torch.full((16, *shape), 2.0), generator=torch.Generator().manual_seed(0))
     shifts = torch.from_numpy(np.random.default_rng(0).uniform(-0.5, 0.5, (16, 2)))
     exposures = torch.zeros(16, dtype=torch.float64)
-    sums = fuse.fuse(lambda i: frames[i], shifts, exposures, pixel_size=1.0, voltage_kv=300.0, upsampling=2)
-    found = super_resolve(sums, 2.0, pixel_size=1.0, voltage_kv=300.0, min_diversity=0.2)
+    scale = {"pixel_size": 1.0, "voltage_kv": 300.0}
+    plain, fine = (fuse.fuse(lambda i: frames[i], shifts, exposures, upsampling=n, **scale) for n in (1, 2))
+    known = nothing_near_nyquist(quality.measure(split.half_sums(plain, **scale)))
+    assert known.verdict == "not shown"
+    found = super_resolve(fine, 2.0, pixel_size=1.0, voltage_kv=300.0, min_diversity=0.2)
     assert found.verdict.verdict != "helps"
     assert abs(found.verdict.frc_beyond_nyquist) < 0.1
     # and the image fades: its contrast is far below that of the noise it was made from
