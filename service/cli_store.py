@@ -190,7 +190,7 @@ def show_model(version: str, config: Path | None, overrides: tuple[str, ...], se
 @models.command("train")
 @click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the new version.")
-@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: training.first_steps]")
+@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: session_model.first_steps]")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="Budget in seconds instead.")
 @click.option("--base", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
 @click.option("--seed", type=int, default=20, show_default=True, help="The same seed gives the same weights.")
