@@ -1,0 +1,240 @@
+"""The commands that work on files, as a user types them."""
+
+import json
+
+import mrcfile
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from service import cli
+from service.config import default_text
+from streamer.errors import StreamerError, UsageError
+
+SIMULATED = ("--size", "384", "384", "--frames", "16", "--pixel-size", "2.0", "--dose-per-frame", "2.5")
+
+
+def run(*words):
+    """Standard output of a command that ends well."""
+    found = CliRunner().invoke(cli.cli, [str(word) for word in words], catch_exceptions=False, standalone_mode=False)
+    assert found.exception is None
+    return found.stdout
+
+
+def refused(*words):
+    """The error a command raises, as ``main`` would print it."""
+    with pytest.raises(StreamerError) as caught:
+        run(*words)
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory):
+    """Two movies in EPU's layout with gain and sidecars."""
+    directory = tmp_path_factory.mktemp("movies")
+    run("simulate", directory, "--movies", 8, "--seed", 3, "--specimen", "random", *SIMULATED)
+    return sorted(directory.rglob("*_fractions.tiff"))
+
+
+@pytest.fixture(scope="module")
+def processed(movies, tmp_path_factory):
+    """Where the outputs are, and the records."""
+    out = tmp_path_factory.mktemp("out")
+    (gain,) = movies[0].parents[3].rglob("*ain*.mrc")
+    options = ("--gain", gain, "--keep-groups", "--json", "--set", "outputs.dtype=float32")
+    lines = run("process", *movies, "--output", out, *options)
+    return out, [json.loads(line) for line in lines.splitlines()]
+
+
+def directory_of(processed, index=0):
+    out, records = processed
+    record = records[index]
+    return (out / record["session"] / record["outputs"][0]["path"]).parent
+
+
+def file_of(processed, role, index=0):
+    out, records = processed
+    (path,) = [o["path"] for o in records[index]["outputs"] if o["role"] == role]
+    return out / records[index]["session"] / path
+
+
+def test_process_writes_every_movie_and_the_table_of_all(movies, processed):
+    out, records = processed
+    assert [record["state"] for record in records] == ["done"] * 8
+    assert len({record["movie_id"] for record in records}) == 8
+    assert records[0]["source"]["pixel_size"] == 2.0
+    assert records[0]["source"]["gain"] is not None
+    (table,) = out.rglob("micrographs.star")
+    assert table.read_text().count("_fractions") >= 8
+
+
+def test_process_says_in_words_what_it_did(movies, tmp_path):
+    text = run("process", movies[0], "--output", tmp_path)
+    assert "SSNR" in text
+    assert "wiener" in text
+
+
+def test_one_bad_movie_is_named_and_the_rest_is_done(movies, tmp_path):
+    bad = tmp_path / "bad.tiff"
+    bad.write_bytes(movies[0].read_bytes()[:20_000])
+    found = CliRunner().invoke(
+        cli.cli, ["process", str(bad), str(movies[1]), "--output", str(tmp_path / "out")], standalone_mode=False
+    )
+    assert found.return_value == 1
+    assert "bad.tiff" in found.stderr
+    assert "cut, or still growing" in found.stderr
+    assert len(list((tmp_path / "out").rglob("*_EVN.mrc"))) == 1
+
+
+def test_motion_gives_the_shifts_of_the_record(movies, processed):
+    found = json.loads(run("motion", movies[0], "--json"))
+    recorded = processed[1][0]["metrics"]["shifts_yx_px"]
+    np.testing.assert_allclose(found["shifts_yx_px"], recorded, atol=1e-4)
+    assert found["frames"] == 16
+    np.testing.assert_allclose(np.array(found["shifts_yx_angstrom"]), 2.0 * np.array(recorded), atol=1e-3)
+    assert "16 frames" in run("motion", movies[0])
+
+
+def test_quality_of_the_halves_is_that_of_the_record(processed):
+    even, odd = file_of(processed, "even"), file_of(processed, "odd")
+    found = json.loads(run("quality", even, odd, "--json"))
+    assert found["pooled"]["ssnr_full"] == pytest.approx(processed[1][0]["metrics"]["ssnr_full"], rel=0.02)
+    assert "gamma" not in found["pooled"]
+
+
+def test_quality_judges_a_denoiser(processed, tmp_path):
+    """The identity invents nothing; noise added by the denoiser lowers SNBR*."""
+    even, odd = file_of(processed, "even"), file_of(processed, "odd")
+    same = json.loads(run("quality", even, odd, "--denoised-even", even, "--denoised-odd", odd, "--json"))["pooled"]
+    assert same["gamma"] == pytest.approx(1.0, abs=1e-6)
+    assert same["snbr"] == pytest.approx(same["snr_half"], rel=1e-3)
+    noisy = []
+    for seed, path in enumerate((even, odd)):
+        with mrcfile.open(path) as file:
+            image = file.data.astype(np.float32)
+        noisy.append(tmp_path / f"{seed}.mrc")
+        with mrcfile.new(str(noisy[-1])) as file:
+            file.set_data(image + np.random.default_rng(seed).normal(0, image.std(), image.shape).astype(np.float32))
+    worse = ("--denoised-even", noisy[0], "--denoised-odd", noisy[1])
+    text = run("quality", even, odd, *worse, "--pixel-size", 2.0, "--json")
+    assert json.loads(text)["pooled"]["snbr"] < 0.7 * same["snbr"]
+    assert "SNBR*" in run("quality", even, odd, *worse)
+
+
+def test_quality_refuses_what_is_not_a_pair(processed, tmp_path):
+    even, odd = file_of(processed, "even"), file_of(processed, "odd")
+    assert "both denoised halves are needed" in str(refused("quality", even, odd, "--denoised-even", even))
+    assert "the band holds no ring" in str(refused("quality", even, odd, "--band", 6, 100))
+    assert "no image can be read" in str(refused("quality", even, tmp_path / "none.mrc"))
+    with mrcfile.new(str(tmp_path / "small.mrc")) as file:
+        file.set_data(np.zeros((8, 8), np.float32))
+    assert "differ in size" in str(refused("quality", even, tmp_path / "small.mrc"))
+    assert "the pixel size is unknown" in str(refused("quality", tmp_path / "small.mrc", tmp_path / "small.mrc"))
+
+
+def test_super_resolve_writes_the_finer_image_with_its_verdict(movies, tmp_path):
+    found = json.loads(run("super-resolve", movies[0], "--output", tmp_path, "--json"))
+    with mrcfile.open(found["image"]) as file:
+        assert file.data.shape == (768, 768)
+        assert float(file.voxel_size.x) == pytest.approx(1.0)
+        assert b"NOT FOR RECONSTRUCTION" in b" ".join(bytes(label) for label in file.header.label)
+    assert found["sr"]["verdict"] in {"helps", "not shown", "cannot help"}
+    assert len(list(tmp_path.glob("*_SR_thumbnail.png"))) == 1
+
+
+@pytest.fixture(scope="module")
+def trained(processed, tmp_path_factory):
+    """A version of a few steps, whatever the gate thinks of it, and what the command said."""
+    directory = tmp_path_factory.mktemp("models") / "v0001"
+    words = ["models", "train", str(processed[0]), "--out", str(directory), "--steps", "4", "--json"]
+    found = CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    return directory, json.loads(found.stdout), found.return_value
+
+
+def test_models_train_judges_what_it_trained(trained):
+    directory, result, status = trained
+    assert result["steps"] == 4
+    assert not set(result["trained_on"]) & set(result["held_out"])
+    assert len(result["trained_on"]) + len(result["held_out"]) == 8
+    assert status == (result["decision"]["result"] != "promoted")
+    shown = json.loads(run("models", "show", directory))
+    assert shown["version"] == "v0001"
+    assert shown["steps"] == 4
+    assert shown["trained_on"] == result["trained_on"]
+
+
+def test_models_train_gives_the_same_weights_again_and_overwrites_nothing(trained, processed, tmp_path):
+    directory, _, _ = trained
+    words = ("models", "train", processed[0], "--steps", 4)
+    run(*words, "--out", tmp_path / "v0001")
+    for name in ("manifest.json", "model.safetensors"):
+        assert (tmp_path / "v0001" / name).read_bytes() == (directory / name).read_bytes()
+    assert "exists" in str(refused(*words, "--out", directory)) or "there" in str(refused(*words, "--out", directory))
+    assert "not both" in str(refused(*words, "--out", tmp_path / "x", "--seconds", 1.0))
+
+
+def test_models_train_needs_movies(tmp_path):
+    error = refused("models", "train", tmp_path, "--out", tmp_path / "v")
+    assert isinstance(error, UsageError)
+    assert "process them with --keep-groups" in str(error)
+
+
+def test_denoise_applies_a_model_to_a_finished_movie(trained, processed, tmp_path):
+    words = ("denoise", directory_of(processed, 0), "--model", trained[0], "--output", tmp_path, "--json")
+    found = json.loads(run(*words))
+    assert found["model"] == "v0001"
+    assert len(found["files"]) == 3
+    with mrcfile.open(found["files"][0]) as file:
+        image = file.data.astype(np.float64)
+        assert b"NOT FOR RECONSTRUCTION" in b" ".join(bytes(label) for label in file.header.label)
+    assert np.isfinite(image).all()
+    # without weight (the gate has not passed it) the result is the Wiener estimate that process wrote
+    if trained[1]["decision"]["result"] != "promoted":
+        assert found["restoration"] == "wiener"
+        with mrcfile.open(file_of(processed, "denoised")) as file:
+            served = file.data.astype(np.float64)
+        assert np.corrcoef(served.ravel(), image.ravel())[0, 1] > 0.999
+
+
+def test_denoise_refuses_what_is_no_output(trained, tmp_path):
+    assert "not the output directory of one movie" in str(
+        refused("denoise", tmp_path, "--model", trained[0], "--output", tmp_path)
+    )
+
+
+def test_init_and_check_config(tmp_path):
+    path = tmp_path / "config.toml"
+    run("init", path)
+    assert path.read_text() == default_text()
+    assert "--force" in str(refused("init", path))
+    run("init", path, "--force")
+    places = ("--set", f"watch.root={tmp_path / 'in'}", "--set", f"outputs.root={tmp_path / 'out'}")
+    text = run("check-config", "--config", path, *places, "--set", f"instance.state={tmp_path / 'state'}")
+    assert f"{tmp_path / 'in'}  (not there yet)" in text
+    assert "none found yet" in text
+    inside = ("--set", f"watch.root={tmp_path}", "--set", f"outputs.root={tmp_path / 'out'}")
+    assert "must not contain each other" in str(refused("check-config", *inside))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("process", "none.tiff"), 1, "there is no such file"),
+        (("motion", "none.tiff"), 64, "there is no such file"),
+        (("run", "--config", "none.toml"), 78, "the configuration cannot be read"),
+        (("run", "--set", "watch.rot=x"), 78, "did you mean root?"),
+        (("monitor", "--once", "--set", "events.journal_port=1"), 74, ""),
+    ],
+)
+def test_main_prints_one_line_and_gives_the_status(words, status, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    more = ("--output", str(tmp_path / "out")) if words[0] == "process" else ()
+    monkeypatch.setattr("sys.argv", ["streamer", *words, *more])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
