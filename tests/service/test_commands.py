@@ -37,10 +37,15 @@ def movies(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def processed(movies, tmp_path_factory):
+def gain(movies):
+    (path,) = movies[0].parents[3].rglob("gain_reference.mrc")
+    return path
+
+
+@pytest.fixture(scope="module")
+def processed(movies, gain, tmp_path_factory):
     """Where the outputs are, and the records."""
     out = tmp_path_factory.mktemp("out")
-    (gain,) = movies[0].parents[3].rglob("*ain*.mrc")
     options = ("--gain", gain, "--keep-groups", "--json", "--set", "outputs.dtype=float32")
     lines = run("process", *movies, "--output", out, *options)
     return out, [json.loads(line) for line in lines.splitlines()]
@@ -86,8 +91,8 @@ def test_one_bad_movie_is_named_and_the_rest_is_done(movies, tmp_path):
     assert len(list((tmp_path / "out").rglob("*_EVN.mrc"))) == 1
 
 
-def test_motion_gives_the_shifts_of_the_record(movies, processed):
-    found = json.loads(run("motion", movies[0], "--json"))
+def test_motion_gives_the_shifts_of_the_record(movies, gain, processed):
+    found = json.loads(run("motion", movies[0], "--gain", gain, "--json"))
     recorded = processed[1][0]["metrics"]["shifts_yx_px"]
     np.testing.assert_allclose(found["shifts_yx_px"], recorded, atol=1e-4)
     assert found["frames"] == 16
