@@ -47,7 +47,8 @@ def estimate_motion(
 
     Returns
     -------
-    Motion whose shifts are zero where the information per frame is below ``settings.min_information``.
+    Motion whose shifts are zero where the information about the smooth track is below ``settings.min_information``.
+    A frame need not be known well by itself: noise fits a few frames at will, but hardly a long smooth track.
 
     Source: joint all-pairs likelihood as in Zheng et al. 2017 and Grant & Grigorieff 2015 (leave-one-out sums),
     solved in the track's coefficients instead of by picking peaks.
@@ -66,7 +67,9 @@ def estimate_motion(
     limit = settings.max_shift_angstrom / pixel_size
     shifts = _coarse(spectra, grid, shape, settings.b_factor, limit)
     shifts, information, iterations = _fine(spectra, grid, shifts)
-    trusted = information >= settings.min_information and float((shifts - shifts.mean(0)).norm(dim=1).max()) <= limit
+    about_track = information * n_frames / min(n_frames, _TRACK_FUNCTIONS)
+    farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
+    trusted = about_track >= settings.min_information and farthest <= limit
     shifts = shifts - shifts[0] if trusted else torch.zeros_like(shifts)
     return Motion(shifts=shifts.cpu(), information=information, trusted=trusted, iterations=iterations)
 

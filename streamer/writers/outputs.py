@@ -175,7 +175,9 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
         "_denoised_thumbnail.png",
         encode_png(_array(micrograph.restored), longer_side_px=side),
     )
-    directory.add("power spectrum", "_PS.png", encode_power_spectrum(_array(plain)))
+    directory.add(
+        "power spectrum", "_PS.png", encode_power_spectrum(_array(plain), pixel_size=micrograph.source.pixel_size)
+    )
 
 
 def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:

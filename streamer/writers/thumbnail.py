@@ -7,7 +7,10 @@ import numpy as np
 
 # The darkest and the brightest half per cent may saturate: dirt does not decide over the contrast.
 _PERCENTILES = (0.5, 99.5)
-_TILE = 512
+_TILE, _TILES = 256, 8
+"""Tiles of the power spectrum: their side in px, and their largest number along an axis."""
+_FINEST = 4.0
+"""Å; Thon rings are not seen beyond it, and would be small in the middle of noise."""
 
 
 def encode_png(image: np.ndarray, *, longer_side_px: int, flip: bool = True) -> bytes:
@@ -37,28 +40,36 @@ def encode_png(image: np.ndarray, *, longer_side_px: int, flip: bool = True) -> 
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(grey[::-1] if flip else grey)))
 
 
-def encode_power_spectrum(image: np.ndarray, *, longer_side_px: int = _TILE) -> bytes:
-    """Encode the logarithm of an image's power spectrum, frequency 0 in the centre, as PNG.
+def encode_power_spectrum(image: np.ndarray, *, pixel_size: float) -> bytes:
+    """Encode the logarithm of an image's power spectrum, frequency 0 in the centre, as PNG of at most 512 px.
 
     Parameters
     ----------
-    image : (h, w) real numbers, finite. Tiles of at most 512 px are averaged.
-    longer_side_px : of the picture; the spectrum may be smaller.
+    image : (h, w) real numbers, finite. Overlapping tiles are averaged, so that Thon rings stand out of the noise.
+    pixel_size : Å/px; the picture ends at 4 Å, or at the Nyquist frequency.
     """
     if image.ndim != 2 or min(image.shape) < 2:
         raise ValueError(f"expected an (h, w) image, got {image.shape}")
     side = min(_TILE, *image.shape)
+    padded = 2 * side
     window = np.outer(np.hanning(side), np.hanning(side)).astype(np.float32)
-    power = np.zeros((side, side // 2 + 1))
-    for top in range(0, image.shape[0] - side + 1, side):
-        for left in range(0, image.shape[1] - side + 1, side):
+    power = np.zeros((padded, side + 1))
+    tops, lefts = (_tile_starts(length, side) for length in image.shape)
+    for top in tops:
+        for left in lefts:
             tile = image[top : top + side, left : left + side].astype(np.float32)
-            power += np.abs(np.fft.rfft2((tile - tile.mean()) * window)) ** 2
+            power += np.abs(np.fft.rfft2((tile - tile.mean()) * window, s=(padded, padded))) ** 2
     # The other half of the plane is the point reflection of this one: P(-k) = P(k).
-    rows = -np.arange(side) % side
-    columns = np.arange(side // 2 + 1, side)
-    full = np.concatenate([power, power[rows][:, side - columns]], axis=1)
-    return encode_png(np.log(np.fft.fftshift(full) + np.finfo(np.float64).tiny), longer_side_px=longer_side_px)
+    mirrored = np.roll(power[::-1], 1, axis=0)[:, side - 1 : 0 : -1]
+    full = np.fft.fftshift(np.concatenate([power, mirrored], axis=1))
+    reach = max(1, round(padded * min(0.5, pixel_size / _FINEST)))
+    shown = slice(side - reach, side + reach)
+    return encode_png(np.log(full[shown, shown] + np.finfo(np.float64).tiny), longer_side_px=padded)
+
+
+def _tile_starts(length: int, side: int) -> np.ndarray:
+    """Where tiles that overlap by half begin, or evenly spread ones where that would be too many."""
+    return np.linspace(0, length - side, min(_TILES, max(1, 2 * length // side - 1))).astype(np.int64)
 
 
 def _shrink(image: np.ndarray, longer_side_px: int) -> np.ndarray:

@@ -87,29 +87,53 @@ def test_misuse_is_refused(image):
 def test_a_wave_is_two_points_in_the_power_spectrum():
     y, x = np.indices((256, 192))
     image = np.cos(2 * np.pi * (y * 30 / 192 + x * 12 / 192)) + 1e-3 * np.random.default_rng(0).normal(size=y.shape)
-    picture = decode(encode_power_spectrum(image, longer_side_px=192))
-    assert picture.shape == (192, 192)
-    # Frequency (0, 0) is at (96, 96) of the spectrum; the picture is turned over.
+    picture = decode(encode_power_spectrum(image, pixel_size=2.0))
+    assert picture.shape == (384, 384)
+    # Frequency (0, 0) is at (192, 192) of the spectrum; the picture is turned over.
     for sign in (1, -1):
-        assert picture[191 - (96 + sign * 30), 96 + sign * 12] == 255
-        assert picture[191 - (96 + sign * 30), 96 - sign * 12] < 200
+        assert picture[383 - (192 + sign * 60), 192 + sign * 24] == 255
+        assert picture[383 - (192 + sign * 60), 192 - sign * 24] < 200
+
+
+def test_the_power_spectrum_ends_at_4_angstrom():
+    y, x = np.indices((256, 256))
+    noise = 1e-3 * np.random.default_rng(0).normal(size=y.shape)
+    wave = np.cos(2 * np.pi * x * 0.1) + noise
+    fine, coarse = (decode(encode_power_spectrum(wave, pixel_size=pixel)) for pixel in (1.0, 3.0))
+    assert (fine.shape, coarse.shape) == ((256, 256), (512, 512))
+    for picture, column in ((fine, 128 + round(0.1 * 512)), (coarse, 256 + round(0.1 * 512))):
+        assert picture.max(0).argmax() in range(column - 3, column + 4) or picture[:, column].max() == 255
+
+
+def test_rings_weaker_than_the_noise_are_seen():
+    """A spectrum with rings of a tenth of the noise's power: the averaged picture is brighter there."""
+    rng = np.random.default_rng(0)
+    shape = (1024, 1024)
+    radius = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
+    rings = 1.0 + 0.3 * (np.cos(radius * 2 * np.pi / 0.05) > 0)
+    image = np.fft.irfft2(np.fft.rfft2(rng.normal(size=shape)) * np.sqrt(rings), s=shape)
+    picture = decode(encode_power_spectrum(image, pixel_size=2.0)).astype(float)
+    at = np.hypot(*(np.indices((512, 512)) - 256.0)) / 512
+    bright = np.cos(at * 2 * np.pi / 0.05) > 0.5
+    dark = np.cos(at * 2 * np.pi / 0.05) < -0.5
+    inside = (at > 0.05) & (at < 0.45)
+    assert picture[bright & inside].mean() - picture[dark & inside].mean() > 0.8 * picture[dark & inside].std()
 
 
 def test_an_offset_is_not_in_the_power_spectrum():
     image = np.random.default_rng(0).normal(size=(64, 64))
-    one, other = (decode(encode_power_spectrum(image + offset)).astype(int) for offset in (0, 1000))
-    assert np.abs(one - other).max() <= 1
+    pictures = [decode(encode_power_spectrum(image + offset, pixel_size=2.0)).astype(int) for offset in (0, 1000)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
 def test_the_power_spectrum_is_point_symmetric():
     for shape in ((65, 65), (64, 64), (64, 91)):
         image = np.random.default_rng(0).normal(size=shape)
-        picture = decode(encode_power_spectrum(image, longer_side_px=512))[::-1]
-        side = min(shape)
-        k = -np.arange(side) % side
+        picture = decode(encode_power_spectrum(image, pixel_size=2.0))[::-1]
+        k = -np.arange(len(picture)) % len(picture)
         unshifted = np.fft.ifftshift(picture)
         np.testing.assert_array_equal(unshifted, unshifted[k][:, k])
 
 
 def test_the_power_spectrum_of_nothing_is_a_picture():
-    assert decode(encode_power_spectrum(np.zeros((40, 30)))).shape == (30, 30)
+    assert decode(encode_power_spectrum(np.zeros((40, 30)), pixel_size=2.0)).shape == (60, 60)
