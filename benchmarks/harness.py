@@ -80,7 +80,7 @@ class Simulated:
     def exposures(self) -> torch.Tensor:
         """(t,) e⁻/Å² at the end of each frame."""
         """(t,) e⁻/Å² at the end of each frame."""
-        return dose.frame_exposures(len(self.counts), self.scope.dose_per_frame, 0.0)
+        return dose.frame_exposures(len(self.counts), self.scope.dose_per_frame)
 
     def expected(self) -> torch.Tensor:
         """Spectrum of the noise-free micrograph as it comes out: truth through damage, weights and detector."""
@@ -112,7 +112,6 @@ def simulated(scope: Microscope, specimen: Specimen | None, seed: int, camera_se
         pixel_size=scope.pixel_size,
         voltage_kv=scope.voltage_kv,
         dose_per_frame=scope.dose_per_frame,
-        pre_exposure=0.0,
     )
     return Simulated(scope=scope, camera=camera, counts=counts, truth=field.truth(), frames=frames)
 

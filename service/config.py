@@ -44,6 +44,9 @@ class InstanceSettings(Table, frozen=True):
     runtime: Annotated[
         str | None, Meta(description="local sockets; unset: RuntimeDirectory of systemd, else XDG runtime")
     ] = None
+    worker_silence_s: Annotated[
+        float, Meta(gt=0, description="a worker that begins no stage for so long is taken for hung and replaced, s")
+    ] = 600.0
 
 
 class SessionSettings(Table, frozen=True):

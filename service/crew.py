@@ -31,7 +31,6 @@ _START_EVERY_S = 1.0
 
 @dataclass(slots=True)
 class _InHand:
-    revision: int
     deaths: int
     begun: bool = False
     stage: str = "waiting"
@@ -57,10 +56,13 @@ class Crew:
         finished: Callable[[Finished], None],
         failed: Callable[[Failed], None],
         restarted: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config, self._journal, self._threads = config, journal, threads
+        self._config, self._journal, self._threads, self._clock = config, journal, threads, clock
         self._work_of, self._finished, self._failed, self._restarted = work_of, finished, failed, restarted
-        self._in_hand: dict[str, _InHand] = {}
+        self._in_hand: dict[tuple[str, int], _InHand] = {}
+        """By movie id and revision."""
+        self._heard = 0.0
         self._fruitless = 0
         self._started = -_START_EVERY_S
         self._finishing = False
@@ -69,7 +71,7 @@ class Crew:
 
     def start(self) -> None:
         """Start a worker process."""
-        self._started = time.monotonic()
+        self._started = self._heard = self._clock()
         self.device = ""
         self._child = Child("service.worker", Begin(config=self._config), threads=self._threads)
         _log.info("worker %d started", self._child.pid)
@@ -83,11 +85,6 @@ class Crew:
         """Process id of the worker."""
         return None if self._child is None else self._child.pid
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is in hand."""
-        return not self._in_hand
-
     def dispatch(self) -> bool:
         """Give the worker the next movie if it can take one; whether it was given one."""
         if self._child is None or not self.device or self._finishing or len(self._in_hand) >= _AT_ONCE:
@@ -99,21 +96,28 @@ class Crew:
             return False
         work = self._work_of(movie)
         self._journal.start(movie.movie.movie_id, movie.movie.revision)
-        self._in_hand[movie.movie.movie_id] = _InHand(movie.movie.revision, movie.deaths)
+        if not self._in_hand:
+            self._heard = self._clock()
+        self._in_hand[movie.movie.movie_id, movie.movie.revision] = _InHand(movie.deaths)
         self._child.send(work)
         return True
 
     def attend(self) -> None:
         """Take what the worker sent; replace it if it is gone."""
         if self._child is None:
-            if not self._finishing and time.monotonic() - self._started >= _START_EVERY_S:
+            if not self._finishing and self._clock() - self._started >= _START_EVERY_S:
                 self.start()
             return
         alive = self._child.alive
         for message in self._child.receive():
+            self._heard = self._clock()
             self._take(message)
+        silent = self._clock() - self._heard
         if not alive:
-            self._bury()
+            self._bury(self._child.ending)
+        elif silent > self._config.instance.worker_silence_s and (self._in_hand or not self.device):
+            self._child.kill()
+            self._bury(f"killed after {silent:.0f} s of silence")
 
     def finish(self) -> None:
         """Let the worker finish what it has begun, and give back the rest."""
@@ -137,37 +141,37 @@ class Crew:
             case Up():
                 self.device = message.device
             case Progress():
-                task = self._in_hand.get(message.movie_id)
+                task = self._in_hand.get((message.movie_id, message.revision))
                 if task is not None:
                     task.begun, task.stage = True, message.stage
             case Finished():
-                self._in_hand.pop(message.record.movie_id, None)
+                self._in_hand.pop((message.record.movie_id, message.record.revision), None)
                 self._fruitless = 0
                 self._finished(message)
             case Failed():
-                self._in_hand.pop(message.movie_id, None)
+                self._in_hand.pop((message.movie_id, message.revision), None)
                 self._fruitless = 0
                 self._failed(message)
             case Returned():
-                self._in_hand.pop(message.movie_id, None)
+                self._in_hand.pop((message.movie_id, message.revision), None)
                 self._journal.release(message.movie_id, message.revision)
             case _:
                 raise ServiceError("the worker sent what only others send", found=type(message).__name__)
 
-    def _bury(self) -> None:
+    def _bury(self, ending: str) -> None:
         """Count the death against what was begun, give back the rest, make room for another worker."""
         if self._child is None:
             return
-        ending, was_up = self._child.ending, bool(self.device)
+        was_up = bool(self.device)
         self._child.stop(0.0)
         self._child = None
         self.device = ""
-        for movie_id, task in self._in_hand.items():
+        for (movie_id, revision), task in self._in_hand.items():
             if task.begun:
                 reason = Reason(error="DeviceError", message=f"the worker ended ({ending}) in stage {task.stage}")
-                self._journal.worker_died(movie_id, task.revision, reason)
+                self._journal.worker_died(movie_id, revision, reason)
             else:
-                self._journal.release(movie_id, task.revision)
+                self._journal.release(movie_id, revision)
         self._in_hand.clear()
         if self._finishing:
             return

@@ -132,8 +132,7 @@ def is_same(row: sqlite3.Row, movie: Movie) -> bool:
 
     Device, inode and ctime may change without it: by a remount, a reboot, chown, a restored copy.
     """
-    old = identity_of(row)
-    return (old.size, old.mtime_ns) == (movie.identity.size, movie.identity.mtime_ns)
+    return identity_of(row).has_same_content(movie.identity)
 
 
 def identity_of(row: sqlite3.Row) -> FileIdentity:

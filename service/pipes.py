@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import IO, Any
 
 from msgspec import Struct
@@ -23,6 +24,7 @@ from streamer.records import Movie
 
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES = 4 << 20
+_KILL_WAIT_S = 5.0
 
 # ------------------------------------------------------------------------------------------- daemon to worker
 
@@ -67,6 +69,7 @@ class Progress(Struct, tag=True, frozen=True, kw_only=True):
     """A stage began: the child is alive."""
 
     movie_id: str
+    revision: int
     stage: str
 
 
@@ -189,8 +192,9 @@ class Child:
         command = [sys.executable, "-m", module]
         if niceness:
             command = ["nice", "-n", str(niceness), *command]
+        # in a session of its own: Ctrl-C and the end of a terminal are for the daemon to pass on
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0, start_new_session=True
         )
         self._buffer = b""
         os.set_blocking(self._out.fileno(), False)
@@ -258,9 +262,10 @@ class Child:
         self._out.close()
 
     def kill(self) -> None:
-        """Kill it at once."""
+        """Kill it at once. One that hangs in a read or write of a dead volume ends only when the kernel lets it."""
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_KILL_WAIT_S)
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

@@ -148,7 +148,7 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
     movie = describe(path, config)
     frames, _ = pipeline.read_movie(movie, job_for(movie, prepared, output), Stopwatch())
     correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
-    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame, frames.pre_exposure)
+    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame)
 
     def frame(index: int) -> torch.Tensor:
         return correction.frame(frames.counts, index)
@@ -182,13 +182,12 @@ def denoise_to(directory: Path, model_directory: Path, output: Path) -> DenoiseR
         raise UsageError("the record tells nothing of the movie", where=directory)
     images, _ = _same_size([files["even"], files["odd"]])
     shape = (int(images[0].shape[0]), int(images[0].shape[1]))
-    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame, source.pre_exposure)
-    rings = dose.decay_rate(fourier.ring_frequencies(shape).float(), source.pixel_size, source.voltage_kv or 300.0)
-    share = dose.sum_of_squares(exposures[0::2], rings) / dose.sum_of_squares(exposures, rings)
+    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame)
+    share = split.even_share(exposures, shape, source.pixel_size, source.voltage_kv or 300.0)
     sums = HalfSums(
         even=torch.fft.rfft2(images[0]),
         odd=torch.fft.rfft2(images[1]),
-        even_share=share.double(),
+        even_share=share,
         shape=shape,
         pixel_size=source.pixel_size,
     )

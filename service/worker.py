@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from service.config import Config
     from streamer.published import MovieSource
-    from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Propose, Spectrum
+    from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Movie, Propose, Spectrum
 
 _KINDS: tuple[tuple[type[StreamerError], str], ...] = (
     (MovieNotReady, "not-ready"),
@@ -164,7 +164,7 @@ class Worker:
             if self._finishing.is_set():
                 self._send(Returned(movie_id=work.movie.movie_id, revision=work.movie.revision))
                 continue
-            task = _Task(work, Stopwatch(work.times, notify=partial(self._announce, work.movie.movie_id)))
+            task = _Task(work, Stopwatch(work.times, notify=partial(self._announce, work.movie)))
             self._guard(task, self._read)
         self._to_compute.put(None)
 
@@ -239,8 +239,8 @@ class Worker:
             self._model = SessionModel(Path(directory), self._device)
         return self._model.propose(sums, spectrum)
 
-    def _announce(self, movie_id: str, stage: str) -> None:
-        self._send(Progress(movie_id=movie_id, stage=stage))
+    def _announce(self, movie: Movie, stage: str) -> None:
+        self._send(Progress(movie_id=movie.movie_id, revision=movie.revision, stage=stage))
 
     def _send(self, message: FromChild) -> None:
         self._channel.send(message)

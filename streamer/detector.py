@@ -74,8 +74,8 @@ def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int6
     Parameters
     ----------
     total : (h, w) gain-corrected sum of all frames.
-    sigma : threshold in standard deviations of the difference, which is measured by its median and scales with the
-        square root of the neighbours' mean, as counting does.
+    sigma : threshold in standard deviations of the difference, which is measured by its median and, where all values
+        are counts, scales with the square root of the neighbours' mean.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int6
     image = torch.from_numpy(total)
     padded = torch.nn.functional.pad(image[None, None], (1, 1, 1, 1), mode="reflect")
     around = (torch.nn.functional.avg_pool2d(padded, 3, stride=1)[0, 0] * 9.0 - image) / 8.0
-    scale = (around.clamp(min=0.0) / around.mean().clamp(min=1e-12)).clamp(min=0.05).sqrt()
+    scale = (around / around.mean().clamp(min=1e-12)).clamp(min=0.05).sqrt() if float(image.min()) >= 0 else 1.0
     excess = (image - around) / scale
     spread = excess.abs().flatten()[:: max(1, excess.numel() // 200_000)].median() / 0.6745
     hot = torch.nonzero(excess > sigma * spread.clamp(min=1e-12))

@@ -42,11 +42,15 @@ def decay_rate(fftfreq: Tensor, pixel_size: float, voltage_kv: float) -> Tensor:
     return torch.where(fftfreq > 0, rate, torch.zeros_like(rate))
 
 
-def frame_exposures(n_frames: int, dose_per_frame: float | None, pre_exposure: float) -> Tensor:
-    """Exposure at the end of each frame, (t,) float64 in e⁻/Å²; zeros when the dose is unknown: no weighting."""
+def frame_exposures(n_frames: int, dose_per_frame: float | None) -> Tensor:
+    """Exposure at the end of each frame, (t,) float64 in e⁻/Å²; zeros when the dose is unknown: no weighting.
+
+    Counted from the movie's own beginning. What the specimen got before weakens all frames by the same factor at each
+    frequency, which a sum over its root of Σw² does not see.
+    """
     if dose_per_frame is None:
         return torch.zeros(n_frames, dtype=torch.float64)
-    return pre_exposure + dose_per_frame * torch.arange(1, n_frames + 1, dtype=torch.float64)
+    return dose_per_frame * torch.arange(1, n_frames + 1, dtype=torch.float64)
 
 
 def sum_of_squares(exposures: Tensor, rate: Tensor) -> Tensor:

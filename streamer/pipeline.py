@@ -92,7 +92,6 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         pixel_size=source.pixel_size,
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
-        pre_exposure=source.pre_exposure,
         flags=flags,
     )
     return frames, source
@@ -102,7 +101,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     """Everything between the counts and the files."""
     settings, pixel_size, voltage_kv = job.settings, frames.pixel_size, frames.voltage_kv
     correction = detector.correction_for(frames.shape, frames.gain, frames.defects, job.device)
-    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame, frames.pre_exposure)
+    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame)
     band = band_of(frames.shape, pixel_size, settings.denoise.resolution, settings.denoise.low)
 
     def frame(index: int) -> Tensor:
@@ -152,7 +151,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
 def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stopwatch) -> MovieRecord:
     """Write all outputs, each whole or not at all, the record last."""
     with stage("write"):
-        if movie_reader.identity_of(Path(movie.path)) != movie.identity:
+        if not movie_reader.identity_of(Path(movie.path)).has_same_content(movie.identity):
             raise MovieNotReady("the file changed while it was processed", where=movie.path)
         if micrograph.groups is not None and job.groups is not None:
             write_atomically(job.groups, encode_groups(movie.movie_id, micrograph.groups))

@@ -37,6 +37,10 @@ class FileIdentity:
     mtime_ns: int
     ctime_ns: int
 
+    def has_same_content(self, other: FileIdentity) -> bool:
+        """Size and time of change are all that a reader sees; a remount, a new owner or mode leave them alone."""
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovieHeader:
@@ -142,8 +146,6 @@ class Frames:
     """Where it is unknown 300, and flagged."""
     dose_per_frame: float | None
     """e⁻/Å²; None: do not weight."""
-    pre_exposure: float
-    """e⁻/Å²."""
     flags: tuple[str, ...] = ()
     """What a user should know about how these were chosen."""
 

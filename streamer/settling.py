@@ -76,7 +76,7 @@ class _Reported(NamedTuple):
 
     def covers(self, identity: FileIdentity) -> bool:
         # A failed file is looked at again after any change, be it of its permissions.
-        return identity == self.identity if self.failed else same_content(identity, self.identity)
+        return identity == self.identity if self.failed else identity.has_same_content(self.identity)
 
 
 class _Verdict(NamedTuple):
@@ -160,7 +160,7 @@ class Settling:
         if reported is not None and reported.covers(identity):
             return True
         known = None if relative in self._wanted else self._known(relative)
-        return known is not None and same_content(known, identity)
+        return known is not None and known.has_same_content(identity)
 
     def _note(self, now: float, relative: str, identity: FileIdentity) -> _Candidate:
         candidate = self._candidates.get(relative)
@@ -266,11 +266,6 @@ class Settling:
             waited_s=now - candidate.first_seen,
             still_s=now - candidate.since,
         )
-
-
-def same_content(one: FileIdentity, other: FileIdentity) -> bool:
-    """Whether two states of a file have the same size and time of change, all that a reader of it can see."""
-    return (one.size, one.mtime_ns) == (other.size, other.mtime_ns)
 
 
 def _check_count(path: Path, found: int, told: int) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streamer.records import Gain, Movie, MovieHeader
     from streamer.settings import DataPathSettings
 
+_LEAST_SIDE = 16
 _AGREE = 0.01
 
 
@@ -35,13 +36,7 @@ def describe_source(
         If the pixel size is nowhere to be found, or the sidecar tells another number of frames.
     """
     told, set_by_user = movie.acquisition, settings.movie
-    if told.n_frames is not None and told.n_frames != header.n_frames:
-        raise MovieMismatch(
-            "the sidecar tells another number of frames",
-            where=movie.path,
-            expected=f"{told.n_frames} ({told.sidecar})",
-            found=str(header.n_frames),
-        )
+    _check_frames(movie, header)
     flags: list[str] = []
     pixel_size = _choose(
         "pixel_size",
@@ -93,6 +88,25 @@ def describe_source(
     return source, tuple(flags)
 
 
+def _check_frames(movie: Movie, header: MovieHeader) -> None:
+    """Raise MovieMismatch for frames that are too small, or not as many as the sidecar tells."""
+    told = movie.acquisition
+    if min(header.height, header.width) < _LEAST_SIDE:
+        raise MovieMismatch(
+            "smaller than any camera's frames",
+            where=movie.path,
+            expected=f"at least {_LEAST_SIDE} × {_LEAST_SIDE} px",
+            found=f"{header.height} × {header.width} px",
+        )
+    if told.n_frames is not None and told.n_frames != header.n_frames:
+        raise MovieMismatch(
+            "the sidecar tells another number of frames",
+            where=movie.path,
+            expected=f"{told.n_frames} ({told.sidecar})",
+            found=str(header.n_frames),
+        )
+
+
 def _choose(name: str, flags: list[str], **candidates: float | None) -> float | None:
     """First known value; a flag for each other one that disagrees with it."""
     known = [(place, value) for place, value in candidates.items() if value is not None]
@@ -100,9 +114,6 @@ def _choose(name: str, flags: list[str], **candidates: float | None) -> float | 
         return None
     place, value = known[0]
     for other_place, other in known[1:]:
-        # a header that was never told holds 1 Å/px: no contradiction
-        if other_place == "header" and other == 1.0:
-            continue
         if abs(other - value) > _AGREE * abs(value):
             flags.append(f"{name}: {place} says {value:g}, {other_place} says {other:g}")
     return value

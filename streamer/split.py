@@ -14,6 +14,8 @@ from streamer import dose, fourier
 from streamer.records import GroupSums, HalfSums
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from streamer.fuse import Fused
 
 
@@ -22,16 +24,22 @@ def half_sums(fused: Fused, pixel_size: float, voltage_kv: float) -> HalfSums:
     device = fused.even.device
     exposures = fused.exposures
     plane = dose.decay_rate(fourier.radius(fused.shape, device), pixel_size, voltage_kv)
-    rings = dose.decay_rate(fourier.ring_frequencies(fused.shape, device).float(), pixel_size, voltage_kv)
     norm = dose.sum_of_squares(exposures, plane).rsqrt()
-    share = dose.sum_of_squares(exposures[0::2], rings) / dose.sum_of_squares(exposures, rings)
     return HalfSums(
         even=fused.even * norm,
         odd=fused.odd * norm,
-        even_share=share.to(torch.float64),
+        even_share=even_share(exposures, fused.shape, pixel_size, voltage_kv, device),
         shape=fused.shape,
         pixel_size=pixel_size,
     )
+
+
+def even_share(
+    exposures: Tensor, shape: fourier.Shape, pixel_size: float, voltage_kv: float, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Σw² of the even frames over that of all, (rings,) float64."""
+    rings = dose.decay_rate(fourier.ring_frequencies(shape, device).float(), pixel_size, voltage_kv)
+    return (dose.sum_of_squares(exposures[0::2], rings) / dose.sum_of_squares(exposures, rings)).to(torch.float64)
 
 
 def group_count(n_frames: int, most: int = 10) -> int:

@@ -65,7 +65,7 @@ class SimulatedMovie:
 
     @property
     def exposures(self):
-        return dose.frame_exposures(len(self.counts), self.scope.dose_per_frame, 0.0)
+        return dose.frame_exposures(len(self.counts), self.scope.dose_per_frame)
 
     def motion(self, settings=MotionSettings()):  # noqa: B008 - frozen
         return align.estimate_motion(self.frame, len(self.counts), self.scope.pixel_size, settings)

@@ -83,7 +83,7 @@ def read_counts(
     ----------
     header : as ``read_header`` gave it.
     memory_map_above : an MRC movie of more bytes than this is left in the file; the result is then read-only,
-        and whoever uses it checks ``identity_of`` once more at the end.
+        and whoever uses it asks ``identity_of`` once more at the end.
     threads : how many TIFF pages are decoded at a time.
     expected : identity of the file when it was found whole.
 
@@ -101,7 +101,8 @@ def read_counts(
         There is not enough memory.
     """
     before = identity_of(path)
-    _check_unchanged(path, expected or before, before)
+    if expected is not None and not before.has_same_content(expected):
+        raise MovieNotReady("changed since it was found", where=path, expected=expected, found=before)
     try:
         if header.format == "tiff":
             counts = tiff.read_counts(path, header, threads=threads)

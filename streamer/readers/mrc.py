@@ -141,9 +141,9 @@ def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, int]:
 
 
 def plausible_pixel_size(value: float) -> float | None:
-    """Return the value in Å/px when it can be one, else None: unknown."""
+    """Return the value in Å/px when it can be one, else None: unknown. A header that was never told holds 1."""
     low, high = _PLAUSIBLE_PIXEL_SIZE
-    return float(value) if low <= value <= high else None
+    return float(value) if low <= value <= high and value != 1.0 else None
 
 
 def _fields(head: bytes, byte_order: str = "<") -> _Fields:

@@ -50,6 +50,7 @@ class _Directory:
         self._path = session_directory / "movies" / movie.relative / f"r{movie.revision}"
         self._stem = Path(movie.relative).stem
         self.files: list[OutputFile] = []
+        self.flags: list[str] = []
 
     def add(self, role: str, suffix: str, data: bytes) -> None:
         """Write a file that is not an image of ours."""
@@ -69,11 +70,14 @@ class _Directory:
         derived: bool,
     ) -> None:
         """Write an image as MRC."""
+        exact = _array(image)
+        if not np.isfinite(exact).all():
+            raise StageError(f"the {role} image holds values that are not finite", where="write")
         with np.errstate(over="ignore"):
-            values = image.detach().cpu().numpy().astype(dtype)
+            values = exact.astype(dtype)
         if not np.isfinite(values).all():
-            hint = 'set outputs.dtype = "float32"' if dtype == "float16" else ""
-            raise StageError(f"the {role} image holds values that do not fit {dtype}", where="write", hint=hint)
+            values = exact.astype(np.float32)
+            self.flags.append(f"outputs: {role} as float32, its values do not fit {dtype}")
         path = self._path / f"{self._stem}{suffix}"
         written = write_atomically(path, encode_image(values, pixel_size=pixel_size, labels=labels))
         self.files.append(
@@ -83,7 +87,7 @@ class _Directory:
                 bytes=written.bytes,
                 sha256=written.sha256,
                 shape=list(values.shape),
-                dtype=dtype,
+                dtype=values.dtype.name,
                 pixel_size=pixel_size,
                 derived=derived,
                 not_for_reconstruction=derived,
@@ -125,7 +129,7 @@ def write_outputs(
         revision=movie.revision,
         supersedes=movie.revision - 1 if movie.revision > 1 else None,
         state="done",
-        flags=list(micrograph.flags),
+        flags=[*micrograph.flags, *directory.flags],
         source=micrograph.source,
         metrics=micrograph.metrics,
         restoration=micrograph.restoration,

@@ -45,14 +45,14 @@ def test_the_mean_is_never_damaged():
 
 
 def test_exposures_are_those_at_the_end_of_each_frame():
-    np.testing.assert_allclose(dose.frame_exposures(4, 1.5, 2.0), [3.5, 5.0, 6.5, 8.0])
-    np.testing.assert_array_equal(dose.frame_exposures(3, None, 7.0), [0, 0, 0])
+    np.testing.assert_allclose(dose.frame_exposures(4, 1.5), [1.5, 3.0, 4.5, 6.0])
+    np.testing.assert_array_equal(dose.frame_exposures(3, None), [0, 0, 0])
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (15, 22)])
 @pytest.mark.parametrize("n_frames", [1, 7, 80])
 def test_the_table_of_squared_weights_equals_the_sum_over_frames(shape, n_frames):
-    exposures = dose.frame_exposures(n_frames, 1.1, 0.5)
+    exposures = dose.frame_exposures(n_frames, 1.1)
     rate = dose.decay_rate(fourier.radius(shape), 0.9, 300.0)
     with unchanged(exposures, rate):
         found = dose.sum_of_squares(exposures, rate)
@@ -75,7 +75,7 @@ def test_the_exposure_filter_is_torch_fourier_filters(shape, voltage_kv):
         frames.clone(), shape, pixel_size=1.37, pre_exposure=2.0, dose_per_frame=1.6, voltage=voltage_kv
     ).sum(0)
     rate = dose.decay_rate(fourier.radius(shape), 1.37, voltage_kv)
-    exposures = dose.frame_exposures(12, 1.6, 2.0)
+    exposures = dose.frame_exposures(12, 1.6)
     weights = torch.exp(-exposures.float()[:, None, None] * rate)
     ours = (weights * frames).sum(0) * dose.sum_of_squares(exposures, rate).rsqrt()
     torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-4)

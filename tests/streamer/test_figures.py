@@ -40,7 +40,6 @@ def collect(sums, proposal=None, dose_per_frame=1.5, trusted=True, settings=None
         pixel_size=PIXEL_SIZE,
         voltage_kv=300.0,
         dose_per_frame=dose_per_frame,
-        pre_exposure=0.0,
     )
     return figures.movie_quality(
         sums,

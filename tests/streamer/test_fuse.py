@@ -14,7 +14,7 @@ PIXEL_SIZE, VOLTAGE_KV = 1.3, 300.0
 
 
 def exposures_of(n, dose_per_frame=1.5):
-    return dose.frame_exposures(n, dose_per_frame, 0.0)
+    return dose.frame_exposures(n, dose_per_frame)
 
 
 def fused(frames, shifts, upsampling, exposures=None, **options):
@@ -68,7 +68,7 @@ def photographed(image, shifts, exposures, noise=0.0):
 @pytest.mark.parametrize("dose_per_frame", [None, 0.15])
 def test_the_solver_gives_back_the_fine_image_that_was_photographed(size, dose_per_frame):
     """Without noise and with next to no prior the four aliases of each coarse frequency are told apart exactly."""
-    image, exposures = fine_image(size), dose.frame_exposures(24, dose_per_frame, 0.0)
+    image, exposures = fine_image(size), dose.frame_exposures(24, dose_per_frame)
     # the camera damages by the same law with which the frames are weighted; whole pixels would push content out of
     # the periodic field, so only their fractions are used here
     shifts = SHIFTS - SHIFTS.round()

@@ -83,7 +83,7 @@ def test_fourier(shape):
                 )
                 * 1.0,
                 dose.sum_of_squares(
-                    dose.frame_exposures(9, 1.3, 0.0), dose.decay_rate(fourier.radius(shape, device), 1.2, 300.0)
+                    dose.frame_exposures(9, 1.3), dose.decay_rate(fourier.radius(shape, device), 1.2, 300.0)
                 ),
             )
         )
@@ -122,7 +122,7 @@ def test_align(shape):
 def test_fuse_and_solve(shape, dose_per_frame):
     frames = counted(shape)
     shifts = torch.from_numpy(np.random.default_rng(0).uniform(-2, 2, (8, 2)))
-    exposures = dose.frame_exposures(8, dose_per_frame, 0.0)
+    exposures = dose.frame_exposures(8, dose_per_frame)
     fused, halves, fine = [], [], []
     for device in DEVICES:
         (moved,) = on(device, frames)

@@ -519,8 +519,8 @@ def test_sums_that_are_not_numbers_stop_the_movie(monkeypatch, tmp_path):
     assert nothing_written(tmp_path / "out")
 
 
-def test_counts_beyond_float16_are_refused_by_name(tmp_path):
-    """An integrating camera: 40,000 units per px do not fit into the halves; float32 is the way out."""
+def test_counts_beyond_float16_are_kept_in_float32_and_flagged(tmp_path):
+    """An integrating camera: 40,000 units per px do not fit into the halves."""
     counts = np.random.default_rng(0).normal(40_000, 200, (16, 48, 48)).astype(np.float32)
     path = tmp_path / "in" / "a.mrc"
     path.parent.mkdir()
@@ -528,11 +528,66 @@ def test_counts_beyond_float16_are_refused_by_name(tmp_path):
         file.set_data(counts)
         file.voxel_size = 2.0
     movie = movie_of(path, tmp_path / "in")
-    with pytest.raises(StageError, match=r"do not fit float16; set outputs\.dtype = \"float32\""):
-        process_movie(movie, job_of(tmp_path / "out"), Stopwatch())
-    settings = configured(outputs={"dtype": "float32"})
-    record = process_movie(movie, job_of(tmp_path / "out", settings=settings), Stopwatch())
+    record = process_movie(movie, job_of(tmp_path / "out"), Stopwatch())
     assert record.metrics.mean_counts == pytest.approx(40_000, rel=1e-3)
+    assert "outputs: even as float32, its values do not fit float16" in record.flags
+    assert output(record, "even").dtype == "float32"
+    plain, even, odd = (image((record, tmp_path / "out"), role) for role in ("micrograph", "even", "odd"))
+    np.testing.assert_allclose(even + odd, plain, rtol=1e-5)
+    settings = configured(outputs={"dtype": "float32"})
+    assert not [
+        f for f in process_movie(movie, job_of(tmp_path / "o", settings=settings), Stopwatch()).flags if "float" in f
+    ]
+
+
+def test_frames_around_zero_are_no_defects(tmp_path):
+    """Background-subtracted frames of an integrating camera: nothing is counted, nothing scales like counts."""
+    counts = np.random.default_rng(0).normal(0.0, 5.0, (8, 64, 64)).astype(np.float32)
+    counts[:, 10, 20] += 200.0
+    path = tmp_path / "in" / "a.mrc"
+    path.parent.mkdir()
+    with mrcfile.new(path) as file:
+        file.set_data(counts)
+        file.voxel_size = 2.0
+    record = process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch())
+    assert record.metrics.n_hot_pixels == 1
+
+
+def test_a_new_owner_mode_or_name_is_the_same_movie(tmp_path):
+    """What a chmod, a link or a remount changes of a file between its arrival and its turn."""
+    path = stored(tmp_path / "in", noise(4, 48, 48))
+    movie = movie_of(path, tmp_path / "in")
+    path.chmod(0o600)
+    (tmp_path / "link").hardlink_to(path)
+    assert movie_of(path, tmp_path / "in").identity != movie.identity
+    remounted = replace(movie, identity=replace(movie.identity, device=movie.identity.device + 1))
+    for known in (movie, remounted):
+        assert process_movie(known, job_of(tmp_path / "out"), Stopwatch()).state == "done"
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(MovieNotReady, match="changed since it was found"):
+        process_movie(movie, job_of(tmp_path / "out"), Stopwatch())
+
+
+def test_a_long_exposure_before_the_movie_changes_nothing_in_it(tmp_path):
+    """Late in a tilt series: what came before weakens all frames alike, and cancels."""
+    path, records = stored(tmp_path / "in", noise(6, 48, 48)), []
+    for before in (0.0, 400.0):
+        settings = configured(movie={"pixel_size": 1.0, "dose_per_frame": 1.0, "pre_exposure": before})
+        out = tmp_path / str(before)
+        records.append(
+            (process_movie(movie_of(path, tmp_path / "in"), job_of(out, settings=settings), Stopwatch()), out)
+        )
+    np.testing.assert_array_equal(*(image(done, "micrograph") for done in records))
+    assert [record.source.pre_exposure for record, _ in records] == [0.0, 400.0]
+    assert "400.0" in (records[1][1] / output(records[1][0], "motion").path).read_text()
+
+
+def test_frames_smaller_than_any_cameras_are_refused_by_name(tmp_path):
+    path = stored(tmp_path / "in", noise(4, 1, 1))
+    with pytest.raises(
+        MovieMismatch, match="smaller than any camera's frames; expected at least 16 × 16 px; found 1 × 1"
+    ):
+        process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch())
 
 
 # --------------------------------------------------------------------------------------------- what the record hashes

@@ -11,7 +11,7 @@ SHIFTS = torch.tensor(np.random.default_rng(3).uniform(-2, 2, (12, 2)))
 
 
 def fused(frames, dose_per_frame=2.0, shifts=None, **options):
-    exposures = dose.frame_exposures(len(frames), dose_per_frame, 1.0)
+    exposures = dose.frame_exposures(len(frames), dose_per_frame)
     shifts = torch.zeros(len(frames), 2, dtype=torch.float64) if shifts is None else shifts
     return fuse.fuse(lambda i: frames[i], shifts, exposures, pixel_size=1.2, voltage_kv=200.0, upsampling=1, **options)
 
@@ -23,7 +23,7 @@ def test_the_micrograph_is_the_weighted_sum_over_the_root_of_the_squared_weights
     sums = split.half_sums(fused(frames, dose_per_frame, SHIFTS - SHIFTS.round()), 1.2, 200.0)
     rows, columns = np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None, :]
     rate = 0.5 / ((0.245 * (np.hypot(rows, columns) / 1.2).clip(1e-12) ** -1.665 + 2.81) * 0.8)
-    exposures = 1.0 + 2.0 * np.arange(1, 13) if dose_per_frame else np.zeros(12)
+    exposures = 2.0 * np.arange(1, 13) if dose_per_frame else np.zeros(12)
     total, squares = np.zeros((size[0], size[1] // 2 + 1), dtype=complex), 0.0
     for t, (y, x) in enumerate((SHIFTS - SHIFTS.round()).numpy()):
         weight = np.exp(-exposures[t] * rate)
@@ -95,7 +95,7 @@ def test_group_sums_are_those_of_the_frames_on_one_scale():
 
 def test_groups_know_when_their_frames_were_exposed():
     sums = split.group_sums(fused(images(6, 16, 16), 2.0, group_shape=(8, 8), n_groups=4), (8, 8), 1.2, 200.0)
-    assert sums.exposures == ((3.0, 11.0), (5.0, 13.0), (7.0,), (9.0,))
+    assert sums.exposures == ((2.0, 10.0), (4.0, 12.0), (6.0,), (8.0,))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])

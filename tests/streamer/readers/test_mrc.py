@@ -87,6 +87,7 @@ def test_the_map_id_is_optional(tmp_path, map_id):
         (7.0, -7, None),
         (float("nan"), 7, None),
         (float("inf"), 7, None),
+        (7.0, 7, None),  # what a program writes that was never told
         (7 * 0.049, 7, None),
         (7 * 51.0, 7, None),
     ],
