@@ -14,7 +14,6 @@ from streamer.writers.atomic import write_atomically
 
 if TYPE_CHECKING:
     from service.config import Config
-    from streamer.published import MovieRecord
 
 ENDPOINTS_FILE = "endpoints.json"
 
@@ -111,12 +110,6 @@ def read_endpoints(layout: Layout) -> Endpoints | None:
         return msgspec.json.decode(layout.endpoints.read_bytes(), type=Endpoints)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def output_paths(layout: Layout, record: MovieRecord) -> dict[str, Path]:
-    """Absolute paths of a movie's outputs by role."""
-    directory = layout.session_output(record.session)
-    return {output.role: directory / output.path for output in record.outputs}
 
 
 def _directory(setting: str | None, systemd: str, xdg: str, default: Path, instance: str) -> Path:

@@ -15,7 +15,6 @@ def notify(
     status: str | None = None,
     watchdog: bool = False,
     stopping: bool = False,
-    extend_s: float | None = None,
 ) -> bool:
     """Tell systemd what is the matter. Returns whether somebody was told.
 
@@ -23,7 +22,6 @@ def notify(
     ----------
     status : one line for ``systemctl status``.
     watchdog : sign of life; only from the loop that does the work, never from a timer of its own.
-    extend_s : the start or stop under way may take this much longer from now, s.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     lines = [
@@ -32,7 +30,6 @@ def notify(
             ("READY=1", ready),
             ("STOPPING=1", stopping),
             ("WATCHDOG=1", watchdog),
-            (f"EXTEND_TIMEOUT_USEC={round((extend_s or 0.0) * 1e6)}", extend_s is not None),
             # A line break would start another assignment.
             (f"STATUS={' '.join((status or '').split())}", status is not None),
         )
@@ -49,14 +46,3 @@ def notify(
         except OSError:
             return False
     return True
-
-
-def watchdog_interval_s() -> float | None:
-    """How often to send ``watchdog``, s: half of what the unit allows. None: nobody waits for it."""
-    owner = os.environ.get("WATCHDOG_PID", "")
-    allowed = os.environ.get("WATCHDOG_USEC", "")
-    if not allowed.isascii() or not allowed.isdigit() or int(allowed) == 0:
-        return None
-    if owner and owner != str(os.getpid()):
-        return None
-    return int(allowed) / 2e6

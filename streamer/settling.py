@@ -111,18 +111,11 @@ class Settling:
         self._known, self._utc = known, utc
         self._candidates: dict[str, _Candidate] = {}
         self._reported: dict[str, _Reported] = {}
-        self._wanted: set[str] = set()
         self._looks = 0
 
     def waiting(self) -> dict[str, str]:
         """Tell what each file that is not yet whole waits for, by path below the root."""
         return {relative: candidate.reason for relative, candidate in dict(self._candidates).items()}
-
-    def forget(self, relative: str) -> None:
-        """Judge a file anew, even if it is known or has been reported as it is."""
-        self._candidates.pop(relative, None)
-        self._reported.pop(relative, None)
-        self._wanted.add(relative)
 
     def observe(
         self,
@@ -151,7 +144,6 @@ class Settling:
             if arrival is not None:
                 arrivals.append(arrival)
                 self._reported[relative] = _Reported(candidate.identity, arrival.error is not None)
-                self._wanted.discard(relative)
                 del self._candidates[relative]
         return arrivals
 
@@ -159,7 +151,7 @@ class Settling:
         reported = self._reported.get(relative)
         if reported is not None and reported.covers(identity):
             return True
-        known = None if relative in self._wanted else self._known(relative)
+        known = self._known(relative)
         return known is not None and known.has_same_content(identity)
 
     def _note(self, now: float, relative: str, identity: FileIdentity) -> _Candidate:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from watchdog.events import (
@@ -88,7 +87,6 @@ class Watcher:
         ask = known.get if isinstance(known, Mapping) else known or (lambda _: None)
         self._settling = Settling(settings, root=self.root, session_name=session_name, known=ask)
         self._woken = threading.Event()
-        self._forgotten: SimpleQueue[str] = SimpleQueue()
         self._events = _Events(self._woken)
         self._root_missing = False
         self._next_scan = self._next_poll = self._scan_allowed = -float("inf")
@@ -111,15 +109,10 @@ class Watcher:
         """Scan soon. From any thread."""
         self._woken.set()
 
-    def forget(self, relative: str) -> None:
-        """Report this file once more when it is whole, though it is known. From any thread."""
-        self._forgotten.put(relative)
-        self.wake()
-
     def arrivals(self, stop: threading.Event) -> Iterator[Arrival]:
         """Yield each movie when it is whole, and each file that will not be, until ``stop`` is set.
 
-        The same state of a file is never yielded twice, unless it is forgotten. The root need not exist; what
+        The same state of a file is never yielded twice. The root need not exist; what
         was seen before it went missing stays as it was.
         """
         try:
@@ -135,8 +128,6 @@ class Watcher:
 
     def _look(self) -> Listing | None:
         """Scan, look again at what is settling, or do nothing, whichever is due."""
-        while not self._forgotten.empty():
-            self._settling.forget(self._forgotten.get())
         now = self._clock()
         if now >= self._next_scan or (self._woken.is_set() and now >= self._scan_allowed):
             return self._scan(now)
@@ -170,17 +161,6 @@ class Watcher:
 
     def _poll_s(self, took_s: float) -> float:
         return max(TICK_S if self._events.running else _NETWORK_POLL_S, took_s / _SCAN_SHARE)
-
-
-def watch_movies(
-    settings: WatchSettings,
-    session_name: str,
-    known: Mapping[str, FileIdentity] | Callable[[str], FileIdentity | None],
-    stop: threading.Event,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Arrival]:
-    """Yield whole movies until ``stop`` is set; ``Watcher`` for those who also want to ask and to wake it."""
-    return Watcher(settings, session_name=session_name, known=known, clock=clock).arrivals(stop)
 
 
 def is_on_network(path: Path, mountinfo: str | None = None) -> bool:

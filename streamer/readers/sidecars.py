@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 20
 MAX_SESSION = 64
 
-epu_position = epu.position
 
 _NO_SESSION = ("images-disc*", "gridsquare_*", "data")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.systemd import notify, watchdog_interval_s
+from service.systemd import notify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,6 @@ def test_notices(manager: socket.socket) -> None:
         ({"ready": True, "status": "running, 3 pending"}, "READY=1\nSTATUS=running, 3 pending"),
         ({"watchdog": True}, "WATCHDOG=1"),
         ({"stopping": True}, "STOPPING=1"),
-        ({"extend_s": 12.5}, "EXTEND_TIMEOUT_USEC=12500000"),
         ({"status": "Å 5"}, "STATUS=Å 5"),
     ]:
         assert notify(**sent)  # type: ignore[arg-type]
@@ -67,29 +66,6 @@ def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch, addres
 def test_a_manager_that_does_not_read_holds_nobody_up(manager: socket.socket) -> None:
     while notify(watchdog=True):
         pass
-
-
-@pytest.mark.parametrize(
-    ("usec", "pid", "expected"),
-    [
-        ("60000000", "own", 30.0),
-        ("60000000", None, 30.0),
-        ("60000000", "1", None),
-        ("0", None, None),
-        ("-5", None, None),
-        ("x", None, None),
-        (None, None, None),
-        ("²", None, None),
-    ],
-)
-def test_watchdog_interval(
-    monkeypatch: pytest.MonkeyPatch, usec: str | None, pid: str | None, expected: float | None
-) -> None:
-    for name, value in [("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)]:
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
-    assert watchdog_interval_s() == expected
 
 
 # ------------------------------------------------------------ the unit

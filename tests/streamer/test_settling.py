@@ -279,30 +279,6 @@ def test_no_state_of_a_file_is_reported_twice(scene):
     assert len(scene.until(140)) == 1
 
 
-def test_what_is_forgotten_is_reported_again_though_it_is_known():
-    known = {}
-    scene = Scene(known=known.get)
-    scene.sidecar = Acquisition(n_frames=10)
-    assert len(scene.until(10)) == 1
-    known["a.tif"] = file()
-    scene.settling.forget("a.tif")
-    when, arrival = the_one(scene.until(100))
-    assert 12 <= when < 13
-    assert arrival.waited_s == 2.0
-    assert scene.until(200) == []
-
-
-def test_what_was_forgotten_once_is_known_as_before_when_it_has_been_reported():
-    known = {}
-    scene = Scene(known=known.get)
-    scene.settling.forget("a.tif")
-    assert len(scene.until(100)) == 1
-    # Somebody else, for instance the command line, processes a later state of it.
-    scene.files = {"a.tif": file(size=200)}
-    known["a.tif"] = file(size=200)
-    assert scene.until(200) == []
-
-
 def test_the_oldest_comes_first(scene):
     scene.sidecar = Acquisition(n_frames=10)
     scene.files = {name: file(mtime_ns=NOW_NS + age) for name, age in (("c", 0), ("a", 2), ("b", 2), ("d", 1))}

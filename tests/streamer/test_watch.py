@@ -12,7 +12,7 @@ from streamer import watch
 from streamer.errors import MovieNotReady, MovieUnsupported
 from streamer.readers import movie as movie_reader
 from streamer.settings import WatchSettings
-from streamer.watch import Watcher, is_on_network, watch_movies
+from streamer.watch import Watcher, is_on_network
 
 FRAMES = np.random.default_rng(3).integers(1, 50, (6, 9, 12)).astype(np.uint16)
 
@@ -100,14 +100,6 @@ def test_what_appears_later_is_found_by_polling(tmp_path):
     assert not others
     assert 50 <= when <= 40 + 5 + 10 + 2  # at most one scan of a network mount, then the wait for the sidecar
     assert arrival.error is None
-
-
-def test_the_function_is_the_watcher(tmp_path):
-    (tmp_path / "a.mrc").write_bytes(mrc_bytes(tmp_path))
-    timeline = Timeline(60)
-    settings = WatchSettings(root=str(tmp_path), polling="always")
-    found = list(watch_movies(settings, "mine", {}, timeline, timeline.clock))
-    assert [arrival.movie.session for arrival in found] == ["mine"]
 
 
 def test_known_may_be_a_mapping_or_a_function(tmp_path):
@@ -324,17 +316,6 @@ def test_a_root_that_goes_and_comes_back_loses_and_repeats_nothing(tmp_path):
 
     found = run(root, 200, {30.0: lambda: root.rename(away), 90.0: come_back})
     assert [arrival.movie.relative for _, arrival in found] == ["a.mrc", "b.mrc"]
-
-
-def test_forget_and_wake(tmp_path):
-    (tmp_path / "a.mrc").write_bytes(mrc_bytes(tmp_path))
-    timeline = Timeline(100)
-    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=timeline.clock)
-    timeline.script[50.0] = lambda: watcher.forget("a.mrc")
-    times = [timeline.now for _ in watcher.arrivals(timeline)]
-    assert len(times) == 2
-    assert times[0] < 15
-    assert 60 <= times[1] < 63
 
 
 def test_waking_is_answered_soon(tmp_path):

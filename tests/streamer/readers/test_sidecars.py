@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import MovieMismatch
 from streamer.readers import epu, mdoc
-from streamer.readers.sidecars import epu_position, read_sidecar, session_of, with_position
+from streamer.readers.sidecars import read_sidecar, session_of, with_position
 from streamer.records import Acquisition
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -280,7 +280,7 @@ def test_xml_raises_nothing_but_value_errors(flips, cut):
     ],
 )
 def test_position_by_the_path(relative, position):
-    assert epu_position(relative) == position
+    assert epu.position(relative) == position
     placed = with_position(Acquisition(pixel_size=1.0), relative)
     grid_square, foil_hole, template = position
     expected = Acquisition(pixel_size=1.0)
