@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,13 +33,13 @@ def process(
     as_json: bool,
 ) -> int:
     """Process movies exactly as the daemon does."""
-    from service.offline import bench, process_all
+    from service.offline import bench, finished_before, process_all
     from service.stars import MicrographTables
 
     extra = ("outputs.keep_groups=true",) if keep_groups else ()
     prepared = bench(load_config(config, (*overrides, *extra)), model)
     output, failed = output.absolute(), 0
-    tables = MicrographTables(lambda session: output / session)
+    tables = MicrographTables(lambda session: output / session, partial(finished_before, output))
     for path, record in zip(paths, process_all(list(paths), prepared, output), strict=True):
         if as_json:
             click.echo(jsontext.encode(record).decode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
 class InstanceSettings(Table, frozen=True):
     """Which daemon this is."""
 
@@ -53,7 +57,11 @@ class SessionSettings(Table, frozen=True):
     """What the data are called."""
 
     name: Annotated[
-        str | None, Meta(description="unset: first directory below the root that is not EPU's, else the root's name")
+        str | None,
+        Meta(
+            description="letters, digits, . _ -; unset: first directory below the root that is not EPU's, else the "
+            "root's name"
+        ),
     ] = None
 
 
@@ -143,6 +151,7 @@ def _checked(tables: dict[str, Any], where: str) -> Config:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"a setting does not fit: {error}", where=where) from error
+    _check_texts(config, where)
     _check_numbers(config, where)
     return config
 
@@ -164,6 +173,14 @@ def _nearest(name: str, kind: type[Table]) -> str:
     known = kind.__struct_fields__
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def _check_texts(config: Config, where: str) -> None:
+    """Names become directories and topics as they are, so that nobody has to guess what they were turned into."""
+    for key, name in (("instance.name", config.instance.name), ("session.name", config.session.name)):
+        if name is not None and not _NAME.fullmatch(name):
+            expected = "letters, digits, . _ - (64 at most, the first a letter or digit)"
+            raise ConfigError("not a name", where=where, expected=expected, found=f"{key} = {name!r}")
 
 
 def _check_numbers(config: Config, where: str) -> None:

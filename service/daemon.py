@@ -17,7 +17,6 @@ import traceback
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import msgspec
 import zmq
 
 from service import systemd
@@ -25,6 +24,7 @@ from service.control import Control
 from service.crew import Crew
 from service.database import lock_instance
 from service.desk import Desk
+from service.disks import Disks
 from service.gains import GainChoice
 from service.journal import Journal
 from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoints
@@ -34,11 +34,10 @@ from service.prometheus import Metrics
 from service.publisher import Publisher
 from service.serving import Serving
 from service.stars import MicrographTables
-from service.status import Alarms, Status, free_bytes
+from service.status import Alarms, Status
 from service.teacher import Teacher
 from service.watching import Watching
 from streamer.errors import OutputError, ServiceError, StreamerError
-from streamer.published import MovieRecord
 from streamer.watch import Watcher
 from streamer.writers.atomic import sweep_temporaries
 
@@ -55,6 +54,7 @@ _BUGS_IN_A_ROW = 5
 _STOP_AFTER_S = 80.0
 _LESSONS = 160
 _ROOT_WAIT_S = 60.0
+_VOLUMES = ("output", "state", "input")
 
 
 class Daemon:
@@ -76,7 +76,7 @@ class Daemon:
             candidate=self.serving.judged,
             died=lambda ending: self.alarms.tell("trainer-died", f"the trainer ended ({ending}); it is started again"),
         )
-        self._tables = MicrographTables(layout.session_output)
+        self._tables = MicrographTables(layout.session_output, self.journal.done)
         self.desk = Desk(
             config,
             layout,
@@ -98,6 +98,7 @@ class Daemon:
             failed=self.desk.failed,
             restarted=self._worker_restarted,
         )
+        self._disks = Disks(dict(zip(_VOLUMES, (layout.output, layout.state, layout.root), strict=True)))
         self.paused = False
         self._watching: Watching | None = None
         self._publisher: Publisher | None = None
@@ -120,12 +121,11 @@ class Daemon:
 
     def _start_up(self) -> None:
         """Journal first, then sockets, then children, then the directory."""
+        swept = self._sweep()
         requeued = self.journal.requeue_started()
-        swept = sweep_temporaries(self.layout.output)
         _log.info(
-            "journal %s: %d movies taken up again, %d temporary files swept", self.layout.journal, requeued, len(swept)
+            "journal %s: %d movies taken up again, %d temporary files swept", self.layout.journal, requeued, swept
         )
-        self._tables.load(self._finished_records())
         bind = self.config.events.bind
         self._publisher = Publisher(
             self.journal,
@@ -215,6 +215,7 @@ class Daemon:
         self._stop_watching()
         if self._publisher is not None:
             self._publisher.close()
+        self._disks.close()
         self.metrics.stop()
         self.journal.close()
 
@@ -243,6 +244,20 @@ class Daemon:
         paths = [(m.movie.movie_id, self.layout.groups(m.movie.movie_id)) for m in reversed(movies)]
         return [Learn(movie_id=movie_id, groups=str(path)) for movie_id, path in paths if path.is_file()]
 
+    def _sweep(self) -> int:
+        """Remove what was half written when the daemon was killed, by the movies that were at work; returns how many.
+
+        Not by a walk through all outputs: there may be years of them.
+        """
+        at_work = [m.movie for m in self.journal.movies(state="started")]
+        places = {self.layout.movie_output(movie) for movie in at_work}
+        flat = {self.layout.state / "groups", *(self.layout.session_output(movie.session) for movie in at_work)}
+        newest = self.journal.movies(limit=1)
+        flat |= {self.layout.session_output(m.movie.session) for m in newest}
+        swept = [sweep_temporaries(place) for place in places]
+        swept += [sweep_temporaries(place, recursive=False) for place in flat]
+        return sum(map(len, swept))
+
     def _resume_sessions(self) -> None:
         """Take up the session that was collected last: its model serves on, its trainer goes on."""
         newest = self.journal.movies(limit=1)
@@ -255,11 +270,6 @@ class Daemon:
             if lessons:
                 self.teacher.learn(self.desk.session, lessons[-1])
 
-    def _finished_records(self) -> list[MovieRecord]:
-        """Records of all movies that are done, oldest first."""
-        movies = reversed(self.journal.movies(state="done", limit=1_000_000))
-        return [msgspec.convert(m.record, MovieRecord) for m in movies if m.record is not None]
-
     def _write_tables(self, *, now: bool = False) -> None:
         try:
             self._tables.write(now=now)
@@ -271,7 +281,7 @@ class Daemon:
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
         self._look_for_root()
         counts, oldest = self.journal.counts_by_state(), self.journal.oldest_pending()
-        disks = {"output": self.layout.output, "state": self.layout.state, "input": self.layout.root}
+        free = self._disks.free()
         beat = self.publisher.heartbeat(
             self.status.heartbeat(
                 state=state,
@@ -282,15 +292,15 @@ class Daemon:
                 oldest_pending=oldest,
                 model_version=self.serving.version(self.desk.session) if self.desk.session else None,
                 training=self.teacher.is_training,
-                disks=disks,
+                disk_free_bytes=free,
                 alarms=self.alarms.raised,
             )
         )
         self.metrics.pending(counts, oldest)
         self.metrics.log(beat.seq, self.publisher.subscribers)
         self.metrics.training(self.teacher.is_training)
-        for name, path in disks.items():
-            self.metrics.disk(name, free_bytes(path))
+        for name in _VOLUMES:
+            self.metrics.disk(name, free.get(name))
         self.metrics.alive("daemon")
         self.metrics.build(version("cryoem-streamer"), self.crew.device or "starting")
         systemd.notify(watchdog=True, status=f"{state}, {beat.pending} pending, model {beat.model_version or 'none'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from service.eventlog import utc_seconds, utc_text
 from service.messages import SessionChange
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HOLD_AFTER_OUTPUT_ERROR_S = 5.0
+_ENDS_AS: dict[str, Literal["incomplete", "vanished"]] = {"not-ready": "incomplete", "vanished": "vanished"}
 
 
 class Desk:
@@ -142,7 +143,7 @@ class Desk:
             movie_id=message.movie_id,
             session=known.movie.session if known else self.session,
             revision=message.revision,
-            state="incomplete" if message.kind == "not-ready" else "failed",
+            state=_ENDS_AS.get(message.kind, "failed"),
             reason=message.reason,
             times=Times(stage_s=message.stage_s),
         )

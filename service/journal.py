@@ -34,7 +34,7 @@ from streamer.errors import Reason, ServiceError, UsageError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from service.messages import Event
     from streamer.published import MovieRecord
@@ -232,6 +232,10 @@ class Journal(EventLog):
             (session, session, state, state, limit),
         )
         return [journal_movie(row) for row in rows]
+
+    def done(self, session: str) -> Iterator[MovieRecord]:
+        """Records of a session's movies that are done, oldest first."""
+        return movietable.done_records(self._database, session)
 
     def identities(self) -> dict[str, FileIdentity]:
         """List what the watcher need not report again: path below the root, and the identity seen.

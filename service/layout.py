@@ -14,6 +14,7 @@ from streamer.writers.atomic import write_atomically
 
 if TYPE_CHECKING:
     from service.config import Config
+    from streamer.records import Movie
 
 ENDPOINTS_FILE = "endpoints.json"
 
@@ -53,6 +54,10 @@ class Layout:
     def session_output(self, session: str) -> Path:
         """Where a session's results are made."""
         return self.output / session
+
+    def movie_output(self, movie: Movie) -> Path:
+        """Where all revisions of a movie are made."""
+        return self.session_output(movie.session) / "movies" / movie.relative
 
     def session_state(self, session: str) -> Path:
         """Where a session's models and roles are kept."""

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.client import Client, MemoryCursor
-from service.messages import Event, Heartbeat
+from service.messages import Event, Heartbeat, Position
 from streamer.errors import ServiceError
 
 _STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "stopped": "red", "starting": "yellow"}
@@ -220,9 +220,12 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
     """
     console, board = console or Console(), Board()
     if once:
-        board.beat(client.heartbeat())
-        for event in client.snapshot().events:
+        newest = client.heartbeat()
+        board.beat(newest)
+        for event in client.events(_catch_up(client, board, newest), idle_timeout=1.0):
             board.take(event)
+            if event.seq >= newest.seq:
+                break
         console.print(board.draw(console.height))
         return
     stop = stop or threading.Event()
@@ -232,15 +235,20 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
             live.update(board.draw(console.height), refresh=True)
 
 
+def _catch_up(client: Client, board: Board, newest: Heartbeat) -> MemoryCursor:
+    """Take what the session's model went through, and give the place from where the last micrographs follow."""
+    for event in client.snapshot(kinds=("model",), session=newest.session or None).events:
+        board.take(event)
+    return MemoryCursor(Position(newest.epoch, max(0, newest.seq - _MOST_MOVIES)))
+
+
 def _feed(client: Client, board: Board, stop: threading.Event) -> None:
     """Keep the board up to date; the daemon may come and go."""
     while not stop.is_set():
         try:
-            board.beat(client.heartbeat())
-            snapshot = client.snapshot()
-            for event in snapshot.events:
-                board.take(event)
-            for event in client.events(MemoryCursor(snapshot.position), stop=stop, on_heartbeat=board.beat):
+            newest = client.heartbeat()
+            board.beat(newest)
+            for event in client.events(_catch_up(client, board, newest), stop=stop, on_heartbeat=board.beat):
                 board.take(event)
         except ServiceError:
             stop.wait(1.0)

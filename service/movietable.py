@@ -15,6 +15,11 @@ from streamer.records import Acquisition, FileIdentity, Movie
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
+
+    from service.database import Database
+
+_PORTION = 500
 
 # Paths are bytes: any file name survives. The identity is JSON: inodes need 64 bits without a sign.
 SCHEMA = (
@@ -188,3 +193,12 @@ def _blob(name: str) -> bytes:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+def done_records(database: Database, session: str) -> Iterator[MovieRecord]:
+    """Records of a session's movies that are done, oldest first, read in portions: there may be very many."""
+    query = "SELECT number, record FROM movies WHERE session = ? AND state = 'done' AND number > ? ORDER BY number"
+    last = 0
+    while rows := database.rows(f"{query} LIMIT {_PORTION}", (session, last)):
+        yield from (jsontext.decode(row["record"], MovieRecord) for row in rows)
+        last = rows[-1]["number"]

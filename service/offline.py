@@ -15,14 +15,14 @@ from models.session import SessionModel
 from models.store import ModelStore
 from service.gains import only_candidate
 from service.layout import layout_of
-from service.worker import device_of, thread_count, use_threads
-from streamer import pipeline
+from service.worker import device_of, proposal_of, thread_count, use_threads
+from streamer import jsontext, pipeline
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageError
 from streamer.published import MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
 from streamer.readers.sidecars import read_sidecar, session_of, with_position
-from streamer.records import Acquisition, Correction, Gain, HalfSums, Movie, Spectrum, movie_id_of
+from streamer.records import Acquisition, Gain, Movie, movie_id_of
 from streamer.stopwatch import Stopwatch, utc_now
 
 if TYPE_CHECKING:
@@ -103,14 +103,10 @@ def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
         settings=bench.config.data_path(),
         device=bench.device,
         gain=gain_for(movie, bench.config),
-        propose=partial(_propose, model) if serves and model is not None else None,
+        propose=partial(proposal_of, model, movie.movie_id) if serves and model is not None else None,
         session_directory=output / movie.session,
         groups=None,
     )
-
-
-def _propose(model: SessionModel, sums: HalfSums, spectrum: Spectrum) -> Correction:
-    return model.propose(sums, spectrum)
 
 
 def process_all(paths: list[Path], bench: Bench, output: Path) -> Iterator[MovieRecord]:
@@ -122,6 +118,19 @@ def process_all(paths: list[Path], bench: Bench, output: Path) -> Iterator[Movie
             yield pipeline.process_movie(movie, job_for(movie, bench, output), stopwatch)
         except StreamerError as error:
             yield failure(path, bench.config, error, stopwatch)
+
+
+def finished_before(output: Path, session: str) -> list[MovieRecord]:
+    """Records that an earlier call left below an output directory, oldest first, the newest revision of each movie."""
+    found: dict[str, MovieRecord] = {}
+    for path in (output / session / "movies").rglob("r*/*.json"):
+        try:
+            record = jsontext.decode(path.read_bytes(), MovieRecord)
+        except (OSError, ValueError):
+            continue  # not one of ours
+        if record.movie_id not in found or found[record.movie_id].revision < record.revision:
+            found[record.movie_id] = record
+    return sorted(found.values(), key=lambda record: (record.times.started or "", record.movie_id))
 
 
 def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwatch) -> MovieRecord:

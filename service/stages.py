@@ -197,6 +197,8 @@ def denoise_to(directory: Path, model_directory: Path, output: Path) -> DenoiseR
     total, restoration = restore.restore(sums, spectrum, proposal)
     halves = denoised_halves(sums, spectrum, proposal)
     best = halves.get("denoised", halves.get("wiener", (sums.even, sums.odd)))
+    if record.movie_id in model.manifest.trained_on:
+        halves.pop("denoised", None)  # written, but no judge of a network that learned from them
     stem, written = files["micrograph"].stem, []
     labels = [
         f"cryoem-streamer: model {model.manifest.version}, {restoration}",

@@ -15,35 +15,49 @@ if TYPE_CHECKING:
     from streamer.published import MovieRecord
 
 _LEAST_INTERVAL_S = 2.0
+_WRITING_SHARE = 0.05
+"""Rewriting a long table may take this part of the time."""
 
 
 class MicrographTables:
-    """Rows of all sessions, the newest revision of each movie."""
+    """Rows of the sessions that movies are added to, the newest revision of each movie.
 
-    def __init__(self, directory_of: Callable[[str], Path], clock: Callable[[], float] = time.monotonic) -> None:
-        self._directory_of, self._clock = directory_of, clock
+    Parameters
+    ----------
+    directory_of : where a session's table is written.
+    finished : records of a session's movies that are done, oldest first; asked when the session is first added to.
+    """
+
+    def __init__(
+        self,
+        directory_of: Callable[[str], Path],
+        finished: Callable[[str], Iterable[MovieRecord]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory_of, self._finished, self._clock = directory_of, finished, clock
         self._rows: dict[str, dict[str, MicrographRow | None]] = {}
         self._changed: set[str] = set()
-        self._written = -_LEAST_INTERVAL_S
-
-    def load(self, records: Iterable[MovieRecord]) -> None:
-        """Take over what was finished before; nothing is written for it."""
-        for record in records:
-            self._rows.setdefault(record.session, {})[record.movie_id] = micrograph_row(record)
+        self._next_write = -float("inf")
 
     def add(self, record: MovieRecord) -> None:
         """Add a finished movie."""
-        self.load([record])
+        if record.session not in self._rows:
+            self._rows[record.session] = {r.movie_id: micrograph_row(r) for r in self._finished(record.session)}
+        self._rows[record.session][record.movie_id] = micrograph_row(record)
         self._changed.add(record.session)
 
     def write(self, *, now: bool = False) -> None:
-        """Rewrite the tables that changed, not more often than every two seconds unless told to."""
-        if not self._changed or (not now and self._clock() - self._written < _LEAST_INTERVAL_S):
+        """Rewrite the tables that changed, seldom enough unless told to; raises OutputError, and tries again later."""
+        began = self._clock()
+        if not self._changed or (not now and began < self._next_write):
             return
-        for session in sorted(self._changed):
-            rows = self._rows[session].values()
-            known = [row for row in rows if row is not None]
-            text = micrographs_star(known, left_out=len(rows) - len(known))
-            write_atomically(self._directory_of(session) / "micrographs.star", text.encode())
-        self._changed.clear()
-        self._written = self._clock()
+        try:
+            for session in sorted(self._changed):
+                rows = self._rows[session].values()
+                known = [row for row in rows if row is not None]
+                text = micrographs_star(known, left_out=len(rows) - len(known))
+                write_atomically(self._directory_of(session) / "micrographs.star", text.encode())
+                self._changed.discard(session)
+        finally:
+            took = self._clock() - began
+            self._next_write = began + max(_LEAST_INTERVAL_S, took / _WRITING_SHARE)

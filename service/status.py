@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from service.messages import Alert, Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from service.prometheus import Metrics
     from streamer.published import MovieRecord
@@ -106,7 +104,7 @@ class Status:
         oldest_pending: float | None,
         model_version: str | None,
         training: bool,
-        disks: dict[str, Path],
+        disk_free_bytes: dict[str, int],
         alarms: list[Alert],
     ) -> Heartbeat:
         """Put everything together."""
@@ -123,18 +121,7 @@ class Status:
             rates={"movies_per_hour": self.movies_per_hour(), "training": float(training)},
             latency_p50_s=self.latency(0.5),
             latency_p95_s=self.latency(0.95),
-            disk_free_bytes={name: free for name, path in disks.items() if (free := free_bytes(path)) is not None},
+            disk_free_bytes=disk_free_bytes,
             alarms=alarms,
             counts=counts,
         )
-
-
-def free_bytes(path: Path) -> int | None:
-    """Free space of the volume that a path lies on, or will lie on; None where that is unknown."""
-    for place in (path, *path.parents):
-        if place.exists():
-            try:
-                return shutil.disk_usage(place).free
-            except OSError:
-                return None
-    return None

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ from streamer.errors import (
     ModelError,
     MovieError,
     MovieNotReady,
+    MovieVanished,
     OutputError,
     StageError,
     StreamerError,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Movie, Propose, Spectrum
 
 _KINDS: tuple[tuple[type[StreamerError], str], ...] = (
+    (MovieVanished, "vanished"),
     (MovieNotReady, "not-ready"),
     (MovieError, "failed"),
     (StageError, "failed"),
@@ -85,6 +87,11 @@ def thread_count(setting: int) -> int:
 def use_threads(count: int) -> None:
     """Let torch use this many threads, here and in threads started from here."""
     torch.set_num_threads(count)
+
+
+def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
+    """What a model proposes for a movie, marked where it has learned from that movie."""
+    return replace(model.propose(sums, spectrum), learned_from=movie_id in model.manifest.trained_on)
 
 
 def make_job(
@@ -182,7 +189,7 @@ class Worker:
             self._device,
             work,
             self._gain(work.gain),
-            partial(self._propose, work.model) if work.model else None,
+            partial(self._propose, work.model, work.movie.movie_id) if work.model else None,
         )
         task.frames, task.source = pipeline.read_movie(work.movie, task.job, task.stopwatch)
         self._to_compute.put(task)
@@ -233,11 +240,11 @@ class Worker:
             self._gains = {path: (stamp, read_gain(Path(path)))}
         return self._gains[path][1]
 
-    def _propose(self, directory: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
+    def _propose(self, directory: str, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
         """Ask the version that the daemon named; loaded once."""
         if self._model is None or str(self._model.directory) != directory:
             self._model = SessionModel(Path(directory), self._device)
-        return self._model.propose(sums, spectrum)
+        return proposal_of(self._model, movie_id, sums, spectrum)
 
     def _announce(self, movie: Movie, stage: str) -> None:
         self._send(Progress(movie_id=movie.movie_id, revision=movie.revision, stage=stage))

@@ -91,6 +91,10 @@ class MovieNotReady(StreamerError):
     """The file is still being written. The daemon looks again later; no attempt is counted."""
 
 
+class MovieVanished(MovieNotReady):
+    """The file is gone though its directory is there. The daemon journals that; a file that comes back is news."""
+
+
 class MovieError(StreamerError):
     """Something is wrong with this movie. Journalled as failed; the daemon goes on; never retried by itself."""
 

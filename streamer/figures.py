@@ -43,6 +43,7 @@ def movie_quality(
     early = None if frames.dose_per_frame is None else math.ceil(_EARLY_EXPOSURE / frames.dose_per_frame)
     total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
     resolution = quality.resolution_at(spectrum, pixel_size)
+    is_unseen = proposal is not None and not proposal.learned_from
     return MovieQuality(
         shifts_yx_px=[[round(float(v), 4) + 0.0 for v in row] for row in motion.shifts],
         total_motion_angstrom=_rounded(total_motion) or 0.0,
@@ -56,7 +57,7 @@ def movie_quality(
         ssnr_full=_rounded(2.0 * snr_half),
         frc_resolution_angstrom=None if resolution is None else _rounded(resolution),
         snbr_half_wiener=_rounded(pooled["wiener"].snbr) if "wiener" in pooled else None,
-        snbr_half_denoised=_rounded(pooled["denoised"].snbr) if "denoised" in pooled else None,
+        snbr_half_denoised=_rounded(pooled["denoised"].snbr) if "denoised" in pooled and is_unseen else None,
         band_angstrom=[band[0], _rounded(band[1]) or band[1]],
         frc=_curve(spectrum),
         sr=super_resolution,

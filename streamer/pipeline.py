@@ -186,7 +186,10 @@ def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tup
     if propose is None or not spectrum.significant:
         return None, ()
     try:
-        return propose(sums, spectrum), ()
+        proposal = propose(sums, spectrum)
+        return proposal, (
+            "model: it learned from this movie, no figure of it is unseen",
+        ) if proposal.learned_from else ()
     except ModelError as error:
         return None, (f"model: {error.what}",)
 

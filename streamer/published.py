@@ -85,6 +85,7 @@ class MovieQuality:
     """Where the half-set FRC falls below 0.143 for good."""
     snbr_half_wiener: float | None
     snbr_half_denoised: float | None
+    """None also where the network learned from this movie."""
     band_angstrom: list[float]
     """Coarse and fine end of the pooled band."""
     frc: list[float] = field(default_factory=list)

@@ -232,6 +232,8 @@ class Correction:
     weight: Tensor
     """(rings,) λ(k) in 0…1."""
     model: ModelRef
+    learned_from: bool = False
+    """The network was trained on this very movie: its halves cannot judge it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,8 +80,8 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
     return written
 
 
-def sweep_temporaries(root: Path) -> list[Path]:
-    """Remove what a killed process has left half-written below ``root``.
+def sweep_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
+    """Remove what a killed process has left half-written in ``root``, and below it if ``recursive``.
 
     For the start, before anything is written. A temporary file of a process that is still alive stays.
 
@@ -90,7 +90,9 @@ def sweep_temporaries(root: Path) -> list[Path]:
     What was removed, sorted.
     """
     removed = []
-    for directory, _, names in os.walk(root, followlinks=False):
+    for directory, below, names in os.walk(root, followlinks=False):
+        if not recursive:
+            below.clear()
         for name in names:
             match = _TEMPORARY.fullmatch(name)
             # Nothing has been written yet, so our own number was that of a process before us.

@@ -1,6 +1,7 @@
 """The commands that work on files, as a user types them."""
 
 import json
+import shutil
 
 import mrcfile
 import numpy as np
@@ -243,3 +244,20 @@ def test_main_prints_one_line_and_gives_the_status(words, status, message, tmp_p
     assert message in error
     assert "Traceback" not in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_no_figure_of_a_movie_is_unseen_by_the_model_that_learned_from_it(trained, movies, processed, gain, tmp_path):
+    """A copy of the version with weight, so that it speaks: once about a movie it knows, once about another."""
+    version = tmp_path / "v0001"
+    shutil.copytree(trained[0], version)
+    shown = json.loads((version / "manifest.json").read_text())
+    shown["weight"] = [[0.01, 0.5], [0.15, 0.5]]
+    (version / "manifest.json").write_text(json.dumps(shown))
+    ids = [record["movie_id"] for record in processed[1]]
+    known, unseen = (ids.index(trained[1][key][0]) for key in ("trained_on", "held_out"))
+    words = ("--model", version, "--gain", gain, "--json", "--output", tmp_path / "out")
+    for index, has_figure in ((known, False), (unseen, True)):
+        record = json.loads(run("process", movies[index], *words))
+        assert record["restoration"] == "network"
+        assert (record["metrics"]["snbr_half_denoised"] is not None) == has_figure
+        assert any("learned from this movie" in flag for flag in record["flags"]) != has_figure

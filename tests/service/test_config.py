@@ -23,10 +23,10 @@ def test_without_a_file_there_are_the_defaults():
 def test_values_of_the_file_and_overrides_that_come_last(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text('[movie]\npixel_size = 0.83\nvoltage_kv = 200.0\n[watch]\nroot = "/data/a b"\n')
-    found = config.load(path, ("movie.voltage_kv=300", "session.name=grid 7", 'watch.include=["*.tif"]'))
+    found = config.load(path, ("movie.voltage_kv=300", "session.name=grid_7", 'watch.include=["*.tif"]'))
     assert (found.movie.pixel_size, found.movie.voltage_kv) == (0.83, 300.0)
     assert found.watch.root == "/data/a b"
-    assert found.session.name == "grid 7"
+    assert found.session.name == "grid_7"
     assert list(found.watch.include) == ["*.tif"]
 
 
@@ -44,6 +44,8 @@ def test_values_of_the_file_and_overrides_that_come_last(tmp_path):
         ("[movie]\ndose_per_frame = inf", "not a finite number"),
         ("[quality]\nband_low = 5.0", "an empty band; expected quality.band_low > quality.band_high"),
         ("[outputs]\ndtype = 'float64'", "float64"),
+        ("[instance]\nname = 'my scope'", "not a name; expected letters, digits"),
+        ("[session]\nname = '../x'", "found session.name = '../x'"),
         ("[watch\n", "not TOML"),
         (b"[watch]\nroot = '\xff'", "not TOML"),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from streamer.errors import DeviceError, MovieCorrupt, MovieNotReady, MovieUnsupported, StreamerError
+from streamer.errors import DeviceError, MovieCorrupt, MovieNotReady, MovieUnsupported, MovieVanished, StreamerError
 from streamer.readers import movie, mrc, tiff
 
 FRAMES = np.random.default_rng(2).integers(0, 50, (3, 9, 12)).astype(np.uint16)
@@ -140,9 +140,15 @@ def test_a_device_is_not_opened_for_reading():
         movie.read_header(Path("/dev/zero"))
 
 
-def test_a_missing_or_forbidden_file_is_not_ready(tmp_path):
-    with pytest.raises(MovieNotReady, match="cannot be read"):
+def test_a_file_that_is_gone_has_vanished_unless_its_directory_went_with_it(tmp_path):
+    with pytest.raises(MovieVanished, match="is not there any more"):
         movie.read_header(tmp_path / "absent.mrc")
+    with pytest.raises(MovieNotReady, match="cannot be read at present") as caught:
+        movie.read_header(tmp_path / "unmounted" / "absent.mrc")
+    assert not isinstance(caught.value, MovieVanished)
+
+
+def test_a_forbidden_file_is_not_ready(tmp_path):
     if os.getuid() != 0:
         path = write_mrc(tmp_path / "a.mrc")
         path.chmod(0)

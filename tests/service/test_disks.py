@@ -1,0 +1,34 @@
+import threading
+
+from service import disks
+from service.disks import Disks, free_bytes
+from tests.service.service_samples import wait_until
+
+
+def test_a_directory_that_is_not_there_yet_lies_on_the_volume_above(tmp_path):
+    assert free_bytes(tmp_path / "a" / "b") > 0
+
+
+def test_a_dead_mount_holds_up_nobody_and_is_left_out(tmp_path, monkeypatch):
+    answers, hung = threading.Event(), threading.Event()
+    now = [0.0]
+
+    def ask(path):
+        if path.name == "dead" and now[0] > 0.0:
+            hung.set()
+            answers.wait()
+        return 7
+
+    monkeypatch.setattr(disks, "free_bytes", ask)
+    monkeypatch.setattr(disks, "_EVERY_S", 0.01)
+    asked = Disks({"input": tmp_path / "dead", "output": tmp_path / "out"}, clock=lambda: now[0])
+    wait_until(lambda: asked.free() == {"input": 7, "output": 7})
+    now[0] = 1.0
+    assert hung.wait(10.0)
+    now[0] = 100.0
+    wait_until(lambda: asked.free() == {"output": 7})
+    asked.close()
+    answers.set()
+    for thread in asked._threads:
+        thread.join(5.0)
+        assert not thread.is_alive()
