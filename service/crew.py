@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.pipes import Begin, Child, Failed, Finish, Finished, Progress, Returned, Up, Work
-from streamer.errors import DeviceError, Reason, ServiceError
+from streamer.errors import ConfigError, DeviceError, Reason, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ _AT_ONCE = 3
 """One movie is read, one computed, one written."""
 _STARTS_IN_A_ROW = 3
 _START_EVERY_S = 1.0
+_ENDED_BY_CONFIG = f"exit status {ConfigError.exit_code}"
 
 
 @dataclass(slots=True)
@@ -41,9 +42,9 @@ class Crew:
 
     Parameters
     ----------
-    work_of : makes the order for a movie that was just started.
+    work_of : makes the order for a movie that was just started; may raise ConfigError.
     finished, failed : called with what the worker says.
-    restarted : called when a worker had to be replaced, with how the last one ended.
+    restarted : called when a worker had to be replaced, with how the last one ended and the movies given up for it.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Crew:
         work_of: Callable[[JournalMovie], Work],
         finished: Callable[[Finished], None],
         failed: Callable[[Failed], None],
-        restarted: Callable[[str], None],
+        restarted: Callable[[str, list[str]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._journal, self._threads, self._clock = config, journal, threads, clock
@@ -86,7 +87,7 @@ class Crew:
         return None if self._child is None else self._child.pid
 
     def dispatch(self) -> bool:
-        """Give the worker the next movie if it can take one; whether it was given one."""
+        """Start the next movie if the worker can take one; whether there was one."""
         if self._child is None or not self.device or self._finishing or len(self._in_hand) >= _AT_ONCE:
             return False
         if any(task.deaths for task in self._in_hand.values()):
@@ -94,11 +95,17 @@ class Crew:
         movie = self._journal.next_ready()
         if movie is None or (movie.deaths and self._in_hand):
             return False
-        work = self._work_of(movie)
-        self._journal.start(movie.movie.movie_id, movie.movie.revision)
+        key = movie_id, revision = movie.movie.movie_id, movie.movie.revision
+        self._journal.start(movie_id, revision)
+        try:
+            work = self._work_of(movie)
+        except ConfigError as error:
+            reason = error.reason()
+            self._failed(Failed(movie_id=movie_id, revision=revision, reason=reason, kind="config", stage="order"))
+            return True
         if not self._in_hand:
             self._heard = self._clock()
-        self._in_hand[movie.movie.movie_id, movie.movie.revision] = _InHand(movie.deaths)
+        self._in_hand[key] = _InHand(movie.deaths)
         self._child.send(work)
         return True
 
@@ -166,16 +173,24 @@ class Crew:
         self._child.stop(0.0)
         self._child = None
         self.device = ""
+        given_up = []
         for (movie_id, revision), task in self._in_hand.items():
-            if task.begun:
-                reason = Reason(error="DeviceError", message=f"the worker ended ({ending}) in stage {task.stage}")
-                self._journal.worker_died(movie_id, revision, reason)
-            else:
+            if not task.begun:
                 self._journal.release(movie_id, revision)
+                continue
+            reason = Reason(
+                error="WorkerDied",
+                message=f"the worker ended ({ending}) in stage {task.stage}",
+                hint=f"streamer movies retry {movie_id}",
+            )
+            if self._journal.worker_died(movie_id, revision, reason) == "quarantined":
+                given_up.append(movie_id)
         self._in_hand.clear()
         if self._finishing:
             return
-        self._restarted(ending)
+        self._restarted(ending, given_up)
+        if ending == _ENDED_BY_CONFIG:
+            raise ConfigError("the worker cannot be set up as configured; its words are above", where="worker")
         self._fruitless += 1
         if not was_up or self._fruitless > _STARTS_IN_A_ROW:
             raise DeviceError(

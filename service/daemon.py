@@ -64,7 +64,6 @@ class Daemon:
         """Check what can be checked at once; raises ConfigError, ServiceError."""
         self.config, self.layout = config, layout
         gains = GainChoice(layout.root, config.movie.gain)
-        gains.path()
         self.metrics = Metrics()
         self.journal = Journal.open(layout.journal, instance=config.instance.name, on_commit=self.metrics.commit)
         self.alarms, self.status = Alarms(self.journal, self.metrics), Status()
@@ -233,10 +232,12 @@ class Daemon:
             self._watching.close()
             self._watching = None
 
-    def _worker_restarted(self, ending: str) -> None:
+    def _worker_restarted(self, ending: str, given_up: list[str]) -> None:
         self.metrics.worker_restarted()
         self.alarms.tell("worker-died", f"the worker ended ({ending}); another one was started")
         _log.warning("the worker ended (%s)", ending)
+        for movie_id in given_up:
+            self.desk.gave_up(movie_id)
 
     def _lessons(self, session: str) -> list[Learn]:
         """Finished movies of a session whose group sums are still there, oldest first."""

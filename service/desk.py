@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from service.eventlog import utc_seconds, utc_text
@@ -54,6 +55,7 @@ class Desk:
         self._metrics, self._status, self._alarms = metrics, status, alarms
         self._complete: dict[str, str] = {}
         self._hold_until = 0.0
+        self._without_gain: set[str] = set()
         self.session = config.session.name or ""
 
     @property
@@ -86,8 +88,9 @@ class Desk:
             _log.warning("%s: %s", record.state, arrival.error)
 
     def order(self, movie: JournalMovie) -> Work:
-        """Make the order for a movie: with which gain, which model, where to."""
-        gain, session, movie_id = self._gains.path(), movie.movie.session, movie.movie.movie_id
+        """Make the order for a movie: with which gain, which model, where to; raises ConfigError."""
+        session, movie_id = movie.movie.session, movie.movie.movie_id
+        gain = self._gains.for_movie(Path(movie.movie.path), movie.movie.acquisition.gain_reference)
         version = self._serving.version(session) if self._config.denoise.enabled else None
         return Work(
             movie=movie.movie,
@@ -111,7 +114,9 @@ class Desk:
             return  # superseded or skipped while it was computed
         self._metrics.finished(record, latency_s=self._status.finished(record))
         self._alarms.clear("outputs-failing")
-        self._alarms.clear("gain-unreadable")
+        self._without_gain.discard(record.movie_id)
+        if not self._without_gain:
+            self._alarms.clear("gain-unclear")
         self._tables.add(record)
         groups = self._layout.groups(record.movie_id)
         if groups.is_file():
@@ -125,9 +130,7 @@ class Desk:
         if message.kind == "not-ready" and not self._stood_still_long(message.movie_id):
             self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
         elif message.kind in ("output", "config"):
-            name = "outputs-failing" if message.kind == "output" else "gain-unreadable"
-            self._alarms.raise_(name, reason.message, "critical")
-            self._hold_until = time.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
+            self._wait_for_people(message)
             self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
         elif message.kind == "device":
             self._journal.retry_later(message.movie_id, message.revision, reason)
@@ -135,6 +138,23 @@ class Desk:
             self._end(message)
             return
         self._metrics.retried(reason.error)
+
+    def gave_up(self, movie_id: str) -> None:
+        """Tell of a movie that is not tried again, because workers die of it."""
+        movie = self._journal.movie(movie_id)
+        name = movie_id if movie is None else movie.movie.relative
+        words = f"{name}: given up after two dead workers; streamer movies retry {movie_id}"
+        self._alarms.tell("movie-quarantined", words)
+        _log.error("quarantined: %s", words)
+
+    def _wait_for_people(self, message: Failed) -> None:
+        """Raise the alarm for what only people can mend. Nothing at all is started while outputs cannot be written."""
+        if message.kind == "output":
+            self._alarms.raise_("outputs-failing", message.reason.message, "critical")
+            self._hold_until = time.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
+        else:
+            self._without_gain.add(message.movie_id)
+            self._alarms.raise_("gain-unclear", message.reason.message, "critical")
 
     def _end(self, message: Failed) -> None:
         """Journal a movie that failed, or never became whole."""

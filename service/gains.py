@@ -1,4 +1,8 @@
-"""Which gain reference a session uses: the one that is set, else the only one that lies below the root."""
+"""Which gain reference a movie is multiplied with: the one that is set, else the nearest above it.
+
+Above means in its own directory or in one of those that lead to it from the watched root, so that sessions with
+references of their own do not meet. Only where there is none, the only one anywhere below the root serves.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +11,73 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
-from streamer.readers.gain import gain_candidates
+from streamer.readers.gain import gain_candidates, gains_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOOK_SHARE = 0.05
-"""Looking through the tree for a gain may take this part of the time."""
+"""Looking through the whole tree for a gain may take this part of the time."""
 
 
 class GainChoice:
-    """Chosen once and kept; looked for again while there is none."""
+    """Chooses for each movie; directories are read again only when they change."""
 
     def __init__(self, root: Path, setting: str | None, clock: Callable[[], float] = time.monotonic) -> None:
         """Check a gain that is set; raises ConfigError if it is not there."""
         self._root, self._clock = root, clock
-        self._chosen: Path | None = None
+        self._set = None if setting is None else Path(setting).absolute()
+        if self._set is not None and not self._set.is_file():
+            raise ConfigError("the gain reference is not there", where="movie.gain", found=self._set)
+        self._seen: dict[Path, tuple[int, list[Path]]] = {}
+        self._elsewhere: list[Path] = []
         self._next_look = -float("inf")
-        if setting is not None:
-            self._chosen = Path(setting).absolute()
-            if not self._chosen.is_file():
-                raise ConfigError("the gain reference is not there", where="movie.gain", found=self._chosen)
 
-    def path(self) -> Path | None:
-        """Gain to multiply with, or None; raises ConfigError where several could be meant."""
-        if self._chosen is None and self._clock() >= self._next_look:
+    def for_movie(self, movie: Path, named: str | None = None) -> Path | None:
+        """Gain of a movie below the root, or None.
+
+        Parameters
+        ----------
+        named : base name that the movie's sidecar gives; decides between several in one directory.
+
+        Raises
+        ------
+        ConfigError
+            Several could be meant.
+        """
+        if self._set is not None:
+            return self._set
+        for directory in movie.parents:
+            if not directory.is_relative_to(self._root):
+                break
+            if candidates := self._in(directory):
+                return _the_one(candidates, named, directory)
+        if self._clock() >= self._next_look:
             began = self._clock()
-            self._chosen = only_candidate(self._root)
-            took = self._clock() - began
-            self._next_look = began + took / _LOOK_SHARE
-        return self._chosen
+            self._elsewhere = gain_candidates(self._root)
+            self._next_look = began + (self._clock() - began) / _LOOK_SHARE
+        return _the_one(self._elsewhere, named, self._root) if self._elsewhere else None
+
+    def _in(self, directory: Path) -> list[Path]:
+        try:
+            changed = directory.stat().st_mtime_ns
+        except OSError:
+            return []
+        if directory not in self._seen or self._seen[directory][0] != changed:
+            self._seen[directory] = (changed, gains_in(directory))
+        return self._seen[directory][1]
 
 
-def only_candidate(root: Path) -> Path | None:
-    """The only gain reference below a directory; None where there is none."""
-    candidates = gain_candidates(root)
-    if len(candidates) > 1:
-        raise ConfigError(
-            "several gain references could be meant",
-            where=root,
-            expected="one",
-            found=", ".join(str(path) for path in candidates),
-            hint="set movie.gain to the right one",
-        )
-    return candidates[0] if candidates else None
+def _the_one(candidates: list[Path], named: str | None, where: Path) -> Path:
+    if len(candidates) == 1:
+        return candidates[0]
+    fitting = [path for path in candidates if path.name == named]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise ConfigError(
+        "several gain references could be meant",
+        where=where,
+        expected="one" if named is None else f"one, or {named}",
+        found=", ".join(str(path) for path in candidates),
+        hint="set movie.gain to the right one, or leave only that one there",
+    )

@@ -6,14 +6,14 @@ result is the same, byte for byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.session import SessionModel
 from models.store import ModelStore
-from service.gains import only_candidate
+from service.gains import GainChoice
 from service.layout import layout_of
 from service.worker import device_of, proposal_of, thread_count, use_threads
 from streamer import jsontext, pipeline
@@ -21,7 +21,7 @@ from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageErr
 from streamer.published import MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
-from streamer.readers.sidecars import read_sidecar, session_of, with_position
+from streamer.readers.sidecars import read_sidecar, session_directory, session_of, with_position
 from streamer.records import Acquisition, Gain, Movie, movie_id_of
 from streamer.stopwatch import Stopwatch, utc_now
 
@@ -70,28 +70,32 @@ def describe(path: Path, config: Config) -> Movie:
     """Movie as the daemon would have announced it."""
     if not path.exists():
         raise UsageError("there is no such file", where=path)
-    path, root = path.resolve(), layout_of(config).root.resolve()
-    relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    root_name = root.name if path.is_relative_to(root) else path.parent.name
+    path = path.resolve()
+    root = _root_of(path, config)
+    relative = path.relative_to(root).as_posix()
     header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30))
     acquisition = with_position(read_sidecar(path) or Acquisition(), relative)
     return Movie(
         path=str(path),
         relative=relative,
-        session=session_of(relative, root_name, config.session.name or ""),
+        session=session_of(relative, root.name, config.session.name or ""),
         identity=identity_of(path),
         evidence="sidecar" if acquisition.n_frames else "header" if header.format == "mrc" else "unproven",
         acquisition=acquisition,
     )
 
 
+def _root_of(path: Path, config: Config) -> Path:
+    """The watched root where the movie lies below it, else the directory that a session would be named after."""
+    root = layout_of(config).root.resolve()
+    return root if path.is_relative_to(root) else session_directory(path.resolve())
+
+
 def gain_for(movie: Movie, config: Config) -> Gain | None:
-    """Gain that is set, else the only one below the root, or beside the movie if it lies elsewhere."""
-    if config.movie.gain is not None:
-        return read_gain(Path(config.movie.gain).absolute())
-    root = layout_of(config).root
-    place = root if Path(movie.path).is_relative_to(root) else Path(movie.path).parent
-    found = only_candidate(place)
+    """Gain of a movie; one that lies elsewhere than below the watched root belongs to a session of its own."""
+    found = GainChoice(_root_of(Path(movie.path), config), config.movie.gain).for_movie(
+        Path(movie.path), movie.acquisition.gain_reference
+    )
     return None if found is None else read_gain(found)
 
 
@@ -115,6 +119,7 @@ def process_all(paths: list[Path], bench: Bench, output: Path) -> Iterator[Movie
         stopwatch = Stopwatch(Times(started=utc_now()))
         try:
             movie = describe(path, bench.config)
+            movie = replace(movie, revision=_next_revision(output, movie))
             yield pipeline.process_movie(movie, job_for(movie, bench, output), stopwatch)
         except StreamerError as error:
             yield failure(path, bench.config, error, stopwatch)
@@ -133,6 +138,13 @@ def finished_before(output: Path, session: str) -> list[MovieRecord]:
     return sorted(found.values(), key=lambda record: (record.times.started or "", record.movie_id))
 
 
+def _next_revision(output: Path, movie: Movie) -> int:
+    """One above those that are there: what an earlier call wrote is never overwritten."""
+    there = (output / movie.session / "movies" / movie.relative).glob("r*")
+    numbers = [int(path.name[1:]) for path in there if path.name[1:].isdigit()]
+    return 1 + max(numbers, default=0)
+
+
 def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwatch) -> MovieRecord:
     """Record of a movie that could not be processed; nobody waits for it to grow here."""
     if isinstance(error, MovieNotReady):
@@ -143,8 +155,8 @@ def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwat
             found=error.found,
             hint="the file is cut, or still growing",
         )
-    root = layout_of(config).root
-    relative = path.absolute().relative_to(root).as_posix() if path.absolute().is_relative_to(root) else path.name
+    root = _root_of(path.resolve(), config)
+    relative = path.resolve().relative_to(root).as_posix()
     return MovieRecord(
         movie_id=movie_id_of(relative),
         session=session_of(relative, root.name, config.session.name or ""),

@@ -48,14 +48,14 @@ class Correction:
         return raw
 
 
-def check_gain(gain: Gain, shape: tuple[int, int]) -> None:
-    """Raise MovieMismatch where a gain reference does not have the frames' size."""
+def check_gain(gain: Gain, shape: tuple[int, int], movie: str) -> None:
+    """Raise MovieMismatch where a gain reference does not have the size of a movie's frames."""
     if gain.values.shape != shape:
         raise MovieMismatch(
             "the gain reference has another size than the frames",
-            where=gain.path,
+            where=movie,
             expected=f"{shape[0]} × {shape[1]} px",
-            found=f"{gain.values.shape[0]} × {gain.values.shape[1]} px",
+            found=f"{gain.values.shape[0]} × {gain.values.shape[1]} px in {gain.path}",
             hint="set movie.gain to the reference of this camera mode, or take the movies in its mode",
         )
 

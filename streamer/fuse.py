@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from streamer import dose, fourier
+from streamer.errors import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +188,10 @@ class FineSolver:
             part = slice(start, min(start + rows, height))
             right = self._aliases(b, part)
             matrix = self._matrix(part, self._aliases(prior.to(b.dtype), part).real)
-            solved = torch.linalg.solve(matrix, right[..., None])[..., 0]
+            try:
+                solved = torch.linalg.solve(matrix, right[..., None])[..., 0]
+            except torch.linalg.LinAlgError as error:
+                raise StageError("the frames' aliases cannot be told apart", where="super_resolve") from error
             self._scatter(solution, solved, part)
         return solution
 

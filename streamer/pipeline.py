@@ -78,7 +78,7 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
     with stage("gain"):
         source, flags = describe_source(movie, header, job.settings, job.gain)
         if job.gain is not None:
-            detector.check_gain(job.gain, (header.height, header.width))
+            detector.check_gain(job.gain, (header.height, header.width), movie.path)
         total = detector.sum_of_counts(counts)
         if job.gain is not None:
             total *= job.gain.values

@@ -60,9 +60,8 @@ def describe_source(
     if dose is None:
         flags.append("dose: unknown, frames are not weighted")
     if voltage is None:
-        flags.append("voltage: unknown, 300 kV assumed for the exposure filter")
-    if gain is None:
-        flags.append("gain: none")
+        flags.append("voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star")
+    flags += _gain_flags(movie, gain, is_set=set_by_user.gain is not None)
     if movie.evidence == "unproven":
         flags.append("frame count: unproven")
     source = MovieSource(
@@ -86,6 +85,18 @@ def describe_source(
         acquisition=told,
     )
     return source, tuple(flags)
+
+
+def _gain_flags(movie: Movie, gain: Gain | None, *, is_set: bool) -> list[str]:
+    """What a user should know about how the gain reference was chosen."""
+    if gain is None:
+        return ["gain: none"]
+    path, named, flags = Path(gain.path), movie.acquisition.gain_reference, []
+    if named is not None and Path(named).stem.lower() != path.stem.lower():
+        flags.append(f"gain: the sidecar names {named}, {path.name} was used")
+    if not is_set and path.parent not in Path(movie.path).parents:
+        flags.append(f"gain: {path} does not lie above the movie, but is the only one")
+    return flags
 
 
 def _check_frames(movie: Movie, header: MovieHeader) -> None:

@@ -36,11 +36,21 @@ def gain_candidates(root: Path) -> list[Path]:
     found = []
     for directory, directories, names in os.walk(root, onerror=None, followlinks=False):
         directories[:] = [name for name in directories if not name.startswith(".")]
-        for name in names:
-            path = Path(directory) / name
-            if is_gain_name(name) and not name.startswith(".") and path.is_file() and not path.is_symlink():
-                found.append(path)
+        found += _gains_among(Path(directory), names)
     return sorted(found)
+
+
+def gains_in(directory: Path) -> list[Path]:
+    """Find the gain references in one directory; none where it is missing."""
+    try:
+        return sorted(_gains_among(directory, [path.name for path in directory.iterdir()]))
+    except OSError:
+        return []
+
+
+def _gains_among(directory: Path, names: list[str]) -> list[Path]:
+    paths = [directory / name for name in names if is_gain_name(name) and not name.startswith(".")]
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def read_gain(path: Path) -> Gain:

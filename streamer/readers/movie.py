@@ -133,7 +133,7 @@ def check_content(path: Path, counts: np.ndarray) -> None:
     MovieNotReady
         The last frame is empty while others are not: the file was given its full size before it was filled.
     MovieCorrupt
-        All frames are empty, or there are numbers that are not finite.
+        All frames are empty or the same, or there are numbers that are not finite.
     """
     if not counts[-1].any():
         if len(counts) > 1 and any(frame.any() for frame in counts[:-1]):
@@ -143,11 +143,12 @@ def check_content(path: Path, counts: np.ndarray) -> None:
                 hint="still being copied, or the exposure was cut short",
             )
         raise MovieCorrupt("no counts in any frame", where=path)
-    if counts.dtype.kind != "f":
-        return
-    for index, frame in enumerate(counts):
-        if not np.isfinite(frame).all():
-            raise MovieCorrupt(f"frame {index} holds numbers that are not finite", where=path)
+    if counts.dtype.kind == "f":
+        for index, frame in enumerate(counts):
+            if not np.isfinite(frame).all():
+                raise MovieCorrupt(f"frame {index} holds numbers that are not finite", where=path)
+    if len(counts) > 1 and all(np.array_equal(frame, counts[0]) for frame in counts[1:]):
+        raise MovieCorrupt("all frames are the same", where=path, hint="no camera counts the same twice")
 
 
 def _check_unchanged(path: Path, expected: FileIdentity, found: FileIdentity) -> None:

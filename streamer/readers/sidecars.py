@@ -67,6 +67,11 @@ def session_of(relative: str, root_name: str, override: str = "") -> str:
     return _restricted(override or (directories[0] if directories else root_name))
 
 
+def session_directory(movie: Path) -> Path:
+    """Directory of a movie's session where nobody watches: the nearest above it that is not one of EPU's own."""
+    return next((place for place in movie.parents if not _is_epu_directory(place.name)), movie.parent)
+
+
 def _is_epu_directory(part: str) -> bool:
     return any(fnmatch.fnmatchcase(part.lower(), pattern) for pattern in _NO_SESSION)
 

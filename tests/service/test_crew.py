@@ -7,7 +7,7 @@ from service import crew as crew_module
 from service.config import Config
 from service.crew import Crew
 from service.pipes import Begin, Child, Failed, Finished, Progress, Returned, Up, Work
-from streamer.errors import DeviceError
+from streamer.errors import ConfigError, DeviceError
 from streamer.published import Times
 from tests.service.service_samples import REASON, make_movie, make_record
 
@@ -69,7 +69,7 @@ def scene(journal, monkeypatch):
         work_of=lambda m: Work(movie=m.movie, times=Times(), gain=None, model=None, output="/o", groups=None),
         finished=scene.finished.append,
         failed=scene.failed.append,
-        restarted=scene.restarted.append,
+        restarted=lambda *told: scene.restarted.append(told),
         clock=lambda: scene.now,
     )
     scene.crew.start()
@@ -113,7 +113,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_movie_tried_again(scene):
     scene.now += 2.0
     scene.crew.attend()
     assert first.killed
-    assert scene.restarted == ["killed after 601 s of silence"]
+    assert scene.restarted == [("killed after 601 s of silence", [])]
     row = scene.state("grid1/a.tif")
     assert (row.state, row.deaths) == ("ready", 1)
     scene.crew.attend()
@@ -149,6 +149,46 @@ def test_only_what_was_begun_is_blamed_for_a_death(scene):
         ("ready", 1),
         ("ready", 0),
     ]
+
+
+def test_a_movie_that_two_workers_died_of_is_given_up_by_name(scene):
+    (movie,) = arrive(scene, "a")
+    for _ in range(2):
+        scene.say(Up(device="cpu", threads=1))
+        scene.crew.dispatch()
+        scene.say(Progress(movie_id=movie.movie_id, revision=1, stage="fuse"))
+        scene.worker.alive = False
+        scene.crew.attend()
+        scene.now += 2.0
+        scene.crew.attend()
+    assert [given_up for _, given_up in scene.restarted] == [[], [movie.movie_id]]
+    row = scene.state("grid1/a.tif")
+    assert row.state == "quarantined"
+    assert "in stage fuse" in row.reason.message
+    assert f"streamer movies retry {movie.movie_id}" in row.reason.hint
+
+
+def test_an_order_that_cannot_be_made_holds_up_no_other(scene):
+    arrive(scene, "unclear", "b")
+    scene.say(Up(device="cpu", threads=1))
+
+    def work_of(movie):
+        if "unclear" in movie.movie.relative:
+            raise ConfigError("several gain references could be meant")
+        return Work(movie=movie.movie, times=Times(), gain=None, model=None, output="/o", groups=None)
+
+    scene.crew._work_of = work_of
+    assert scene.crew.dispatch()
+    (failed,) = scene.failed
+    assert (failed.kind, failed.reason.message) == ("config", "several gain references could be meant")
+    assert scene.crew.dispatch()
+    assert [message.movie.relative for message in scene.worker.sent] == ["grid1/b.tif"]
+
+
+def test_a_worker_that_cannot_be_set_up_as_configured_is_not_started_again_and_again(scene):
+    scene.worker.alive, scene.worker.ending = False, "exit status 78"
+    with pytest.raises(ConfigError, match="cannot be set up as configured"):
+        scene.crew.attend()
 
 
 def test_two_revisions_of_a_movie_are_two_tasks(scene):

@@ -132,8 +132,8 @@ def test_counts_of_any_stored_type(dtype):
 
 def test_a_gain_of_another_size_is_refused():
     with pytest.raises(MovieMismatch, match=r"expected 20 × 30 px; found 30 × 20 px"):
-        detector.check_gain(gain_of(np.ones((30, 20))), (20, 30))
-    detector.check_gain(gain_of(np.ones((20, 30))), (20, 30))
+        detector.check_gain(gain_of(np.ones((30, 20))), (20, 30), "m.tif")
+    detector.check_gain(gain_of(np.ones((20, 30))), (20, 30), "m.tif")
 
 
 def test_a_detector_full_of_defects_is_refused():

@@ -380,7 +380,7 @@ def test_a_blank_movie_is_left_alone_and_says_so(tmp_path):
     assert "no significant signal" in labels(tmp_path / "out" / output(record, "denoised").path)
     assert record.flags == [
         "dose: unknown, frames are not weighted",
-        "voltage: unknown, 300 kV assumed for the exposure filter",
+        "voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star",
         "gain: none",
         "frame count: unproven",
         "motion: too little information",
@@ -441,7 +441,7 @@ def nothing_written(directory):
 
 def test_a_gain_of_another_size_is_a_mismatch(root, path, tmp_path):
     wrong = Gain(path="/data/gain.mrc", sha256="0" * 64, values=np.ones((256, 255), np.float32))
-    with pytest.raises(MovieMismatch, match=r"gain\.mrc: .*another size.*expected 256 × 256 px; found 256 × 255 px"):
+    with pytest.raises(MovieMismatch, match=r"another size.*expected 256 × 256 px; found 256 × 255 px in .*gain\.mrc"):
         process_movie(movie_of(path, root), job_of(tmp_path, wrong), Stopwatch())
     assert nothing_written(tmp_path)
 

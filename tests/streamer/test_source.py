@@ -19,7 +19,9 @@ def describe(tmp_path):
     path = tmp_path / "a.tiff"
     path.write_bytes(b"frames" * 100)
 
-    def run(told=TOLD, header=HEADER, gain=GAIN, evidence="sidecar", **settings):
+    above = replace(GAIN, path=str(tmp_path / "gain.mrc"))
+
+    def run(told=TOLD, header=HEADER, gain=above, evidence="sidecar", **settings):
         movie = Movie(
             path=str(path),
             relative="grid/a.tiff",
@@ -28,6 +30,7 @@ def describe(tmp_path):
             evidence=evidence,
             acquisition=told,
         )
+        run.movie = movie
         return describe_source(movie, header, DataPathSettings(movie=MovieSettings(**settings)), gain)
 
     run.path = path
@@ -42,7 +45,7 @@ def test_the_source_is_what_was_found(describe):
     assert source.fingerprint == fingerprint(describe.path)
     assert (source.pixel_size, source.voltage_kv, source.dose_per_frame) == (1.2, 300.0, 4.0)
     assert (source.pre_exposure, source.cs_mm, source.amplitude_contrast) == (3.0, 0.01, 0.07)
-    assert (source.gain, source.gain_path) == ("ab" * 32, "/data/gain.mrc")
+    assert (source.gain, source.gain_path) == ("ab" * 32, str(describe.path.with_name("gain.mrc")))
     assert source.acquisition == TOLD
 
 
@@ -78,7 +81,7 @@ def test_what_nobody_knows_stays_unknown_and_is_flagged(describe):
     assert (source.dose_per_frame, source.voltage_kv, source.gain, source.gain_path) == (None, None, None, None)
     assert flags == (
         "dose: unknown, frames are not weighted",
-        "voltage: unknown, 300 kV assumed for the exposure filter",
+        "voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star",
         "gain: none",
         "frame count: unproven",
     )
@@ -92,3 +95,16 @@ def test_without_a_pixel_size_the_movie_fails_with_what_to_do(describe):
 def test_a_sidecar_that_counts_other_frames_is_a_mismatch(describe):
     with pytest.raises(MovieMismatch, match=r"expected 12 \(a\.xml\); found 10"):
         describe(replace(TOLD, n_frames=12))
+
+
+def test_a_gain_from_elsewhere_is_told_unless_it_was_set(describe):
+    elsewhere = replace(GAIN, path="/data/gain.mrc")
+    assert describe(gain=elsewhere)[1] == ("gain: /data/gain.mrc does not lie above the movie, but is the only one",)
+    chosen = DataPathSettings(movie=MovieSettings(gain="/data/gain.mrc"))
+    assert describe_source(describe.movie, HEADER, chosen, elsewhere)[1] == ()
+
+
+def test_another_gain_than_the_sidecar_names_is_told(describe):
+    named = replace(TOLD, gain_reference="CountRef_5.mrc")
+    assert describe(named)[1] == ("gain: the sidecar names CountRef_5.mrc, gain.mrc was used",)
+    assert describe(replace(TOLD, gain_reference="GAIN.tif"))[1] == ()

@@ -103,12 +103,23 @@ def test_any_file_name_survives(make_site):
     assert len(listed.stdout.splitlines()) == 1
 
 
-def test_several_gains_are_refused_with_the_list(make_site):
-    site = make_site()
-    for name in ("gain_a.mrc", "gain_b.mrc"):
-        (site.root / name).write_bytes(encode(np.ones((1, 16, 16), np.uint8), "mrc", 2.0))
-    refused = site.run("run", "--config", str(site.config_file))
-    assert refused.returncode == 78
-    assert "gain_a.mrc" in refused.stderr
-    assert "gain_b.mrc" in refused.stderr
-    assert "movie.gain" in refused.stderr
+def test_movies_with_several_gains_wait_for_people_and_the_others_go_on(make_site):
+    site = make_site(movie__pixel_size="2.0", movie__dose_per_frame="2.0")
+    counts = np.random.default_rng(1).poisson(2.0, (8, 256, 256)).astype(np.uint8)
+    unclear, clear = site.root / "unclear", site.root / "clear"
+    for directory, gains in ((unclear, ("gain_a.mrc", "gain_b.mrc")), (clear, ("gain.mrc",))):
+        directory.mkdir()
+        for name in gains:
+            (directory / name).write_bytes(encode(np.ones((1, 256, 256), np.uint8), "mrc", 2.0))
+        (directory / "m.mrc").write_bytes(encode(counts, "mrc", 2.0))
+    daemon = site.start()
+    site.wait_for(done=1)
+    with connection(site.config) as client:
+        until(lambda: client.heartbeat().alarms, "the alarm")
+        (alarm,) = client.heartbeat().alarms
+        for words in ("several gain references could be meant", "gain_a.mrc", "gain_b.mrc", "movie.gain"):
+            assert words in alarm.message
+        (unclear / "gain_a.mrc").unlink()
+        site.wait_for(done=2)
+        until(lambda: not client.heartbeat().alarms, "the alarm to clear")
+    assert site.stop(daemon) == 0

@@ -254,11 +254,19 @@ def test_a_movie_without_a_count_is_corrupt(tmp_path):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_name_their_frame(tmp_path, bad):
     for dtype in ("float32", "float16"):
-        counts = np.ones((3, 4, 5), dtype)
+        counts = FRAMES[:, :4, :5].astype(dtype)
         movie.check_content(tmp_path, counts)
         counts[1, 2, 3] = bad
         with pytest.raises(MovieCorrupt, match="frame 1"):
             movie.check_content(tmp_path, counts)
+
+
+def test_frames_that_are_all_the_same_are_no_movie(tmp_path):
+    """A constant, or one picture copied: its halves would agree to any resolution."""
+    for frame in (np.full((4, 5), 3), FRAMES[0]):
+        with pytest.raises(MovieCorrupt, match="all frames are the same"):
+            movie.check_content(tmp_path, np.stack([frame] * 3).astype(np.uint8))
+    movie.check_content(tmp_path, FRAMES[:1])
 
 
 def test_an_empty_frame_in_the_middle_is_no_reason_to_wait(tmp_path):
