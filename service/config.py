@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from models.settings import SessionModelSettings
+from service.loopback import check_loopback
 from streamer.errors import ConfigError
 from streamer.settings import (
     ComputeSettings,
@@ -153,6 +154,7 @@ def _checked(tables: dict[str, Any], where: str) -> Config:
         raise ConfigError(f"a setting does not fit: {error}", where=where) from error
     _check_texts(config, where)
     _check_numbers(config, where)
+    _check_sockets(config, where)
     return config
 
 
@@ -181,6 +183,30 @@ def _check_texts(config: Config, where: str) -> None:
         if name is not None and not _NAME.fullmatch(name):
             expected = "letters, digits, . _ - (64 at most, the first a letter or digit)"
             raise ConfigError("not a name", where=where, expected=expected, found=f"{key} = {name!r}")
+    for key, path in (
+        ("watch.root", config.watch.root),
+        ("outputs.root", config.outputs.root),
+        ("movie.gain", config.movie.gain),
+        ("session_model.base", config.session_model.base),
+        ("instance.state", config.instance.state),
+        ("instance.runtime", config.instance.runtime),
+    ):
+        if path is not None and not path.strip():
+            raise ConfigError("must name a directory or file", where=where, found=f"{key} is empty")
+
+
+def _check_sockets(config: Config, where: str) -> None:
+    """Each port once, and none beyond this machine."""
+    check_loopback(config.events.bind, f"{where}: events.bind")
+    ports = {
+        "events.events_port": config.events.events_port,
+        "events.journal_port": config.events.journal_port,
+        "metrics.port": config.metrics.port,
+    }
+    used = [port for port in ports.values() if port]
+    if len(set(used)) < len(used):
+        found = ", ".join(f"{name} = {port}" for name, port in ports.items())
+        raise ConfigError("two sockets with one port", where=where, expected="each another, or 0", found=found)
 
 
 def _check_numbers(config: Config, where: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -28,6 +27,7 @@ from service.disks import Disks
 from service.gains import GainChoice
 from service.journal import Journal
 from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoints
+from service.logs import log_to_stderr
 from service.messages import SessionChange
 from service.pipes import Learn
 from service.prometheus import Metrics
@@ -54,7 +54,6 @@ _BUGS_IN_A_ROW = 5
 _STOP_AFTER_S = 80.0
 _LESSONS = 160
 _ROOT_WAIT_S = 60.0
-_VOLUMES = ("output", "state", "input")
 
 
 class Daemon:
@@ -97,7 +96,7 @@ class Daemon:
             failed=self.desk.failed,
             restarted=self._worker_restarted,
         )
-        self._disks = Disks(dict(zip(_VOLUMES, (layout.output, layout.state, layout.root), strict=True)))
+        self._disks = Disks({"output": layout.output, "state": layout.state, "input": layout.root})
         self.paused = False
         self._watching: Watching | None = None
         self._publisher: Publisher | None = None
@@ -290,6 +289,7 @@ class Daemon:
                 watching=str(self.layout.root),
                 device=self.crew.device,
                 counts=counts,
+                settling=0 if self._watching is None else self._watching.settling,
                 oldest_pending=oldest,
                 model_version=self.serving.version(self.desk.session) if self.desk.session else None,
                 training=self.teacher.is_training,
@@ -300,10 +300,10 @@ class Daemon:
         self.metrics.pending(counts, oldest)
         self.metrics.log(beat.seq, self.publisher.subscribers)
         self.metrics.training(self.teacher.is_training)
-        for name in _VOLUMES:
-            self.metrics.disk(name, free.get(name))
+        self.metrics.disks(free)
         self.metrics.alive("daemon")
-        self.metrics.build(version("cryoem-streamer"), self.crew.device or "starting")
+        if self.crew.device:
+            self.metrics.build(version("cryoem-streamer"), self.crew.device)
         systemd.notify(watchdog=True, status=f"{state}, {beat.pending} pending, model {beat.model_version or 'none'}")
 
     def _look_for_root(self) -> None:
@@ -342,7 +342,7 @@ class Daemon:
 
 def run(config: Config) -> int:
     """Run a daemon in the foreground until it is told to stop; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    log_to_stderr()
     layout = layout_of(config)
     prepare(layout)
     with lock_instance(layout.state):

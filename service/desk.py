@@ -53,7 +53,6 @@ class Desk:
         self._config, self._layout, self._journal = config, layout, journal
         self._gains, self._serving, self._teacher, self._tables = gains, serving, teacher, tables
         self._metrics, self._status, self._alarms = metrics, status, alarms
-        self._complete: dict[str, str] = {}
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
         self.session = config.session.name or ""
@@ -72,9 +71,8 @@ class Desk:
             self.session = movie.session
             self._journal.append(SessionChange(state="started"), movie.session)
         if arrival.error is None:
-            complete = utc_seconds(arrival.ready_utc) - arrival.still_s
-            self._complete[movie.movie_id] = utc_text(complete)
-            self._journal.add_ready(movie, arrival.detected_utc, arrival.ready_utc)
+            complete = utc_text(utc_seconds(arrival.ready_utc) - arrival.still_s)
+            self._journal.add_ready(movie, arrival.detected_utc, arrival.ready_utc, complete)
             return
         record = MovieRecord(
             movie_id=movie.movie_id,
@@ -96,7 +94,7 @@ class Desk:
             movie=movie.movie,
             times=Times(
                 detected=movie.detected_utc,
-                complete=self._complete.get(movie_id),
+                complete=movie.complete_utc,
                 ready=movie.ready_utc,
                 started=utc_now(),
             ),
@@ -109,7 +107,6 @@ class Desk:
     def finished(self, message: Finished) -> None:
         """Make a result durable, then known, then learned from."""
         record = message.record
-        self._complete.pop(record.movie_id, None)
         if self._journal.finish(record) is None:
             return  # superseded or skipped while it was computed
         self._metrics.finished(record, latency_s=self._status.finished(record))

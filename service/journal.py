@@ -49,7 +49,7 @@ PENDING = (READY, STARTED)
 FINAL = ("done", "failed", "quarantined", "skipped", "vanished", "incomplete", "superseded")
 REARMED = ("vanished", "incomplete")
 """Final only until the file is seen again: the same revision goes on."""
-_AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0}
+_AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0, "complete_utc": ""}
 
 MIGRATIONS: tuple[Migration, ...] = ((*eventlog.SCHEMA, *movietable.SCHEMA),)
 
@@ -77,18 +77,19 @@ class Journal(EventLog):
 
     # ------------------------------------------------------------------------------------------- arrivals
 
-    def add_ready(self, movie: Movie, detected_utc: str, ready_utc: str) -> JournalMovie:
+    def add_ready(self, movie: Movie, detected_utc: str, ready_utc: str, complete_utc: str = "") -> JournalMovie:
         """Take in a movie that is whole, unless it is known as it is.
 
         The same path with other content is a new revision; the old one is superseded at once, by an event.
         """
+        times = {"detected_utc": detected_utc, "ready_utc": ready_utc, "complete_utc": complete_utc}
         with self._database.transaction() as connection:
             old = latest(connection, movie.movie_id)
             if old is not None and _is_rearmed(old, movie):
                 row = refresh(connection, old, movie)
-                row = update(connection, row, state=READY, ready_utc=ready_utc, **_AFRESH)
+                row = update(connection, row, state=READY, **_AFRESH | times)
             elif old is None or not is_same(old, movie):
-                row = self._insert(connection, old, movie, detected_utc, ready_utc)
+                row = self._insert(connection, old, movie, **times)
             elif old["state"] == READY:
                 row = refresh(connection, old, movie)
             else:
@@ -108,7 +109,7 @@ class Journal(EventLog):
                     return None
                 row = refresh(connection, old, movie)
             elif old is None or not is_same(old, movie):
-                row = self._insert(connection, old, movie, detected_utc, None)
+                row = self._insert(connection, old, movie, detected_utc=detected_utc)
             else:
                 return None
             return self._finish(connection, row, record)
@@ -200,7 +201,8 @@ class Journal(EventLog):
                 raise UsageError("the movie is waiting or at work already", where=movie_id, found=row["state"])
             if row["state"] == "done":
                 movie = journal_movie(row).movie
-                row = self._insert(connection, row, movie, row["detected_utc"], utc_text(self._clock()))
+                times = {"detected_utc": row["detected_utc"], "ready_utc": utc_text(self._clock())}
+                row = self._insert(connection, row, movie, **times)
             else:
                 row = update(connection, row, state=READY, **_AFRESH)
             return journal_movie(row)
@@ -281,8 +283,7 @@ class Journal(EventLog):
         connection: sqlite3.Connection,
         old: sqlite3.Row | None,
         movie: Movie,
-        detected_utc: str,
-        ready_utc: str | None,
+        **times: str,
     ) -> sqlite3.Row:
         """Add a first revision, or the next one; the one before is superseded and the world is told."""
         if old is not None:
@@ -293,8 +294,7 @@ class Journal(EventLog):
             state=READY,
             revision=1 if old is None else old["revision"] + 1,
             supersedes=None if old is None else old["revision"],
-            detected_utc=detected_utc,
-            ready_utc=ready_utc,
+            **times,
         )
 
     def _finish(self, connection: sqlite3.Connection, row: sqlite3.Row, record: MovieRecord) -> Event:

@@ -317,6 +317,8 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     device: str = ""
     uptime_s: float = 0.0
     pending: int = 0
+    settling: int = 0
+    """Files that are there and not yet known to be whole."""
     oldest_pending_s: float | None = None
     model_version: str | None = None
     rates: dict[str, float | None] = {}

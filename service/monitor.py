@@ -19,6 +19,7 @@ from rich.text import Text
 
 from service.client import Client, MemoryCursor
 from service.messages import Event, Heartbeat, Position
+from service.printable import printable
 from streamer.errors import ServiceError
 
 _STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "stopped": "red", "starting": "yellow"}
@@ -26,6 +27,7 @@ _ENDED_BADLY = {"failed", "quarantined", "incomplete", "vanished"}
 _MOST_MOVIES = 200
 _SILENT_S = 3.0
 _EPU = re.compile(r"GridSquare_(\d+)/.*FoilHole_(\d+)_", re.IGNORECASE)
+_PATH = re.compile(r"/(?:[^\s:;,/]+/)+")
 _FRAME_LINES = 11
 """Lines that everything but the micrographs takes."""
 
@@ -85,12 +87,13 @@ class Board:
         for _ in range(4):
             grid.add_column(no_wrap=True)
         oldest = "" if beat.oldest_pending_s is None else f", oldest {_duration(beat.oldest_pending_s)}"
+        settling = f", {beat.settling} not yet whole" if beat.settling else ""
         rate = beat.rates.get("movies_per_hour")
         counts = beat.counts
         bad = sum(counts.get(state, 0) for state in _ENDED_BADLY)
         grid.add_row(
             _label("queue"),
-            f"{beat.pending} waiting{oldest}",
+            f"{beat.pending} waiting{oldest}{settling}",
             _label("done"),
             Text(f"{counts.get('done', 0)}, {bad} failed", style="red" if bad else ""),
         )
@@ -137,14 +140,14 @@ class Board:
     def _foot(self) -> Text:
         raised = self.heartbeat.alarms if self.heartbeat else []
         if raised:
-            return Text(
-                f" ! {raised[-1].name}: {raised[-1].message}", style="bold red", no_wrap=True, overflow="ellipsis"
-            )
-        if self._alerts:
-            last = self._alerts[-1].body
-            words = f" no alarms; last notice: {last.get('name')} {last.get('state')}: {last.get('message')}"
-            return Text(words, style="dim", no_wrap=True, overflow="ellipsis")
-        return Text(" no alarms", style="dim")
+            words = f" ! {raised[-1].name}: {_shortened(raised[-1].message)}"
+            return Text(words, style="bold red", no_wrap=True, overflow="ellipsis")
+        notices = {e.seq: f"{e.body.get('name')}: {e.body.get('message')}" for e in self._alerts}
+        notices |= {
+            e.seq: f"{_short(e.body)}: {e.body['flags'][-1]}" for e in self._movies.values() if e.body.get("flags")
+        }
+        last = f"; last notice: {_shortened(notices[max(notices)])}" if notices else ""
+        return Text(f" no alarms{last}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _movie_row(event: Event) -> tuple[RenderableType, ...]:
@@ -166,7 +169,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
         _number(best, 2),
         Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),
         _number(metrics.get("frc_resolution_angstrom"), 1),
-        _number(metrics.get("total_motion_angstrom"), 1),
+        _number(metrics.get("total_motion_angstrom") if metrics.get("motion_trusted") else None, 1),
         model or body.get("restoration") or "-",
         _number(_latency(body), 1),
     )
@@ -189,7 +192,12 @@ def _short(body: dict[str, Any]) -> str:
     if epu or told.get("foil_hole"):
         square, hole = (epu[1], epu[2]) if epu else (told.get("grid_square") or "", told["foil_hole"])
         name = f"{square[-4:]}/{hole}"
-    return "".join(c if c.isprintable() else "?" for c in name)
+    return printable(name)
+
+
+def _shortened(message: str) -> str:
+    """A message with the base names of its paths, so that its end is seen at 80 columns."""
+    return printable(_PATH.sub("…/", message))
 
 
 def _label(text: str) -> Text:
@@ -197,7 +205,9 @@ def _label(text: str) -> Text:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 1000.0 else ">999"
 
 
 def _seconds(value: float | None) -> str:

@@ -29,7 +29,7 @@ SCHEMA = (
         identity BLOB NOT NULL, evidence TEXT NOT NULL, acquisition BLOB NOT NULL, state TEXT NOT NULL,
         attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0,
         retries INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
-        detected_utc TEXT NOT NULL, ready_utc TEXT, started_utc TEXT,
+        detected_utc TEXT NOT NULL, complete_utc TEXT, ready_utc TEXT, started_utc TEXT,
         reason BLOB, record BLOB, UNIQUE (movie_id, revision))""",
     "CREATE INDEX movies_by_state ON movies (state, number)",
 )
@@ -47,6 +47,8 @@ class JournalMovie:
     """Workers that died on it."""
     supersedes: int | None
     detected_utc: str
+    complete_utc: str | None
+    """Since when the file stood still; latency counts from here. None for a retry by the operator."""
     ready_utc: str | None
     started_utc: str | None
     not_before: float
@@ -88,12 +90,13 @@ def insert(
     revision: int,
     supersedes: int | None,
     detected_utc: str,
-    ready_utc: str | None,
+    ready_utc: str | None = None,
+    complete_utc: str = "",
 ) -> sqlite3.Row:
     """Add a row and return it."""
     connection.execute(
         "INSERT INTO movies (movie_id, revision, supersedes, relative, path, session, identity, evidence,"
-        " acquisition, state, detected_utc, ready_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " acquisition, state, detected_utc, ready_utc, complete_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             movie.movie_id,
             revision,
@@ -107,6 +110,7 @@ def insert(
             state,
             detected_utc,
             ready_utc,
+            complete_utc,
         ),
     )
     return known(connection, movie.movie_id, revision)
@@ -174,6 +178,7 @@ def journal_movie(row: sqlite3.Row) -> JournalMovie:
         deaths=row["deaths"],
         supersedes=row["supersedes"],
         detected_utc=row["detected_utc"],
+        complete_utc=row["complete_utc"] or None,
         ready_utc=row["ready_utc"],
         started_utc=row["started_utc"],
         not_before=row["not_before"],

@@ -198,9 +198,10 @@ class Metrics:
         """Time a commit of the journal."""
         _observe(self._commits, seconds)
 
-    def disk(self, volume: str, free_bytes: int | None) -> None:
-        """Set the free space of a volume: state, output or input."""
-        self._disk_free.set(free_bytes, self._bounded("volume", volume))
+    def disks(self, free_bytes: Mapping[str, int]) -> None:
+        """Set the free space of the volumes; one that does not answer has none."""
+        for volume in ("state", "output", "input"):
+            self._disk_free.set(free_bytes.get(volume), volume)
 
     def worker_restarted(self) -> None:
         """Count a worker that had to be replaced."""

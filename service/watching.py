@@ -41,6 +41,11 @@ class Watching:
         """The watched root was not there at the last look."""
         return self._watcher.root_missing
 
+    @property
+    def settling(self) -> int:
+        """How many files are there and not yet known to be whole."""
+        return len(self._watcher.waiting())
+
     def arrivals(self) -> Iterator[Arrival]:
         """Yield what was found since the last call; raises ServiceError when nobody watches any more."""
         try:

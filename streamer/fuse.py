@@ -190,7 +190,7 @@ class FineSolver:
             matrix = self._matrix(part, self._aliases(prior.to(b.dtype), part).real)
             try:
                 solved = torch.linalg.solve(matrix, right[..., None])[..., 0]
-            except torch.linalg.LinAlgError as error:
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise StageError("the frames' aliases cannot be told apart", where="super_resolve") from error
             self._scatter(solution, solved, part)
         return solution

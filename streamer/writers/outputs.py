@@ -52,11 +52,25 @@ class _Directory:
         self.files: list[OutputFile] = []
         self.flags: list[str] = []
 
-    def add(self, role: str, suffix: str, data: bytes) -> None:
-        """Write a file that is not an image of ours."""
+    def add(self, role: str, suffix: str, data: bytes, *, derived: bool = False) -> None:
+        """Write a file that is not an image for other programs."""
         path = self._path / f"{self._stem}{suffix}"
         written = write_atomically(path, data)
-        self.files.append(OutputFile(role=role, path=self._relative(path), bytes=written.bytes, sha256=written.sha256))
+        self.files.append(
+            OutputFile(
+                role=role,
+                path=self._relative(path),
+                bytes=written.bytes,
+                sha256=written.sha256,
+                derived=derived,
+                not_for_reconstruction=derived,
+            )
+        )
+
+    def add_picture(self, role: str, suffix: str, image: Tensor, side: int, labels: list[str]) -> None:
+        """Write a PNG of a derived image, which says so itself."""
+        picture = encode_png(_array(image), longer_side_px=side, label="; ".join(labels))
+        self.add(role, suffix, picture, derived=True)
 
     def add_image(
         self,
@@ -161,24 +175,20 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
             role, suffix, fourier.to_image(half, sums.shape), dtype=dtype, derived=False, **sizes,
             labels=[f"{program}: aligned {weighted} {which} frames; even + odd = sum"],
         )  # fmt: skip
+    labels = _restored_labels(program, micrograph)
     directory.add_image(
-        "denoised", "_denoised.mrc", micrograph.restored, dtype=dtype, derived=True, **sizes,
-        labels=_restored_labels(program, micrograph),
-    )  # fmt: skip
-    fine, verdict = micrograph.super_resolution.image, micrograph.super_resolution.verdict
-    wanted = settings.outputs.super_resolution == "always" or verdict.verdict == "helps"
-    if fine is not None and wanted:
+        "denoised", "_denoised.mrc", micrograph.restored, dtype=dtype, derived=True, **sizes, labels=labels
+    )
+    directory.add_picture("denoised thumbnail", "_denoised_thumbnail.png", micrograph.restored, side, labels)
+    fine, sr = micrograph.super_resolution.image, micrograph.super_resolution.verdict
+    if fine is not None and (settings.outputs.super_resolution == "always" or sr.verdict == "helps"):
+        labels = [f"{program}: frames fused on half the pixel size: {sr.verdict}", "NOT FOR RECONSTRUCTION"]
         directory.add_image(
             "super-resolution", "_SR.mrc", fine, dtype=dtype, derived=True, pixel_size=sums.pixel_size / 2.0,
-            labels=[f"{program}: frames fused on half the pixel size", "NOT FOR RECONSTRUCTION"],
+            labels=labels,
         )  # fmt: skip
-        directory.add("super-resolution thumbnail", "_SR_thumbnail.png", encode_png(_array(fine), longer_side_px=side))
+        directory.add_picture("super-resolution thumbnail", "_SR_thumbnail.png", fine, side, labels)
     directory.add("thumbnail", "_thumbnail.png", encode_png(_array(plain), longer_side_px=side))
-    directory.add(
-        "denoised thumbnail",
-        "_denoised_thumbnail.png",
-        encode_png(_array(micrograph.restored), longer_side_px=side),
-    )
     directory.add(
         "power spectrum", "_PS.png", encode_power_spectrum(_array(plain), pixel_size=micrograph.source.pixel_size)
     )

@@ -32,7 +32,7 @@ def event(kind, body, seq=1):
 
 
 def record(name, **changes):
-    return make_record(f"grid1/{name}.tif", path=f"grid1/{name}.tif", **changes)
+    return make_record(f"grid1/{name}.tif", path=f"grid1/{name}.tif", **{"flags": []} | changes)
 
 
 def screen(board, width=80, height=24):
@@ -115,7 +115,7 @@ def test_an_alarm_stands_at_the_foot_and_a_notice_after_it():
     assert "! disk-full: no space on /data" in screen(board)
     board.beat(BEAT)
     board.take(event("alert", msgspec.structs.replace(alarm, state="cleared")))
-    assert "no alarms; last notice: disk-full cleared: no space on /data" in screen(board)
+    assert "no alarms; last notice: disk-full: no space on /data" in screen(board)
 
 
 def test_the_gate_says_what_it_last_judged():
@@ -132,3 +132,45 @@ def test_a_daemon_that_fell_silent_is_not_shown_as_running(monkeypatch):
     text = screen(board)
     assert "not heard" in text
     assert "running" not in text
+
+
+def test_motion_that_is_not_trusted_is_not_shown_as_none():
+    board = full_board(0)
+    body = msgspec.to_builtins(record("still"))
+    body["metrics"] |= {"motion_trusted": False, "total_motion_angstrom": 0.0}
+    board.take(event("movie", body))
+    (line,) = [line for line in screen(board).splitlines() if "still" in line]
+    assert line.split()[5] == "-"
+
+
+def test_absurd_numbers_do_not_push_the_names_aside():
+    board = full_board(0)
+    body = msgspec.to_builtins(record("a_name_of_23_characters"))
+    body["metrics"] |= {"ssnr_full": 3168900.0, "snbr_half_wiener": 1.5e6, "snbr_half_denoised": 1e30}
+    board.take(event("movie", body))
+    assert "a_name_of_23_characters" in screen(board)
+    assert ">999" in screen(board)
+
+
+def test_what_is_flagged_stands_at_the_foot():
+    board = full_board(0)
+    board.take(event("movie", record("old", flags=["gain: none"]), 1))
+    assert "no alarms; last notice: old: gain: none" in screen(board)
+
+
+def test_of_a_long_message_the_cause_is_seen():
+    board = full_board(0)
+    path = "/data/processed/session/movies/GridSquare_1/Data/FoilHole_1.tiff/r1/FoilHole_1.mrc"
+    words = f"{path}: cannot be written (No space left on device)"
+    board.beat(
+        msgspec.structs.replace(
+            BEAT, alarms=[Alert(name="outputs-failing", severity="critical", state="raised", message=words)]
+        )
+    )
+    assert "…/FoilHole_1.mrc: cannot be written (No space left" in screen(board)
+
+
+def test_files_that_are_not_yet_whole_are_counted():
+    board = full_board(0)
+    board.beat(msgspec.structs.replace(BEAT, oldest_pending_s=None, settling=2))
+    assert "3 waiting, 2 not yet whole" in screen(board)

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -137,3 +140,20 @@ def test_the_power_spectrum_is_point_symmetric():
 
 def test_the_power_spectrum_of_nothing_is_a_picture():
     assert decode(encode_power_spectrum(np.zeros((40, 30)), pixel_size=2.0)).shape == (60, 60)
+
+
+def test_a_label_travels_in_the_picture_and_changes_no_pixel():
+    image = np.random.default_rng(0).normal(size=(30, 40))
+    plain, labelled = (encode_png(image, longer_side_px=512, label=label) for label in ("", "model v0001 — NOT FOR µ"))
+    np.testing.assert_array_equal(decode(plain), decode(labelled))
+    assert "model v0001 — NOT FOR µ".encode() in labelled
+    # every chunk is whole: length, type, data and a checksum that fits
+    place, types = 8, []
+    while place < len(labelled):
+        (length,) = struct.unpack_from(">I", labelled, place)
+        content = labelled[place + 4 : place + 8 + length]
+        assert struct.unpack_from(">I", labelled, place + 8 + length)[0] == zlib.crc32(content)
+        types.append(content[:4])
+        place += 12 + length
+    assert types[:2] == [b"IHDR", b"iTXt"]
+    assert types[-1] == b"IEND"
