@@ -1,6 +1,8 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from streamer.specimen import Specimen, random_protein
 from streamer.units import electron_wavelength
 from tests.simulated_movies import images
 
+REAL_TRACKS = Path(__file__).parents[3] / "shared/data/relion-tutorial-10204/motion-relion5"
 SMALL = Microscope(shape=(192, 160), n_frames=8, pixel_size=1.5, dose_per_frame=2.0, bend_px=0.0)
 STILL = {"drift_start": 0.0, "drift_end": 0.0, "jitter_px": 0.0}
 PERFECT = {"hot": 0.0, "dead": 0.0}
@@ -287,3 +290,23 @@ def test_the_contrast_is_of_the_first_frame_before_damage():
     np.testing.assert_array_equal(
         field.truth().image, Field(replace(SMALL, damage=False), random_protein(0, 300), 3).truth().image
     )
+
+
+@pytest.mark.skipif(not REAL_TRACKS.is_dir(), reason="the real tracks are not here")
+def test_the_drift_is_like_that_of_real_movies():
+    """Twelve movies of EMPIAR-10204 as RELION 5 aligned them: speed at first, speed late, and the whole way, in Å."""
+
+    def figures(track):
+        steps = np.linalg.norm(np.diff(track, axis=0), axis=1)
+        return steps[:5].mean(), steps[-5:].mean(), np.linalg.norm(track[-1] - track[0])
+
+    real = []
+    for path in sorted(REAL_TRACKS.glob("*.star")):
+        table = gemmi.cif.read_file(str(path)).find_block("global_shift")
+        rows = table.find(["_rlnMicrographShiftY", "_rlnMicrographShiftX"])
+        real.append(figures(0.885 * np.array([[float(value) for value in row] for row in rows])))
+    assert len(real) == 12
+    scope = replace(SMALL, shape=(64, 64), n_frames=24, pixel_size=0.885, dose_per_frame=1.277, ice_contrast=0.0)
+    ours = np.median([figures(0.885 * Field(scope, None, seed).displacement) for seed in range(12)], axis=0)
+    assert (np.min(real, axis=0) <= ours).all()
+    assert (ours <= np.max(real, axis=0)).all()
