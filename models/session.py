@@ -14,6 +14,7 @@ from torch import Tensor
 from models.checkpoint import load_version
 from models.gate import weight_curve
 from models.noise2noise import infer
+from models.settings import is_same_pixel_size
 from streamer import fourier
 from streamer.band import Band, band_of
 from streamer.errors import ModelError
@@ -22,9 +23,6 @@ from streamer.records import Correction, HalfSums, Spectrum
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_PIXEL_TOLERANCE = 0.05
-"""Relative difference of pixel sizes up to which a model is believed."""
 
 
 class SessionModel:
@@ -47,7 +45,7 @@ class SessionModel:
             If the movie's pixel size is not the one the model learned at, or the output is not finite.
         """
         manifest = self.manifest
-        if abs(sums.pixel_size / manifest.pixel_size - 1.0) > _PIXEL_TOLERANCE:
+        if not is_same_pixel_size(sums.pixel_size, manifest.pixel_size):
             raise ModelError(
                 "the model was trained at another pixel size",
                 where=self.directory,

@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from streamer.settings import Table
 
+_PIXEL_TOLERANCE = 0.05
+
 
 class SessionModelSettings(Table, frozen=True):
     """How the session model is trained. Budgets are steps, so that a slow machine changes the time, not the result."""
@@ -26,7 +28,9 @@ class SessionModelSettings(Table, frozen=True):
     most_held_out: Annotated[int, Meta(ge=2, description="newest held-out movies that the gate looks at")] = 32
     groups_limit_gb: Annotated[
         float,
-        Meta(gt=0, description="disk space for frame-group sums, GB; the oldest trained on are dropped first"),
+        Meta(
+            gt=0, description="disk space for frame-group sums, GB; the oldest go first, the newest held-out ones last"
+        ),
     ] = 20.0
     pause_pending: Annotated[int, Meta(ge=1, description="training waits while more movies than this are waiting")] = 2
     threads: Annotated[int, Meta(ge=1, description="CPU threads of the trainer")] = 1
@@ -35,3 +39,8 @@ class SessionModelSettings(Table, frozen=True):
 def is_held_out(index: int) -> bool:
     """Whether the index-th movie of a session (from 0) is kept from training: 1, 3, 7, 11, … a quarter for good."""
     return index == 1 or index % 4 == 3
+
+
+def is_same_pixel_size(one: float, other: float) -> bool:
+    """Whether two pixel sizes, Å, are near enough for one model."""
+    return abs(one / other - 1.0) <= _PIXEL_TOLERANCE

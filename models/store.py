@@ -1,22 +1,39 @@
-"""The versions of one session, and which of them serves. No torch: the daemon decides, the worker loads.
+"""What is kept of a session: its versions, which of them serves, which movies are held out.
 
-<store>/v0001/model.safetensors  manifest.json        <store>/current -> v0001
+<store>/v0001/model.safetensors  manifest.json  pinned        <store>/current -> v0001
+
+No torch: the daemon decides, the trainer learns, the worker loads.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from models.manifest import MANIFEST
-from streamer.errors import ModelError
+import msgspec
+
+from models.manifest import MANIFEST, load_manifest
+from models.settings import is_held_out
+from streamer.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Set
     from pathlib import Path
 
-_VERSION = re.compile(r"v\d{4}")
+_VERSION = re.compile(r"v(\d{4}|[1-9]\d{4,})")
 _CURRENT = "current"
+_HELD = "none"
+"""Where ``current`` leads when the operator wants no network."""
+_PINNED = "pinned"
+_REMOVED = ".removed-"
+_NEWEST = 100
+"""Far more than a rollback needs, so that what outputs name can still be asked for; 32 MB of the default net."""
+
+ROLES = "roles.jsonl"
+"""Beside the store; which movies are held out."""
 
 
 class ModelStore:
@@ -37,34 +54,152 @@ class ModelStore:
         """Names of all versions, oldest first."""
         if not self.directory.is_dir():
             return []
-        return sorted(p.name for p in self.directory.iterdir() if _VERSION.fullmatch(p.name))
+        return sorted((p.name for p in self.directory.iterdir() if _VERSION.fullmatch(p.name)), key=_number)
 
     def next_version(self) -> str:
-        """Name for a new version; numbers are never used twice."""
+        """Name for a new version; numbers are never used twice, because the newest are never removed."""
         versions = self.versions()
-        return f"v{int(versions[-1][1:]) + 1:04d}" if versions else "v0001"
+        return f"v{_number(versions[-1]) + 1:04d}" if versions else "v0001"
+
+    def before(self, version: str) -> str | None:
+        """Version that served when another was trained; where that is not known the next older; None: no network."""
+        with suppress(ModelError):
+            parent = load_manifest(self.path(version)).parent
+            if parent is None or (self.directory / parent / MANIFEST).is_file():
+                return parent
+        older = [name for name in self.versions() if _number(name) < _number(version)]
+        return older[-1] if older else None
+
+    # ------------------------------------------------------------------------------------------- which serves
 
     def current(self) -> str | None:
         """Version that serves, or None."""
-        link = self.directory / _CURRENT
-        if not link.is_symlink():
-            return None
-        version = str(link.readlink())
+        version = self._link()
         return version if version in self.versions() else None
 
-    def set_current(self, version: str | None) -> None:
-        """Let a version serve; None takes the network out of service."""
+    @property
+    def is_held(self) -> bool:
+        """Whether the operator has taken the network out of service: then no candidate may follow by itself."""
+        return self._link() == _HELD
+
+    def set_current(self, version: str | None, *, held: bool = False) -> None:
+        """Let a version serve; None takes the network out of service, ``held`` until an operator promotes one."""
         link = self.directory / _CURRENT
-        if version is None:
+        if version is not None:
+            self.path(version)
+        if version is None and not held:
             link.unlink(missing_ok=True)
         else:
-            self.path(version)
+            self.directory.mkdir(parents=True, exist_ok=True)
             temporary = self.directory / f".{_CURRENT}.tmp-{os.getpid()}"
             temporary.unlink(missing_ok=True)
-            temporary.symlink_to(version)
+            temporary.symlink_to(version or _HELD)
             temporary.replace(link)
         if self.directory.is_dir():
             sync_directory(self.directory)
+
+    def _link(self) -> str | None:
+        link = self.directory / _CURRENT
+        return str(link.readlink()) if link.is_symlink() else None
+
+    # -------------------------------------------------------------------------------------------- which stay
+
+    def pin(self, version: str) -> None:
+        """Keep a version for good."""
+        (self.path(version) / _PINNED).touch()
+
+    def prune(self) -> list[str]:
+        """Remove versions that nobody will ask for any more; returns their names.
+
+        What serves stays with those it was trained from, so that a rollback finds its target; so do the newest ones
+        and what is pinned.
+        """
+        for left_over in self.directory.glob(f"{_REMOVED}*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        versions, kept = self.versions(), set[str]()
+        ancestor = self.current()
+        for _ in range(1 + _NEWEST):
+            if ancestor is not None:
+                kept.add(ancestor)
+                ancestor = self.before(ancestor)
+        kept.update(versions[-_NEWEST:])
+        gone = [name for name in versions if name not in kept and not (self.directory / name / _PINNED).exists()]
+        for name in gone:
+            # out of sight by a rename first: a version is whole or not there
+            hidden = self.directory / f"{_REMOVED}{name}"
+            with suppress(OSError):
+                (self.directory / name).rename(hidden)
+                shutil.rmtree(hidden, ignore_errors=True)
+        return gone
+
+
+def _number(version: str) -> int:
+    return int(version[1:])
+
+
+class _Role(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the file of roles."""
+
+    movie_id: str
+    held_out: bool
+
+
+class Roles:
+    """Which movies of a session are learned from and which are held out, for good: one line of JSON per movie.
+
+    One process gives roles; others may read along with ``refresh``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there; raises ModelError where it is damaged."""
+        self._path = path
+        self._roles: dict[str, bool] = {}
+        self._end = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the lines that have been added; a last line that was torn by a kill is none."""
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._end)
+            lines = file.read().split(b"\n")[:-1]
+        try:
+            for line in lines:
+                role = msgspec.json.decode(line, type=_Role)
+                self._roles[role.movie_id] = role.held_out
+                self._end += len(line) + 1
+        except msgspec.DecodeError as error:
+            hint = "without it nobody knows what was held out: move it away and collect under another session name"
+            raise ModelError(f"damaged roles of movies: {error}", where=self._path, hint=hint) from error
+
+    def held_out(self, movie_id: str) -> bool:
+        """Role of a movie, given when it is first asked for and on disk before it is used."""
+        if movie_id not in self._roles:
+            held_out = is_held_out(len(self._roles))
+            self._append(msgspec.json.encode(_Role(movie_id=movie_id, held_out=held_out)) + b"\n")
+            self._roles[movie_id] = held_out
+        return self._roles[movie_id]
+
+    def all_held_out(self) -> Set[str]:
+        """Ids of all movies that are held out."""
+        return {movie_id for movie_id, held_out in self._roles.items() if held_out}
+
+    def _append(self, line: bytes) -> None:
+        try:
+            is_new = not self._path.exists()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("wb" if is_new else "r+b") as file:
+                file.truncate(self._end)
+                file.seek(self._end)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            if is_new:
+                sync_directory(self._path.parent)
+        except OSError as error:
+            raise OutputError(f"the role of a movie cannot be written: {error.strerror}", where=self._path) from error
+        self._end += len(line)
 
 
 def sync_directory(directory: Path) -> None:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from models.settings import is_same_pixel_size
 from streamer import dose, fourier, quality
-from streamer.band import Band
+from streamer.band import Band, band_of
 from streamer.errors import ModelError
 from streamer.records import GroupSums, HalfSums
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 _WARM_UP = 0.08
+_MULTIPLE = 8
+"""The net halves its input three times."""
 
 
 class TrainingMovie:
@@ -100,6 +103,33 @@ class TrainingMovie:
         scale = fourier.from_rings(squares.sqrt() / theirs, self.band.small, self.spectra.device)
         spectrum = self.spectra[others].sum(0) * (self.whitening * scale * self.window)
         return fourier.to_image(spectrum, self.band.small)
+
+
+def is_made_for(band: Band, resolution: float, pixel_size: float) -> bool:
+    """Whether a movie's sums are what ``band_of`` makes to ``resolution`` Å, at about this pixel size, Å/px."""
+    made = band_of(band.shape, band.pixel_size, resolution, band.low)
+    return made.small == band.small and is_same_pixel_size(band.pixel_size, pixel_size)
+
+
+def common_resolution(bands: Sequence[Band], preferred: float) -> float | None:
+    """Fine end in Å that gives all of these bands, ``preferred`` if that does; None if they are not of one make.
+
+    Sizes are rounded to what the net can halve, so many resolutions give the same band; the roundest is taken.
+    """
+    pixel_size = bands[0].pixel_size
+    finest, coarsest = 0.0, math.inf
+    for band in bands:
+        for whole, small in zip(band.shape, band.small, strict=True):
+            if small < whole // _MULTIPLE * _MULTIPLE:
+                finest = max(finest, 2.0 * band.pixel_size * whole / (small + _MULTIPLE / 2))
+            if small > _MULTIPLE:
+                coarsest = min(coarsest, 2.0 * band.pixel_size * whole / (small - _MULTIPLE / 2))
+    # no finer end: the bands reach Nyquist
+    middle = 0.5 * (finest + min(coarsest, 2.0 * finest)) or 2.0 * pixel_size
+    for resolution in (preferred, *(round(middle, digits) for digits in range(4)), middle):
+        if resolution > 0.0 and all(is_made_for(band, resolution, pixel_size) for band in bands):
+            return resolution
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

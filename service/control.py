@@ -43,18 +43,21 @@ class Control:
         return arguments.get("session") or self._daemon.desk.session
 
     def _previous(self, arguments: Mapping[str, str]) -> str | None:
-        """Version before the one that serves; None: no network."""
+        """Version that the serving one was trained from; None: no network."""
         store = ModelStore(self._daemon.layout.models(self._session(arguments)))
         current = self._daemon.serving.version(self._session(arguments))
         if current is None:
             raise UsageError("no version serves: there is nothing to roll back", where=store.directory)
-        older = [version for version in store.versions() if version < current]
-        return older[-1] if older else None
+        return store.before(current)
 
     def _serve(self, arguments: Mapping[str, str], model: str | None, result: str) -> dict[str, Any]:
         session = self._session(arguments)
         if model is not None:
-            ModelStore(self._daemon.layout.models(session)).path(model)
+            # what an operator has chosen by name stays, whatever is trained after it
+            store = ModelStore(self._daemon.layout.models(session))
+            store.path(model)
+            if result == "promoted":
+                store.pin(model)
         change = ModelChange(version=model or NO_VERSION, result=result, reason="by the operator")
         self._daemon.serving.serve(session, model, change)
         self._daemon.teacher.serving(session, model)

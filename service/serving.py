@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from models.manifest import load_manifest
 from models.store import ModelStore
 from service.messages import ModelChange
+from streamer.errors import ModelError
 from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:
@@ -32,39 +34,59 @@ class Serving:
         return self._versions[session]
 
     def serve(self, session: str, version: str | None, change: ModelChange) -> None:
-        """Let a version serve from the next movie on."""
+        """Let a version serve from the next movie on.
+
+        None holds the network back: only the operator brings it into service again.
+        """
         self._journal.append(change, session)
-        self._mark(session, version)
+        self._mark(session, version, held=version is None)
         self._metrics.model(version, utc_now() if version else None)
+        removed = self._store(session).prune()
+        if removed:
+            _log.info("versions removed, as nobody will go back to them: %s", ", ".join(removed))
 
     def judged(self, session: str, message: Candidate) -> None:
-        """Hear the gate's decision on a candidate."""
+        """Hear the gate's decision on a candidate; one that passed serves, unless the operator has chosen since."""
+        result, reason = message.result, message.reason
+        if result == "promoted":
+            result, reason = self._checked(session, message)
         change = ModelChange(
-            version=message.version,
-            result=message.result,
-            reason=message.reason,
-            sha256=message.sha256,
-            figures=message.figures,
+            version=message.version, result=result, reason=reason, sha256=message.sha256, figures=message.figures
         )
-        self._metrics.candidate(message.result)
-        _log.info("model %s %s: %s", message.version, message.result, message.reason)
-        if message.result == "promoted":
+        self._metrics.candidate(result)
+        _log.info("model %s %s: %s", message.version, result, reason)
+        if result == "promoted":
             self.serve(session, message.version, change)
         else:
             self._journal.append(change, session)
 
+    def _checked(self, session: str, message: Candidate) -> tuple[str, str]:
+        """Result and reason of a candidate that passed: it replaces the version it was compared with, no other."""
+        store, serves = self._store(session), self.version(session)
+        try:
+            compared_with = load_manifest(store.path(message.version)).parent
+        except ModelError as error:
+            return "failed", str(error)
+        if store.is_held or compared_with != serves:
+            return "rejected", f"it passed, but the operator had chosen {serves or 'no network'} meanwhile"
+        return message.result, message.reason
+
     def _journalled(self, session: str) -> str | None:
         """Version that the journal says serves, with the store brought in line if the daemon died in between."""
-        store = ModelStore(self._layout.models(session))
+        store = self._store(session)
         version, is_known = self._journal.serving_version(session)
         if not is_known:
-            version = store.current()
-        elif version not in store.versions():
+            return store.current()
+        held = version is None
+        if version not in store.versions():
             version = None
-        if version != store.current():
-            self._mark(session, version)
+        if (version, held) != (store.current(), store.is_held):
+            self._mark(session, version, held=held)
         return version
 
-    def _mark(self, session: str, version: str | None) -> None:
-        ModelStore(self._layout.models(session)).set_current(version)
+    def _mark(self, session: str, version: str | None, *, held: bool) -> None:
+        self._store(session).set_current(version, held=held)
         self._versions[session] = version
+
+    def _store(self, session: str) -> ModelStore:
+        return ModelStore(self._layout.models(session))

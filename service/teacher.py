@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.store import ROLES, ModelStore, Roles
 from service.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
+from streamer.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
 
     from service.config import Config
     from service.layout import Layout
@@ -17,7 +22,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NICENESS = 10
-_RESTART_AFTER_S = 30.0
+_START_EVERY_S = 30.0
+_ROOM = 0.95
+"""Of the limit for group sums: some room is made at once, so that it is not looked for with every movie."""
 
 
 class Teacher:
@@ -42,7 +49,8 @@ class Teacher:
         self._config, self._layout = config, layout
         self._lessons, self._candidate, self._died = lessons, candidate, died
         self._child: Child | None = None
-        self._ended = -_RESTART_AFTER_S
+        self._space: GroupSpace | None = None
+        self._started = -_START_EVERY_S
         self._paused = False
         self.session = ""
         self.is_training = False
@@ -60,6 +68,7 @@ class Teacher:
         """Tell the trainer of a finished movie; a new session gets a new trainer."""
         if not self._config.session_model.enabled:
             return
+        self._make_room(session, Path(lesson.groups))
         if session != self.session:
             self.close()
             self.session = session
@@ -68,9 +77,9 @@ class Teacher:
             self._child.send(lesson)
 
     def attend(self, pending: int) -> None:
-        """Take what the trainer sent; pause it while movies wait; replace it some time after it died."""
+        """Take what the trainer sent; pause it while movies wait; replace it when it died, but not all the time."""
         if self._child is None:
-            if self.session and time.monotonic() - self._ended >= _RESTART_AFTER_S:
+            if self.session and time.monotonic() - self._started >= _START_EVERY_S:
                 self._start()
             return
         paused = pending > self._config.session_model.pause_pending
@@ -87,7 +96,7 @@ class Teacher:
                 case Up():
                     _log.info("trainer %d is up", self._child.pid)
         if not alive:
-            self._ended, self.is_training = time.monotonic(), False
+            self.is_training = False
             ending = self._child.ending
             self._child.stop(0.0)
             self._child = None
@@ -107,9 +116,79 @@ class Teacher:
         self.is_training = self._paused = False
 
     def _start(self) -> None:
+        self._started = time.monotonic()
+        self._keep_base()
         begin = Begin(config=self._config, session_directory=str(self._layout.session_state(self.session)))
         threads = self._config.session_model.threads
         self._child = Child("service.trainer", begin, threads=threads, niceness=_NICENESS)
         self._paused = False
         for lesson in self._lessons(self.session):
             self._child.send(lesson)
+
+    def _keep_base(self) -> None:
+        """See to it that the version to start from outlives the session that made it, if it is one of ours."""
+        base = self._config.session_model.base
+        place = None if base is None else Path(base).absolute()
+        if place is not None and place.is_relative_to(self._layout.state):
+            with suppress(ModelError):  # the trainer tells of a version that is not there
+                ModelStore(place.parent).pin(place.name)
+
+    def _make_room(self, session: str, groups: Path) -> None:
+        """Count a movie's group sums and delete old ones beyond the limit, whatever the trainer is doing."""
+        settings = self._config.session_model
+        if self._space is None:
+            self._space = GroupSpace(groups.parent, settings.groups_limit_gb * 1e9)
+        self._space.add(groups)
+        if self._space.is_full:
+            held_out: Set[str] = frozenset()
+            with suppress(ModelError):  # the trainer tells of a damaged file
+                held_out = Roles(self._layout.session_state(session) / ROLES).all_held_out()
+            removed = self._space.make_room(held_out, most_held_out=settings.most_held_out)
+            _log.info("session_model.groups_limit_gb: group sums of %d movies removed", len(removed))
+
+
+class GroupSpace:
+    """The disk space of frame-group sums. The directory is read once; from then on files are counted as they come."""
+
+    def __init__(self, directory: Path, limit_bytes: float) -> None:
+        self._limit = limit_bytes
+        found = []
+        with suppress(FileNotFoundError), os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(".safetensors") and not entry.name.startswith("."):
+                    stat = entry.stat()
+                    found.append((stat.st_mtime_ns, Path(entry.path), stat.st_size))
+        self._sizes = {path: size for _, path, size in sorted(found)}
+        """Oldest first."""
+        self._total = sum(self._sizes.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is more than the limit."""
+        return self._total > self._limit
+
+    def add(self, path: Path) -> None:
+        """Count a file that is new, or was made again."""
+        self._total -= self._sizes.pop(path, 0)
+        with suppress(FileNotFoundError):
+            self._sizes[path] = path.stat().st_size
+            self._total += self._sizes[path]
+
+    def make_room(self, held_out: Set[str], *, most_held_out: int) -> list[Path]:
+        """Delete the oldest until a twentieth of the limit is free again; returns what was deleted.
+
+        Parameters
+        ----------
+        held_out : movie ids. The newest ``most_held_out`` of them go last: what the gate judges by is not made again.
+        """
+        older = list(self._sizes)[:-1]  # nobody has read the newest yet
+        spared = [path for path in older if path.stem in held_out][-most_held_out:]
+        removed = []
+        for path in [*(path for path in older if path not in spared), *spared]:
+            if self._total <= _ROOM * self._limit:
+                break
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                self._total -= self._sizes.pop(path)
+                removed.append(path)
+        return removed

@@ -1,8 +1,9 @@
 """The trainer process: learns from finished movies while the daemon goes on, and lets the gate decide.
 
-Finished movies' group sums are announced one per line. A quarter of them is kept from training for good
-(``roles.json`` remembers which); the others are learned from. A candidate that passes the gate is stored as a
-version and announced; the daemon makes it serve. Nothing here touches what serves.
+Finished movies' group sums are announced one per line. A quarter of them is kept from training for good; the others
+are learned from. A candidate that passes the gate is stored as a version and announced; the daemon makes it serve.
+Nothing here touches what serves. When the operator has chosen another version, what was begun before is dropped and
+learning waits for new movies; when the operator has chosen no network, until one is promoted by hand.
 """
 
 from __future__ import annotations
@@ -12,25 +13,23 @@ import queue
 import sys
 import threading
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 
 from models.checkpoint import load_version, save_version
 from models.gate import Decision, Thresholds, judge
-from models.manifest import Manifest, NetConfig
+from models.manifest import Manifest, NetConfig, load_manifest
 from models.noise2noise import WienerResidualNet
-from models.settings import is_held_out
-from models.store import ModelStore
-from models.training import TrainingMovie, TrainingReport, train
+from models.store import ROLES, ModelStore, Roles
+from models.training import TrainingMovie, TrainingReport, is_made_for, train
 from service.pipes import Begin, Candidate, Learn, ParentChannel, Pause, Serving, Training, Up, die_with_parent, plain
 from service.worker import device_of, use_threads
 from streamer.errors import ModelError, StreamerError
-from streamer.groups import read_groups, trim_groups
-from streamer.writers.atomic import write_atomically
+from streamer.groups import read_groups
 
 if TYPE_CHECKING:
     from service.config import Config
@@ -40,23 +39,6 @@ _ROUNDS = 4
 """Trainings on the same movies before anything serves."""
 
 
-class Roles:
-    """Which movies are learned from and which are held out, for good."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._roles: dict[str, bool] = {}
-        if path.is_file():
-            self._roles = msgspec.json.decode(path.read_bytes(), type=dict[str, bool])
-
-    def held_out(self, movie_id: str) -> bool:
-        """Role of a movie, given when it is first asked for."""
-        if movie_id not in self._roles:
-            self._roles[movie_id] = is_held_out(len(self._roles))
-            write_atomically(self._path, msgspec.json.encode(self._roles))
-        return self._roles[movie_id]
-
-
 class Trainer:
     """Learns, proposes, and leaves the decision to the gate."""
 
@@ -64,18 +46,20 @@ class Trainer:
         self._channel, self._config, self._settings = channel, config, config.session_model
         self._device = device_of(config.compute.device)
         self._store = ModelStore(directory / "models")
-        self._groups = directory.parent.parent / "groups"
-        self._roles = Roles(directory / "roles.json")
+        self._roles = Roles(directory / ROLES)
         self._learned: list[TrainingMovie] = []
         self._held_out: list[TrainingMovie] = []
         self._new, self._more_rounds, self._seen = 0, _ROUNDS, set[str]()
         self._paused = threading.Event()
         self._inbox: queue.Queue[Learn | Serving | None] = queue.Queue()
+        self._choices = self._choices_taken = 0
         self._net: WienerResidualNet | None = None
         self._parent: Manifest | None = None
         self._learned_before: set[str] = set()
-        self._serving = self._store.current()
-        self._trainings = len(self._store.versions())
+        self._misfit_told = False
+        self._serving, self._held = self._store.current(), self._store.is_held
+        self._trainings = int(self._store.next_version()[1:]) - 1
+        self._stored = self._learned_by_any_version()
 
     def run(self) -> None:
         """Train whenever there is enough that is new."""
@@ -99,31 +83,46 @@ class Trainer:
             if isinstance(message, Pause):
                 (self._paused.set if message.paused else self._paused.clear)()
             elif isinstance(message, (Learn, Serving)):
+                self._choices += isinstance(message, Serving)
                 self._inbox.put(message)
         self._inbox.put(None)
 
+    @property
+    def _is_overruled(self) -> bool:
+        """Whether the operator has chosen a version that was not yet taken note of."""
+        return self._choices != self._choices_taken
+
     def _take(self, message: Learn | Serving) -> None:
         if isinstance(message, Serving):
-            self._serving = message.version
-            self._resume(message.version)
+            self._choices_taken += 1
+            self._obey(message.version)
             return
         if message.movie_id in self._seen:
             return
         try:
             movie_id, sums = read_groups(Path(message.groups))
-            movie = TrainingMovie(movie_id, sums, self._config.denoise.low, self._device)
+            movie = TrainingMovie(movie_id, sums, self._band[1], self._device)
         except ModelError as error:
             sys.stderr.write(f"{error}\n")
             return
         self._seen.add(message.movie_id)
-        if not movie.spectrum.significant or len(movie) < 4:
+        if not movie.spectrum.significant or len(movie) < 4 or not self._fits(movie):
             return
         if self._roles.held_out(movie_id):
             self._held_out = [*self._held_out, movie][-self._settings.most_held_out :]
         else:
             self._learned = [*self._learned, movie][-self._settings.most_movies :]
-            self._new += not (self._parent and movie_id in self._parent.trained_on)
+            self._new += movie_id not in self._stored
             self._more_rounds = _ROUNDS
+
+    def _obey(self, version: str | None) -> None:
+        """Go on from the version that the operator has chosen, but not before there are new movies."""
+        self._serving, self._held = version, version is None
+        self._new = self._more_rounds = 0
+        self._learned_before.clear()
+        self._resume(version)
+        self._learned = [movie for movie in self._learned if self._fits(movie)]
+        self._held_out = [movie for movie in self._held_out if self._fits(movie)]
 
     def _resume(self, serving: str | None) -> None:
         """Continue from the version that serves, else from the base, else from scratch."""
@@ -136,6 +135,45 @@ class Trainer:
             self._net, self._parent = load_version(directory, self._device)
         except ModelError as error:
             sys.stderr.write(f"{error}\n")
+            return
+        self._stored.update(self._parent.trained_on)
+
+    @property
+    def _band(self) -> tuple[float, float]:
+        """Fine and coarse end of the band that is learned in, Å: that of what serves, else of the settings."""
+        if self._serving is not None and self._parent is not None:
+            return self._parent.resolution, self._parent.low
+        return self._config.denoise.resolution, self._config.denoise.low
+
+    def _fits(self, movie: TrainingMovie) -> bool:
+        """Whether a movie can be learned from together with the others; told once where it cannot."""
+        resolution, low = self._band
+        if self._serving is not None and self._parent is not None:
+            pixel_size = self._parent.pixel_size
+        else:
+            others = [*self._learned, *self._held_out, movie]
+            pixel_size = self._config.movie.pixel_size or others[0].band.pixel_size
+        if movie.band.low == low and is_made_for(movie.band, resolution, pixel_size):
+            return True
+        if not self._misfit_told:
+            error = ModelError(
+                "nothing is learned from movies of another make",
+                where=f"movie {movie.movie_id}",
+                expected=f"sums to {resolution:g} Å at {pixel_size:g} Å/px",
+                found=f"to {2.0 * movie.band.band_pixel_size:.3g} Å at {movie.band.pixel_size:g} Å/px",
+                hint="to learn with other settings give the session another name; this is told once",
+            )
+            sys.stderr.write(f"{error}\n")
+            self._misfit_told = True
+        return False
+
+    def _learned_by_any_version(self) -> set[str]:
+        """Ids of the movies that are not new: after a rollback they do not bring back what was taken back."""
+        learned: set[str] = set()
+        for name in self._store.versions():
+            with suppress(ModelError):
+                learned.update(load_manifest(self._store.path(name)).trained_on)
+        return learned
 
     # --------------------------------------------------------------------------------------------- training
 
@@ -144,7 +182,7 @@ class Trainer:
 
         While nothing serves, a rejected candidate is trained on for a few rounds even if no movie comes.
         """
-        if len(self._held_out) < Thresholds().least_held_out:
+        if self._held or len(self._held_out) < Thresholds().least_held_out:
             return False
         if self._serving is not None:
             return self._new >= self._settings.refresh_movies
@@ -152,11 +190,16 @@ class Trainer:
         return len(self._learned) >= self._settings.first_movies and (self._new > 0 or rejected_before)
 
     def _train(self) -> None:
-        """Train a candidate, have it judged, store it if it passes."""
-        serving = self._serving is not None
-        steps = self._settings.first_steps if not serving else self._settings.refresh_steps * self._new
-        self._new, self._more_rounds = 0, self._more_rounds - 1
+        """Train a candidate and have it judged, unless the operator chooses another version meanwhile."""
         self._channel.send(Training(active=True))
+        self._propose()
+        self._channel.send(Training(active=False))
+
+    def _propose(self) -> None:
+        serving = self._serving is not None
+        new = min(self._new, len(self._learned))
+        steps = self._settings.first_steps if not serving else self._settings.refresh_steps * new
+        self._new, self._more_rounds = 0, self._more_rounds - 1
         self._trainings += 1
         seed = _SEED + self._trainings
         candidate = copy.deepcopy(self._net) if self._net is not None else self._fresh(seed)
@@ -166,10 +209,12 @@ class Trainer:
             self._learned,
             steps=steps,
             seed=seed,
-            stop=self._wait_while_paused,
+            stop=self._is_over,
             clock=time.perf_counter,
         )
         candidate = candidate.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        if self._is_overruled:
+            return
         trained_on = self._trained_on(report)
         decision = judge(
             candidate,
@@ -179,12 +224,11 @@ class Trainer:
             trained_on=frozenset(trained_on),
             seed=seed,
         )
+        if self._is_overruled:
+            return
         self._announce(candidate, report, decision, trained_on, seed)
         if not serving and decision.result == "rejected" and report.finite:
             self._net = candidate  # nothing serves yet: learning goes on from here instead of from scratch
-        self._channel.send(Training(active=False))
-        held_out = frozenset(movie.movie_id for movie in self._held_out)
-        trim_groups(self._groups, int(self._settings.groups_limit_gb * 1e9), keep=held_out)
 
     def _fresh(self, seed: int) -> WienerResidualNet:
         torch.manual_seed(seed)
@@ -195,11 +239,11 @@ class Trainer:
         self._learned_before |= {*(self._parent.trained_on if self._parent else []), *report.movies}
         return sorted(self._learned_before)
 
-    def _wait_while_paused(self) -> bool:
-        """Hold training while movies wait; never ends it early."""
-        while self._paused.is_set():
+    def _is_over(self) -> bool:
+        """Hold training while movies wait; end it early only when the operator has chosen another version."""
+        while self._paused.is_set() and not self._is_overruled:
             time.sleep(0.05)
-        return False
+        return self._is_overruled
 
     def _announce(
         self,
@@ -212,7 +256,7 @@ class Trainer:
         name = self._store.next_version()
         digest = None
         if decision.result == "promoted" and decision.figures is not None:
-            newest = self._learned[-1].band
+            resolution, low = self._band
             manifest = save_version(
                 self._store.directory / name,
                 candidate,
@@ -221,9 +265,9 @@ class Trainer:
                     parent=self._serving,
                     base=self._parent.sha256 if self._parent and self._serving is None else None,
                     net=candidate.config,
-                    resolution=self._config.denoise.resolution,
-                    low=self._config.denoise.low,
-                    pixel_size=newest.pixel_size,
+                    resolution=resolution,
+                    low=low,
+                    pixel_size=self._learned[-1].band.pixel_size,
                     sha256="",
                     software=version("cryoem-streamer"),
                     seed=seed,
@@ -237,6 +281,7 @@ class Trainer:
             )
             digest = manifest.sha256
             self._serving, self._net, self._parent = name, candidate, manifest
+            self._stored.update(trained_on)
         figures = _figures(decision) | plain({"steps": report.steps, "seconds": round(report.seconds, 2)})
         self._channel.send(
             Candidate(result=decision.result, version=name, reason=decision.reason, sha256=digest, figures=figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from models.gate import Decision, Thresholds, judge
 from models.manifest import Manifest, NetConfig
 from models.noise2noise import WienerResidualNet
 from models.settings import SessionModelSettings, is_held_out
-from models.training import TrainingMovie, train
+from models.training import TrainingMovie, common_resolution, train
 from service.worker import use_threads
 from streamer.errors import UsageError
 from streamer.groups import find_groups, read_groups
@@ -51,13 +52,14 @@ def train_offline(
     Raises
     ------
     UsageError
-        If there are too few movies with group sums and significant signal.
+        If there are too few movies with group sums and significant signal, or they are not of one make.
     ModelError
         If the base cannot be loaded, or the version's directory exists.
     """
-    settings, denoise = SessionModelSettings(), DenoiseSettings()
+    settings, low = SessionModelSettings(), DenoiseSettings().low
     use_threads(settings.threads)
-    movies = _movies(directories, denoise.low)
+    movies = _movies(directories, low)
+    resolution = _resolution(movies, directories)
     learned = [movie for index, movie in enumerate(movies) if not is_held_out(index)]
     held_out = [movie for index, movie in enumerate(movies) if is_held_out(index)]
     torch.manual_seed(seed)
@@ -84,8 +86,8 @@ def train_offline(
             parent=None,
             base=parent.sha256 if parent else None,
             net=net.config,
-            resolution=denoise.resolution,
-            low=denoise.low,
+            resolution=resolution,
+            low=low,
             pixel_size=learned[-1].band.pixel_size,
             sha256="",
             software=version("cryoem-streamer"),
@@ -125,3 +127,20 @@ def _movies(directories: list[Path], low: float) -> list[TrainingMovie]:
             hint="process them with --keep-groups",
         )
     return [found[movie_id] for movie_id in sorted(found)]
+
+
+def _resolution(movies: list[TrainingMovie], directories: list[Path]) -> float:
+    """Fine end of the band that all group sums were made in, Å: where the network will be applied."""
+    bands = [movie.band for movie in movies]
+    resolution = common_resolution(bands, DenoiseSettings().resolution)
+    if resolution is None:
+        kinds = Counter((f"{2.0 * band.band_pixel_size:.1f} Å", f"{band.pixel_size:.3g} Å/px") for band in bands)
+        found = ", ".join(f"{n} to {fine} at {pixel_size}" for (fine, pixel_size), n in sorted(kinds.items()))
+        raise UsageError(
+            "the frame-group sums are not of one make",
+            where=", ".join(str(d) for d in directories),
+            expected="one band and one pixel size",
+            found=f"movies with sums {found}",
+            hint="train on each kind apart, or process all with the same denoise.resolution",
+        )
+    return resolution

@@ -69,17 +69,3 @@ def find_groups(places: Iterable[Path]) -> list[Path]:
     """All group files in or below some directories, oldest first."""
     found = {path for place in places for path in ([place] if place.is_file() else place.rglob("*.safetensors"))}
     return sorted((p for p in found if p.name != "model.safetensors"), key=lambda p: (p.stat().st_mtime_ns, p))
-
-
-def trim_groups(directory: Path, limit_bytes: int, keep: frozenset[str]) -> list[Path]:
-    """Delete the oldest group files beyond a total size; those in ``keep`` (movie ids) go last."""
-    files = find_groups([directory]) if directory.is_dir() else []
-    sizes = {path: path.stat().st_size for path in files}
-    total, removed = sum(sizes.values()), []
-    for path in sorted(files, key=lambda p: p.stem in keep):
-        if total <= limit_bytes:
-            break
-        path.unlink(missing_ok=True)
-        total -= sizes[path]
-        removed.append(path)
-    return removed

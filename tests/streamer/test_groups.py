@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save
 
 from streamer.errors import ModelError
-from streamer.groups import encode_groups, find_groups, read_groups, trim_groups
+from streamer.groups import encode_groups, find_groups, read_groups
 from streamer.records import GroupSums
 
 
@@ -97,13 +97,3 @@ def test_groups_are_found_oldest_first_and_weights_are_none_of_them(tmp_path):
     stored(tmp_path, ["b", "sub/a", "c", "v0001/model"])
     assert [p.stem for p in find_groups([tmp_path])] == ["b", "a", "c"]
     assert [p.stem for p in find_groups([tmp_path / "c.safetensors", tmp_path / "sub"])] == ["a", "c"]
-
-
-def test_the_oldest_are_deleted_beyond_the_limit_those_to_keep_last(tmp_path):
-    stored(tmp_path, ["old", "wanted", "young", "new"])
-    assert trim_groups(tmp_path, 1000, frozenset()) == []
-    removed = trim_groups(tmp_path, 250, frozenset({"old"}))
-    assert [p.stem for p in removed] == ["wanted", "young"]
-    assert sorted(p.stem for p in find_groups([tmp_path])) == ["new", "old"]
-    assert [p.stem for p in trim_groups(tmp_path, 0, frozenset({"old"}))] == ["new", "old"]
-    assert trim_groups(tmp_path / "nowhere", 0, frozenset()) == []
