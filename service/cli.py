@@ -11,15 +11,24 @@ from pathlib import Path
 
 import click
 
-from service.cli_options import configured, connection, load_config
+from service.cli_options import SEED, Number, OutputDirectory, configured, connection, load_config
 from service.cli_stages import denoise, motion, process, quality, super_resolve
 from service.cli_store import models, movies
+from service.messages import KINDS
+from service.printable import printable
 from streamer import jsontext
-from streamer.errors import StreamerError
+from streamer.errors import StreamerError, UsageError
 
 _INTERRUPTED = 130
 _LEAST_LOST_S = 5.0
 """With ``--idle``, a daemon that is not heard for this long, or for the idle time, is an error."""
+
+_CURSOR = click.option(
+    "--cursor", type=click.Path(path_type=Path), help="File that remembers the position between runs."
+)
+_SIDE = click.IntRange(32, 32_768)
+_DEFOCUS = Number(-20, 20)
+_IDLE = click.option("--idle", type=Number(0), help="End after this many seconds without an event.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,9 +61,9 @@ def monitor(config: Path | None, overrides: tuple[str, ...], *, once: bool) -> N
 
 @cli.command()
 @configured
-@click.option("--cursor", type=click.Path(path_type=Path), help="File that remembers the position between runs.")
-@click.option("--kind", "kinds", multiple=True, help="Only this kind: movie, model, alert, session. May be repeated.")
-@click.option("--idle", type=float, help="End after this many seconds without an event.")
+@_CURSOR
+@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind. May be repeated.")
+@_IDLE
 def subscribe(
     config: Path | None,
     overrides: tuple[str, ...],
@@ -70,18 +79,17 @@ def subscribe(
 
     place = FileCursor(cursor) if cursor else None
     with connection(load_config(config, overrides), kinds=kinds or None) as client:
-        lost = None if idle is None else max(idle, _LEAST_LOST_S)
-        for event in client.events(place, idle_timeout=idle, lost_timeout=lost):
+        for event in client.events(place, idle_timeout=idle, lost_timeout=_lost_after(idle)):
             sys.stdout.write(event.raw.decode() + "\n")
             sys.stdout.flush()
 
 
 @cli.command()
 @configured
-@click.option("--diameter", type=click.FloatRange(min=1.0), required=True, help="Of the particle, Å.")
-@click.option("--threshold", type=float, default=1.0, show_default=True, help="Larger is stricter.")
-@click.option("--cursor", type=click.Path(path_type=Path), help="File that remembers the position between runs.")
-@click.option("--idle", type=float, help="End after this many seconds without an event.")
+@click.option("--diameter", type=Number(1, 100_000), required=True, help="Of the particle, Å.")
+@click.option("--threshold", type=Number(0, 1000), default=1.0, show_default=True, help="Larger is stricter.")
+@_CURSOR
+@_IDLE
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per micrograph.")
 def pick(
     config: Path | None,
@@ -102,19 +110,32 @@ def pick(
     place = FileCursor(cursor) if cursor else MemoryCursor()
     with connection(settings) as client:
         output = layout_of(settings).output
-        for found in follow(client, place, output, diameter=diameter, threshold=threshold, idle_timeout=idle):
+        for found in follow(
+            client,
+            place,
+            output,
+            diameter=diameter,
+            threshold=threshold,
+            idle_timeout=idle,
+            lost_timeout=_lost_after(idle),
+        ):
             if not isinstance(found, Picked):
-                click.echo(str(found), err=True)
+                click.echo(printable(str(found)), err=True)
                 failed = True
             elif as_json:
                 click.echo(jsontext.encode(found).decode())
             else:
-                click.echo(f"{found.particles:5d}  {found.coordinates}")
+                click.echo(f"{found.particles:5d}  {printable(found.coordinates)}")
     return int(failed)
 
 
+def _lost_after(idle: float | None) -> float | None:
+    """Seconds of silence after which a daemon counts as lost; who waits for ever waits for a daemon too."""
+    return None if idle is None else max(idle, _LEAST_LOST_S)
+
+
 @cli.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=OutputDirectory())
 @click.option("--movies", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
 @click.option(
     "--layout",
@@ -133,15 +154,23 @@ def pick(
     show_default=True,
     help="How files appear: whole, in pieces under their final name, or frame by frame.",
 )
-@click.option("--interval", type=float, default=0.0, show_default=True, help="Least seconds between two movies.")
-@click.option("--write-time", type=float, default=2.0, show_default=True, help="Seconds a growing file takes.")
-@click.option("--size", type=(int, int), default=(1024, 1024), show_default=True, help="Height and width, px.")
+@click.option(
+    "--interval", type=Number(0, 86_400), default=0.0, show_default=True, help="Least seconds between two movies."
+)
+@click.option(
+    "--write-time", type=Number(0, 86_400), default=2.0, show_default=True, help="Seconds a growing file takes."
+)
+@click.option("--size", type=(_SIDE, _SIDE), default=(1024, 1024), show_default=True, help="Height and width, px.")
 @click.option("--frames", type=click.IntRange(min=1), default=32, show_default=True, help="Per movie.")
-@click.option("--pixel-size", type=float, default=1.5, show_default=True, help="Å/px.")
-@click.option("--dose-per-frame", type=float, default=0.65, show_default=True, help="e⁻/Å².")
-@click.option("--voltage-kv", type=float, default=300.0, show_default=True, help="Acceleration voltage, kV.")
-@click.option("--defocus", type=(float, float), default=(0.8, 2.0), show_default=True, help="Range, µm.")
-@click.option("--coverage", type=float, default=0.3, show_default=True, help="Share of the field under particles.")
+@click.option("--pixel-size", type=Number(0.1, 20), default=1.5, show_default=True, help="Å/px.")
+@click.option("--dose-per-frame", type=Number(0.001, 10), default=0.65, show_default=True, help="e⁻/Å².")
+@click.option("--voltage-kv", type=Number(20, 3000), default=300.0, show_default=True, help="Acceleration voltage, kV.")
+@click.option(
+    "--defocus", type=(_DEFOCUS, _DEFOCUS), default=(0.8, 2.0), show_default=True, help="Least and largest, µm."
+)
+@click.option(
+    "--coverage", type=Number(0, 1), default=0.3, show_default=True, help="Share of the field under particles."
+)
 @click.option(
     "--specimen",
     default="apoferritin",
@@ -150,8 +179,10 @@ def pick(
 )
 @click.option("--per-square", type=click.IntRange(min=0), default=0, help="Movies in one grid square.  [default: all]")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first movie.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same movies.")
-@click.option("--corrupt", type=int, multiple=True, help="Number of a movie (from 0) to damage. May be repeated.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed gives the same movies.")
+@click.option(
+    "--corrupt", type=click.IntRange(min=0), multiple=True, help="Number of a movie to damage, from 0. May be repeated."
+)
 @click.option("--truth/--no-truth", default=True, show_default=True, help="Write what was really there beside it.")
 def simulate(directory: Path, specimen: str, seed: int, **options: object) -> None:
     """Simulate movies with a known truth, in the layout of EPU or SerialEM."""
@@ -160,7 +191,7 @@ def simulate(directory: Path, specimen: str, seed: int, **options: object) -> No
 
     for exposure in expose(plan_of(directory, specimen, seed, options)):
         note = " (damaged)" if exposure.corrupt else ""
-        click.echo(f"{exposure.seconds:6.1f} s  {exposure.path}{note}")
+        click.echo(f"{exposure.seconds:6.1f} s  {printable(str(exposure.path))}{note}")
 
 
 @cli.command()
@@ -169,13 +200,15 @@ def simulate(directory: Path, specimen: str, seed: int, **options: object) -> No
 def init(file: Path, *, force: bool) -> None:
     """Write the commented default configuration."""
     from service.config import default_text
-    from streamer.errors import UsageError
     from streamer.writers.atomic import write_atomically
 
+    if file.is_dir():
+        raise UsageError("is a directory", where=file, expected=f"the name of a file, such as {file / 'config.toml'}")
     if file.exists() and not force:
         raise UsageError("there is a file already", where=file, hint="give another name, or --force")
     write_atomically(file, default_text().encode())
-    click.echo(f"{file}: set watch.root and outputs.root, then: streamer run --config {file}")
+    name = printable(str(file))
+    click.echo(f"{name}: set watch.root and outputs.root, then: streamer run --config {name}")
 
 
 @cli.command("check-config")
@@ -184,10 +217,16 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     """Check a configuration and say where everything would be."""
     from service.gains import GainChoice
     from service.layout import layout_of
+    from service.teacher import check_base
+    from service.worker import device_of
+    from streamer.readers.gain import gain_candidates
 
     settings = load_config(config, overrides)
     layout = layout_of(settings)
-    gain = GainChoice(layout.root, settings.movie.gain).path()
+    GainChoice(layout.root, settings.movie.gain)
+    gain = settings.movie.gain or ", ".join(map(str, gain_candidates(layout.root)))
+    check_base(settings)
+    device_of(settings.compute.device)
     present = "" if layout.root.is_dir() else "  (not there yet)"
     for name, value in (
         ("watched root", f"{layout.root}{present}"),
@@ -199,20 +238,20 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
         ("journal", f"tcp://{settings.events.bind}:{settings.events.journal_port}"),
         ("metrics", f"http://{settings.events.bind}:{settings.metrics.port}/metrics"),
     ):
-        click.echo(f"{name:>14}  {value}")
+        click.echo(f"{name:>14}  {printable(str(value))}")
 
 
 @cli.command()
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path),
+    type=OutputDirectory(),
     default=Path("demo-output"),
     show_default=True,
-    help="Emptied first.",
+    help="New or empty, or left by an earlier demo: only then is it emptied.",
 )
 @click.option("--movies", type=click.IntRange(min=8), default=13, show_default=True, help="One of them is damaged.")
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same movies.")
-@click.option("--minutes", type=float, default=20.0, show_default=True, help="Hard stop.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="The same seed gives the same movies.")
+@click.option("--minutes", type=Number(0.1, 1440), default=20.0, show_default=True, help="Hard stop.")
 def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
     """Run the whole system on a simulated microscope and check what arrives."""
     from service.demo import Demo
@@ -224,26 +263,36 @@ for command in (process, motion, quality, super_resolve, denoise, movies, models
     cli.add_command(command)
 
 
+def _complain(message: str, context: click.Context | None = None) -> None:
+    """One line on standard error; with the command's own context where its words were wrong."""
+    program = context.command_path if context else "streamer"
+    help_ = f" See {program} --help" if context else ""
+    click.echo(f"{program}: {printable(message)}{help_}", err=True)
+
+
 def main() -> None:
     """Entry point: carry out a command and turn what goes wrong into a message and an exit status."""
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         status = _INTERRUPTED
-    except click.UsageError as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         status = 64
     except click.ClickException as error:
-        error.show()
-        status = 74
+        status = 64 if isinstance(error, click.UsageError) else 74
+        _complain(" ".join(error.format_message().split()), getattr(error, "ctx", None))
     except StreamerError as error:
-        click.echo(f"streamer: {error}", err=True)
         status = error.exit_code
+        _complain(str(error))
     except KeyboardInterrupt:
         status = _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
+    except OSError as error:
+        status = 74
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from service.cli_options import configured, exposure, load_config
+from service.cli_options import Number, OutputDirectory, configured, exposure, load_config
+from service.printable import printable
 from streamer import jsontext
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _MOVIES = click.argument("paths", metavar="MOVIE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+_BAND_END = Number(0.01, 1_000_000)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
 
 
 @click.command()
 @_MOVIES
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Sessions are made below it.")
+@click.option("--output", type=OutputDirectory(), required=True, help="Sessions are made below it.")
 @click.option("--model", help="Version of the session model: its name or its directory. Without: the Wiener estimate.")
 @click.option("--keep-groups", is_flag=True, help="Keep the frame-group sums that models train reads.")
 @configured
@@ -45,16 +51,27 @@ def process(
             click.echo(jsontext.encode(record).decode())
         if record.state != "done":
             failed += 1
-            click.echo(f"{path}: {record.reason.message if record.reason else record.state}", err=True)
+            click.echo(_about(path, record.reason.message if record.reason else record.state), err=True)
             continue
         tables.add(record)
         if not as_json:
             ssnr = record.metrics.ssnr_full if record.metrics else None
             figure = "no signal" if ssnr is None else f"SSNR {ssnr:.3g}"
-            flags = f"  [{'; '.join(record.flags)}]" if record.flags else ""
-            click.echo(f"{output / record.session / record.outputs[0].path}  {figure}, {record.restoration}{flags}")
+            name = printable(str(output / record.session / record.outputs[0].path))
+            click.echo(f"{name}  {figure}, {record.restoration}{_noted(record.flags)}")
     tables.write(now=True)
     return int(failed > 0)
+
+
+def _about(path: Path, message: str) -> str:
+    """An error with the movie it is about, which some errors name themselves, as typed or in full."""
+    named = message.startswith((f"{path}: ", f"{path.absolute()}: ", f"{path.resolve()}: "))
+    return printable(message if named else f"{path}: {message}")
+
+
+def _noted(flags: Sequence[str]) -> str:
+    """What the user should know about a result, in brackets."""
+    return f"  [{printable('; '.join(flags))}]" if flags else ""
 
 
 @click.command()
@@ -71,7 +88,7 @@ def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_js
         click.echo(jsontext.encode(found).decode())
         return
     trust = "" if found.trusted else "  (too little information: not to be trusted)"
-    click.echo(f"{found.frames} frames, {found.total_motion_angstrom:.2f} Å in all{trust}")
+    click.echo(f"{found.frames} frames, {found.total_motion_angstrom:.2f} Å in all{trust}{_noted(found.flags)}")
     for index, (y, x) in enumerate(found.shifts_yx_px):
         click.echo(f"{index:4d}  y {y:8.3f}  x {x:8.3f} px")
 
@@ -81,8 +98,10 @@ def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_js
 @click.argument("odd", type=click.Path(path_type=Path))
 @click.option("--denoised-even", type=click.Path(path_type=Path), help="The even half as a denoiser restored it.")
 @click.option("--denoised-odd", type=click.Path(path_type=Path), help="The odd half, likewise.")
-@click.option("--band", type=(float, float), default=(100.0, 6.0), show_default=True, help="Low and high end, Å.")
-@click.option("--pixel-size", type=float, help="Å/px; else that of the header.")
+@click.option(
+    "--band", type=(_BAND_END, _BAND_END), default=(100.0, 6.0), show_default=True, help="Low and high end, Å."
+)
+@click.option("--pixel-size", type=Number(0.01, 100), help="Å/px; else that of the header.")
 @_JSON
 def quality(
     even: Path,
@@ -120,7 +139,7 @@ def _figure(value: float | None) -> str:
 
 @click.command("super-resolve")
 @click.argument("path", metavar="MOVIE", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Where the image is written.")
+@click.option("--output", type=OutputDirectory(), required=True, help="Where the image is written.")
 @configured
 @exposure
 @_JSON
@@ -132,13 +151,13 @@ def super_resolve(path: Path, output: Path, config: Path | None, overrides: tupl
     if as_json:
         click.echo(jsontext.encode(found).decode())
     else:
-        click.echo(f"{found.image}\n{found.sr.verdict}: {found.sr.reason}")
+        click.echo(f"{printable(found.image)}\n{found.sr.verdict}: {found.sr.reason}{_noted(found.flags)}")
 
 
 @click.command()
 @click.argument("directory", metavar="MOVIE_OUTPUT_DIRECTORY", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of a version.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Where the images are written.")
+@click.option("--output", type=OutputDirectory(), required=True, help="Where the images are written.")
 @_JSON
 def denoise(directory: Path, model: Path, output: Path, *, as_json: bool) -> None:
     """Apply a model to a finished movie: to its sum and to both halves."""
@@ -149,4 +168,4 @@ def denoise(directory: Path, model: Path, output: Path, *, as_json: bool) -> Non
         click.echo(jsontext.encode(found).decode())
     else:
         figures = f"SNBR* half {found.snbr_half_denoised or 0:.3g}, Wiener {found.snbr_half_wiener or 0:.3g}"
-        click.echo("\n".join([*found.files, f"{found.restoration}, {figures}"]))
+        click.echo("\n".join([*map(printable, found.files), f"{found.restoration}, {figures}"]))

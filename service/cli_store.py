@@ -5,7 +5,7 @@ A running daemon is asked over its local socket; where none runs, the journal is
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,25 @@ import click
 
 from models.manifest import Manifest, load_manifest
 from models.store import ModelStore
-from service.cli_options import configured, connection, load_config
+from service.cli_options import SEED, Number, OutputDirectory, configured, connection, load_config
 from service.database import lock_instance
-from service.journal import Journal
+from service.journal import FINAL, PENDING, Journal
 from service.layout import layout_of, prepare
+from service.messages import ProtocolError
+from service.printable import printable
 from streamer import jsontext
-from streamer.errors import AlreadyRunning, UsageError
+from streamer.errors import AlreadyRunning, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from service.config import Config
     from service.movietable import JournalMovie
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+_RETRIED = ("failed", "quarantined", "incomplete", "vanished", "skipped")
+_ALL = -1
+"""SQLite's word for no limit."""
 
 
 @contextmanager
@@ -42,27 +47,24 @@ def _reading(config: Config) -> Iterator[Journal]:
         journal.close()
 
 
-def _tell(config: Config, verb: str, **arguments: str) -> dict[str, Any]:
-    """Have a command carried out: by the daemon if one runs, else on the journal itself."""
+@contextmanager
+def _operator(config: Config) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Give what carries out commands: the daemon if one runs, else one on the journal itself, for all of them."""
     layout = layout_of(config)
     prepare(layout)
-    try:
-        with lock_instance(layout.state):
-            return _directly(config, verb, arguments)
-    except AlreadyRunning:
-        with connection(config, local=True) as client:
-            return client.control(verb, **arguments)  # type: ignore[arg-type]
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_instance(layout.state))
+        except AlreadyRunning:
+            client = stack.enter_context(connection(config, local=True))
+            yield client.control
+            return
+        from service.control import Control
+        from service.daemon import Daemon
 
-
-def _directly(config: Config, verb: str, arguments: dict[str, str]) -> dict[str, Any]:
-    from service.control import Control
-    from service.daemon import Daemon
-
-    daemon = Daemon(config, layout_of(config))
-    try:
-        return Control(daemon).carry_out(verb, arguments)
-    finally:
-        daemon.release()
+        daemon = Daemon(config, layout)
+        stack.callback(daemon.release)
+        yield lambda verb, **arguments: Control(daemon).carry_out(verb, arguments)
 
 
 # --------------------------------------------------------------------------------------------------------- movies
@@ -75,7 +77,7 @@ def movies() -> None:
 
 @movies.command("list")
 @configured
-@click.option("--state", help="Only this state: ready, started, done, failed, quarantined, incomplete, …")
+@click.option("--state", type=click.Choice((*PENDING, *FINAL)), help="Only this state.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, newest first."
 )
@@ -89,8 +91,8 @@ def list_movies(
             if as_json:
                 click.echo(jsontext.encode(_summary(movie)).decode())
             else:
-                why = f"  {movie.reason.message}" if movie.reason else ""
-                name = _printable(movie.movie.relative)
+                why = f"  {printable(movie.reason.message)}" if movie.reason else ""
+                name = printable(movie.movie.relative)
                 click.echo(f"{movie.movie.movie_id}  r{movie.movie.revision}  {movie.state:<11} {name}{why}")
 
 
@@ -109,12 +111,40 @@ def show_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...], *
 
 
 @movies.command("retry")
-@click.argument("movie_id")
+@click.argument("movie_ids", metavar="[MOVIE_ID]...", nargs=-1)
+@click.option("--state", type=click.Choice(_RETRIED), help="All movies of this state.")
 @configured
-def retry_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...]) -> None:
-    """Process a movie once more: a failed one again, a done one as a new revision."""
-    result = _tell(load_config(config, overrides), "retry", movie_id=movie_id)
-    click.echo(f"{movie_id}: {result['state']}, revision {result['revision']}")
+def retry_movies(movie_ids: tuple[str, ...], state: str | None, config: Path | None, overrides: tuple[str, ...]) -> int:
+    """Process movies once more: a failed one again, a done one as a new revision.
+
+    Of several, one that is refused does not stop the others; exit status 1 tells that there was one.
+    """
+    settings = load_config(config, overrides)
+    if bool(movie_ids) == (state is not None):
+        raise UsageError("name either movies or a state", expected="MOVIE_ID... or --state")
+    chosen = list(dict.fromkeys(movie_ids)) or _of_state(settings, state)
+    if not chosen:
+        click.echo(f"no movie is {state}", err=True)
+        return 0
+    refused = 0
+    with _operator(settings) as tell:
+        for movie_id in chosen:
+            try:
+                result = tell("retry", movie_id=movie_id)
+            except (UsageError, ProtocolError) as error:
+                if len(movie_ids) == 1:
+                    raise
+                refused += 1
+                click.echo(printable(str(error)), err=True)
+            else:
+                click.echo(f"{printable(movie_id)}: {result['state']}, revision {result['revision']}")
+    return int(refused > 0)
+
+
+def _of_state(config: Config, state: str | None) -> list[str]:
+    """Ids of all movies in a state, oldest first."""
+    with _reading(config) as journal:
+        return [movie.movie.movie_id for movie in reversed(journal.movies(state=state, limit=_ALL))]
 
 
 @movies.command("skip")
@@ -123,7 +153,8 @@ def retry_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...]) 
 @configured
 def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple[str, ...]) -> None:
     """Leave a movie out that waits, is at work or failed."""
-    _tell(load_config(config, overrides), "skip", movie_id=movie_id, reason=reason)
+    with _operator(load_config(config, overrides)) as tell:
+        tell("skip", movie_id=movie_id, reason=reason)
     click.echo(f"{movie_id}: skipped")
 
 
@@ -131,18 +162,13 @@ def _summary(movie: JournalMovie) -> dict[str, Any]:
     return {
         "movie_id": movie.movie.movie_id,
         "revision": movie.movie.revision,
-        "path": _printable(movie.movie.relative),
+        "path": printable(movie.movie.relative),
         "session": movie.movie.session,
         "state": movie.state,
         "attempt": movie.attempt,
         "detected": movie.detected_utc,
         "reason": movie.reason,
     }
-
-
-def _printable(text: str) -> str:
-    """File names are strangers' bytes: control characters never reach the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 # --------------------------------------------------------------------------------------------------------- models
@@ -172,7 +198,7 @@ def list_models(config: Path | None, overrides: tuple[str, ...], session: str | 
         else:
             click.echo(f"{'*' if name == current else ' '} {name}  {_figures(manifest)}")
     if not as_json and not store.versions():
-        click.echo(f"no versions in {store.directory}", err=True)
+        click.echo(f"no versions in {printable(str(store.directory))}", err=True)
 
 
 @models.command("show")
@@ -181,19 +207,23 @@ def list_models(config: Path | None, overrides: tuple[str, ...], session: str | 
 @_SESSION
 def show_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
     """Show a version's manifest; VERSION is a name or a directory."""
-    directory = (
-        Path(version) if Path(version).is_dir() else _store(load_config(config, overrides), session).path(version)
-    )
+    directory = Path(version) if Path(version).is_dir() else _version(load_config(config, overrides), session, version)
     click.echo(jsontext.encode(load_manifest(directory), indent=2).decode())
 
 
 @models.command("train")
 @click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the new version.")
+@click.option("--out", type=OutputDirectory(), required=True, help="Directory of the new version.")
 @click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: session_model.first_steps]")
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="Budget in seconds instead.")
+@click.option("--seconds", type=Number(0.1), help="Budget in seconds instead.")
 @click.option("--base", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
-@click.option("--seed", type=int, default=20, show_default=True, help="The same seed gives the same weights.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=20,
+    show_default=True,
+    help="The same seed gives the same weights.",
+)
 @_JSON
 def train_model(
     directories: tuple[Path, ...],
@@ -214,11 +244,13 @@ def train_model(
 
     if steps and seconds:
         raise UsageError("give a budget in steps or in seconds, not both")
+    if out.exists():
+        raise UsageError("a version of this name exists already", where=out)
     result = train_offline(list(directories), out.absolute(), steps=steps, seconds=seconds, base=base, seed=seed)
     if as_json:
         click.echo(jsontext.encode(result).decode())
     else:
-        click.echo(f"{result.directory}\n{result.decision.result}: {result.decision.reason}")
+        click.echo(f"{printable(result.directory)}\n{result.decision.result}: {result.decision.reason}")
     return int(result.decision.result != "promoted")
 
 
@@ -229,7 +261,9 @@ def train_model(
 def promote_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
     """Let a version serve from the next movie on."""
     settings = load_config(config, overrides)
-    result = _tell(settings, "promote", version=version, session=session or _session(settings))
+    _version(settings, session, version)
+    with _operator(settings) as tell:
+        result = tell("promote", version=version, session=_session(settings, session))
     click.echo(f"{result['version']} serves from the next movie on")
 
 
@@ -237,24 +271,43 @@ def promote_model(version: str, config: Path | None, overrides: tuple[str, ...],
 @configured
 @_SESSION
 def rollback_model(config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
-    """Let the version before the serving one serve; before the first there is the Wiener estimate."""
+    """Let the version that the serving one was trained from serve.
+
+    Before the first there is the Wiener estimate; then nothing is trained until models promote names a version.
+    """
     settings = load_config(config, overrides)
-    result = _tell(settings, "rollback", session=session or _session(settings))
+    with _operator(settings) as tell:
+        result = tell("rollback", session=_session(settings, session))
     click.echo(f"{result['version'] or 'no network'} serves from the next movie on")
 
 
-def _session(config: Config) -> str:
-    """Session that is meant where none is named."""
+def _session(config: Config, named: str | None = None) -> str:
+    """Session that is meant where none is named; one that is named must be there."""
+    state = layout_of(config).state
+    if named is not None:
+        known = sorted(path.name for path in (state / "sessions").glob("*") if path.is_dir())
+        if named not in known:
+            hint = f"known: {', '.join(known) or 'none'}"
+            raise UsageError("nothing was learned in a session of this name", where=state, found=named, hint=hint)
+        return named
     if config.session.name:
         return config.session.name
-    sessions = sorted((layout_of(config).state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)
+    sessions = sorted((state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)
     if not sessions:
-        raise UsageError("there is no session with a model yet", where=layout_of(config).state)
+        raise UsageError("there is no session with a model yet", where=state)
     return sessions[-1].parent.name
 
 
 def _store(config: Config, session: str | None) -> ModelStore:
-    return ModelStore(layout_of(config).models(session or _session(config)))
+    return ModelStore(layout_of(config).models(_session(config, session)))
+
+
+def _version(config: Config, session: str | None, version: str) -> Path:
+    """Directory of a version that the user has named."""
+    try:
+        return _store(config, session).path(version)
+    except ModelError as error:
+        raise UsageError(error.what, where=error.where, found=error.found, hint=error.hint) from error
 
 
 def _figures(manifest: Manifest) -> str:

@@ -7,6 +7,7 @@ model has been promoted. Then everything that arrived is checked (``demo_checks`
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -82,7 +83,8 @@ class Demo:
         self._prepare()
         runtime = Path(tempfile.mkdtemp(prefix="streamer-"))
         config_file = self._directory / "config.toml"
-        config_file.write_text(_CONFIG.format(directory=self._directory, runtime=runtime), encoding="utf-8")
+        place = json.dumps(str(self._directory), ensure_ascii=False)[1:-1]  # a path may hold quotes and backslashes
+        config_file.write_text(_CONFIG.format(directory=place, runtime=runtime), encoding="utf-8")
         config = load(config_file)
         try:
             self._start(config, config_file)
@@ -163,7 +165,7 @@ class Demo:
         return {name: child.returncode for name, child in self._children.items()}
 
     def _tell(self, findings: Findings) -> int:
-        self._console.print(report(findings, self._directory, time.monotonic() - self._began))
+        report(self._console, findings, self._directory, time.monotonic() - self._began)
         return 0 if findings.all_held else 1
 
     # ----------------------------------------------------------------------------------------------- details
@@ -235,4 +237,5 @@ class Demo:
 
     def _say(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(f"{time.monotonic() - self._began:6.0f} s  {text}", highlight=False)
+            words = f"{time.monotonic() - self._began:6.0f} s  {text}"
+            self._console.print(words, highlight=False, markup=False, soft_wrap=True)

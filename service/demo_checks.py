@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import statistics
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gemmi
 import numpy as np
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.eventlog import utc_seconds
 from service.journal import Journal
 from service.layout import Layout, layout_of
 from service.messages import Event, movie_record, parse_event
 from service.offline import bench, process_all
+from service.printable import printable
+from service.status import Status
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rich.console import Console
 
     from service.config import Config
     from streamer.published import MovieRecord
@@ -37,6 +40,8 @@ class Findings:
     """Rows of the table: what, how much, and whether it held (None: a figure that is only told)."""
 
     rows: list[tuple[str, str, bool | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the table would ask; they stand below it."""
 
     def add(self, what: str, value: str, held: bool | None = None) -> None:
         """Add a row."""
@@ -66,7 +71,7 @@ def check(config: Config, directory: Path, *, written: int, damaged: int, exits:
     _check_picks(findings, layout, done)
     _check_files(findings, layout, done)
     _check_reproduction(findings, config, layout, done)
-    _tell_latency(findings, done, events)
+    _tell_latency(findings, done)
     ended = {name: status for name, status in exits.items() if name in ("daemon", "microscope")}
     findings.add("exit status", ", ".join(f"{n} {s}" for n, s in ended.items()), not any(ended.values()))
     return findings
@@ -103,14 +108,22 @@ def _check_subscriber(findings: Findings, events: list[Event], path: Path) -> No
 def _check_quality(findings: Findings, done: list[MovieRecord]) -> None:
     metrics = [record.metrics for record in done if record.metrics is not None]
     ssnr = [m.ssnr_full for m in metrics if m.ssnr_full is not None]
-    findings.add("raw SSNR of the sum, median", f"{_median(ssnr):.3f}", len(ssnr) == len(done))
+    findings.add("SSNR of the raw sum", f"{_median(ssnr):.3f} (median of {len(ssnr)})", len(ssnr) == len(done))
     networked = [m for m in metrics if m.snbr_half_denoised is not None]
     for name, values in (
-        ("raw", [m.snr_half for m in networked]),
-        ("Wiener", [m.snbr_half_wiener for m in networked]),
-        ("denoised", [m.snbr_half_denoised for m in networked]),
+        ("of the raw half", [m.snr_half for m in networked]),
+        ("of the half, Wiener", [m.snbr_half_wiener for m in networked]),
+        ("of the half, denoised", [m.snbr_half_denoised for m in networked]),
     ):
-        findings.add(f"snbr_half {name}, median of {len(networked)}", f"{_median([v for v in values if v]):.3f}")
+        findings.add(f"SNBR* {name}", f"{_median([v for v in values if v]):.3f} (median of {len(networked)})")
+    findings.notes.append(
+        f"SNBR* is of the {len(networked)} movies that a network restored and had not learned from; "
+        f"the other {len(done) - len(networked)} have no such figure"
+    )
+    verdicts = Counter(m.sr.verdict for m in metrics)
+    text = ", ".join(f"{verdict} {number}" for verdict, number in verdicts.most_common())
+    findings.add("super-resolution verdicts", text or "none")
+    findings.notes.append("every _SR image is written here, whatever its verdict: outputs.super_resolution = always")
     gains = [(m.snbr_half_denoised or 0.0) / m.snbr_half_wiener for m in networked if m.snbr_half_wiener]
     worst = min(gains, default=0.0)
     findings.add("denoised over Wiener, worst movie", f"{worst:.2f}×", bool(gains) and worst > 1.0)
@@ -119,8 +132,15 @@ def _check_quality(findings: Findings, done: list[MovieRecord]) -> None:
 def _check_models(findings: Findings, events: list[Event], done: list[MovieRecord]) -> None:
     judged = [event.body for event in events if event.kind == "model"]
     promoted = [body["version"] for body in judged if body["result"] == "promoted"]
-    text = ", ".join(f"{body['version']} {body['result']}" for body in judged)
+    runs = [(what, len(list(same))) for what, same in groupby(f"{body['version']} {body['result']}" for body in judged)]
+    text = ", ".join(what if times == 1 else f"{what} ×{times}" for what, times in runs)
     findings.add("candidates the gate judged", text or "none", bool(promoted))
+    rejected = {body["version"] for body in judged if body["result"] == "rejected"}
+    again = sorted(name for name in rejected if sum(body["version"] == name for body in judged) > 1)
+    if again:
+        findings.notes.append(
+            f"a rejected candidate is not kept and its name is used again: {', '.join(again)} is more than one network"
+        )
     used = sorted({record.model.version for record in done if record.model is not None})
     plain = sum(record.model is None for record in done)
     findings.add("model versions used", f"{', '.join(used) or 'none'}; Wiener alone {plain} times", bool(used))
@@ -189,17 +209,14 @@ def _check_reproduction(findings: Findings, config: Config, layout: Layout, done
     findings.add("same bytes offline", "yes" if same else "no", same)
 
 
-def _tell_latency(findings: Findings, done: list[MovieRecord], events: list[Event]) -> None:
-    published = {event.body["movie_id"]: event.t_utc for event in events if event.kind == "movie"}
-    latencies = sorted(
-        utc_seconds(published[record.movie_id]) - utc_seconds(record.times.complete)
-        for record in done
-        if record.times.complete is not None
-    )
-    if latencies:
-        p95 = latencies[min(len(latencies) - 1, round(0.95 * (len(latencies) - 1)))]
-        text = f"p50 {_median(latencies):.1f} s, p95 {p95:.1f} s"
-        findings.add("latency, complete to published", text)
+def _tell_latency(findings: Findings, done: list[MovieRecord]) -> None:
+    """By the very code behind the heartbeat, so that table and monitor say the same."""
+    status = Status()
+    for record in done:
+        status.finished(record)
+    p50, p95 = status.latency(0.5), status.latency(0.95)
+    if p50 is not None and p95 is not None:
+        findings.add("latency, complete to done", f"p50 {p50:.1f} s, p95 {p95:.1f} s")
 
 
 def _truth(layout: Layout, record: MovieRecord) -> Path:
@@ -230,16 +247,20 @@ def _median(values: list[float]) -> float:
     return statistics.median(values) if values else float("nan")
 
 
-def report(findings: Findings, directory: Path, seconds: float) -> RenderableType:
-    """Draw the table."""
+def report(console: Console, findings: Findings, directory: Path, seconds: float) -> None:
+    """Print the table, what explains it, and where the pictures are."""
     table = Table(title="streamer demo", show_header=False, box=None, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for what, value, held in findings.rows:
         mark = Text("") if held is None else Text("ok" if held else "FAILED", style="green" if held else "bold red")
-        table.add_row(what, value, mark)
-    table.add_row("pictures", str(directory / "results" / "demo" / "movies"), "")
+        table.add_row(Text(what), Text(value), mark)
     minutes, rest = divmod(round(seconds), 60)
     table.add_row("time", f"{minutes} min {rest:02d} s", "")
+    console.print(table)
+    pictures = printable(str(directory / "results" / "demo" / "movies"))
+    # sentences and paths as they are: a terminal that is too narrow breaks them itself, and a copy of them is whole
+    for line in ("", *(f"- {note}" for note in findings.notes), f"pictures: {pictures}", ""):
+        console.print(Text(line), soft_wrap=True)
     verdict = "everything held" if findings.all_held else "NOT everything held"
-    return Group(table, Text(f"\n{verdict}", style="bold green" if findings.all_held else "bold red"))
+    console.print(Text(verdict, style="bold green" if findings.all_held else "bold red"))

@@ -48,6 +48,7 @@ def follow(
     threshold: float = 1.0,
     stop: threading.Event | None = None,
     idle_timeout: float | None = None,
+    lost_timeout: float | None = None,
 ) -> Iterator[Picked | StreamerError]:
     """Pick in every movie that finishes; one that cannot be picked gives its error and the next one is taken.
 
@@ -56,8 +57,9 @@ def follow(
     output : directory below which the sessions lie.
     diameter : of the particle, Å.
     threshold : see ``streamer.pick.pick``.
+    idle_timeout, lost_timeout : see ``Client.events``; a daemon that is lost raises ServiceError.
     """
-    for event in client.events(cursor, stop=stop, idle_timeout=idle_timeout):
+    for event in client.events(cursor, stop=stop, idle_timeout=idle_timeout, lost_timeout=lost_timeout):
         if event.kind != "movie" or event.body.get("state") != "done":
             continue
         try:

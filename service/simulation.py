@@ -29,8 +29,24 @@ def specimen_of(name: str, seed: int) -> Specimen | None:
     )
 
 
+def _check(options: Mapping[str, Any]) -> None:
+    """What no option's own range can say."""
+    low, high = options["defocus"]
+    if low > high:
+        raise UsageError(
+            "an empty range", where="--defocus", expected="the least first, then the largest", found=f"{low:g} {high:g}"
+        )
+    last = options["first"] + options["movies"] - 1
+    for number in options["corrupt"]:
+        if not options["first"] <= number <= last:
+            raise UsageError(
+                "no movie has this number", where="--corrupt", expected=f"{options['first']} to {last}", found=number
+            )
+
+
 def plan_of(directory: Path, specimen: str, seed: int, options: Mapping[str, Any]) -> Plan:
-    """Plan of a session."""
+    """Plan of a session; raises UsageError where two options contradict each other."""
+    _check(options)
     scope = Microscope(
         shape=options["size"],
         n_frames=options["frames"],

@@ -41,6 +41,8 @@ class MotionResult(Struct, frozen=True, kw_only=True):
     information: float
     """Per frame, 1/px²."""
     trusted: bool
+    flags: list[str] = []
+    """What the user should know, as in the record of ``process``: no gain, an unproven number of frames."""
 
 
 class QualityResult(Struct, frozen=True, kw_only=True):
@@ -56,6 +58,7 @@ class SuperResolutionResult(Struct, frozen=True, kw_only=True):
     image: str
     pixel_size: float
     sr: SuperResolutionVerdict
+    flags: list[str] = []
 
 
 class DenoiseResult(Struct, frozen=True, kw_only=True):
@@ -86,6 +89,7 @@ def motion_of(path: Path, config: Config) -> MotionResult:
         total_motion_angstrom=round(total, 5),
         information=round(found.information, 3),
         trusted=found.trusted,
+        flags=list(frames.flags),
     )
 
 
@@ -104,6 +108,8 @@ def quality_of(
     pixel = pixel_size or header_pixel
     if not pixel > 0:
         raise UsageError("the pixel size is unknown", where=even, hint="give --pixel-size in Å/px")
+    _check_pair(images[:2], odd, "the two halves are the same image")
+    _check_pair(images[2:], denoised_odd or odd, "the two denoised halves are the same image")
     low, high = band[0], max(band[1], 2.0 * pixel)
     shape = (int(images[0].shape[0]), int(images[0].shape[1]))
     mask = quality.band_mask(shape, pixel, low, high)
@@ -171,7 +177,7 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
     write_atomically(target, encode_image(image.astype(config.outputs.dtype), pixel_size=pixel, labels=labels))
     picture = encode_png(image, longer_side_px=config.outputs.thumbnail_px)
     write_atomically(output / f"{stem}_SR_thumbnail.png", picture)
-    return SuperResolutionResult(image=str(target), pixel_size=pixel, sr=result.verdict)
+    return SuperResolutionResult(image=str(target), pixel_size=pixel, sr=result.verdict, flags=list(frames.flags))
 
 
 def denoise_to(directory: Path, model_directory: Path, output: Path) -> DenoiseResult:
@@ -254,16 +260,27 @@ def _finished(directory: Path) -> tuple[MovieRecord, dict[str, Path]]:
     return record, files
 
 
+def _check_pair(pair: list[torch.Tensor], where: Path, what: str) -> None:
+    """Two halves hold noise of their own; what is the same twice has none, and every figure of it is nonsense."""
+    if len(pair) == 2 and torch.equal(*pair):
+        raise UsageError(what, where=where, expected="two images that share no frame")
+
+
 def _same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float]:
     """Images of MRC files as (h, w) float32, all of one size, and the first one's pixel size in Å/px."""
     images: list[torch.Tensor] = []
     pixel_size = 0.0
     for path in paths:
+        if path.is_dir():
+            hint = "name the image itself, such as the _EVN.mrc or _ODD.mrc in it"
+            raise UsageError("is a directory, where one image is needed", where=path, hint=hint)
         try:
             with mrcfile.open(str(path)) as file:
                 image = np.squeeze(np.asarray(file.data, dtype=np.float32))
                 pixel_size = pixel_size or float(file.voxel_size.x)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise UsageError(f"no image can be read: {error.strerror or error}", where=path) from error
+        except ValueError as error:
             raise MovieCorrupt(f"no image can be read: {error}", where=path, expected="MRC") from error
         if image.ndim != 2:
             raise MovieCorrupt("not one image", where=path, expected="(h, w)", found=str(image.shape))

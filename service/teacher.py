@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.manifest import load_manifest
 from models.store import ROLES, ModelStore, Roles
 from service.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
-from streamer.errors import ModelError
+from streamer.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -27,6 +28,22 @@ _ROOM = 0.95
 """Of the limit for group sums: some room is made at once, so that it is not looked for with every movie."""
 
 
+def check_base(config: Config) -> None:
+    """Raise ConfigError where training shall start from a version that is not there."""
+    base = config.session_model.base
+    if base is None or not config.session_model.enabled:
+        return
+    try:
+        load_manifest(Path(base).absolute())
+    except ModelError as error:
+        raise ConfigError(
+            f"session_model.base cannot be started from: {error.what}",
+            where=error.where,
+            expected="the directory of a version",
+            hint="streamer models list shows those of a session",
+        ) from error
+
+
 class Teacher:
     """Keeps a trainer for one session, feeds it, and hears its candidates.
 
@@ -35,6 +52,11 @@ class Teacher:
     lessons : gives what a new trainer has to be told of a session: its finished movies, oldest first.
     candidate : called with what the gate decided.
     died : called with how a trainer ended that should not have.
+
+    Raises
+    ------
+    ConfigError
+        If the version to start from is not there.
     """
 
     def __init__(
@@ -46,6 +68,7 @@ class Teacher:
         candidate: Callable[[str, Candidate], None],
         died: Callable[[str], None],
     ) -> None:
+        check_base(config)
         self._config, self._layout = config, layout
         self._lessons, self._candidate, self._died = lessons, candidate, died
         self._child: Child | None = None

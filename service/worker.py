@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import sys
 import threading
 import traceback
@@ -70,13 +71,15 @@ def device_of(name: str) -> torch.device:
     """Compute device of a setting; ``auto`` is the GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError("unknown device", where="compute.device", expected="auto, cpu or cuda", found=name) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("there is no CUDA device", where="compute.device", found=name, hint='use "auto" or "cpu"')
-    return device
+    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if known is None:
+        expected = "auto, cpu, cuda or cuda:NUMBER"
+        raise ConfigError("unknown device", where="compute.device", expected=expected, found=name)
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            "there is no such CUDA device", where="compute.device", found=name, hint='use "auto" or "cpu"'
+        )
+    return torch.device(name)
 
 
 def thread_count(setting: int) -> int:

@@ -7,13 +7,13 @@ a file server takes part. Source of the rules: design.md section 6 and reliabili
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streamer.errors import MovieError, MovieMismatch, MovieNotReady, StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers import sidecars
 from streamer.records import Acquisition, FileIdentity, Movie, MovieHeader
+from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,7 +105,7 @@ class Settling:
         root: Path,
         session_name: str = "",
         known: Known = lambda _: None,
-        utc: Callable[[], str] = lambda: datetime.now(UTC).isoformat(timespec="milliseconds"),
+        utc: Callable[[], str] = utc_now,
     ) -> None:
         self._settings, self._root, self._session_name = settings, root, session_name
         self._known, self._utc = known, utc

@@ -101,6 +101,30 @@ def test_motion_gives_the_shifts_of_the_record(movies, gain, processed):
     assert "16 frames" in run("motion", movies[0])
 
 
+@pytest.fixture(scope="module")
+def gainless(movies, tmp_path_factory):
+    """A movie with its sidecar, where there is no gain."""
+    directory = tmp_path_factory.mktemp("gainless")
+    for path in movies[0].parent.glob(movies[0].name.split("_fractions")[0] + "*"):
+        shutil.copy(path, directory)
+    return directory / movies[0].name
+
+
+def test_motion_and_super_resolve_say_what_process_says_of_the_movie(gainless, tmp_path):
+    record = json.loads(run("process", gainless, "--output", tmp_path / "out", "--json"))
+    assert "gain: none" in record["flags"]
+    found = json.loads(run("motion", gainless, "--json"))
+    assert set(found["flags"]) <= set(record["flags"])
+    assert "gain: none" in found["flags"]
+    assert "[gain: none" in run("motion", gainless).splitlines()[0]
+    assert "gain: none" in json.loads(run("super-resolve", gainless, "--output", tmp_path, "--json"))["flags"]
+    assert "[gain: none" in run("super-resolve", gainless, "--output", tmp_path)
+
+
+def test_a_path_in_an_option_keeps_its_quotes_and_backslashes(gainless):
+    assert '/a"b\\c.mrc' in str(refused("motion", gainless, "--gain", 'a"b\\c.mrc'))
+
+
 def test_quality_of_the_halves_is_that_of_the_record(processed):
     even, odd = file_of(processed, "even"), file_of(processed, "odd")
     found = json.loads(run("quality", even, odd, "--json"))
@@ -136,6 +160,20 @@ def test_quality_refuses_what_is_not_a_pair(processed, tmp_path):
         file.set_data(np.zeros((8, 8), np.float32))
     assert "differ in size" in str(refused("quality", even, tmp_path / "small.mrc"))
     assert "the pixel size is unknown" in str(refused("quality", tmp_path / "small.mrc", tmp_path / "small.mrc"))
+    (tmp_path / "text.mrc").write_text("no image")
+    assert "no image can be read" in str(refused("quality", even, tmp_path / "text.mrc"))
+
+
+def test_quality_refuses_one_image_for_both_halves(processed, tmp_path):
+    """The noise of the two would be taken for signal: an SSNR without end."""
+    even, odd = file_of(processed, "even"), file_of(processed, "odd")
+    copy = shutil.copy(even, tmp_path / "copy.mrc")
+    for other in (even, copy):
+        error = refused("quality", even, other)
+        assert isinstance(error, UsageError)
+        assert "the two halves are the same image" in str(error)
+    denoised = ("--denoised-even", even, "--denoised-odd", copy)
+    assert "the two denoised halves are the same image" in str(refused("quality", even, odd, *denoised))
 
 
 def test_super_resolve_writes_the_finer_image_with_its_verdict(movies, tmp_path):

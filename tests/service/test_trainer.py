@@ -26,7 +26,7 @@ from service.serving import Serving as ServingVersions
 from service.teacher import GroupSpace, Teacher
 from service.trainer import Trainer
 from streamer.band import band_of
-from streamer.errors import UsageError
+from streamer.errors import ConfigError, UsageError
 from streamer.groups import encode_groups
 from streamer.records import GroupSums
 from streamer.settings import DenoiseSettings, MovieSettings
@@ -391,7 +391,8 @@ def test_rollback_goes_where_the_version_came_from(desk):
     assert desk.changes()[-1][0] == NO_VERSION
 
 
-def test_versions_do_not_pile_up_and_the_operators_choice_stays(desk):
+def test_versions_do_not_pile_up_and_the_operators_choice_stays(desk, monkeypatch):
+    monkeypatch.setattr("models.store._NEWEST", 3)
     desk.candidate()
     for _ in range(3):
         desk.candidate(desk.serves)
@@ -532,10 +533,18 @@ def test_a_version_to_start_from_is_kept_if_it_is_one_of_ours(tmp_path, monkeypa
     ours, theirs = layout.models("yesterday") / "v0003", tmp_path / "elsewhere" / "v0001"
     for directory in (ours, theirs):
         stored(directory, manifest(version=directory.name))
-    for base in (ours, theirs, tmp_path / "state" / "nothing"):
+    for base in (ours, theirs):
         config = Config(session_model=Config().session_model.__class__(base=str(base)))
         teacher = Teacher(config, layout, lessons=lambda _: [], candidate=lambda *_: None, died=lambda _: None)
         path = sums_file(tmp_path, "m0")
         teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
+    with pytest.raises(ConfigError, match=r"session_model\.base cannot be started from"):
+        Teacher(
+            Config(session_model=Config().session_model.__class__(base=str(tmp_path / "nothing"))),
+            layout,
+            lessons=lambda _: [],
+            candidate=lambda *_: None,
+            died=lambda _: None,
+        )
     assert (ours / "pinned").exists()
     assert not (theirs / "pinned").exists()
