@@ -123,7 +123,7 @@ class Desk:
     def failed(self, message: Failed) -> None:
         """Decide what becomes of a movie that could not be processed."""
         reason = message.reason
-        _log.warning("%s", reason.message)
+        _log.warning("%s: %s", message.kind, reason.message)
         if message.kind == "not-ready" and not self._stood_still_long(message.movie_id):
             self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
         elif message.kind in ("output", "config"):
