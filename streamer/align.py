@@ -65,7 +65,9 @@ def estimate_motion(
     )
     grid = _Grid(shape, small, spectra.device)
     limit = settings.max_shift_angstrom / pixel_size
-    shifts = _coarse(spectra, grid, shape, settings.b_factor, limit)
+    coarse = (min(small[0], _even(shape[0] * 2 * _COARSE_BAND)), min(small[1], _even(shape[1] * 2 * _COARSE_BAND)))
+    coarse_grid = _Grid(shape, coarse, spectra.device)
+    shifts = _coarse(fourier.resize(spectra, small, coarse), coarse_grid, shape, settings.b_factor, limit)
     shifts, information, iterations = _fine(spectra, grid, shifts)
     about_track = information * n_frames / min(n_frames, _TRACK_FUNCTIONS)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
@@ -115,7 +117,7 @@ class _Grid:
         one = torch.ones((), device=spectra.device)
         along_rows = torch.polar(one, turn * y[:, None, None] * self.rows)
         along_columns = torch.polar(one, turn * x[:, None, None] * self.columns)
-        return spectra * along_rows * along_columns
+        return (spectra * along_rows).mul_(along_columns)
 
 
 def _track_basis(n_frames: int) -> Tensor:
@@ -130,7 +132,7 @@ def _track_basis(n_frames: int) -> Tensor:
 
 def _coarse(spectra: Tensor, grid: _Grid, shape: fourier.Shape, b_factor: float, limit: float) -> Tensor:
     """(t, 2) float64: leave-one-out correlation, four rounds, each smoothed over time."""
-    weight = torch.exp(-b_factor / 4.0 * grid.radius**2) * grid.mask * (grid.radius < _COARSE_BAND)
+    weight = torch.exp(-b_factor / 4.0 * grid.radius**2) * grid.mask
     # whitened by the frames' mean power: a few strong low frequencies would otherwise decide alone
     power = (spectra.real**2 + spectra.imag**2).mean(0)
     weight = weight / power.clamp(min=float(power.max()) * 1e-12)
@@ -176,7 +178,7 @@ def _ssnr_weight(moved: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
     """
     n = len(moved)
     total = moved.sum(0)
-    each = (moved.real**2 + moved.imag**2).sum(0)
+    each = torch.view_as_real(moved).square().sum((0, -1))
     pairs = (total.real**2 + total.imag**2 - each) / (n * (n - 1.0))
     rings = int(grid.ring.max()) + 1
     index, mask = grid.ring.flatten(), grid.mask.flatten().to(torch.float64)
@@ -241,7 +243,8 @@ def _free_steps(spectra: Tensor, grid: _Grid, shifts: Tensor) -> tuple[Tensor, f
     moved = grid.moved(spectra, shifts)
     weight, signal = _ssnr_weight(moved, grid)
     slope = 2.0 * math.pi * weight * (moved.sum(0).conj() * moved).imag
-    gradient = torch.stack([(slope * grid.rows).sum((1, 2)), (slope * grid.columns).sum((1, 2))], dim=1).double()
+    along_y, along_x = slope.sum(2) @ grid.rows[:, 0], slope.sum(1) @ grid.columns[0]
+    gradient = torch.stack([along_y, along_x], dim=1).double()
     curvature = (2.0 * math.pi) ** 2 * weight * signal
     products = (grid.rows**2, grid.rows * grid.columns, grid.columns**2)
     yy, yx, xx = (float((curvature * product).sum()) for product in products)
