@@ -120,7 +120,7 @@ class Demo:
         pick = ("pick", "--config", str(config_file), "--diameter", str(_DIAMETER), "--json")
         self._spawn("picker", *pick, "--cursor", str(self._directory / "picker.cursor"))
         first = max(6, round(self._movies * _FIRST_SQUARE_SHARE))
-        self._say(f"the microscope writes {first} movies in its first grid square, frame by frame; one is damaged")
+        self._say(f"the microscope writes {first} movies frame by frame, one of them damaged")
         self._microscope(0, first, per_square=first)
         self._until(lambda: self._ended() >= first, "the first grid square")
         self._say("a subscriber joins late")

@@ -110,7 +110,12 @@ class Board:
             _label("disk"),
             "  ".join(f"{name} {free / 1e9:.0f} GB" for name, free in beat.disk_free_bytes.items() if name != "state"),
         )
-        grid.add_row(_label("gate"), self._gate(), _label("device"), beat.device or "starting")
+        grid.add_row(
+            _label("gate"),
+            self._gate(),
+            _label("device"),
+            beat.device or ("-" if beat.state == "stopped" else "starting"),
+        )
         return Panel(grid, padding=(0, 1))
 
     def _age(self) -> str:
