@@ -26,12 +26,12 @@ def blobs(shape, seed):
     return (image - image.mean()) / image.std()
 
 
-def synthetic(movie_id, seed, *, strength=0.5, n=10, shape=(192, 192)):
+def synthetic(movie_id, seed, *, strength=0.5, n=10, shape=(192, 192), device="cpu"):
     """A movie of n unweighted groups of noise 1 with blobs, and the blobs."""
     signal = strength * blobs(shape, seed)
     groups = signal + images(n, *shape, seed=1000 + seed)
     sums = GroupSums(groups=groups.half(), exposures=((0.0,),) * n, shape=shape, pixel_size=3.0, voltage_kv=300.0)
-    return TrainingMovie(movie_id, sums, 100.0), signal
+    return TrainingMovie(movie_id, sums, 100.0, device), signal
 
 
 class Stand(nn.Module):

@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from models import gate
 from models.manifest import NetConfig
 from models.noise2noise import WienerResidualNet, infer
+from models.probes import probes
+from models.training import train
 from streamer import align, ctf, detector, dose, fourier, fuse, quality, restore, split
+from streamer.pick import pick
 from streamer.records import HalfSums
 from streamer.settings import MotionSettings
+from streamer.simulate import Detector, Field, Microscope
+from streamer.specimen import random_protein
 from streamer.super_resolve import super_resolve
+from tests.model_samples import WEIGHT, synthetic
 from tests.simulated_movies import images
 
 pytestmark = [
@@ -176,3 +183,46 @@ def test_the_network_proposes_the_same():
     there = infer(net.to("cuda"), *on("cuda", *fields))
     assert there.device.type == "cuda"
     assert_same(here, there)
+
+
+def test_the_same_particles_are_picked():
+    image = torch.zeros(256, 240)
+    image[60:75, 80:95] = image[150:165, 170:185] = -1.0
+    image += 0.1 * images(256, 240)
+    here, there = (pick(image.to(device), 2.0, 30.0) for device in DEVICES)
+    np.testing.assert_allclose((here.x, here.y), (there.x, there.y), atol=0.02)
+    assert len(here.x) >= 2
+
+
+def test_the_simulator_expects_the_same_counts():
+    scope = Microscope(shape=(64, 80), n_frames=3, pixel_size=2.0)
+    camera = Detector(scope.shape, 0)
+    fields = [Field(scope, random_protein(1), 5, device=device) for device in DEVICES]
+    for here, there in zip(*(field.expected(camera) for field in fields), strict=True):
+        assert there.device.type == "cuda"
+        assert_same(here, there, 1e-4)
+
+
+def test_the_gate_sees_the_same():
+    torch.manual_seed(0)
+    net = WienerResidualNet(NetConfig()).eval()
+    torch.nn.init.normal_(net.last.weight, std=0.05)
+    scores, probed = [], []
+    for device in DEVICES:
+        movies = [synthetic(name, seed, device=device)[0] for seed, name in enumerate("mn")]
+        net = net.to(device)
+        scores.append(gate.score(net, movies[0], WEIGHT))
+        probed.append(probes(net, movies))
+    for name in ("snbr_raw", "snbr_wiener", "snbr", "bias_ratio", "loss"):
+        assert getattr(scores[0], name) == pytest.approx(getattr(scores[1], name), rel=1e-3), name
+    assert probed[0] == pytest.approx(probed[1], rel=1e-2, abs=1e-3)
+
+
+def test_training_goes_the_same_way_for_some_steps():
+    losses = []
+    for device in DEVICES:
+        torch.manual_seed(0)
+        movie, _ = synthetic("m", 1, device=device)
+        net = WienerResidualNet(NetConfig()).to(device)
+        losses.append(train(net, [movie], steps=4, seed=1).losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
