@@ -292,6 +292,11 @@ def _session(config: Config, named: str | None = None) -> str:
         return named
     if config.session.name:
         return config.session.name
+    if layout_of(config).journal.is_file():
+        with _reading(config) as journal:
+            newest = journal.movies(limit=1)
+        if newest:
+            return newest[0].movie.session
     sessions = sorted((state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)
     if not sessions:
         raise UsageError("there is no session with a model yet", where=state)

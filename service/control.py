@@ -31,6 +31,7 @@ class Control:
                 return {"state": movie.state, "revision": movie.movie.revision}
             case "skip":
                 self._daemon.journal.skip(_needed(arguments, "movie_id"), arguments.get("reason", "by the operator"))
+                self._daemon.desk.waits_no_more(_needed(arguments, "movie_id"))
                 return {"state": "skipped"}
             case "promote":
                 return self._serve(arguments, _needed(arguments, "version"), "promoted")

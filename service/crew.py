@@ -103,6 +103,9 @@ class Crew:
             reason = error.reason()
             self._failed(Failed(movie_id=movie_id, revision=revision, reason=reason, kind="config", stage="order"))
             return True
+        except BaseException:
+            self._journal.release(movie_id, revision)
+            raise
         if not self._in_hand:
             self._heard = self._clock()
         self._in_hand[key] = _InHand(movie.deaths)
@@ -192,7 +195,7 @@ class Crew:
         if ending == _ENDED_BY_CONFIG:
             raise ConfigError("the worker cannot be set up as configured; its words are above", where="worker")
         self._fruitless += 1
-        if not was_up or self._fruitless > _STARTS_IN_A_ROW:
+        if self._fruitless > _STARTS_IN_A_ROW:
             raise DeviceError(
                 "the worker process does not come up" if not was_up else "workers die without finishing anything",
                 where="worker",

@@ -27,6 +27,7 @@ from service.disks import Disks
 from service.gains import GainChoice
 from service.journal import Journal
 from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoints
+from service.leftovers import sweep_leftovers
 from service.logs import log_to_stderr
 from service.messages import SessionChange
 from service.pipes import Learn
@@ -39,7 +40,6 @@ from service.teacher import Teacher
 from service.watching import Watching
 from streamer.errors import OutputError, ServiceError, StreamerError
 from streamer.watch import Watcher
-from streamer.writers.atomic import sweep_temporaries
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -53,6 +53,8 @@ _HEARTBEAT_S = 1.0
 _BUGS_IN_A_ROW = 5
 _STOP_AFTER_S = 80.0
 _LESSONS = 160
+_ORDERS_PER_TURN = 16
+"""So that sockets and heartbeat have their turn, however many movies wait for a gain."""
 _ROOT_WAIT_S = 60.0
 
 
@@ -119,7 +121,7 @@ class Daemon:
 
     def _start_up(self) -> None:
         """Journal first, then sockets, then children, then the directory."""
-        swept = self._sweep()
+        swept = sweep_leftovers(self.journal, self.layout)
         requeued = self.journal.requeue_started()
         _log.info(
             "journal %s: %d movies taken up again, %d temporary files swept", self.layout.journal, requeued, swept
@@ -176,8 +178,9 @@ class Daemon:
         self.crew.attend()
         self.teacher.attend(self.journal.pending())
         if not self.paused and not self.desk.is_holding:
-            while self.crew.dispatch():
-                pass
+            for _ in range(_ORDERS_PER_TURN):
+                if not self.crew.dispatch():
+                    break
         self.publisher.publish_new()
         self._write_tables()
         if time.monotonic() >= self._next_heartbeat:
@@ -198,8 +201,9 @@ class Daemon:
             if time.monotonic() >= self._next_heartbeat:
                 self._beat("stopping")
         self.crew.close(0.0)
-        self.journal.requeue_started()
+        self.journal.requeue_started(counted=False)
         self._write_tables(now=True)
+        self.alarms.clear_all()
         self.journal.append(SessionChange(state="stopped"), self.desk.session)
         self._beat("stopped")
         _log.info("stopped")
@@ -244,26 +248,13 @@ class Daemon:
         paths = [(m.movie.movie_id, self.layout.groups(m.movie.movie_id)) for m in reversed(movies)]
         return [Learn(movie_id=movie_id, groups=str(path)) for movie_id, path in paths if path.is_file()]
 
-    def _sweep(self) -> int:
-        """Remove what was half written when the daemon was killed, by the movies that were at work; returns how many.
-
-        Not by a walk through all outputs: there may be years of them.
-        """
-        at_work = [m.movie for m in self.journal.movies(state="started")]
-        places = {self.layout.movie_output(movie) for movie in at_work}
-        flat = {self.layout.state / "groups", *(self.layout.session_output(movie.session) for movie in at_work)}
-        newest = self.journal.movies(limit=1)
-        flat |= {self.layout.session_output(m.movie.session) for m in newest}
-        swept = [sweep_temporaries(place) for place in places]
-        swept += [sweep_temporaries(place, recursive=False) for place in flat]
-        return sum(map(len, swept))
-
     def _resume_sessions(self) -> None:
         """Take up the session that was collected last: its model serves on, its trainer goes on."""
         newest = self.journal.movies(limit=1)
         if newest and not self.config.session.name:
             self.desk.session = newest[0].movie.session
         if self.desk.session:
+            self._tables.resume(self.desk.session)
             served = self.serving.version(self.desk.session)
             self.metrics.model(served, None)
             lessons = self._lessons(self.desk.session)
@@ -272,9 +263,10 @@ class Daemon:
 
     def _write_tables(self, *, now: bool = False) -> None:
         try:
-            self._tables.write(now=now)
+            if self._tables.write(now=now):
+                self.alarms.clear("table-failing")
         except OutputError as error:
-            self.alarms.raise_("outputs-failing", str(error), "critical")
+            self.alarms.raise_("table-failing", str(error), "critical")
 
     def _beat(self, state: str) -> None:
         """Heartbeat, gauges, sign of life to systemd."""
@@ -331,8 +323,9 @@ class Daemon:
                 self.publisher.handle(socket)
 
     def _handle_signals(self) -> None:
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            if self._stop.is_set():
+        def stop(number: int, _frame: FrameType | None) -> None:
+            # a closed terminal sends several hang-ups
+            if self._stop.is_set() and number != signal.SIGHUP:
                 os._exit(1)
             self._stop.set()
 

@@ -55,6 +55,7 @@ class Desk:
         self._metrics, self._status, self._alarms = metrics, status, alarms
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
+        self._not_ready_since: dict[str, float] = {}
         self.session = config.session.name or ""
 
     @property
@@ -111,9 +112,7 @@ class Desk:
             return  # superseded or skipped while it was computed
         self._metrics.finished(record, latency_s=self._status.finished(record))
         self._alarms.clear("outputs-failing")
-        self._without_gain.discard(record.movie_id)
-        if not self._without_gain:
-            self._alarms.clear("gain-unclear")
+        self.waits_no_more(record.movie_id)
         self._tables.add(record)
         groups = self._layout.groups(record.movie_id)
         if groups.is_file():
@@ -124,13 +123,14 @@ class Desk:
         """Decide what becomes of a movie that could not be processed."""
         reason = message.reason
         _log.warning("%s: %s", message.kind, reason.message)
-        if message.kind == "not-ready" and not self._stood_still_long(message.movie_id):
+        if message.kind == "unreachable" or (message.kind == "not-ready" and self._has_patience(message.movie_id)):
             self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
         elif message.kind in ("output", "config"):
             self._wait_for_people(message)
             self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
         elif message.kind == "device":
-            self._journal.retry_later(message.movie_id, message.revision, reason)
+            if self._journal.retry_later(message.movie_id, message.revision, reason) == "quarantined":
+                self.gave_up(message.movie_id)
         else:
             self._end(message)
             return
@@ -150,11 +150,20 @@ class Desk:
             self._alarms.raise_("outputs-failing", message.reason.message, "critical")
             self._hold_until = time.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
         else:
+            if not self._without_gain:  # once, however many wait and whatever each of them says
+                self._alarms.raise_("gain-unclear", message.reason.message, "critical")
             self._without_gain.add(message.movie_id)
-            self._alarms.raise_("gain-unclear", message.reason.message, "critical")
+
+    def waits_no_more(self, movie_id: str) -> None:
+        """A movie has ended, in whatever way: nobody has to mend anything for it any more."""
+        self._not_ready_since.pop(movie_id, None)
+        self._without_gain.discard(movie_id)
+        if not self._without_gain:
+            self._alarms.clear("gain-unclear")
 
     def _end(self, message: Failed) -> None:
         """Journal a movie that failed, or never became whole."""
+        self.waits_no_more(message.movie_id)
         known = self._journal.movie(message.movie_id, message.revision)
         record = MovieRecord(
             movie_id=message.movie_id,
@@ -167,9 +176,7 @@ class Desk:
         if self._journal.finish(record) is not None:
             self._metrics.finished(record, stage=message.stage)
 
-    def _stood_still_long(self, movie_id: str) -> bool:
-        """Whether a file that is not whole was found as it is longer ago than the settings allow."""
-        known = self._journal.movie(movie_id)
-        if known is None or known.ready_utc is None:
-            return True
-        return time.time() - utc_seconds(known.ready_utc) > self._config.watch.incomplete_after_s
+    def _has_patience(self, movie_id: str) -> bool:
+        """Whether a file that is not whole may still become so; counted from the first time that it was found so."""
+        since = self._not_ready_since.setdefault(movie_id, time.monotonic())
+        return time.monotonic() - since < self._config.watch.incomplete_after_s

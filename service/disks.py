@@ -50,9 +50,10 @@ class Disks:
 def free_bytes(path: Path) -> int | None:
     """Free space of the volume that a path lies on, or will lie on; None where that is unknown."""
     for place in (path, *path.parents):
-        if place.exists():
-            try:
-                return shutil.disk_usage(place).free
-            except OSError:
-                return None
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
     return None

@@ -61,10 +61,14 @@ class GainChoice:
     def _in(self, directory: Path) -> list[Path]:
         try:
             changed = directory.stat().st_mtime_ns
-        except OSError:
+            if directory not in self._seen or self._seen[directory][0] != changed:
+                self._seen[directory] = (changed, gains_in(directory))
+        except FileNotFoundError:
             return []
-        if directory not in self._seen or self._seen[directory][0] != changed:
-            self._seen[directory] = (changed, gains_in(directory))
+        except OSError as error:
+            # the next one up might hold another session's: better wait
+            what = f"a directory cannot be searched for gain references: {error.strerror}"
+            raise ConfigError(what, where=directory) from error
         return self._seen[directory][1]
 
 

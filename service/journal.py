@@ -182,13 +182,13 @@ class Journal(EventLog):
             row = known(connection, movie_id, revision)
             return self._again(connection, row, None, attempt=row["attempt"] - 1)
 
-    def requeue_started(self) -> int:
-        """At start-up: what was at work when the daemon died is ready again, its attempt counted."""
+    def requeue_started(self, *, counted: bool = True) -> int:
+        """Make ready again what was at work when the daemon died, or had to stop: then no attempt is counted."""
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT * FROM movies WHERE state = ? ORDER BY number", (STARTED,)).fetchall()
             reason = Reason(error="DeviceError", message="the daemon stopped while this movie was at work")
             for row in rows:
-                self._again(connection, row, reason)
+                self._again(connection, row, reason, attempt=row["attempt"] - (0 if counted else 1))
             return len(rows)
 
     # ------------------------------------------------------------------------------------------- operator

@@ -86,7 +86,7 @@ class Failed(Struct, tag=True, frozen=True, kw_only=True):
     revision: int
     reason: Reason
     kind: str
-    """failed, vanished, not-ready, output, device or config: what the daemon makes of it."""
+    """failed, vanished, unreachable, not-ready, output, device or config: what the daemon makes of it."""
     stage: str
     stage_s: dict[str, float] = {}
 

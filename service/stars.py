@@ -39,18 +39,27 @@ class MicrographTables:
         self._changed: set[str] = set()
         self._next_write = -float("inf")
 
+    def resume(self, session: str) -> None:
+        """See to it that all that was finished before a kill stands in the table."""
+        self._rows[session] = {r.movie_id: micrograph_row(r) for r in self._finished(session)}
+        if self._rows[session]:
+            self._changed.add(session)
+
     def add(self, record: MovieRecord) -> None:
         """Add a finished movie."""
         if record.session not in self._rows:
-            self._rows[record.session] = {r.movie_id: micrograph_row(r) for r in self._finished(record.session)}
+            self.resume(record.session)
         self._rows[record.session][record.movie_id] = micrograph_row(record)
         self._changed.add(record.session)
 
-    def write(self, *, now: bool = False) -> None:
-        """Rewrite the tables that changed, seldom enough unless told to; raises OutputError, and tries again later."""
+    def write(self, *, now: bool = False) -> bool:
+        """Rewrite the tables that changed, seldom enough unless told to; returns whether it did.
+
+        Raises OutputError where it could not, and tries again later.
+        """
         began = self._clock()
         if not self._changed or (not now and began < self._next_write):
-            return
+            return False
         try:
             for session in sorted(self._changed):
                 rows = self._rows[session].values()
@@ -61,3 +70,4 @@ class MicrographTables:
         finally:
             took = self._clock() - began
             self._next_write = began + max(_LEAST_INTERVAL_S, took / _WRITING_SHARE)
+        return True

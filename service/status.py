@@ -41,6 +41,11 @@ class Alarms:
             self._log.append(Alert(name=name, severity=alert.severity, state="cleared", message=alert.message))
             self._metrics.alert(name, active=False)
 
+    def clear_all(self) -> None:
+        """Nobody watches any more."""
+        for name in list(self._raised):
+            self.clear(name)
+
     def tell(self, name: str, message: str, severity: str = "warning") -> None:
         """Report something that happened and is over."""
         self._log.append(Alert(name=name, severity=severity, state="cleared", message=message))

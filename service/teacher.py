@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _NICENESS = 10
 _START_EVERY_S = 30.0
+_TURN_S = 120.0
+"""Where sessions alternate, each has the trainer at least this long."""
 _ROOM = 0.95
 """Of the limit for group sums: some room is made at once, so that it is not looked for with every movie."""
 
@@ -75,7 +77,7 @@ class Teacher:
         self._space: GroupSpace | None = None
         self._started = -_START_EVERY_S
         self._paused = False
-        self.session = ""
+        self.session = self._wanted = ""
         self.is_training = False
 
     def fileno(self) -> int | None:
@@ -92,15 +94,14 @@ class Teacher:
         if not self._config.session_model.enabled:
             return
         self._make_room(session, Path(lesson.groups))
-        if session != self.session:
-            self.close()
-            self.session = session
-            self._start()
-        elif self._child is not None:
+        self._wanted = session
+        if session == self.session and self._child is not None:
             self._child.send(lesson)
+        self._follow()
 
     def attend(self, pending: int) -> None:
         """Take what the trainer sent; pause it while movies wait; replace it when it died, but not all the time."""
+        self._follow()
         if self._child is None:
             if self.session and time.monotonic() - self._started >= _START_EVERY_S:
                 self._start()
@@ -110,14 +111,7 @@ class Teacher:
             self._paused = paused
             self._child.send(Pause(paused=paused))
         alive = self._child.alive
-        for message in self._child.receive():
-            match message:
-                case Candidate():
-                    self._candidate(self.session, message)
-                case Training():
-                    self.is_training = message.active
-                case Up():
-                    _log.info("trainer %d is up", self._child.pid)
+        self._hear(self._child)
         if not alive:
             self.is_training = False
             ending = self._child.ending
@@ -130,10 +124,34 @@ class Teacher:
         if self._child is not None and session == self.session:
             self._child.send(Serving(version=version))
 
+    def _follow(self) -> None:
+        """Give the trainer to the session that is collected, but where two alternate let each come to something.
+
+        Nothing is lost by waiting: what a session has finished is told when its turn comes.
+        """
+        if self._wanted == self.session:
+            return
+        if self._child is not None and (self.is_training or time.monotonic() - self._started < _TURN_S):
+            return
+        self.close()
+        self.session = self._wanted
+        self._start()
+
+    def _hear(self, child: Child) -> None:
+        for message in child.receive():
+            match message:
+                case Candidate():
+                    self._candidate(self.session, message)
+                case Training():
+                    self.is_training = message.active
+                case Up():
+                    _log.info("trainer %d is up", child.pid)
+
     def close(self) -> None:
-        """End the trainer at once: what it stores is whole or not there."""
+        """End the trainer at once: what it stores is whole or not there, what it has said is heard."""
         if self._child is not None:
             self._child.kill()
+            self._hear(self._child)
             self._child.stop(0.0)
             self._child = None
         self.is_training = self._paused = False

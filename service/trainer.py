@@ -59,7 +59,8 @@ class Trainer:
         self._misfit_told = False
         self._serving, self._held = self._store.current(), self._store.is_held
         self._trainings = int(self._store.next_version()[1:]) - 1
-        self._stored = self._learned_by_any_version()
+        # a version that was stored but never served, because everything was killed in between, took nothing in
+        self._stored = self._learned_by_any_version() if self._serving or self._held else set[str]()
 
     def run(self) -> None:
         """Train whenever there is enough that is new."""

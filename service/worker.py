@@ -41,6 +41,7 @@ from streamer.errors import (
     ModelError,
     MovieError,
     MovieNotReady,
+    MovieUnreachable,
     MovieVanished,
     OutputError,
     StageError,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 _KINDS: tuple[tuple[type[StreamerError], str], ...] = (
     (MovieVanished, "vanished"),
+    (MovieUnreachable, "unreachable"),
     (MovieNotReady, "not-ready"),
     (MovieError, "failed"),
     (StageError, "failed"),
@@ -238,9 +240,14 @@ class Worker:
         """Gain reference, read again only when the file changes."""
         if path is None:
             return None
-        stamp = Path(path).stat().st_mtime_ns if Path(path).exists() else -1
-        if path not in self._gains or self._gains[path][0] != stamp:
-            self._gains = {path: (stamp, read_gain(Path(path)))}
+        try:
+            stamp = Path(path).stat().st_mtime_ns
+            if path not in self._gains or self._gains[path][0] != stamp:
+                self._gains = {path: (stamp, read_gain(Path(path)))}
+        except (MovieNotReady, OSError) as error:
+            # the movies wait for it: none is to blame
+            what = error.what if isinstance(error, MovieNotReady) else error.strerror or str(error)
+            raise ConfigError(f"the gain reference cannot be used yet: {what}", where=path) from error
         return self._gains[path][1]
 
     def _propose(self, directory: str, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:

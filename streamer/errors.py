@@ -91,6 +91,10 @@ class MovieNotReady(StreamerError):
     """The file is still being written. The daemon looks again later; no attempt is counted."""
 
 
+class MovieUnreachable(MovieNotReady):
+    """It cannot be opened or read at present: a volume is away, a permission is missing. No reason to give it up."""
+
+
 class MovieVanished(MovieNotReady):
     """The file is gone though its directory is there. The daemon journals that; a file that comes back is news."""
 

@@ -112,10 +112,17 @@ class Settling:
         self._candidates: dict[str, _Candidate] = {}
         self._reported: dict[str, _Reported] = {}
         self._looks = 0
+        self._came_back: set[str] = set()
 
     def waiting(self) -> dict[str, str]:
         """Tell what each file that is not yet whole waits for, by path below the root."""
         return {relative: candidate.reason for relative, candidate in dict(self._candidates).items()}
+
+    def forget(self, relative: str) -> None:
+        """A file is gone: should it come back, that is news, whatever was known of it."""
+        self._candidates.pop(relative, None)
+        self._reported.pop(relative, None)
+        self._came_back.add(relative)
 
     def observe(
         self,
@@ -145,13 +152,14 @@ class Settling:
                 arrivals.append(arrival)
                 self._reported[relative] = _Reported(candidate.identity, arrival.error is not None)
                 del self._candidates[relative]
+                self._came_back.discard(relative)
         return arrivals
 
     def _is_done(self, relative: str, identity: FileIdentity) -> bool:
         reported = self._reported.get(relative)
         if reported is not None and reported.covers(identity):
             return True
-        known = self._known(relative)
+        known = None if relative in self._came_back else self._known(relative)
         return known is not None and known.has_same_content(identity)
 
     def _note(self, now: float, relative: str, identity: FileIdentity) -> _Candidate:

@@ -89,6 +89,7 @@ class Watcher:
         self._woken = threading.Event()
         self._events = _Events(self._woken)
         self._root_missing = False
+        self._listed: set[str] = set()
         self._next_scan = self._next_poll = self._scan_allowed = -float("inf")
 
     @property
@@ -154,6 +155,9 @@ class Watcher:
             self._next_scan = after + min(self._settings.scan_interval_s, _ROOT_MISSING_S)
             return None
         longest = self._settings.scan_interval_s if self._events.running else _NETWORK_SCAN_S
+        for gone in self._listed - listing.files.keys():
+            self._settling.forget(gone)
+        self._listed = set(listing.files)
         least = self._poll_s(self.scan_s)
         self._next_poll = self._scan_allowed = after + least
         self._next_scan = after + max(min(self._settings.scan_interval_s, longest), least)

@@ -12,7 +12,7 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from streamer.errors import MovieNotReady, MovieUnsupported, MovieVanished
+from streamer.errors import MovieNotReady, MovieUnreachable, MovieUnsupported, MovieVanished
 from streamer.records import FileIdentity
 
 if TYPE_CHECKING:
@@ -125,4 +125,4 @@ def _as_streamer_error(path: Path, error: OSError) -> MovieNotReady | MovieUnsup
     # where the directory is gone as well, a volume may only be away for a while
     if error.errno == errno.ENOENT and path.parent.is_dir():
         return MovieVanished("is not there any more", where=path)
-    return MovieNotReady(f"cannot be read at present ({reason})", where=path)
+    return MovieUnreachable(f"cannot be read at present ({reason})", where=path)

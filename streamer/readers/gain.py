@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +42,20 @@ def gain_candidates(root: Path) -> list[Path]:
 
 
 def gains_in(directory: Path) -> list[Path]:
-    """Find the gain references in one directory; none where it is missing."""
-    try:
-        return sorted(_gains_among(directory, [path.name for path in directory.iterdir()]))
-    except OSError:
-        return []
+    """Find the gain references in one directory; raises OSError where it cannot be listed."""
+    return sorted(_gains_among(directory, [path.name for path in directory.iterdir()]))
 
 
 def _gains_among(directory: Path, names: list[str]) -> list[Path]:
     paths = [directory / name for name in names if is_gain_name(name) and not name.startswith(".")]
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
+    return [path for path in paths if _is_plain_file(path)]
+
+
+def _is_plain_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def read_gain(path: Path) -> Gain:

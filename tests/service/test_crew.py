@@ -132,9 +132,15 @@ def test_an_idle_worker_may_be_silent_and_a_late_movie_has_its_full_time(scene):
 
 
 def test_a_worker_that_never_comes_up_is_an_error(scene):
-    scene.now += 601.0
-    with pytest.raises(DeviceError, match="does not come up; found killed after 601 s of silence"):
+    def wait():
+        scene.now += 601.0
         scene.crew.attend()
+        scene.crew.attend()
+
+    for _ in range(3):
+        wait()  # one that was killed while it started is no reason to give up
+    with pytest.raises(DeviceError, match="does not come up; found killed after 601 s of silence"):
+        wait()
 
 
 def test_only_what_was_begun_is_blamed_for_a_death(scene):
@@ -183,6 +189,20 @@ def test_an_order_that_cannot_be_made_holds_up_no_other(scene):
     assert (failed.kind, failed.reason.message) == ("config", "several gain references could be meant")
     assert scene.crew.dispatch()
     assert [message.movie.relative for message in scene.worker.sent] == ["grid1/b.tif"]
+
+
+def test_whatever_goes_wrong_with_an_order_the_movie_is_not_stranded(scene):
+    arrive(scene, "a")
+    scene.say(Up(device="cpu", threads=1))
+
+    def broken(movie):
+        raise OSError("stale file handle")
+
+    scene.crew._work_of = broken
+    with pytest.raises(OSError, match="stale"):
+        scene.crew.dispatch()
+    row = scene.state("grid1/a.tif")
+    assert (row.state, row.attempt) == ("ready", 0)
 
 
 def test_a_worker_that_cannot_be_set_up_as_configured_is_not_started_again_and_again(scene):

@@ -1,3 +1,4 @@
+import errno
 import threading
 
 from service import disks
@@ -7,6 +8,27 @@ from tests.service.service_samples import wait_until
 
 def test_a_directory_that_is_not_there_yet_lies_on_the_volume_above(tmp_path):
     assert free_bytes(tmp_path / "a" / "b") > 0
+
+
+def test_a_mount_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
+    fails = threading.Event()
+    usage = disks.shutil.disk_usage
+
+    def ask(path):
+        if fails.is_set():
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        return usage(path)
+
+    monkeypatch.setattr(disks.shutil, "disk_usage", ask)
+    fails.set()
+    assert free_bytes(tmp_path / "a") is None
+    monkeypatch.setattr(disks, "_EVERY_S", 0.01)
+    asked = Disks({"input": tmp_path})
+    assert asked.free() == {}
+    fails.clear()
+    wait_until(lambda: "input" in asked.free())
+    asked.close()
+    asked._threads[0].join(5.0)
 
 
 def test_a_dead_mount_holds_up_nobody_and_is_left_out(tmp_path, monkeypatch):

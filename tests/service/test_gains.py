@@ -1,3 +1,4 @@
+import errno
 import os
 
 import mrcfile
@@ -83,6 +84,21 @@ def test_a_directory_is_read_again_only_when_it_changed(tmp_path, choice, monkey
     for _ in range(5):
         choice.for_movie(tmp_path / "m.tif")
     assert len(read) == 1
+
+
+def test_a_directory_that_cannot_be_listed_is_not_taken_for_one_without_gains(tmp_path, choice, monkeypatch):
+    """The next one up may hold another session's."""
+    write(tmp_path / "gain.mrc")
+    lower = write(tmp_path / "day2" / "gain.mrc")
+
+    def fail(directory):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.gains.gains_in", fail)
+        with pytest.raises(ConfigError, match="cannot be searched for gain references: Input/output error"):
+            choice.for_movie(lower.with_name("m.tif"))
+    assert choice.for_movie(lower.with_name("m.tif")) == lower
 
 
 def test_several_in_one_place_are_refused_with_their_names_unless_the_sidecar_decides(tmp_path, choice):

@@ -66,6 +66,16 @@ def test_the_newest_revision_takes_the_place_of_the_last(tmp_path, clock):
     assert len(names(tmp_path)) == 2
 
 
+def test_what_a_kill_kept_from_the_table_is_made_good_at_the_start(tmp_path, clock):
+    table = tables(tmp_path, clock, [record("grid1/m0.tif"), record("grid1/m1.tif")])
+    table.resume("grid1")
+    table.resume("empty")
+    assert table.write()
+    assert len(names(tmp_path)) == 2
+    assert not (tmp_path / "empty").exists()
+    assert not table.write(now=True)
+
+
 def test_a_table_that_takes_long_is_rewritten_seldom(tmp_path, clock, monkeypatch):
     written = []
 

@@ -464,7 +464,7 @@ class Child:
     def receive(self):
         return []
 
-    def stop(self, timeout_s):
+    def stop(self, timeout_s=0.0):
         self.alive = False
 
     kill = stop
@@ -525,6 +525,35 @@ def test_a_trainer_is_replaced_at_once_but_not_all_the_time(teacher, tmp_path, m
         teacher.attend(0)
         teacher.attend(0)
         assert len(CHILDREN) == started
+
+
+def test_where_sessions_alternate_each_has_its_turn_and_nothing_said_is_lost(teacher, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(teacher_module.time, "monotonic", lambda: now[0])
+    heard = []
+    monkeypatch.setattr(teacher, "_candidate", lambda session, message: heard.append((session, message)))
+
+    def finish(session):
+        path = sums_file(tmp_path / "groups", f"m{now[0]}")
+        teacher.learn(session, Learn(movie_id=path.stem, groups=str(path)))
+        now[0] += 1.5
+
+    for _ in range(28):
+        finish("one")
+        finish("two")
+    assert len(CHILDREN) == 1
+    now[0] += 120.0
+    CHILDREN[-1].receive = lambda: [Candidate(result="rejected", version="v0001", reason="")]
+    finish("two")
+    assert (len(CHILDREN), teacher.session) == (2, "two")
+    assert [session for session, _ in heard] == ["one"], "what it said before its end is of its own session"
+    now[0] += 120.0
+    teacher.is_training = True
+    finish("one")
+    assert teacher.session == "two", "a training is not cut short"
+    teacher.is_training = False
+    teacher.attend(0)
+    assert teacher.session == "one"
 
 
 def test_a_version_to_start_from_is_kept_if_it_is_one_of_ours(tmp_path, monkeypatch):

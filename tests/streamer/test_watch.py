@@ -558,3 +558,17 @@ def test_events_live(tmp_path):
     assert not thread.is_alive()
     assert threading.active_count() == before
     assert found.empty()
+
+
+def test_a_file_that_went_away_and_came_back_is_news(tmp_path):
+    """Moved aside and back, with its old time: reported or known, it is reported once more."""
+    data = mrc_bytes(tmp_path)
+    root, aside = tmp_path / "root", tmp_path / "aside.mrc"
+    root.mkdir()
+    path = root / "a.mrc"
+    path.write_bytes(data)
+    events = {50.0: lambda: path.rename(aside), 100.0: lambda: aside.rename(path)}
+    assert len(run(root, 200, events)) == 2
+    known = {"a.mrc": movie_reader.identity_of(path)}
+    assert len(run(root, 200, events, known=known)) == 1
+    assert run(root, 60, known=known) == []

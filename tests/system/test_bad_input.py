@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +124,43 @@ def test_movies_with_several_gains_wait_for_people_and_the_others_go_on(make_sit
         site.wait_for(done=2)
         until(lambda: not client.heartbeat().alarms, "the alarm to clear")
     assert site.stop(daemon) == 0
+
+
+def test_a_volume_that_goes_away_for_a_while_loses_no_movie(make_site):
+    """Movies wait in the queue longer than any patience; the volume goes away and comes back."""
+    site = make_site(watch__incomplete_after_s="1.0", movie__pixel_size="2.0", movie__dose_per_frame="2.0")
+    daemon = site.start()
+    with connection(site.config, local=True) as operator:
+        operator.control("pause")
+        site.expose(2)
+        site.wait_for(ready=2)
+        ready = time.monotonic()
+        until(lambda: time.monotonic() - ready > 1.5, "longer than incomplete_after_s")
+        away = site.root.with_name("away")
+        site.root.rename(away)
+        operator.control("resume")
+        until(lambda: any(m.reason for m in _movies(site)), "the first failed try")
+        away.rename(site.root)
+    site.wait_for(done=2)
+    assert site.stop(daemon) == 0
+
+
+def test_a_gain_that_is_still_being_written_is_waited_for(make_site):
+    site = make_site(watch__incomplete_after_s="1.0", movie__pixel_size="2.0", movie__dose_per_frame="2.0")
+    counts = np.random.default_rng(1).poisson(2.0, (8, 256, 256)).astype(np.uint8)
+    whole = encode(np.ones((1, 256, 256), np.uint8), "mrc", 2.0)
+    gain = site.root / "gain.mrc"
+    gain.write_bytes(whole[:2000])
+    (site.root / "m.mrc").write_bytes(encode(counts, "mrc", 2.0))
+    daemon = site.start()
+    with connection(site.config) as client:
+        until(lambda: any(a.name == "gain-unclear" for a in client.heartbeat().alarms), "the alarm")
+        gain.write_bytes(whole)
+        site.wait_for(done=1)
+        until(lambda: not client.heartbeat().alarms, "the alarm to clear")
+    assert site.stop(daemon) == 0
+
+
+def _movies(site):
+    with site.journal() as journal:
+        return journal.movies()
