@@ -137,10 +137,10 @@ class Desk:
         self._metrics.retried(reason.error)
 
     def gave_up(self, movie_id: str) -> None:
-        """Tell of a movie that is not tried again, because workers die of it."""
+        """Tell of a movie that is not tried again, because workers die of it or the device fails."""
         movie = self._journal.movie(movie_id)
         name = movie_id if movie is None else movie.movie.relative
-        words = f"{name}: given up after two dead workers; streamer movies retry {movie_id}"
+        words = f"{name}: given up after repeated failures; streamer movies retry {movie_id}"
         self._alarms.tell("movie-quarantined", words)
         _log.error("quarantined: %s", words)
 
