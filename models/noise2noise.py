@@ -55,11 +55,6 @@ class WienerResidualNet(nn.Module):
         return estimate
 
 
-def parameter_count(net: nn.Module) -> int:
-    """Number of trained values."""
-    return sum(p.numel() for p in net.parameters())
-
-
 def infer(net: WienerResidualNet, micrograph: Tensor, linear: Tensor, halo: int = 32) -> Tensor:
     """Apply the net to a whole whitened field.
 

@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mrcfile
+import msgspec
 import numpy as np
 import torch
 from msgspec import Struct
 
 from models.session import SessionModel
 from service.offline import bench, describe, job_for
-from streamer import align, detector, dose, fourier, fuse, jsontext, pipeline, quality, restore, split
-from streamer import super_resolve as super_resolution
+from streamer import align, detector, dose, fourier, jsontext, pipeline, quality, restore, split
 from streamer.errors import MovieCorrupt, UsageError
 from streamer.figures import denoised_halves
 from streamer.published import MovieRecord, SuperResolutionVerdict
 from streamer.records import HalfSums
 from streamer.stopwatch import Stopwatch
 from streamer.writers.atomic import write_atomically
-from streamer.writers.mrc import encode_image
+from streamer.writers.mrc import encode_image, fitting
+from streamer.writers.outputs import super_resolution_labels
 from streamer.writers.thumbnail import encode_png
 
 if TYPE_CHECKING:
@@ -150,34 +151,23 @@ def quality_of(
 
 def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutionResult:
     """Fuse a movie on the fine grid and write the image, whatever the verdict."""
-    prepared = bench(config)
+    replaced = msgspec.structs.replace
+    config = replaced(config, outputs=replaced(config.outputs, super_resolution="always"))
     movie = describe(path, config)
-    frames, _ = pipeline.read_movie(movie, job_for(movie, prepared, output), Stopwatch())
-    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
-    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame)
-
-    def frame(index: int) -> torch.Tensor:
-        return correction.frame(frames.counts, index)
-
-    found = align.estimate_motion(frame, len(frames), frames.pixel_size, config.motion)
-    pixel_size, voltage_kv, least = frames.pixel_size, frames.voltage_kv, config.super_resolution.min_diversity
-    plain, fine = (
-        fuse.fuse(frame, found.shifts, exposures, pixel_size=pixel_size, voltage_kv=voltage_kv, upsampling=upsampling)
-        for upsampling in (1, 2)
-    )
-    noise = float(quality.measure(split.half_sums(plain, pixel_size, voltage_kv)).noise[1:].mean())
-    result = super_resolution.super_resolve(
-        fine, noise, pixel_size=pixel_size, voltage_kv=voltage_kv, min_diversity=least
-    )
+    job = job_for(movie, bench(config), output)
+    frames, source = pipeline.read_movie(movie, job, Stopwatch())
+    micrograph = pipeline.compute_micrograph(frames, source, job, Stopwatch())
+    result = micrograph.super_resolution
     if result.image is None:
-        raise UsageError("nothing was fused", where=path)
-    image, stem, pixel = result.image.cpu().numpy(), Path(movie.relative).stem, frames.pixel_size / 2.0
+        raise UsageError("nothing was fused", where=path, found=result.verdict.reason)
+    image, stem, pixel = result.image.cpu().numpy(), Path(movie.relative).stem, source.pixel_size / 2.0
+    labels = super_resolution_labels(result.verdict)
     target = output / f"{stem}_SR.mrc"
-    labels = ["cryoem-streamer: frames fused on half the pixel size", _OURS]
-    write_atomically(target, encode_image(image.astype(config.outputs.dtype), pixel_size=pixel, labels=labels))
-    picture = encode_png(image, longer_side_px=config.outputs.thumbnail_px)
+    write_atomically(target, encode_image(fitting(image, config.outputs.dtype), pixel_size=pixel, labels=labels))
+    picture = encode_png(image, longer_side_px=config.outputs.thumbnail_px, label="; ".join(labels))
     write_atomically(output / f"{stem}_SR_thumbnail.png", picture)
-    return SuperResolutionResult(image=str(target), pixel_size=pixel, sr=result.verdict, flags=list(frames.flags))
+    flags = list(micrograph.flags)
+    return SuperResolutionResult(image=str(target), pixel_size=pixel, sr=result.verdict, flags=flags)
 
 
 def denoise_to(directory: Path, model_directory: Path, output: Path) -> DenoiseResult:

@@ -22,6 +22,13 @@ _HEADER = struct.Struct("<10i 6f 3i 3f 2i 8x 4s i 84x 3f 4s 4s f i 800s")
 _ROWS_AT_A_TIME = 256
 
 
+def fitting(image: np.ndarray, dtype: str) -> np.ndarray:
+    """An image in the type that is wanted, or in float32 where its values do not fit into that."""
+    with np.errstate(over="ignore"):
+        wanted = image.astype(dtype)
+    return wanted if np.isfinite(wanted).all() else image.astype(np.float32)
+
+
 def encode_image(image: np.ndarray, *, pixel_size: float, labels: Sequence[str] = ()) -> bytes:
     """Encode one image as an MRC file.
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,12 @@ from streamer.groups import encode_groups
 from streamer.published import MovieRecord, OutputFile, Software
 from streamer.settings import DataPathSettings, settings_sha256
 from streamer.writers.atomic import write_atomically
-from streamer.writers.mrc import encode_image
+from streamer.writers.mrc import encode_image, fitting
 from streamer.writers.star import ROLE_EVEN, ROLE_MICROGRAPH, ROLE_MOTION, ROLE_ODD, motion_star
 from streamer.writers.thumbnail import encode_png, encode_power_spectrum
 
 if TYPE_CHECKING:
+    from streamer.published import SuperResolutionVerdict
     from streamer.records import Micrograph, Movie
     from streamer.stopwatch import Stopwatch
 
@@ -54,18 +56,7 @@ class _Directory:
 
     def add(self, role: str, suffix: str, data: bytes, *, derived: bool = False) -> None:
         """Write a file that is not an image for other programs."""
-        path = self._path / f"{self._stem}{suffix}"
-        written = write_atomically(path, data)
-        self.files.append(
-            OutputFile(
-                role=role,
-                path=self._relative(path),
-                bytes=written.bytes,
-                sha256=written.sha256,
-                derived=derived,
-                not_for_reconstruction=derived,
-            )
-        )
+        self.files.append(self._written(role, suffix, data, derived=derived))
 
     def add_picture(self, role: str, suffix: str, image: Tensor, side: int, labels: list[str]) -> None:
         """Write a PNG of a derived image, which says so itself."""
@@ -87,33 +78,28 @@ class _Directory:
         exact = _array(image)
         if not np.isfinite(exact).all():
             raise StageError(f"the {role} image holds values that are not finite", where="write")
-        with np.errstate(over="ignore"):
-            values = exact.astype(dtype)
-        if not np.isfinite(values).all():
-            values = exact.astype(np.float32)
+        values = fitting(exact, dtype)
+        if values.dtype.name != dtype:
             self.flags.append(f"outputs: {role} as float32, its values do not fit {dtype}")
-        path = self._path / f"{self._stem}{suffix}"
-        written = write_atomically(path, encode_image(values, pixel_size=pixel_size, labels=labels))
-        self.files.append(
-            OutputFile(
-                role=role,
-                path=self._relative(path),
-                bytes=written.bytes,
-                sha256=written.sha256,
-                shape=list(values.shape),
-                dtype=values.dtype.name,
-                pixel_size=pixel_size,
-                derived=derived,
-                not_for_reconstruction=derived,
-            )
-        )
+        data = encode_image(values, pixel_size=pixel_size, labels=labels)
+        file = self._written(role, suffix, data, derived=derived)
+        self.files.append(replace(file, shape=list(values.shape), dtype=values.dtype.name, pixel_size=pixel_size))
 
     def record(self, record: MovieRecord) -> None:
         """Write the record beside the files it lists."""
         write_atomically(self._path / f"{self._stem}.json", jsontext.encode(record, indent=1))
 
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self._session).as_posix()
+    def _written(self, role: str, suffix: str, data: bytes, *, derived: bool) -> OutputFile:
+        path = self._path / f"{self._stem}{suffix}"
+        written = write_atomically(path, data)
+        return OutputFile(
+            role=role,
+            path=path.relative_to(self._session).as_posix(),
+            bytes=written.bytes,
+            sha256=written.sha256,
+            derived=derived,
+            not_for_reconstruction=derived,
+        )
 
 
 def write_outputs(
@@ -182,7 +168,7 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
     directory.add_picture("denoised thumbnail", "_denoised_thumbnail.png", micrograph.restored, side, labels)
     fine, sr = micrograph.super_resolution.image, micrograph.super_resolution.verdict
     if fine is not None and (settings.outputs.super_resolution == "always" or sr.verdict == "helps"):
-        labels = [f"{program}: frames fused on half the pixel size: {sr.verdict}", "NOT FOR RECONSTRUCTION"]
+        labels = super_resolution_labels(sr)
         directory.add_image(
             "super-resolution", "_SR.mrc", fine, dtype=dtype, derived=True, pixel_size=sums.pixel_size / 2.0,
             labels=labels,
@@ -192,6 +178,12 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
     directory.add(
         "power spectrum", "_PS.png", encode_power_spectrum(_array(plain), pixel_size=micrograph.source.pixel_size)
     )
+
+
+def super_resolution_labels(verdict: SuperResolutionVerdict) -> list[str]:
+    """MRC labels of an image on half the pixel size, with whether it was shown to help."""
+    program = f"cryoem-streamer {version('cryoem-streamer')}"
+    return [f"{program}: frames fused on half the pixel size: {verdict.verdict}", "NOT FOR RECONSTRUCTION"]
 
 
 def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:
