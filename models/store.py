@@ -29,8 +29,10 @@ _HELD = "none"
 """Where ``current`` leads when the operator wants no network."""
 _PINNED = "pinned"
 _REMOVED = ".removed-"
+_ANCESTORS = 3
+"""Rollbacks in a row that find their target."""
 _NEWEST = 100
-"""Far more than a rollback needs, so that what outputs name can still be asked for; 32 MB of the default net."""
+"""So many that what outputs name can still be asked for; 32 MB of the default net."""
 
 ROLES = "roles.jsonl"
 """Beside the store; which movies are held out."""
@@ -118,7 +120,7 @@ class ModelStore:
             shutil.rmtree(left_over, ignore_errors=True)
         versions, kept = self.versions(), set[str]()
         ancestor = self.current()
-        for _ in range(1 + _NEWEST):
+        for _ in range(1 + _ANCESTORS):
             if ancestor is not None:
                 kept.add(ancestor)
                 ancestor = self.before(ancestor)

@@ -122,7 +122,8 @@ class Settling:
         """A file is gone: should it come back, that is news, whatever was known of it."""
         self._candidates.pop(relative, None)
         self._reported.pop(relative, None)
-        self._came_back.add(relative)
+        if self._known(relative) is not None:
+            self._came_back.add(relative)
 
     def observe(
         self,

@@ -113,8 +113,8 @@ class Watcher:
     def arrivals(self, stop: threading.Event) -> Iterator[Arrival]:
         """Yield each movie when it is whole, and each file that will not be, until ``stop`` is set.
 
-        The same state of a file is never yielded twice. The root need not exist; what
-        was seen before it went missing stays as it was.
+        The same state of a file is never yielded twice, unless it went away in between. The root need not exist;
+        what was seen before it went missing stays as it was.
         """
         try:
             while not stop.is_set():
