@@ -24,9 +24,12 @@ from torch import Tensor
 
 from streamer import dose, fourier
 from streamer.errors import StageError
+from streamer.warp import Warp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from streamer.records import LocalMotion
 
 _TABLE = 257
 
@@ -56,6 +59,7 @@ def fuse(
     pixel_size: float,
     voltage_kv: float,
     upsampling: int,
+    local: LocalMotion | None = None,
     group_shape: fourier.Shape | None = None,
     n_groups: int = 0,
 ) -> Fused:
@@ -68,6 +72,8 @@ def fuse(
     exposures : (t,) e⁻/Å² at the end of each frame, zeros for no weighting.
     pixel_size, voltage_kv : Å/px and kV.
     upsampling : 1 for the physical grid, 2 for the grid of half the pixel size.
+    local : what is added to the shifts over the field; of the physical grid only, because interpolation would mix
+        the aliases that the fine grid is made of.
     group_shape, n_groups : crop and number of interleaved group sums for training, of the physical grid.
     """
     first = frame(0)
@@ -78,22 +84,25 @@ def fuse(
     weighted = bool((exposures > 0).any())
     whole = torch.round(shifts)
     fractions = (shifts - whole).to(device)
-    columns = torch.arange(fine[1] // 2 + 1, device=device) % width
     halves = torch.zeros((2, fine[0], fine[1] // 2 + 1), dtype=torch.complex64, device=device)
     small = group_shape or (2, 2)
     groups = torch.zeros((n_groups, small[0], small[1] // 2 + 1), dtype=torch.complex64, device=device)
+    warp = None if local is None or upsampling > 1 else Warp(shifts, local, device)
     for t in range(len(shifts)):
-        moved = _move_whole_pixels(first if t == 0 else frame(t), int(whole[t, 0]), int(whole[t, 1]))
-        if upsampling == 1:
-            spectrum = torch.fft.rfft2(moved)
+        image = first if t == 0 else frame(t)
+        if warp is not None:
+            spectrum = torch.fft.rfft2(warp(image, t))
         else:
-            spectrum = torch.fft.fft2(moved)[:, columns].repeat(upsampling, 1)
-        spectrum *= fourier.shift_ramp(fine, upsampling * fractions[t])
+            spectrum = _spectrum(_move_whole_pixels(image, int(whole[t, 0]), int(whole[t, 1])), upsampling)
+            spectrum *= fourier.shift_ramp(fine, upsampling * fractions[t])
         if weighted:
             spectrum *= torch.exp(-float(exposures[t]) * rate)
         halves[t % 2] += spectrum
         if n_groups:
             groups[t % n_groups] += fourier.resize(spectrum, (height, width), small)
+    if warp is not None:
+        rows, columns = warp.whitening()
+        halves *= rows[:, None] * columns
     return Fused(
         even=halves[0],
         odd=halves[1],
@@ -102,6 +111,18 @@ def fuse(
         fractions=fractions,
         exposures=exposures,
     )
+
+
+def _spectrum(image: Tensor, upsampling: int) -> Tensor:
+    """Half-plane on a grid ``upsampling`` times as fine: what a coarse frequency holds stands at all its aliases."""
+    spectrum: Tensor
+    if upsampling == 1:
+        spectrum = torch.fft.rfft2(image)
+        return spectrum
+    _height, width = image.shape
+    columns = torch.arange(width * upsampling // 2 + 1, device=image.device) % width
+    spectrum = torch.fft.fft2(image)[:, columns].repeat(upsampling, 1)
+    return spectrum
 
 
 def _move_whole_pixels(frame: Tensor, y: int, x: int) -> Tensor:

@@ -21,7 +21,18 @@ from streamer.figures import movie_quality
 from streamer.groups import encode_groups
 from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
-from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Movie, Propose, Spectrum, SuperResolution
+from streamer.records import (
+    Correction,
+    Frames,
+    Gain,
+    HalfSums,
+    Micrograph,
+    Motion,
+    Movie,
+    Propose,
+    Spectrum,
+    SuperResolution,
+)
 from streamer.source import describe_source
 from streamer.super_resolve import cannot_help, nothing_near_nyquist, super_resolve
 from streamer.writers.atomic import write_atomically
@@ -117,6 +128,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
             pixel_size=pixel_size,
             voltage_kv=voltage_kv,
             upsampling=1,
+            local=motion.local,
             group_shape=band.small,
             n_groups=split.group_count(len(frames)) if job.groups or settings.outputs.keep_groups else 0,
         )
@@ -144,7 +156,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         restoration=restoration,
         model=proposal.model if proposal is not None and restoration == "network" else None,
         source=source,
-        flags=(*frames.flags, *model_flags, *(() if motion.trusted else ("motion: too little information",))),
+        flags=(*frames.flags, *model_flags, *_motion_flags(motion)),
     )
 
 
@@ -192,6 +204,13 @@ def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tup
         ) if proposal.learned_from else ()
     except ModelError as error:
         return None, (f"model: {error.what}",)
+
+
+def _motion_flags(motion: Motion) -> tuple[str, ...]:
+    """What a user should know about the alignment."""
+    if not motion.trusted:
+        return ("motion: too little information",)
+    return () if motion.converged else ("motion: the fit did not settle",)
 
 
 def _finite(sums: HalfSums) -> HalfSums:

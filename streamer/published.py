@@ -91,6 +91,11 @@ class MovieQuality:
     frc: list[float] = field(default_factory=list)
     """Half-set FRC on 64 equal steps up to Nyquist."""
     sr: SuperResolutionVerdict
+    motion_model: Literal["none", "global", "local"] = "global"
+    """What was applied: nothing, one shift per frame, or shifts that differ over the field."""
+    motion_converged: bool = True
+    local_motion_angstrom: float = 0.0
+    """Root mean square over the field of what the local shifts add to the global one, at its largest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

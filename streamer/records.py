@@ -162,6 +162,18 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalMotion:
+    """How the shift differs over the field; see ``streamer.local``."""
+
+    coefficients: Tensor
+    """(t, 2, n) float64 (y, x) px per Legendre product of ``local.ORDERS`` but the constant; the first frame's are 0."""
+    shape: tuple[int, int]
+    """(h, w) px of the field."""
+    evidence: float
+    """Standard deviations by which the bending exceeds what counting noise alone would show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
     """Where each frame has to be moved."""
 
@@ -172,6 +184,10 @@ class Motion:
     trusted: bool
     """False: the information was too low and ``shifts`` is zero."""
     iterations: int
+    local: LocalMotion | None = None
+    """What is added to ``shifts`` over the field; None where nothing shows that the field bends."""
+    converged: bool = True
+    """False: the last step of the fit still moved something by more than 0.01 px."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

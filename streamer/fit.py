@@ -1,0 +1,147 @@
+"""One smooth field for a whole movie: Gauss-Newton in functions of time and place, each shrunk to what is shown.
+
+The expected Hessian of ``patches`` is −T·M for the coefficient of any orthonormal functions of time (none of them
+constant) and place, so that a step is a projection of the patches' free steps. With v the variance that the
+coefficients of one kind show beyond 1/(T·M), which is what counting alone gives them, a coefficient is multiplied by
+v/(v + 1/(T·M)): empirical Bayes. A field that does not bend is so found not to bend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from streamer.local import ORDERS, legendre_values, spline_values
+
+if TYPE_CHECKING:
+    from streamer.patches import Layout, Patches
+
+GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS = 7, 4
+"""Splines over time, a constant among what they can add up to."""
+_LONGEST_STEP = 1.0
+"""px; the model of a step holds no farther."""
+_SURE = 5.0
+"""Standard deviations from the smooth track at which a frame is believed to have jumped."""
+
+
+class OverTime:
+    """Orthonormal functions of time without the constant, which no pair of frames can see."""
+
+    def __init__(self, times: Tensor, last: float, functions: int) -> None:
+        """Take splines at ``times`` (t,) in frames of 0…last, as many as there are times at most."""
+        self._last, self._functions = last, min(len(times), functions)
+        basis, self._mixing = torch.linalg.qr(self._splines(times))
+        self.values = basis[:, 1:]
+
+    def at(self, times: Tensor) -> Tensor:
+        """(n, functions − 1): the same functions at other times."""
+        mixed: Tensor = torch.linalg.solve_triangular(self._mixing, self._splines(times), upper=True, left=False)
+        return mixed[:, 1:]
+
+    def smooth(self, values: Tensor) -> Tensor:
+        """Of (t, …) the part that the functions hold."""
+        part: Tensor = self.values @ (self.values.T @ values)
+        return part
+
+    def _splines(self, times: Tensor) -> Tensor:
+        splines = spline_values(times, self._last, self._functions)
+        # they add up to 1: the first may be replaced by the constant
+        return torch.cat([torch.ones_like(splines[:, :1]), splines[:, 1:]], dim=1)
+
+
+class OverPlace:
+    """Orthonormal functions of place at the patches' centres; the first is the constant."""
+
+    def __init__(self, layout: Layout, highest: int) -> None:
+        """Take Legendre products of total order 0…highest, of each axis as many as it has patches."""
+        self.orders = [
+            n for n, (i, j) in enumerate(ORDERS) if i < layout.number[0] and j < layout.number[1] and i + j <= highest
+        ]
+        self.kinds = torch.tensor([sum(ORDERS[n]) for n in self.orders])
+        products = legendre_values(layout.centres(), layout.shape)[:, self.orders]
+        self.values, self._mixing = torch.linalg.qr(products)
+
+    def products(self, coefficients: Tensor) -> Tensor:
+        """Of coefficients (functions, …) those of all Legendre products of ``ORDERS``."""
+        mixed = torch.linalg.solve_triangular(self._mixing, coefficients.flatten(1), upper=True)
+        found = torch.zeros((len(ORDERS), *coefficients.shape[1:]), dtype=torch.float64)
+        found[self.orders] = mixed.reshape(coefficients.shape)
+        return found
+
+
+class Fit:
+    """The search for one movie's field: where it stands, and the steps that improve it."""
+
+    def __init__(self, start: Tensor, whole: Tensor, times: OverTime, bends: OverTime, place: OverPlace) -> None:
+        """Begin at a global track ``start`` (t, 2) px, for patches cut at ``whole`` (t, 2) px."""
+        self.times, self.bends, self.place = times, bends, place
+        self.whole = whole.to(torch.float64)
+        centred = start - start.mean(0)
+        self.track = times.smooth(centred)
+        self.jitter = centred - self.track
+        self.bend = torch.zeros((place.values.shape[1], bends.values.shape[1], 2), dtype=torch.float64)
+        self.information = torch.zeros((2, 2), dtype=torch.float64)
+        self.bend_excess = 0.0
+        self.iterations = 0
+
+    @property
+    def shifts(self) -> Tensor:
+        """(t, 2) float64 px: the global part."""
+        return self.track + self.jitter
+
+    def shifts_of_patches(self) -> Tensor:
+        """(p, t, 2) float64 px beyond the whole px at which the patches are cut."""
+        bend = torch.einsum("pj,tn,jna->pta", self.place.values, self.bends.values, self.bend)
+        return (self.shifts - self.whole)[None] + bend
+
+    def step(self, patches: Patches, *, jitter: bool = False) -> float:
+        """Improve the field once; the largest distance in px by which anything moved."""
+        before = self.shifts_of_patches()
+        patches.move_to(before)
+        found = patches.steps()
+        self.information = found.information
+        self.iterations += 1
+        if float(found.information.diagonal().min()) <= 0.0:
+            return 0.0
+        variance = torch.linalg.inv(found.information).diagonal()
+        free = found.free.mean(0)
+        smooth = self.times.smooth(free)
+        track, bend = self.track + smooth, self._bend(found.free, variance)
+        kept = _kept_jitter(self.jitter + free - smooth, variance / len(found.free)) if jitter else self.jitter
+        step = torch.einsum("pj,tn,jna->pta", self.place.values, self.bends.values, bend - self.bend)
+        step += (track + kept - self.track - self.jitter)[None]
+        largest = float(step.norm(dim=2).max())
+        damping = min(1.0, _LONGEST_STEP / max(largest, 1e-12))
+        self.track = torch.lerp(self.track, track, damping)
+        self.jitter = torch.lerp(self.jitter, kept, damping)
+        self.bend = torch.lerp(self.bend, bend, damping)
+        return largest
+
+    def _bend(self, free: Tensor, variance: Tensor) -> Tensor:
+        """The bending that free steps (p, t, 2) ask for, shrunk; also notes how far it exceeds chance."""
+        asked = self.bend + torch.einsum("pj,tn,pta->jna", self.place.values, self.bends.values, free)
+        asked[0] = 0.0  # the constant is the global track
+        share = torch.zeros_like(asked)
+        excess = asked**2 / variance - 1.0
+        for kind in range(1, int(self.place.kinds.max()) + 1):
+            chosen = self.place.kinds == kind
+            # common to the orders of a kind and to both axes
+            shown = excess[chosen].mean((0, 2)).clamp(min=0.0)
+            share[chosen] = (shown / (shown + 1.0))[None, :, None]
+        number = excess[1:].numel()
+        self.bend_excess = float(excess[1:].sum()) / (2.0 * number) ** 0.5 if number else 0.0
+        return asked * share
+
+
+def _kept_jitter(free: Tensor, variance: Tensor) -> Tensor:
+    """What single frames keep of their distance (t, 2) px from the smooth track.
+
+    A frame that lies far off has jumped, whatever the others do; what the others show beyond counting is their jitter.
+    """
+    ratio = free**2 / variance
+    far = ratio > _SURE**2
+    rest = torch.where(far, 0.0, ratio).sum() / (~far).sum().clamp(min=1)
+    excess = float((rest - 1.0).clamp(min=0.0))
+    return free * torch.where(far, 1.0, excess / (excess + 1.0))

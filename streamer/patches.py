@@ -1,0 +1,213 @@
+"""The fit of all frames at once: spectra of patches, weighted by their SSNR, moved by one smooth field.
+
+A movie is cut into abutting patches of about 128 px, each frame at its rounded coarse shift, without a taper. Maximised
+is L = ½ Σ_p Σ_k w |R|², R = Σ_t Z_t, Z_t = Y_t exp(−2πi k·s_pt): ∂L/∂s_pt = 2π Σ_k w k Im(R* Z_t), in which a frame's
+product with itself has no part. The expected Hessian of a patch is −(T·1 − 11ᵀ) ⊗ M, M = (2π)² Σ_k w P_S k kᵀ, the
+same for all patches because the SSNR is pooled over them. Sums are over the half-plane: the other half holds the same
+coefficients once more, and no information. Lines through the origin of Fourier space are left out, because rows,
+columns and the patches' edges live there.
+Source: the likelihood of all pairs as in Grant & Grigorieff 2015 and Zheng et al. 2017, without picking peaks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATCH = 128
+"""px; smaller ones hold too few coefficients, larger ones bend inside."""
+_MOST_COEFFICIENTS = 200_000_000
+"""Of all patches and frames together, 1.6 GB: larger fields have more patches and need less of their band."""
+_SMOOTHED_RINGS = 3
+_CHUNK = 16
+"""Patches at a time, so that what lies between two sums stays in the cache."""
+
+
+class Layout:
+    """Where the patches lie, the same in all frames but for the whole px of their shifts."""
+
+    def __init__(self, shape: tuple[int, int], whole: Tensor) -> None:
+        """Fill the part of the field that all frames hold.
+
+        Parameters
+        ----------
+        shape : (h, w) px of the frames.
+        whole : (t, 2) int64 shifts. What belongs at p stands at p − s in a frame: its windows move by −s.
+        """
+        self.shape = shape
+        self.whole = whole
+        low, high = whole.amax(0).clamp(min=0), whole.amin(0).clamp(max=0).neg()
+        room = [size - int(a) - int(b) for size, a, b in zip(shape, low, high, strict=True)]
+        self.number = [max(1, round(size / PATCH)) for size in room]
+        self.size = [size // n // 2 * 2 for size, n in zip(room, self.number, strict=True)]
+        spare = [r - n * s for r, n, s in zip(room, self.number, self.size, strict=True)]
+        self.start = [int(low[axis]) + spare[axis] // 2 for axis in (0, 1)]
+
+    def __len__(self) -> int:
+        return self.number[0] * self.number[1]
+
+    def cut(self, frame: Tensor, index: int) -> Tensor:
+        """(patches, py, px) of one frame."""
+        (ny, nx), (py, px) = self.number, self.size
+        y, x = (self.start[axis] - int(self.whole[index, axis]) for axis in (0, 1))
+        window = frame[y : y + ny * py, x : x + nx * px]
+        return window.reshape(ny, py, nx, px).permute(0, 2, 1, 3).reshape(ny * nx, py, px)
+
+    def centres(self) -> Tensor:
+        """(patches, 2) float64 (y, x) px."""
+        y, x = (
+            self.start[axis] + (torch.arange(self.number[axis], dtype=torch.float64) + 0.5) * self.size[axis] - 0.5
+            for axis in (0, 1)
+        )
+        return torch.cartesian_prod(y, x).reshape(-1, 2)
+
+
+class Grid:
+    """Frequencies of the kept part of a patch's spectrum, in cycles/px."""
+
+    def __init__(self, size: list[int], band: float, device: torch.device) -> None:
+        self.top, self.columns_kept = (min(s // 2 - 1, max(1, int(band * s))) for s in size)
+        self.band = band
+        indices = torch.cat([torch.arange(self.top + 1), torch.arange(-self.top, 0)]).to(device)
+        self.rows = (indices / size[0])[:, None]
+        self.columns = (torch.arange(self.columns_kept + 1, device=device) / size[1])[None, :]
+        radius = torch.sqrt(self.rows**2 + self.columns**2)
+        self.mask = (self.rows != 0) & (self.columns != 0) & (radius <= band)
+        self.ring = torch.round(radius * PATCH).to(torch.int64)
+        self.radius = radius
+
+    def kept(self, spectra: Tensor) -> Tensor:
+        """Crop (…, rows, columns) half-plane spectra of any larger band."""
+        top, bottom = spectra[..., : self.top + 1, :], spectra[..., -self.top :, :]
+        return torch.cat([top, bottom], dim=-2)[..., : self.columns_kept + 1].contiguous()
+
+    def ramps(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """exp(−2πi k·s) along rows (…, rows, 1) and columns (…, 1, columns) for shifts (…, 2) px."""
+        turn = (-2.0 * math.pi) * shifts.to(device=self.rows.device, dtype=torch.float32)
+        one = torch.ones((), device=self.rows.device)
+        along_rows = torch.polar(one, turn[..., 0, None, None] * self.rows)
+        return along_rows, torch.polar(one, turn[..., 1, None, None] * self.columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """What one look at all patches says."""
+
+    free: Tensor
+    """(p, t, 2) float64 px: Newton step of each patch of each frame by itself, very noisy."""
+    information: Tensor
+    """(2, 2) float64, T·M: information about one coefficient of a patch's track, 1/px²."""
+
+
+class Patches:
+    """Spectra of a movie's patches, (p, t, rows, columns), kept at the shifts that were last applied."""
+
+    def __init__(self, layout: Layout, grid: Grid, spectra: Tensor, applied: Tensor) -> None:
+        self.layout, self.grid, self.spectra = layout, grid, spectra
+        self._applied = applied
+
+    @classmethod
+    def empty(cls, layout: Layout, n_frames: int, band: float, device: torch.device) -> Patches:
+        """Make room for ``set`` to fill. A band too large for the memory is cut."""
+        most = _MOST_COEFFICIENTS / (len(layout) * n_frames * layout.size[0] * layout.size[1])
+        grid = Grid(layout.size, min(band, math.sqrt(most / 2.0)), device)
+        spectra = torch.empty((len(layout), n_frames, *grid.mask.shape), dtype=torch.complex64, device=device)
+        return cls(layout, grid, spectra, torch.zeros((len(layout), n_frames, 2), dtype=torch.float64))
+
+    def set(self, index: int, frame: Tensor) -> None:
+        """Cut and transform one frame."""
+        self.spectra[:, index] = self.grid.kept(torch.fft.rfft2(self.layout.cut(frame, index)))
+
+    def cropped(self, band: float) -> Patches:
+        """The same patches with less of their spectra."""
+        grid = Grid(self.layout.size, min(band, self.grid.band), self.spectra.device)
+        return Patches(self.layout, grid, grid.kept(self.spectra), self._applied)
+
+    def move_to(self, shifts: Tensor) -> None:
+        """Bring the spectra, in place, to (p, t, 2) px beyond the whole px at which they were cut."""
+        further = shifts - self._applied
+        self._applied = shifts
+        for part in self._parts():
+            along_rows, along_columns = self.grid.ramps(further[part])
+            self.spectra[part].mul_(along_rows).mul_(along_columns)
+
+    def steps(self) -> Steps:
+        """Newton steps of all patches at the present shifts, and the information about them."""
+        n_frames, grid = self.spectra.shape[1], self.grid
+        total = torch.cat([self.spectra[part].sum(1) for part in self._parts()])
+        pairs = _power(total) - self._each
+        weight, signal = ssnr_weight(pairs / (n_frames * (n_frames - 1.0)), self._each / n_frames, n_frames, self)
+        turn = 2.0 * math.pi * weight
+        # conj(w k R) once for each axis: the gradient is then a product of matrices per patch
+        toward = torch.stack([total.conj() * (turn * grid.rows), total.conj() * (turn * grid.columns)], dim=-1)
+        gradient = torch.cat(
+            [(self.spectra[part].flatten(2) @ toward[part].flatten(1, 2)).imag for part in self._parts()]
+        )
+        curvature = (2.0 * math.pi) ** 2 * (weight * signal).double()
+        yy, yx, xx = (
+            float((curvature * product).sum()) for product in (grid.rows**2, grid.rows * grid.columns, grid.columns**2)
+        )
+        information = n_frames * torch.tensor([[yy, yx], [yx, xx]], dtype=torch.float64)
+        if yy * xx - yx**2 <= 0.0:
+            nothing = torch.zeros(gradient.shape, dtype=torch.float64)
+            return Steps(free=nothing, information=torch.zeros_like(information))
+        return Steps(free=gradient.double().cpu() @ torch.linalg.inv(information), information=information)
+
+    @cached_property
+    def _each(self) -> Tensor:
+        """(rows, columns) float64 Σ_pt |Y|², which no shift changes."""
+        return torch.stack([_power(self.spectra[part].flatten(0, 1)) for part in self._parts()]).sum(0)
+
+    def _parts(self) -> Iterator[slice]:
+        return (slice(start, start + _CHUNK) for start in range(0, len(self.spectra), _CHUNK))
+
+
+def _power(spectra: Tensor) -> Tensor:
+    """(rows, columns) float64: Σ |Y|² over the first axis."""
+    return torch.view_as_real(spectra).square().sum((0, -1), dtype=torch.float64)
+
+
+def ssnr_weight(pairs: Tensor, each: Tensor, n: int, patches: Patches) -> tuple[Tensor, Tensor]:
+    """Per coefficient: the likelihood's weight 2s/((1+Ts) P_N), and the signal power P_S of one frame.
+
+    With s = P_S/P_N per ring; P_S = (|ΣY|² − Σ|Y|²)/(T(T−1)), the mean over all pairs of frames and all patches,
+    shrunk by what chance alone would show: with σ its standard deviation for pure noise it is multiplied by
+    1 − (2σ/P_S)², and is 0 below 2σ. Rings that hold nothing would otherwise vouch for any track that noise prefers.
+
+    Parameters
+    ----------
+    pairs, each : (rows, columns) float64 P_S and mean |Y|² per frame, summed over patches.
+    n : number of frames.
+    """
+    grid = patches.grid
+    rings = int(grid.ring.max()) + 1
+    index, mask = grid.ring.flatten(), grid.mask.flatten().to(torch.float64)
+
+    def ring_sum(values: Tensor) -> Tensor:
+        sums = torch.zeros(rings, dtype=torch.float64, device=values.device)
+        return sums.index_add_(0, index, values.flatten().to(torch.float64) * mask)
+
+    counts = len(patches.layout) * ring_sum(torch.ones_like(pairs))
+    # smoothed alike, so that the difference is never negative where the spectrum is steep
+    found, power = (_smooth(ring_sum(values)) / _smooth(counts).clamp(min=1.0) for values in (pairs, each))
+    noise = torch.maximum(power - found.clamp(min=0.0), 1e-6 * power).clamp(min=1e-30)
+    chance = noise / (n * (n - 1.0) * _smooth(counts).clamp(min=1.0) * _SMOOTHED_RINGS).sqrt()
+    signal = found.clamp(min=0.0) * (1.0 - (2.0 * chance / found.clamp(min=1e-30)) ** 2).clamp(min=0.0)
+    ratio = signal / noise
+    weight = 2.0 * ratio / ((1.0 + n * ratio) * noise)
+    return (weight[grid.ring] * grid.mask).to(torch.float32), (signal[grid.ring] * grid.mask).to(torch.float32)
+
+
+def _smooth(curve: Tensor) -> Tensor:
+    """Running mean of a radial curve, edges repeated."""
+    half_width = _SMOOTHED_RINGS // 2
+    padded = torch.cat([curve[:1].expand(half_width), curve, curve[-1:].expand(half_width)])
+    return padded.unfold(0, _SMOOTHED_RINGS, 1).mean(-1)
