@@ -158,7 +158,8 @@ def _coarse(
         steps, heights = zip(
             *(_peak(one.conj() * (total - one) * weight, small.shape, limit / factor) for one in moved), strict=True
         )
-        found = shifts + factor * torch.stack(steps)
+        # the others lie as far on the other side of the mean: two frames meet half-way
+        found = shifts + (factor * (n - 1.0) / n) * torch.stack(steps)
         shifts = _without_outliers(found - found.mean(0), torch.tensor(heights), over_time)
         shifts = shifts - shifts.mean(0)
     return shifts, shape, device

@@ -27,6 +27,8 @@ PATCH = 128
 _MOST_COEFFICIENTS = 200_000_000
 """Of all patches and frames together, 1.6 GB: larger fields have more patches and need less of their band."""
 _SMOOTHED_RINGS = 3
+_ALIKE = 0.9
+"""Overlap of what moves and what does not, above which they cannot be told apart."""
 _CHUNK = 16
 """Patches at a time, so that what lies between two sums stays in the cache."""
 
@@ -110,26 +112,31 @@ class Steps:
 class Patches:
     """Spectra of a movie's patches, (p, t, rows, columns), kept at the shifts that were last applied."""
 
-    def __init__(self, layout: Layout, grid: Grid, spectra: Tensor, applied: Tensor) -> None:
+    def __init__(self, layout: Layout, grid: Grid, spectra: Tensor, still: Tensor) -> None:
         self.layout, self.grid, self.spectra = layout, grid, spectra
-        self._applied = applied
+        self._still = still
+        self._applied = torch.zeros((len(layout), spectra.shape[1], 2), dtype=torch.float64)
 
     @classmethod
     def empty(cls, layout: Layout, n_frames: int, band: float, device: torch.device) -> Patches:
         """Make room for ``set`` to fill. A band too large for the memory is cut."""
         most = _MOST_COEFFICIENTS / (len(layout) * n_frames * layout.size[0] * layout.size[1])
         grid = Grid(layout.size, min(band, math.sqrt(most / 2.0)), device)
-        spectra = torch.empty((len(layout), n_frames, *grid.mask.shape), dtype=torch.complex64, device=device)
-        return cls(layout, grid, spectra, torch.zeros((len(layout), n_frames, 2), dtype=torch.float64))
+        kept = grid.mask.shape
+        spectra = torch.empty((len(layout), n_frames, *kept), dtype=torch.complex64, device=device)
+        return cls(layout, grid, spectra, torch.zeros((len(layout), *kept), dtype=torch.complex64, device=device))
 
     def set(self, index: int, frame: Tensor) -> None:
         """Cut and transform one frame."""
-        self.spectra[:, index] = self.grid.kept(torch.fft.rfft2(self.layout.cut(frame, index)))
+        spectra = self.grid.kept(torch.fft.rfft2(self.layout.cut(frame, index)))
+        along_rows, along_columns = self.grid.ramps(-self.layout.whole[index])
+        self.spectra[:, index] = spectra
+        self._still += spectra * (along_rows * along_columns)
 
     def cropped(self, band: float) -> Patches:
-        """The same patches with less of their spectra."""
+        """The same patches, as they were cut, with less of their spectra."""
         grid = Grid(self.layout.size, min(band, self.grid.band), self.spectra.device)
-        return Patches(self.layout, grid, grid.kept(self.spectra), self._applied)
+        return Patches(self.layout, grid, grid.kept(self.spectra), grid.kept(self._still))
 
     def move_to(self, shifts: Tensor) -> None:
         """Bring the spectra, in place, to (p, t, 2) px beyond the whole px at which they were cut."""
@@ -141,25 +148,79 @@ class Patches:
 
     def steps(self) -> Steps:
         """Newton steps of all patches at the present shifts, and the information about them."""
-        n_frames, grid = self.spectra.shape[1], self.grid
-        total = torch.cat([self.spectra[part].sum(1) for part in self._parts()])
-        pairs = _power(total) - self._each
-        weight, signal = ssnr_weight(pairs / (n_frames * (n_frames - 1.0)), self._each / n_frames, n_frames, self)
-        turn = 2.0 * math.pi * weight
-        # conj(w k R) once for each axis: the gradient is then a product of matrices per patch
-        toward = torch.stack([total.conj() * (turn * grid.rows), total.conj() * (turn * grid.columns)], dim=-1)
-        gradient = torch.cat(
-            [(self.spectra[part].flatten(2) @ toward[part].flatten(1, 2)).imag for part in self._parts()]
-        )
-        curvature = (2.0 * math.pi) ** 2 * (weight * signal).double()
+        n, grid = self.spectra.shape[1], self.grid
+        moving = torch.cat([_sum_of_frames(self.spectra[part]) for part in self._parts()])
+        along_rows, along_columns = self._ramps()
+        turned = along_rows.mT @ along_columns
+        signal, pattern, noise = self._powers(moving, turned)
+        ratio = signal / noise
+        share = ratio / (1.0 + n * ratio)
+        weight = (2.0 * math.pi) * 2.0 * share / noise
+        if bool((pattern > 0).any()):
+            excess = pattern / noise
+            power = torch.view_as_real(turned).square().sum(-1)
+            fixed = excess * (self._still - share * turned.conj() * moving) / (1.0 + excess * (n - share * power))
+            moving = moving - turned * fixed
+        else:
+            fixed = None
+        toward = moving.conj() * weight
+        both = torch.stack([toward * grid.rows, toward * grid.columns], dim=-1)
+        gradient = torch.cat([(self.spectra[p].flatten(2) @ both[p].flatten(1, 2)).imag for p in self._parts()])
+        if fixed is not None:
+            toward = toward * fixed
+            y = (along_columns @ toward.mT * along_rows * grid.rows[:, 0]).sum(-1)
+            x = (along_rows @ toward * along_columns * grid.columns[0]).sum(-1)
+            gradient = gradient - torch.stack([y.imag, x.imag], dim=-1)
+        curvature = 2.0 * math.pi * (weight * signal).double()
         yy, yx, xx = (
             float((curvature * product).sum()) for product in (grid.rows**2, grid.rows * grid.columns, grid.columns**2)
         )
-        information = n_frames * torch.tensor([[yy, yx], [yx, xx]], dtype=torch.float64)
+        information = n * torch.tensor([[yy, yx], [yx, xx]], dtype=torch.float64)
         if yy * xx - yx**2 <= 0.0:
             nothing = torch.zeros(gradient.shape, dtype=torch.float64)
             return Steps(free=nothing, information=torch.zeros_like(information))
         return Steps(free=gradient.double().cpu() @ torch.linalg.inv(information), information=information)
+
+    def _ramps(self) -> tuple[Tensor, Tensor]:
+        """Phases by which what does not move has been turned: (p, t, rows) and (p, t, columns)."""
+        along_rows, along_columns = self.grid.ramps(self._applied + self.layout.whole)
+        return along_rows[..., 0], along_columns[..., 0, :]
+
+    def _powers(self, moving: Tensor, turned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Power of one frame's specimen, fixed pattern and noise per coefficient, (rows, columns) float32.
+
+        With R = Σ Z_t the sum of what was moved, U = Σ Y_t that of what was not, and g = Σ_t exp(−2πi k·s_t), pairs
+        of frames share on average |R|² − Σ|Y|² = T(T−1) P_S + (|g|² − T) P_F and, the other way round,
+        |U|² − Σ|Y|² = (|g|² − T) P_S + T(T−1) P_F: two equations per ring. Where hardly anything moved the two cannot
+        be told apart, and all is taken for specimen.
+
+        Both are shrunk by what chance alone would show: with σ its standard deviation for pure noise they are
+        multiplied by 1 − (2σ/P)², and are 0 below 2σ. Rings that hold nothing would otherwise vouch for any track.
+        """
+        n, patches = self.spectra.shape[1], len(self.layout)
+        index, mask = self.grid.ring.flatten(), self.grid.mask.flatten().to(torch.float64)
+
+        def ring_sum(values: Tensor) -> Tensor:
+            sums = torch.zeros(int(index.max()) + 1, dtype=torch.float64, device=values.device)
+            return _smooth(sums.index_add_(0, index, values.flatten().to(torch.float64) * mask))
+
+        counts = patches * ring_sum(torch.ones_like(mask))
+        each = ring_sum(self._each)
+        moved, still, diverse = (ring_sum(_power(one)) for one in (moving, self._still, turned))
+        own, cross = n * (n - 1.0) * counts, diverse - n * counts
+        told_apart = (cross.abs() < _ALIKE * own).to(torch.float64)
+        cross = cross * told_apart
+        scale = own**2 - cross**2
+        chance_of = (each / n / counts.clamp(min=1e-9)) * own.clamp(min=1e-9).sqrt() / _SMOOTHED_RINGS**0.5
+        signal, pattern = (
+            _shown((own * one - cross * other) / scale.clamp(min=1e-30), chance_of * own / scale.clamp(min=1e-30))
+            for one, other in ((moved - each, still - each), (still - each, moved - each))
+        )
+        pattern = pattern * told_apart
+        power = each / n / counts.clamp(min=1e-9)
+        noise = torch.maximum(power - signal - pattern, 1e-6 * power).clamp(min=1e-30)
+        ring, kept = self.grid.ring, self.grid.mask
+        return (signal[ring] * kept).float(), (pattern[ring] * kept).float(), noise[ring].float()
 
     @cached_property
     def _each(self) -> Tensor:
@@ -170,40 +231,21 @@ class Patches:
         return (slice(start, start + _CHUNK) for start in range(0, len(self.spectra), _CHUNK))
 
 
+def _sum_of_frames(spectra: Tensor) -> Tensor:
+    """(p, rows, columns) of (p, t, rows, columns)."""
+    return torch.view_as_complex(torch.view_as_real(spectra).sum(1))
+
+
 def _power(spectra: Tensor) -> Tensor:
     """(rows, columns) float64: Σ |Y|² over the first axis."""
-    return torch.view_as_real(spectra).square().sum((0, -1), dtype=torch.float64)
+    # one axis after the other: a reduction over both, or of complex numbers, is ten times slower
+    return torch.view_as_real(spectra).square().sum(0).double().sum(-1)
 
 
-def ssnr_weight(pairs: Tensor, each: Tensor, n: int, patches: Patches) -> tuple[Tensor, Tensor]:
-    """Per coefficient: the likelihood's weight 2s/((1+Ts) P_N), and the signal power P_S of one frame.
-
-    With s = P_S/P_N per ring; P_S = (|ΣY|² − Σ|Y|²)/(T(T−1)), the mean over all pairs of frames and all patches,
-    shrunk by what chance alone would show: with σ its standard deviation for pure noise it is multiplied by
-    1 − (2σ/P_S)², and is 0 below 2σ. Rings that hold nothing would otherwise vouch for any track that noise prefers.
-
-    Parameters
-    ----------
-    pairs, each : (rows, columns) float64 P_S and mean |Y|² per frame, summed over patches.
-    n : number of frames.
-    """
-    grid = patches.grid
-    rings = int(grid.ring.max()) + 1
-    index, mask = grid.ring.flatten(), grid.mask.flatten().to(torch.float64)
-
-    def ring_sum(values: Tensor) -> Tensor:
-        sums = torch.zeros(rings, dtype=torch.float64, device=values.device)
-        return sums.index_add_(0, index, values.flatten().to(torch.float64) * mask)
-
-    counts = len(patches.layout) * ring_sum(torch.ones_like(pairs))
-    # smoothed alike, so that the difference is never negative where the spectrum is steep
-    found, power = (_smooth(ring_sum(values)) / _smooth(counts).clamp(min=1.0) for values in (pairs, each))
-    noise = torch.maximum(power - found.clamp(min=0.0), 1e-6 * power).clamp(min=1e-30)
-    chance = noise / (n * (n - 1.0) * _smooth(counts).clamp(min=1.0) * _SMOOTHED_RINGS).sqrt()
-    signal = found.clamp(min=0.0) * (1.0 - (2.0 * chance / found.clamp(min=1e-30)) ** 2).clamp(min=0.0)
-    ratio = signal / noise
-    weight = 2.0 * ratio / ((1.0 + n * ratio) * noise)
-    return (weight[grid.ring] * grid.mask).to(torch.float32), (signal[grid.ring] * grid.mask).to(torch.float32)
+def _shown(power: Tensor, chance: Tensor) -> Tensor:
+    """What of a power exceeds chance, see ``Patches._powers``."""
+    found = power.clamp(min=0.0)
+    return found * (1.0 - (2.0 * chance / found.clamp(min=1e-30)) ** 2).clamp(min=0.0)
 
 
 def _smooth(curve: Tensor) -> Tensor:
