@@ -22,6 +22,7 @@ from streamer.settings import (
     ComputeSettings,
     DataPathSettings,
     DenoiseSettings,
+    EerSettings,
     GainSettings,
     MotionSettings,
     MovieSettings,
@@ -87,6 +88,7 @@ class Config(Table, frozen=True):
     session: SessionSettings = SessionSettings()
     watch: WatchSettings = WatchSettings()
     movie: MovieSettings = MovieSettings()
+    eer: EerSettings = EerSettings()
     gain: GainSettings = GainSettings()
     motion: MotionSettings = MotionSettings()
     super_resolution: SuperResolutionSettings = SuperResolutionSettings()

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import traceback
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from service.status import Alarms, Status
 from service.teacher import Teacher
 from service.watching import Watching
 from streamer.errors import OutputError, ServiceError, StreamerError
+from streamer.readers.movie import read_header
 from streamer.watch import Watcher
 
 if TYPE_CHECKING:
@@ -149,7 +151,8 @@ class Daemon:
         self._resume_sessions()
         self.crew.start()
         known, name = self.journal.identities(), self.config.session.name or ""
-        self._watching = Watching(Watcher(self.config.watch, session_name=name, known=known))
+        header_check = partial(read_header, eer=self.config.eer)
+        self._watching = Watching(Watcher(self.config.watch, session_name=name, known=known, header_check=header_check))
         self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.desk.session)
         self._beat("running")
         systemd.notify(ready=True, status=f"watching {self.layout.root}")

@@ -73,14 +73,14 @@ def describe(path: Path, config: Config) -> Movie:
     path = path.resolve()
     root = _root_of(path, config)
     relative = path.relative_to(root).as_posix()
-    header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30))
+    header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30), eer=config.eer)
     acquisition = with_position(read_sidecar(path) or Acquisition(), relative)
     return Movie(
         path=str(path),
         relative=relative,
         session=session_of(relative, root.name, config.session.name or ""),
         identity=identity_of(path),
-        evidence="sidecar" if acquisition.n_frames else "header" if header.format == "mrc" else "unproven",
+        evidence="sidecar" if acquisition.n_frames else "header" if header.proves_its_length else "unproven",
         acquisition=acquisition,
     )
 

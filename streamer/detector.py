@@ -18,6 +18,7 @@ from streamer.errors import MovieCorrupt, MovieMismatch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from streamer.readers.stack import FrameStack
     from streamer.records import Gain
 
 _NEIGHBOURS = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0)]
@@ -34,7 +35,7 @@ class Correction:
     sources: Tensor
     """(n, k) int64 flat positions of good neighbours, repeated cyclically; −1 where a defect has none."""
 
-    def frame(self, counts: NDArray[np.generic], index: int) -> Tensor:
+    def frame(self, counts: NDArray[np.generic] | FrameStack, index: int) -> Tensor:
         """Corrected frame ``index`` of (t, h, w) counts: (h, w) float32 on the correction's device."""
         raw = torch.from_numpy(counts[index].astype(np.float32)).to(self.defects.device)
         if self.gain is not None:
@@ -58,14 +59,6 @@ def check_gain(gain: Gain, shape: tuple[int, int], movie: str) -> None:
             found=f"{gain.values.shape[0]} × {gain.values.shape[1]} px in {gain.path}",
             hint="set movie.gain to the reference of this camera mode, or take the movies in its mode",
         )
-
-
-def sum_of_counts(counts: NDArray[np.generic]) -> NDArray[np.float32]:
-    """(h, w) float32 sum over frames of (t, h, w) counts, without a second copy of the movie."""
-    total = np.zeros(counts.shape[1:], dtype=np.float32)
-    for frame in counts:
-        total += frame
-    return total
 
 
 def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int64]:

@@ -42,14 +42,19 @@ def decay_rate(fftfreq: Tensor, pixel_size: float, voltage_kv: float) -> Tensor:
     return torch.where(fftfreq > 0, rate, torch.zeros_like(rate))
 
 
-def frame_exposures(n_frames: int, dose_per_frame: float | None) -> Tensor:
+def frame_exposures(
+    n_frames: int, dose_per_frame: float | None, frame_doses: tuple[float, ...] | None = None
+) -> Tensor:
     """Exposure at the end of each frame, (t,) float64 in e⁻/Å²; zeros when the dose is unknown: no weighting.
 
-    Counted from the movie's own beginning. What the specimen got before weakens all frames by the same factor at each
-    frequency, which a sum over its root of Σw² does not see.
+    Frames that got different doses, as EER movies can be divided, are told by ``frame_doses``. Counted from the
+    movie's own beginning: what the specimen got before weakens all frames by the same factor at each frequency, which
+    a sum over its root of Σw² does not see.
     """
     if dose_per_frame is None:
         return torch.zeros(n_frames, dtype=torch.float64)
+    if frame_doses is not None:
+        return torch.tensor(frame_doses, dtype=torch.float64).cumsum(0)
     return dose_per_frame * torch.arange(1, n_frames + 1, dtype=torch.float64)
 
 

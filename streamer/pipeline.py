@@ -77,20 +77,20 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
     """Decode, check and describe a movie."""
     path, limit = Path(movie.path), int(job.settings.compute.read_limit_gib * 2**30)
     with stage("read"):
-        header = movie_reader.read_header(path, limit_bytes=limit)
+        header = movie_reader.read_header(path, limit_bytes=limit, eer=job.settings.eer)
         counts = movie_reader.read_counts(
             path,
             header,
-            memory_map_above=limit // 2,
+            in_memory_bytes=int(job.settings.compute.frames_in_memory_gib * 2**30),
             threads=torch.get_num_threads(),
             expected=movie.identity,
+            eer=job.settings.eer,
         )
-        movie_reader.check_content(path, counts)
+        total = movie_reader.check_content(path, counts)
     with stage("gain"):
         source, flags = describe_source(movie, header, job.settings, job.gain)
         if job.gain is not None:
             detector.check_gain(job.gain, (header.height, header.width), movie.path)
-        total = detector.sum_of_counts(counts)
         if job.gain is not None:
             total *= job.gain.values
         hot = detector.find_hot_pixels(total, job.settings.gain.hot_pixel_sigma)
@@ -103,6 +103,7 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         pixel_size=source.pixel_size,
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
+        frame_doses=source.frame_doses,
         flags=flags,
     )
     return frames, source
@@ -112,7 +113,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     """Everything between the counts and the files."""
     settings, pixel_size, voltage_kv = job.settings, frames.pixel_size, frames.voltage_kv
     correction = detector.correction_for(frames.shape, frames.gain, frames.defects, job.device)
-    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame)
+    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame, frames.frame_doses)
     band = band_of(frames.shape, pixel_size, settings.denoise.resolution, settings.denoise.low)
 
     def frame(index: int) -> Tensor:
@@ -184,6 +185,8 @@ def _refine(
         in_vain = SuperResolutionVerdict(verdict="not tried", reason="switched off")
     elif (source.acquisition.super_res_factor or 1) > 1:
         in_vain = SuperResolutionVerdict(verdict="cannot help", reason="the movie is super-resolution already")
+    elif source.upsampling > 1:
+        in_vain = SuperResolutionVerdict(verdict="cannot help", reason="events were put on a finer grid already")
     elif settings.outputs.super_resolution == "when-it-helps":
         in_vain = cannot_help(shifts, exposures, least) or nothing_near_nyquist(spectrum)
     if in_vain is not None:

@@ -37,6 +37,12 @@ class MovieSource:
     """sha256 of the gain reference."""
     gain_path: str | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
+    frame_doses: tuple[float, ...] | None = None
+    """e⁻/Å² of each frame, where they differ."""
+    n_raw_frames: int | None = None
+    """Of an EER movie: hardware frames, of which a frame is a sum."""
+    upsampling: int = 1
+    """How much finer than the detector's pixels the frames are, along each axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

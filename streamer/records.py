@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from streamer.published import ModelRef, MovieQuality, MovieSource, SuperResolutionVerdict
+    from streamer.readers.stack import FrameStack
 
 
 def movie_id_of(relative: str) -> str:
@@ -46,7 +47,7 @@ class FileIdentity:
 class MovieHeader:
     """What a movie file says about itself, checked against its size before anything is allocated."""
 
-    format: Literal["mrc", "tiff"]
+    format: Literal["mrc", "tiff", "eer"]
     n_frames: int
     height: int
     width: int
@@ -54,6 +55,25 @@ class MovieHeader:
     """numpy name of the stored type, e.g. ``uint8``."""
     pixel_size: float | None = None
     """Å/px from the file, where it states one."""
+    proves_its_length: bool = False
+    """Whether the header tells how many frames there must be: a file that was cut is found out."""
+    n_raw_frames: int | None = None
+    """Of an EER movie: hardware frames, of which a frame is a sum."""
+    n_raw_frames_left_out: int = 0
+    """Those that did not fill a last frame."""
+    frame_doses: tuple[float, ...] | None = None
+    """e⁻/Å² of each frame, where the file or its integration file tells."""
+    upsampling: int = 1
+    """How much finer than the detector's pixels the grid is, along each axis."""
+
+    def frames_told(self, told: int) -> int:
+        """Number of frames to hold against what a sidecar tells: of an EER movie the raw ones.
+
+        Some sidecars count fractions, which the file cannot know; one that proves its own length is believed then.
+        """
+        if self.n_raw_frames is None:
+            return self.n_frames
+        return told if self.proves_its_length and told < self.n_raw_frames else self.n_raw_frames
 
     @property
     def decoded_bytes(self) -> int:
@@ -131,7 +151,7 @@ class Gain:
 class Frames:
     """A decoded movie with all that is needed to correct it frame by frame."""
 
-    counts: np.ndarray
+    counts: np.ndarray | FrameStack
     """(t, h, w) as stored, row 0 at the bottom."""
     gain: Gain | None
     defects: np.ndarray
@@ -146,6 +166,8 @@ class Frames:
     """Where it is unknown 300, and flagged."""
     dose_per_frame: float | None
     """e⁻/Å²; None: do not weight."""
+    frame_doses: tuple[float, ...] | None = None
+    """e⁻/Å² of each frame where they differ and nobody overrides them."""
     flags: tuple[str, ...] = ()
     """What a user should know about how these were chosen."""
 
@@ -166,7 +188,7 @@ class LocalMotion:
     """How the shift differs over the field; see ``streamer.local``."""
 
     coefficients: Tensor
-    """(t, 2, n) float64 (y, x) px per Legendre product of ``local.ORDERS`` but the constant; the first frame's are 0."""
+    """(t, 2, n) float64 (y, x) px per Legendre product of ``local.ORDERS`` but the constant; 0 in the first frame."""
     shape: tuple[int, int]
     """(h, w) px of the field."""
     evidence: float

@@ -28,7 +28,7 @@ class WatchSettings(Table, frozen=True):
     )
     include: Annotated[
         tuple[str, ...], Meta(description="file names that are movies; upper and lower case are the same")
-    ] = ("*.mrc", "*.mrcs", "*.tif", "*.tiff")
+    ] = ("*.mrc", "*.mrcs", "*.tif", "*.tiff", "*.eer")
     exclude: Annotated[
         tuple[str, ...], Meta(description="names that never are: gains, defects, what is still being copied")
     ] = (".*", "*.tmp", "*.part", "*downloading", "*gain*", "*countref*", "*superref*", "*defect*")
@@ -72,6 +72,33 @@ class MovieSettings(Table, frozen=True):
         str | None,
         Meta(description="gain reference to multiply with; unset: the only candidate found below the watched root"),
     ] = None
+
+
+class EerSettings(Table, frozen=True):
+    """How EER movies are divided into frames. At most one of the four ways; none: 40 fractions."""
+
+    group: Annotated[int | None, Meta(ge=1, description="raw frames that are added up to a fraction")] = None
+    fractions: Annotated[int | None, Meta(ge=1, description="number of fractions, the same for every movie")] = None
+    dose_per_fraction: Annotated[
+        float | None, Meta(gt=0, description="e-/Å2 per fraction; the movie has to tell its dose")
+    ] = None
+    integration: Annotated[
+        str | None,
+        Meta(
+            description="MotionCor integration file: lines of raw frames, raw frames per fraction, e-/Å2 per raw frame"
+        ),
+    ] = None
+    upsampling: Annotated[
+        Literal[1, 2, 4], Meta(description="1: physical pixels; 2 or 4: a grid as many times finer")
+    ] = 1
+    flip_y: Annotated[
+        bool, Meta(description="turn rows over, as IMOD reads EER; false: as RELION does, which gains are oriented to")
+    ] = False
+
+    def __post_init__(self) -> None:
+        chosen = [n for n in ("group", "fractions", "dose_per_fraction", "integration") if getattr(self, n) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"set only one of {', '.join(chosen)}")
 
 
 class GainSettings(Table, frozen=True):
@@ -174,15 +201,24 @@ class ComputeSettings(Table, frozen=True):
         float,
         Meta(
             gt=0,
-            description="a movie that decodes to more is refused; larger MRC files are memory-mapped from half of it",
+            description="a movie that decodes to more is refused, GiB",
         ),
     ] = 16.0
+    frames_in_memory_gib: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="a movie that decodes to more is not held in memory: each pass over its frames decodes them "
+            "anew, GiB",
+        ),
+    ] = 2.0
 
 
 class DataPathSettings(Table, frozen=True):
     """All that ``process_movie`` needs."""
 
     movie: MovieSettings = MovieSettings()
+    eer: EerSettings = EerSettings()
     gain: GainSettings = GainSettings()
     motion: MotionSettings = MotionSettings()
     super_resolution: SuperResolutionSettings = SuperResolutionSettings()

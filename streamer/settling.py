@@ -235,10 +235,10 @@ class Settling:
         header, settings, acquisition = candidate.header, self._settings, candidate.acquisition
         told = None if acquisition is None else acquisition.n_frames
         if told is not None:
-            _check_count(path, header.n_frames, told)
+            _check_count(path, header.frames_told(told), told)
             return _Verdict("sidecar", settings.settle_with_sidecar_s)
         wait_s = settings.settle_s if acquisition else max(settings.settle_s, settings.sidecar_wait_s)
-        if header.format == "mrc":
+        if header.proves_its_length:
             return _Verdict("header", wait_s)
         return _Verdict("unproven", max(wait_s, settings.unproven_wait_s))
 

@@ -53,9 +53,20 @@ def describe_source(
             hint="set movie.pixel_size in Å/px",
         )
     dose_told = told.dose_per_frame
-    if dose_told is None and told.dose_total is not None:
-        dose_told = told.dose_total / header.n_frames
-    dose = _choose("dose_per_frame", flags, settings=set_by_user.dose_per_frame, sidecar=dose_told)
+    if told.dose_total is not None and (dose_told is None or header.n_raw_frames):
+        dose_told = told.dose_total * _share_of_exposure(header) / header.n_frames
+    doses = header.frame_doses
+    dose = _choose(
+        "dose_per_frame",
+        flags,
+        settings=set_by_user.dose_per_frame,
+        header=None if doses is None else sum(doses) / len(doses),
+        sidecar=dose_told,
+    )
+    if doses is not None and (set_by_user.dose_per_frame is not None or max(doses) == min(doses)):
+        doses = None
+    if header.n_raw_frames_left_out:
+        flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
     voltage = _choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv)
     if dose is None:
         flags.append("dose: unknown, frames are not weighted")
@@ -79,6 +90,9 @@ def describe_source(
         cs_mm=set_by_user.cs_mm,
         amplitude_contrast=set_by_user.amplitude_contrast,
         dose_per_frame=dose,
+        frame_doses=doses,
+        n_raw_frames=header.n_raw_frames,
+        upsampling=header.upsampling,
         pre_exposure=set_by_user.pre_exposure,
         gain=gain.sha256 if gain else None,
         gain_path=gain.path if gain else None,
@@ -109,13 +123,18 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             expected=f"at least {_LEAST_SIDE} × {_LEAST_SIDE} px",
             found=f"{header.height} × {header.width} px",
         )
-    if told.n_frames is not None and told.n_frames != header.n_frames:
+    if told.n_frames is not None and told.n_frames != (found := header.frames_told(told.n_frames)):
         raise MovieMismatch(
             "the sidecar tells another number of frames",
             where=movie.path,
             expected=f"{told.n_frames} ({told.sidecar})",
-            found=str(header.n_frames),
+            found=str(found),
         )
+
+
+def _share_of_exposure(header: MovieHeader) -> float:
+    """What of the exposure the frames hold: all, but for raw frames that were left out."""
+    return 1.0 - header.n_raw_frames_left_out / header.n_raw_frames if header.n_raw_frames else 1.0
 
 
 def _choose(name: str, flags: list[str], **candidates: float | None) -> float | None:

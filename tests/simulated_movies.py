@@ -104,6 +104,6 @@ def simulated(scope, specimen, seed):
     field = Field(scope, specimen, seed=seed)
     counts = np.stack(list(field.frames(camera)))
     gain = Gain(path="gain.mrc", sha256="0" * 64, values=camera.gain_reference())
-    hot = detector.find_hot_pixels(detector.sum_of_counts(counts) * gain.values, 7.0)
+    hot = detector.find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
     correction = detector.correction_for(scope.shape, gain, detector.defects_of(gain, hot))
     return SimulatedMovie(scope, field, counts, gain, correction)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
+from streamer.readers.xml import parse_xml
 from streamer.records import Acquisition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from xml.etree import ElementTree
 
-MAX_ELEMENTS = 500_000
 MAX_COUNT = 1_000_000
 MAX_TEXT = 64
 _GRID_SQUARE = re.compile(r"GridSquare_([^/]+)", re.IGNORECASE)
@@ -62,7 +62,7 @@ def parse(document: bytes) -> Acquisition | None:
     ValueError
         It is no XML, has a DTD or entities, or is larger than a sidecar can be.
     """
-    root = _root(document)
+    root = parse_xml(document)
     kind = _local(root)
     if kind == "MicroscopeImage":
         return _microscope_image(root)
@@ -81,20 +81,6 @@ def merge(image: Acquisition | None, recorded: Acquisition | None) -> Acquisitio
 def per_frame(dose_total: float | None, n_frames: int | None) -> float | None:
     """Exposure per frame, e⁻/Å², when total and number are known."""
     return dose_total / n_frames if dose_total is not None and n_frames else None
-
-
-def _root(document: bytes) -> ElementTree.Element:
-    # Decoded here, so that no other encoding can hide a DTD from the check that follows.
-    utf16 = document[:2] in (b"\xff\xfe", b"\xfe\xff")
-    text = document.decode("utf-16" if utf16 else "utf-8-sig")
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise ValueError("XML with a document type or entities is not read")
-    if text.count("<") > 2 * MAX_ELEMENTS:
-        raise ValueError(f"XML of more than {MAX_ELEMENTS} elements is not read")
-    try:
-        return ElementTree.fromstring(text)  # noqa: S314 - see above
-    except ElementTree.ParseError as error:
-        raise ValueError(f"is no XML ({error})") from error
 
 
 def _microscope_image(root: ElementTree.Element) -> Acquisition:

@@ -87,7 +87,7 @@ def read_gain(path: Path) -> Gain:
         if header.n_frames != 1:
             raise ConfigError("is no gain reference", where=path, expected="1 image", found=header.n_frames)
         before = movie.identity_of(path)
-        counts = movie.read_counts(path, header, memory_map_above=header.decoded_bytes, threads=1, expected=before)
+        counts = movie.read_counts(path, header, in_memory_bytes=header.decoded_bytes, threads=1, expected=before)
         sha256 = _sha256(path)
     except MovieError as error:
         raise ConfigError("cannot be read as a gain reference", where=path, found=error.message()) from error

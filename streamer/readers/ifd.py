@@ -29,6 +29,10 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS = 273, 277, 278, 279
 _X_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR, _TILE_WIDTH, _SAMPLE_FORMAT = 282, 296, 317, 322, 339
 
+EER_COMPRESSIONS = (65000, 65001, 65002)
+_EER_METADATA, _EER_BITS = 65001, (65007, 65008, 65009)
+_MAX_METADATA_BYTES = 1 << 22
+
 _DTYPES = {
     (8, 1): "uint8",
     (8, 2): "int8",
@@ -71,6 +75,10 @@ class Pages:
     """Per page."""
     pixel_size: float | None
     """Å/px by the resolution tags, unchecked."""
+    eer_metadata: bytes | None = None
+    """XML document of an EER movie."""
+    eer_bits: tuple[int, int, int] = (0, 0, 0)
+    """Of a run length, and of the sub-pixel position along x and y, where an EER movie states them."""
 
 
 def read_pages(path: Path, descriptor: int) -> Pages:
@@ -88,9 +96,20 @@ def read_pages(path: Path, descriptor: int) -> Pages:
     return _walk(*open_tiff(path, descriptor))
 
 
+def first_compression(path: Path, descriptor: int) -> int:
+    """How the first page of a TIFF file is compressed, 1 for not at all and 0 where there is no page yet."""
+    file, offset = open_tiff(path, descriptor)
+    if offset < 8:
+        return 0
+    tags, _ = read_tags(file, offset, 0)
+    return tag_value(file, tags, _COMPRESSION, 0, 1)
+
+
 def _walk(file: TiffFile, offset: int) -> Pages:
     layout: Layout | None = None
     pixel_size: float | None = None
+    metadata: bytes | None = None
+    bits: tuple[int, int, int] = (0, 0, 0)
     strips: list[Strips] = []
     seen: set[int] = set()
     total = 0
@@ -101,6 +120,10 @@ def _walk(file: TiffFile, offset: int) -> Pages:
         found = _layout(file, tags, page)
         if layout is None:
             layout, pixel_size = found, _pixel_size(file, tags)
+            if layout.compression in EER_COMPRESSIONS:
+                metadata = _bytes(file, tags, _EER_METADATA)
+                skip, horizontal, vertical = (tag_value(file, tags, number, page, 0) for number in _EER_BITS)
+                bits = (skip, horizontal, vertical)
         elif found != layout:
             raise MovieCorrupt(f"page {page} differs from page 0", where=file.path, expected=layout, found=found)
         strips.append(_strips(file, tags, layout, page))
@@ -110,7 +133,7 @@ def _walk(file: TiffFile, offset: int) -> Pages:
         offset = following
     if layout is None:
         raise MovieNotReady("has no page yet", where=file.path)
-    return Pages(layout=layout, strips=tuple(strips), pixel_size=pixel_size)
+    return Pages(layout=layout, strips=tuple(strips), pixel_size=pixel_size, eer_metadata=metadata, eer_bits=bits)
 
 
 def _check_offset(file: TiffFile, offset: int, page: int, seen: set[int]) -> None:
@@ -125,7 +148,7 @@ def _check_offset(file: TiffFile, offset: int, page: int, seen: set[int]) -> Non
 
 def _layout(file: TiffFile, tags: Tags, page: int) -> Layout:
     compression = tag_value(file, tags, _COMPRESSION, page, 1)
-    _refuse_unsupported(file, tags, page, compression)
+    _refuse_unsupported(file, tags, page)
     height, width = tag_value(file, tags, _HEIGHT, page), tag_value(file, tags, _WIDTH, page)
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise MovieCorrupt(
@@ -140,7 +163,8 @@ def _layout(file: TiffFile, tags: Tags, page: int) -> Layout:
     return Layout(
         height=height,
         width=width,
-        dtype=_dtype(file, tags, page),
+        # events have no sample type
+        dtype="uint8" if compression in EER_COMPRESSIONS else _dtype(file, tags, page),
         byte_order=file.byte_order,
         compression=compression,
         predictor=tag_value(file, tags, _PREDICTOR, page, 1),
@@ -148,13 +172,7 @@ def _layout(file: TiffFile, tags: Tags, page: int) -> Layout:
     )
 
 
-def _refuse_unsupported(file: TiffFile, tags: Tags, page: int, compression: int) -> None:
-    if compression in (65000, 65001, 65002):
-        raise MovieUnsupported(
-            "is an EER movie; EER is not read yet",
-            where=file.path,
-            hint="export fractions as TIFF or MRC, for example with relion_convert_to_tiff",
-        )
+def _refuse_unsupported(file: TiffFile, tags: Tags, page: int) -> None:
     if _TILE_WIDTH in tags:
         raise MovieUnsupported("is a tiled TIFF", where=file.path, hint="save it in strips")
     if tag_value(file, tags, _SAMPLES, page, 1) != 1:
@@ -195,6 +213,19 @@ def _strips(file: TiffFile, tags: Tags, layout: Layout, page: int) -> Strips:
             hint="still being written, or cut",
         )
     return Strips(offsets=offsets, counts=counts)
+
+
+def _bytes(file: TiffFile, tags: Tags, number: int) -> bytes | None:
+    """Content of a tag of bytes or text; None where there is none."""
+    kind, count, value = tags.get(number, (0, 0, b""))
+    if kind not in (1, 2, 7) or count == 0:
+        return None
+    if count > _MAX_METADATA_BYTES:
+        raise MovieCorrupt(f"tag {number} is too long", where=file.path, found=f"{count} bytes")
+    if count <= len(value):
+        return value[:count]
+    (offset,) = struct.unpack(file.byte_order + ("Q" if file.big else "I"), value)
+    return file.read(count, offset, f"tag {number}")
 
 
 def _pixel_size(file: TiffFile, tags: Tags) -> float | None:

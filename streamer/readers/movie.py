@@ -7,19 +7,27 @@ with row 0 at the bottom; a file that changes while it is read is not ready.
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady, MovieUnsupported
+from streamer.readers import eer as eer_reader
 from streamer.readers import mrc, tiff
 from streamer.readers.files import fingerprint as fingerprint
 from streamer.readers.files import identity_of as identity_of
 from streamer.readers.files import opened, read_up_to
+from streamer.readers.ifd import EER_COMPRESSIONS, first_compression
+from streamer.readers.stack import FrameStack
 from streamer.readers.tags import is_tiff
+from streamer.settings import EerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from streamer.records import FileIdentity, MovieHeader
 
@@ -41,12 +49,13 @@ _FOREIGN = (
 )
 
 
-def read_header(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> MovieHeader:
+def read_header(path: Path, *, limit_bytes: int = LIMIT_BYTES, eer: EerSettings | None = None) -> MovieHeader:
     """Read the header of a movie, checked against the file and against what may be decoded.
 
     Parameters
     ----------
     limit_bytes : a movie that decodes to more is refused.
+    eer : how EER movies are divided into frames.
 
     Raises
     ------
@@ -56,8 +65,15 @@ def read_header(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> MovieHeader:
         It contradicts itself.
     MovieUnsupported
         It is no movie, of a kind that is not read here, or too large.
+    MovieMismatch
+        An EER movie cannot be divided as the settings say.
     """
-    header = tiff.read_header(path) if _is_tiff(path) else mrc.read_header(path)
+    if not _is_tiff(path):
+        header = mrc.read_header(path)
+    elif _is_eer(path):
+        header = eer_reader.read_header(path, eer or EerSettings())
+    else:
+        header = tiff.read_header(path)
     size = f"{header.n_frames} frames of {header.height} x {header.width}, {header.decoded_bytes} bytes"
     if header.decoded_bytes > limit_bytes:
         raise MovieUnsupported(
@@ -73,19 +89,20 @@ def read_counts(
     path: Path,
     header: MovieHeader,
     *,
-    memory_map_above: int,
+    in_memory_bytes: int,
     threads: int,
     expected: FileIdentity | None = None,
-) -> np.ndarray:
+    eer: EerSettings | None = None,
+) -> np.ndarray | FrameStack:
     """Read all frames of a movie, as stored.
 
     Parameters
     ----------
     header : as ``read_header`` gave it.
-    memory_map_above : an MRC movie of more bytes than this is left in the file; the result is then read-only,
-        and whoever uses it asks ``identity_of`` once more at the end.
-    threads : how many TIFF pages are decoded at a time.
+    in_memory_bytes : a movie that decodes to more is decoded anew whenever its frames are asked for.
+    threads : how many frames are decoded at a time.
     expected : identity of the file when it was found whole.
+    eer : as for ``read_header``.
 
     Returns
     -------
@@ -103,30 +120,57 @@ def read_counts(
     before = identity_of(path)
     if expected is not None and not before.has_same_content(expected):
         raise MovieNotReady("changed since it was found", where=path, expected=expected, found=before)
-    try:
+
+    def check() -> None:
+        _check_unchanged(path, before, identity_of(path))
+
+    def decoder(descriptor: int) -> Callable[[int, np.ndarray], None]:
+        if header.format == "eer":
+            return eer_reader.open_eer(path, descriptor, header, eer or EerSettings()).decode
         if header.format == "tiff":
-            counts = tiff.read_counts(path, header, threads=threads)
-        else:
-            counts = mrc.read_counts(path, header, memory_map=header.decoded_bytes > memory_map_above)
+            return tiff.decoder(path, descriptor, header)
+        return mrc.decoder(path, descriptor, header)
+
+    shape = (header.n_frames, header.height, header.width)
+    dtype = np.dtype(header.dtype).newbyteorder("<")
+    try:
+        with opened(path) as descriptor:
+            if header.decoded_bytes > in_memory_bytes:
+                return FrameStack(descriptor, shape, dtype, decoder, ahead=threads, check=check)
+            counts = np.empty(shape, dtype)
+            _decode_all(decoder(descriptor), counts, threads)
     except MemoryError as error:
         raise DeviceError(
             "does not fit into memory", where=path, found=f"{header.decoded_bytes} bytes", hint="see compute"
         ) from error
     except MovieError:
         # Whoever rewrites the file under our hands makes it look corrupt.
-        _check_unchanged(path, before, identity_of(path))
+        check()
         raise
-    _check_unchanged(path, before, identity_of(path))
+    check()
     return counts
 
 
-def check_content(path: Path, counts: np.ndarray) -> None:
-    """Refuse frames that no camera wrote.
+def _decode_all(decode: Callable[[int, np.ndarray], None], counts: np.ndarray, threads: int) -> None:
+    if min(threads, len(counts)) <= 1:
+        for index, frame in enumerate(counts):
+            decode(index, frame)
+        return
+    with ThreadPoolExecutor(min(threads, len(counts)), thread_name_prefix="frames") as pool:
+        list(pool.map(decode, range(len(counts)), counts))
+
+
+def check_content(path: Path, counts: np.ndarray | FrameStack) -> NDArray[np.float32]:
+    """Refuse frames that no camera wrote, and add up the others.
 
     Parameters
     ----------
     path : for the message.
-    counts : (t, h, w) as stored.
+    counts : (t, h, w) as stored; gone through once.
+
+    Returns
+    -------
+    (h, w) sum over the frames.
 
     Raises
     ------
@@ -135,25 +179,35 @@ def check_content(path: Path, counts: np.ndarray) -> None:
     MovieCorrupt
         All frames are empty or the same, or there are numbers that are not finite.
     """
-    if not counts[-1].any():
-        if len(counts) > 1 and any(frame.any() for frame in counts[:-1]):
-            raise MovieNotReady(
-                "has an empty last frame",
-                where=path,
-                hint="still being copied, or the exposure was cut short",
-            )
+    first, total, differ = counts[0].copy(), np.zeros(counts.shape[1:], dtype=np.float32), False
+    for index, frame in enumerate(counts):
+        if frame.dtype.kind == "f" and not np.isfinite(frame).all():
+            raise MovieCorrupt(f"frame {index} holds numbers that are not finite", where=path)
+        differ = differ or not np.array_equal(frame, first)
+        is_empty = index == len(counts) - 1 and not frame.any()
+        total += frame
+    if is_empty and total.any():
+        raise MovieNotReady(
+            "has an empty last frame",
+            where=path,
+            hint="still being copied, or the exposure was cut short",
+        )
+    if is_empty:
         raise MovieCorrupt("no counts in any frame", where=path)
-    if counts.dtype.kind == "f":
-        for index, frame in enumerate(counts):
-            if not np.isfinite(frame).all():
-                raise MovieCorrupt(f"frame {index} holds numbers that are not finite", where=path)
-    if len(counts) > 1 and all(np.array_equal(frame, counts[0]) for frame in counts[1:]):
+    if len(counts) > 1 and not differ:
         raise MovieCorrupt("all frames are the same", where=path, hint="no camera counts the same twice")
+    return total
 
 
 def _check_unchanged(path: Path, expected: FileIdentity, found: FileIdentity) -> None:
     if found != expected:
         raise MovieNotReady("changed while it was read", where=path, expected=expected, found=found)
+
+
+def _is_eer(path: Path) -> bool:
+    """Whether the first page of a TIFF file is a stream of events."""
+    with opened(path) as descriptor:
+        return first_compression(path, descriptor) in EER_COMPRESSIONS
 
 
 def _is_tiff(path: Path) -> bool:
@@ -169,12 +223,12 @@ def _is_tiff(path: Path) -> bool:
         return False
     for magic, what, hint in _FOREIGN:
         if head.startswith(magic):
-            raise MovieUnsupported(f"is {what}", where=path, expected="a TIFF or MRC movie", hint=hint)
+            raise MovieUnsupported(f"is {what}", where=path, expected="a TIFF, EER or MRC movie", hint=hint)
     if _is_text(head):
         raise MovieUnsupported(
             "is a text file",
             where=path,
-            expected="a TIFF or MRC movie",
+            expected="a TIFF, EER or MRC movie",
             found=repr(head[:40].decode("latin-1")),
         )
     if len(head) < mrc.HEADER_BYTES:

@@ -18,6 +18,7 @@ from streamer.readers.files import opened, read_into, read_up_to
 from streamer.records import MovieHeader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 HEADER_BYTES = 1024
@@ -25,16 +26,18 @@ MAX_SIDE = 65_536
 MAX_FRAMES = 20_000
 MAX_EXTENDED_BYTES = 16 << 20
 
-_DTYPES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
+_PACKED = 101
+_DTYPES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16", _PACKED: "uint8"}
 _REFUSED = {
     3: ("complex numbers (mode 3)", "this is not a movie"),
     4: ("complex numbers (mode 4)", "this is not a movie"),
-    101: ("4-bit packed counts (mode 101)", "save 8-bit, or convert with IMOD: newstack -mode 0"),
 }
 # SerialEM and IMOD leave this number in their headers; only then do the flags beside it mean anything.
 _IMOD_STAMP = 1_146_047_817
 _IMOD_SIGNED_BYTES = 1
 _IMOD_PACKED_4_BIT = 16
+# Sizes (w, h) in mode 0 that no camera has, but half of whose width K2 and K3 super-resolution frames have, packed.
+_HALF_WIDTHS = {(3710, 7676), (3838, 7420), (5760, 8184), (4092, 11520)}
 
 _PLAUSIBLE_PIXEL_SIZE = (0.05, 50.0)  # Å/px; outside it the field holds something else
 
@@ -52,6 +55,22 @@ class _Fields:
     extended_bytes: int
     has_map_id: bool
     imod_flags: int | None
+
+    @property
+    def is_half_width(self) -> bool:
+        """Mode 0 whose bytes are two counts of 4 bits each, by IMOD's flag or by a size that only this explains."""
+        flagged = self.imod_flags is not None and bool(self.imod_flags & _IMOD_PACKED_4_BIT)
+        return self.mode == 0 and (flagged or (self.nx, self.ny) in _HALF_WIDTHS)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a byte holds two counts, the first in its low half; rows begin at whole bytes."""
+        return self.mode == _PACKED or self.is_half_width
+
+    @property
+    def width(self) -> int:
+        """Px."""
+        return 2 * self.nx if self.is_half_width else self.nx
 
 
 def looks_like_mrc(head: bytes) -> bool:
@@ -71,43 +90,39 @@ def read_header(path: Path) -> MovieHeader:
     MovieCorrupt
         The header holds impossible numbers.
     MovieUnsupported
-        Big-endian, complex or 4-bit.
+        Big-endian or complex.
     """
     with opened(path) as descriptor:
         return _checked(path, descriptor)[0]
 
 
-def read_counts(path: Path, header: MovieHeader, *, memory_map: bool = False) -> np.ndarray:
-    """Read all frames.
+def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, np.ndarray], None]:
+    """Give what reads frame i of an open file into (h, w); the file has to say what ``header`` says."""
+    found, fields = _checked(path, descriptor)
+    if found != header:
+        raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
+    start = HEADER_BYTES + fields.extended_bytes
+    row_bytes = _row_bytes(fields, header)
+    frame_bytes = row_bytes * header.height
 
-    Parameters
-    ----------
-    header : as ``read_header`` gave it; a file that says something else now is not ready.
-    memory_map : leave the frames in the file. It must not shrink while the result is in use, which is
-        read-only.
+    def decode(index: int, frame: np.ndarray) -> None:
+        packed = np.empty((header.height, row_bytes), np.uint8) if fields.is_packed else frame
+        got = read_into(descriptor, packed.reshape(-1).view(np.uint8).data, start + index * frame_bytes)
+        if got < frame_bytes:
+            raise MovieNotReady("became shorter while it was read", where=path, expected=frame_bytes, found=got)
+        if fields.is_packed:
+            frame[:, 0::2] = packed & 15
+            frame[:, 1::2] = (packed >> 4)[:, : header.width // 2]
 
-    Returns
-    -------
-    (t, h, w) as stored, row 0 at the bottom.
-    """
-    with opened(path) as descriptor:
-        found, start = _checked(path, descriptor)
-        if found != header:
-            raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
-        shape = (header.n_frames, header.height, header.width)
-        dtype = np.dtype(header.dtype).newbyteorder("<")
-        if memory_map:
-            with os.fdopen(os.dup(descriptor), "rb") as file:
-                return np.memmap(file, dtype=dtype, mode="r", offset=start, shape=shape)
-        counts = np.empty(shape, dtype)
-        got = read_into(descriptor, counts.reshape(-1).view(np.uint8).data, start)
-    if got < counts.nbytes:
-        raise MovieNotReady("became shorter while it was read", where=path, expected=counts.nbytes, found=got)
-    return counts
+    return decode
 
 
-def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, int]:
-    """Header and offset of the first frame, checked against the size of the file."""
+def _row_bytes(fields: _Fields, header: MovieHeader) -> int:
+    return -(-header.width // 2) if fields.is_packed else header.width * np.dtype(header.dtype).itemsize
+
+
+def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, _Fields]:
+    """Header, checked against the size of the file, and its fields as stored."""
     size = os.fstat(descriptor).st_size
     head = read_up_to(descriptor, HEADER_BYTES, 0)
     if len(head) < HEADER_BYTES:
@@ -123,12 +138,15 @@ def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, int]:
         format="mrc",
         n_frames=fields.nz,
         height=fields.ny,
-        width=fields.nx,
+        width=fields.width,
         dtype=_dtype(path, fields),
-        pixel_size=plausible_pixel_size(fields.cell_x / fields.mx) if fields.mx > 0 else None,
+        proves_its_length=True,
+        pixel_size=plausible_pixel_size(fields.cell_x / fields.mx * fields.nx / fields.width)
+        if fields.mx > 0
+        else None,
     )
     start = HEADER_BYTES + fields.extended_bytes
-    expected = start + header.decoded_bytes
+    expected = start + header.n_frames * header.height * _row_bytes(fields, header)
     if size != expected:
         raise MovieNotReady(
             "is shorter than its header says" if size < expected else "is longer than its header says",
@@ -137,7 +155,7 @@ def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, int]:
             found=f"{size} bytes",
             hint="still being written, or cut",
         )
-    return header, start
+    return header, fields
 
 
 def plausible_pixel_size(value: float) -> float | None:
@@ -212,8 +230,8 @@ def _dtype(path: Path, fields: _Fields) -> str:
             expected=f"one of {sorted(_DTYPES)}",
             found=fields.mode,
         )
+    if fields.is_packed:
+        return "uint8"
     if fields.mode != 0 or fields.imod_flags is None:
         return _DTYPES[fields.mode]
-    if fields.imod_flags & _IMOD_PACKED_4_BIT:
-        raise MovieUnsupported("holds 4-bit packed counts", where=path, hint=_REFUSED[101][1])
     return "int8" if fields.imod_flags & _IMOD_SIGNED_BYTES else "uint8"

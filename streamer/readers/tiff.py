@@ -6,8 +6,7 @@ cannot unpack to more than its checked header says.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+import threading
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -47,35 +46,40 @@ def read_header(path: Path) -> MovieHeader:
     MovieCorrupt
         The structure contradicts itself.
     MovieUnsupported
-        EER, tiles, colour, or a compression or sample type that is not read here.
+        Tiles, colour, or a compression or sample type that is not read here.
     """
     with opened(path) as descriptor:
         return _header(path, read_pages(path, descriptor))
 
 
-def read_counts(path: Path, header: MovieHeader, *, threads: int = 1) -> np.ndarray:
-    """Decode all frames.
+def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, np.ndarray], None]:
+    """Give what decodes frame i of an open file into (h, w); the file has to say what ``header`` says.
 
-    Parameters
-    ----------
-    header : as ``read_header`` gave it; a file that says something else now is not ready.
-    threads : how many pages are decoded at a time.
-
-    Returns
-    -------
-    (t, h, w), row 0 at the bottom: the rows of a TIFF file come from the top and are turned over.
+    Rows of a TIFF file come from the top and are turned over: row 0 is at the bottom. Reads name their place, and
+    each thread has a scratch strip of its own: no lock.
 
     Raises
     ------
     MovieCorrupt
-        A strip cannot be decoded or holds too little; the message names the frame, counted from 0.
+        When a strip cannot be decoded or holds too little; the message names the frame, counted from 0.
     """
-    with opened(path) as descriptor:
-        pages = read_pages(path, descriptor)
-        found = _header(path, pages)
-        if found != header:
-            raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
-        return _decode_pages(path, descriptor, pages, max(1, threads))
+    pages = read_pages(path, descriptor)
+    found = _header(path, pages)
+    if found != header:
+        raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
+    layout = pages.layout
+    stored = np.dtype(layout.dtype).newbyteorder(layout.byte_order)
+    scratch = threading.local()
+
+    def decode(page: int, frame: np.ndarray) -> None:
+        if not hasattr(scratch, "strip"):
+            scratch.strip = np.empty((layout.rows_per_strip, layout.width), stored)
+        try:
+            _decode_page(descriptor, layout, pages.strips[page], scratch.strip, frame)
+        except (ValueError, RuntimeError) as error:
+            raise _as_corrupt(path, descriptor, pages.strips[page], page, error) from error
+
+    return decode
 
 
 def _header(path: Path, pages: Pages) -> MovieHeader:
@@ -133,34 +137,6 @@ def _check_strip_sizes(path: Path, layout: Layout, strips: Strips, wanted: np.nd
                 expected=f"{wanted[strip]} bytes decoded",
                 found=f"{strips.counts[strip]} bytes stored",
             )
-
-
-def _decode_pages(path: Path, descriptor: int, pages: Pages, threads: int) -> np.ndarray:
-    """Decode all pages, each in one thread with its own scratch strip; reads name their place: no lock."""
-    layout = pages.layout
-    counts = np.empty((len(pages.strips), layout.height, layout.width), layout.dtype)
-    stored = np.dtype(layout.dtype).newbyteorder(layout.byte_order)
-    threads = min(threads, len(counts))
-    buffers: SimpleQueue[np.ndarray] = SimpleQueue()
-    for _ in range(threads):
-        buffers.put(np.empty((layout.rows_per_strip, layout.width), stored))
-
-    def decode(page: int) -> None:
-        scratch = buffers.get()
-        try:
-            _decode_page(descriptor, layout, pages.strips[page], scratch, counts[page])
-        except (ValueError, RuntimeError) as error:
-            raise _as_corrupt(path, descriptor, pages.strips[page], page, error) from error
-        finally:
-            buffers.put(scratch)
-
-    if threads == 1:
-        for page in range(len(counts)):
-            decode(page)
-    else:
-        with ThreadPoolExecutor(threads, thread_name_prefix="tiff") as pool:
-            list(pool.map(decode, range(len(counts))))
-    return counts
 
 
 def _decode_page(descriptor: int, layout: Layout, strips: Strips, scratch: np.ndarray, frame: np.ndarray) -> None:

@@ -33,7 +33,7 @@ def counts_of(seed=0, number=0):
 
 
 def read(path):
-    return movie.read_counts(path, movie.read_header(path), memory_map_above=1 << 30, threads=1)
+    return movie.read_counts(path, movie.read_header(path), in_memory_bytes=1 << 30, threads=1)
 
 
 def files(directory):

@@ -139,8 +139,3 @@ def test_a_gain_of_another_size_is_refused():
 def test_a_detector_full_of_defects_is_refused():
     with pytest.raises(MovieCorrupt, match="more than a tenth"):
         detector.correction_for((10, 10), None, np.argwhere(np.arange(100).reshape(10, 10) < 11))
-
-
-def test_the_sum_of_counts_does_not_overflow():
-    counts = np.full((300, 2, 3), 255, dtype=np.uint8)
-    np.testing.assert_array_equal(detector.sum_of_counts(counts), 300 * 255)

@@ -65,7 +65,7 @@ def run(root, end, script=None, settings=None, **options):
 
 def counts_of(arrival):
     movie = arrival.movie
-    options = {"memory_map_above": 1 << 30, "threads": 1, "expected": movie.identity}
+    options = {"in_memory_bytes": 1 << 30, "threads": 1, "expected": movie.identity}
     return movie_reader.read_counts(watch.Path(movie.path), arrival.header, **options)
 
 

@@ -15,6 +15,7 @@ import tifffile
 
 from streamer.errors import DeviceError, MovieCorrupt, MovieNotReady, MovieUnsupported, MovieVanished, StreamerError
 from streamer.readers import movie, mrc, tiff
+from streamer.readers.stack import FrameStack
 
 FRAMES = np.random.default_rng(2).integers(0, 50, (3, 9, 12)).astype(np.uint16)
 
@@ -34,7 +35,7 @@ def write_mrc(path, frames=FRAMES):
 
 def read(path, **options):
     header = movie.read_header(path)
-    return movie.read_counts(path, header, **({"memory_map_above": 1 << 30, "threads": 2} | options))
+    return movie.read_counts(path, header, **({"in_memory_bytes": 1 << 30, "threads": 2} | options))
 
 
 @pytest.mark.parametrize(
@@ -172,20 +173,20 @@ def test_a_change_while_it_is_read_is_not_ready(tmp_path, monkeypatch, module, w
     """Also when the change made the reader fail: that is no fault of the movie."""
     path = write(tmp_path / "a.x")
     header = movie.read_header(path)
-    genuine = module.read_counts
+    genuine = module.decoder
 
-    def read_while_written(*arguments, **options):
-        counts = genuine(*arguments, **options)
+    def decoder_while_written(*arguments):
+        decode = genuine(*arguments)
         with path.open("r+b") as file:
             file.seek(0, 2)
             file.write(b"more")
         if fails:
             raise MovieCorrupt("a strip cannot be decoded")
-        return counts
+        return decode
 
-    monkeypatch.setattr(module, "read_counts", read_while_written)
+    monkeypatch.setattr(module, "decoder", decoder_while_written)
     with pytest.raises(MovieNotReady, match="changed"):
-        movie.read_counts(path, header, memory_map_above=1 << 30, threads=1, expected=None)
+        movie.read_counts(path, header, in_memory_bytes=1 << 30, threads=1, expected=None)
 
 
 def test_a_corrupt_movie_that_does_not_change_is_corrupt(tmp_path, monkeypatch):
@@ -194,7 +195,7 @@ def test_a_corrupt_movie_that_does_not_change_is_corrupt(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise MovieCorrupt("a strip cannot be decoded")
 
-    monkeypatch.setattr(tiff, "read_counts", fail)
+    monkeypatch.setattr(tiff, "decoder", fail)
     with pytest.raises(MovieCorrupt, match="strip"):
         read(path)
 
@@ -205,15 +206,15 @@ def test_too_little_memory_is_an_error_of_the_device(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(mrc, "read_counts", fail)
+    monkeypatch.setattr(mrc, "decoder", fail)
     with pytest.raises(DeviceError, match="memory"):
         read(path)
 
 
-def test_large_mrc_files_are_left_in_the_file(tmp_path):
+def test_large_movies_are_not_held_in_memory(tmp_path):
     path = write_mrc(tmp_path / "a.mrc")
-    assert isinstance(read(path, memory_map_above=FRAMES.nbytes - 1), np.memmap)
-    assert not isinstance(read(path, memory_map_above=FRAMES.nbytes), np.memmap)
+    assert isinstance(read(path, in_memory_bytes=FRAMES.nbytes - 1), FrameStack)
+    assert isinstance(read(path, in_memory_bytes=FRAMES.nbytes), np.ndarray)
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (3 << 20) + 5])

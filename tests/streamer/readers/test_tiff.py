@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported, StreamerError
 from streamer.readers import ifd, tags, tiff
+from tests.streamer.readers.decoding import read_counts
 
 RNG = np.random.default_rng(1)
 
@@ -34,7 +35,7 @@ def write(path, frames, **options):
 
 def read(path, threads=1):
     header = tiff.read_header(path)
-    return tiff.read_counts(path, header, threads=threads)
+    return read_counts(tiff, path, header, threads=threads)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32"])
@@ -55,7 +56,7 @@ def test_every_kind_comes_back_as_written(tmp_path, dtype, compression, big, byt
         header = tiff.read_header(path)
         assert (header.format, header.n_frames, header.height, header.width) == ("tiff", 3, 11, 13)
         assert header.dtype == dtype
-        counts = tiff.read_counts(path, header, threads=threads)
+        counts = read_counts(tiff, path, header, threads=threads)
         assert counts.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(counts, frames)
 
@@ -320,7 +321,7 @@ def test_no_cut_gives_a_whole_movie(tmp_path, compression):
         cut.write_bytes(whole[:place])
         try:
             header = tiff.read_header(cut)
-            counts = tiff.read_counts(cut, header)
+            counts = read_counts(tiff, cut, header)
         except (MovieNotReady, MovieCorrupt, MovieUnsupported):
             continue
         assert len(counts) == header.n_frames < 3, f"cut at {place} of {len(whole)}"
@@ -351,7 +352,7 @@ def test_a_damaged_strip_names_its_frame(tmp_path):
         patch(path, offset, b"\xff\x07" * (count // 2))
         header = tiff.read_header(path)
         with pytest.raises(MovieCorrupt, match="frame 3"):
-            tiff.read_counts(path, header, threads=threads)
+            read_counts(tiff, path, header, threads=threads)
 
 
 def test_a_strip_that_decodes_short_is_corrupt(tmp_path):
@@ -360,7 +361,7 @@ def test_a_strip_that_decodes_short_is_corrupt(tmp_path):
         path.write_bytes(classic([encode(b"\1" * 11)], 3, 4, 3, compression))
         header = tiff.read_header(path)
         with pytest.raises(MovieCorrupt, match=r"frame 0.*11 of 12"):
-            tiff.read_counts(path, header)
+            read_counts(tiff, path, header)
 
 
 def test_a_strip_of_zeros_is_not_ready(tmp_path):
@@ -371,7 +372,7 @@ def test_a_strip_of_zeros_is_not_ready(tmp_path):
     patch(path, offset, bytes(count))
     header = tiff.read_header(path)
     with pytest.raises(MovieNotReady, match="frame 2 is not filled in"):
-        tiff.read_counts(path, header)
+        read_counts(tiff, path, header)
 
 
 def test_no_strip_unpacks_to_more_than_it_declares(tmp_path):
@@ -384,7 +385,7 @@ def test_no_strip_unpacks_to_more_than_it_declares(tmp_path):
         tracemalloc.start()
         try:
             with pytest.raises(MovieCorrupt, match="frame 0"):
-                tiff.read_counts(path, header)
+                read_counts(tiff, path, header)
             assert tracemalloc.get_traced_memory()[1] < 4 << 20
         finally:
             tracemalloc.stop()
@@ -429,7 +430,7 @@ def test_a_file_that_says_something_else_now_is_not_ready(tmp_path):
     header = tiff.read_header(path)
     write(path, movie()[:2])
     with pytest.raises(MovieNotReady, match="changed"):
-        tiff.read_counts(path, header)
+        read_counts(tiff, path, header)
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -459,7 +460,7 @@ def test_no_bytes_raise_anything_but_our_errors(tmp_path, data, kind):
     with suppress(StreamerError):
         header = tiff.read_header(path)
         if header.decoded_bytes < 1 << 24:
-            tiff.read_counts(path, header)
+            read_counts(tiff, path, header)
 
 
 def test_threads_give_the_same_as_one(tmp_path):

@@ -1,0 +1,172 @@
+"""EER movies: events of single hardware frames in, fractions on a pixel grid out.
+
+A BigTIFF with a page per hardware frame (*raw frame*), 250 to 320 a second, each a stream of run lengths with two
+sub-pixel bits along each axis. Raw frames are added up to fractions, the frames of everything that follows, on the
+grid of physical pixels or on one two or four times as fine. Raw frames that do not fill the last fraction are left out,
+as in RELION and Warp, and the header says how many. Rows are not turned over: as RELION reads EER, so that gains and
+maps agree with its.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import imagecodecs
+import numpy as np
+
+from streamer.errors import MovieCorrupt, MovieNotReady
+from streamer.readers.eer_fractions import plan_fractions
+from streamer.readers.eer_metadata import Metadata, parse_metadata
+from streamer.readers.files import opened, read_up_to
+from streamer.readers.ifd import Pages, Strips, read_pages
+from streamer.readers.mrc import plausible_pixel_size
+from streamer.records import MovieHeader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from streamer.settings import EerSettings
+
+# Compression -> bits of a run length, of the sub-pixel position along x and along y.
+_BITS = {65000: (8, 2, 2), 65001: (7, 2, 2)}
+_HOLE_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EerFile:
+    """An EER movie that is open, and how it is to be read."""
+
+    path: Path
+    descriptor: int
+    header: MovieHeader
+    strips: tuple[Strips, ...]
+    """Per raw frame."""
+    bits: tuple[int, int, int]
+    """Of a run length, and of the sub-pixel position along x and y."""
+    fractions: tuple[tuple[int, int], ...]
+    """First raw frame of each fraction, and the one after its last."""
+    upsampling: int
+    flip_y: bool
+
+    @property
+    def dtype(self) -> type[np.uint8 | np.uint16]:
+        """A pixel counts once in a raw frame at most: a byte holds fractions of up to 255."""
+        return np.uint8 if max(stop - start for start, stop in self.fractions) <= 255 else np.uint16
+
+    def decode(self, index: int, out: NDArray[np.uint8 | np.uint16]) -> None:
+        """Count the events of fraction ``index`` into ``out`` (h, w), which is overwritten.
+
+        Raises
+        ------
+        MovieCorrupt, MovieNotReady
+            A raw frame cannot be decoded, or is not filled in yet; the message counts them from 0.
+        """
+        out[:] = 0
+        finer = self.upsampling.bit_length() - 1
+        for raw in range(*self.fractions[index]):
+            stream = self._stream(raw)
+            try:
+                # adds to what is there
+                imagecodecs.eer_decode(stream, out.shape, *self.bits, superres=finer, out=out)
+            except (ValueError, RuntimeError) as error:
+                raise MovieCorrupt(f"raw frame {raw} cannot be decoded ({error})", where=self.path) from error
+        if self.flip_y:
+            out[:] = out[::-1].copy()
+
+    def _stream(self, raw: int) -> bytes:
+        """All strips of a raw frame, one after the other: they are one stream, as RELION reads them."""
+        strips = self.strips[raw]
+        stream = b"".join(
+            read_up_to(self.descriptor, int(count), int(offset))
+            for offset, count in zip(strips.offsets, strips.counts, strict=True)
+        )
+        # A stream ends in run lengths that reach the last pixel; zeros are events on neighbouring pixels.
+        if not stream[-_HOLE_BYTES:].strip(b"\0"):
+            raise MovieNotReady(f"raw frame {raw} is not filled in yet", where=self.path)
+        # the decoder wants whole words of 16 bits; half a word is too short for an event
+        return stream + b"\0" if len(stream) % 2 else stream
+
+
+def read_header(path: Path, settings: EerSettings) -> MovieHeader:
+    """Read and check the structure of an EER movie; no event is decoded.
+
+    Returns
+    -------
+    MovieHeader of the movie as fractions on the wanted grid, its pixel size that of this grid.
+
+    Raises
+    ------
+    MovieNotReady
+        Something lies beyond the end of the file, or it holds fewer raw frames than it says: still growing, or cut.
+    MovieCorrupt, MovieUnsupported, MovieMismatch
+        It contradicts itself, or cannot be divided as the settings say.
+    """
+    with opened(path) as descriptor:
+        return _file(path, descriptor, settings).header
+
+
+def open_eer(path: Path, descriptor: int, header: MovieHeader, settings: EerSettings) -> EerFile:
+    """Prepare an open file for decoding; one that says something else than ``header`` now is not ready."""
+    file = _file(path, descriptor, settings)
+    if file.header != header:
+        raise MovieNotReady("changed while it was read", where=path, expected=header, found=file.header)
+    return file
+
+
+def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
+    pages = read_pages(path, descriptor)
+    metadata = parse_metadata(path, pages.eer_metadata)
+    n_raw = len(pages.strips)
+    if metadata.n_frames is not None and n_raw < metadata.n_frames:
+        raise MovieNotReady(
+            "holds fewer raw frames than its metadata tell",
+            where=path,
+            expected=str(metadata.n_frames),
+            found=str(n_raw),
+            hint="still being written, or the transfer was cut",
+        )
+    pixel_size = None if metadata.pixel_size is None else plausible_pixel_size(metadata.pixel_size)
+    dose = _dose_per_raw_frame(metadata, pixel_size, n_raw)
+    fractions, doses = plan_fractions(path, n_raw, dose, settings)
+    scale = settings.upsampling
+    header = MovieHeader(
+        format="eer",
+        n_frames=len(fractions),
+        height=pages.layout.height * scale,
+        width=pages.layout.width * scale,
+        dtype="uint8" if max(stop - start for start, stop in fractions) <= 255 else "uint16",
+        pixel_size=None if pixel_size is None else pixel_size / scale,
+        n_raw_frames=n_raw,
+        n_raw_frames_left_out=n_raw - fractions[-1][1],
+        proves_its_length=metadata.n_frames is not None,
+        frame_doses=doses,
+        upsampling=scale,
+    )
+    return EerFile(
+        path=path,
+        descriptor=descriptor,
+        header=header,
+        strips=pages.strips,
+        bits=_bits(path, pages),
+        fractions=fractions,
+        upsampling=scale,
+        flip_y=settings.flip_y,
+    )
+
+
+def _bits(path: Path, pages: Pages) -> tuple[int, int, int]:
+    compression = pages.layout.compression
+    bits = _BITS.get(compression) or pages.eer_bits
+    if not (1 <= bits[0] <= 15 and 0 <= bits[1] <= 4 and 0 <= bits[2] <= 4 and sum(bits) <= 16):
+        raise MovieCorrupt("has events of an impossible size", where=path, found=f"{bits} bits")
+    return bits
+
+
+def _dose_per_raw_frame(metadata: Metadata, pixel_size: float | None, n_raw: int) -> float | None:
+    """e⁻/Å² by the total dose in the metadata, which is per physical pixel."""
+    if metadata.dose_per_pixel is None or pixel_size is None:
+        return None
+    return metadata.dose_per_pixel / pixel_size**2 / n_raw

@@ -1,0 +1,118 @@
+"""How the raw frames of an EER movie are divided into fractions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.errors import ConfigError, MovieMismatch
+
+if TYPE_CHECKING:
+    from streamer.settings import EerSettings
+
+Ranges = tuple[tuple[int, int], ...]
+_MOST_LINES = 10_000
+_DEFAULT_FRACTIONS = 40
+
+
+def plan_fractions(
+    path: Path, n_raw: int, dose: float | None, settings: EerSettings
+) -> tuple[Ranges, tuple[float, ...] | None]:
+    """Divide raw frames.
+
+    Parameters
+    ----------
+    path : for messages.
+    n_raw : number of raw frames.
+    dose : e⁻/Å² per raw frame by the file's metadata, None where they do not tell.
+
+    Returns
+    -------
+    First raw frame of each fraction and the one after its last, and e⁻/Å² of each fraction, None where unknown.
+
+    Raises
+    ------
+    MovieMismatch
+        The movie has too few raw frames for one fraction, or does not tell the dose that is asked for.
+    ConfigError
+        The integration file cannot be used.
+    """
+    doses: tuple[float, ...] | None
+    if settings.integration:
+        lines = read_integration(Path(settings.integration))
+        ranges, doses = _integrated(n_raw, lines)
+    else:
+        group = _group(path, n_raw, dose, settings)
+        most = settings.fractions or n_raw
+        ranges = tuple((start, start + group) for start in range(0, n_raw - group + 1, group))[:most]
+        doses = None if dose is None else (group * dose,) * len(ranges)
+    if not ranges:
+        raise MovieMismatch(
+            "has too few raw frames for one fraction",
+            where=path,
+            expected="at least as many as eer.group, or as the first line of eer.integration asks for",
+            found=f"{n_raw} raw frames",
+        )
+    return ranges, doses
+
+
+def _group(path: Path, n_raw: int, dose: float | None, settings: EerSettings) -> int:
+    """Raw frames per fraction."""
+    if settings.group is not None:
+        return settings.group
+    if settings.dose_per_fraction is None:
+        return max(1, n_raw // (settings.fractions or _DEFAULT_FRACTIONS))
+    if dose is None:
+        raise MovieMismatch(
+            "does not tell its dose, by which it is to be divided",
+            where=path,
+            expected="totalDose and sensorPixelSize in its metadata",
+            hint="set eer.group or eer.fractions instead of eer.dose_per_fraction",
+        )
+    return min(n_raw, max(1, round(settings.dose_per_fraction / dose)))
+
+
+def _integrated(n_raw: int, lines: list[tuple[int, int, float]]) -> tuple[Ranges, tuple[float, ...]]:
+    """Lines one after the other, until the movie ends; what does not fill a group of a line is left out."""
+    ranges, doses, start = [], [], 0
+    for frames, group, dose in lines:
+        stop = min(start + frames, n_raw)
+        for first in range(start, stop - group + 1, group):
+            ranges.append((first, first + group))
+            doses.append(group * dose)
+        start = stop
+    return tuple(ranges), tuple(doses)
+
+
+def read_integration(path: Path) -> list[tuple[int, int, float]]:
+    """Read an integration file as MotionCor takes it: lines ``number of raw frames, group, e⁻/Å² per raw frame``.
+
+    Raises
+    ------
+    ConfigError
+        It is not there or holds anything else; the message tells the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the integration file cannot be read ({error})", where=str(path)) from error
+    found = []
+    for number, line in enumerate(text.splitlines()[:_MOST_LINES], start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        try:
+            frames, group, dose = int(words[0]), int(words[1]), float(words[2])
+        except (ValueError, IndexError):
+            frames, group, dose = 0, 0, 0.0
+        if len(words) != 3 or frames < 1 or group < 1 or not 0 <= dose < 1e6:
+            raise ConfigError(
+                f"line {number} of the integration file cannot be used",
+                where=str(path),
+                expected="number of raw frames, raw frames per fraction, e-/Å2 per raw frame",
+                found=line[:60],
+            )
+        found.append((frames, group, dose))
+    if not found:
+        raise ConfigError("the integration file is empty", where=str(path))
+    return found

@@ -1,0 +1,76 @@
+"""Frames that are decoded when they are asked for, so that memory grows with the image and not with their number."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class FrameStack:
+    """A movie as a sequence of frames (h, w), each valid until the next but ``ahead`` is asked for.
+
+    Frames are asked for one after the other, pass by pass: those that follow are decoded meanwhile.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        shape: tuple[int, int, int],
+        dtype: np.dtype[np.generic],
+        decoder: Callable[[int], Callable[[int, np.ndarray], None]],
+        *,
+        ahead: int,
+        check: Callable[[], None],
+    ) -> None:
+        """Take over a copy of an open file.
+
+        Parameters
+        ----------
+        shape : (t, h, w).
+        decoder : given a descriptor, what decodes frame i into (h, w).
+        ahead : how many frames are decoded while one is used.
+        check : called at the end of each pass; raises where the file is no longer the one that was opened.
+        """
+        own = os.dup(descriptor)
+        weakref.finalize(self, os.close, own)
+        self.shape, self.dtype = shape, dtype
+        self._decode = decoder(own)
+        self._check = check
+        self._ahead = max(1, ahead)
+        self._pool = ThreadPoolExecutor(self._ahead, thread_name_prefix="frames")
+        self._buffers = [np.empty(shape[1:], self.dtype) for _ in range(self._ahead + 1)]
+        self._under_way: dict[int, tuple[Future[None], np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        index = range(len(self))[index]
+        wanted = [number % len(self) for number in range(index, index + self._ahead + 1)]
+        for number in [number for number in self._under_way if number not in wanted]:
+            self._drop(number)
+        for number in wanted:
+            if number not in self._under_way and self._buffers:
+                buffer = self._buffers.pop()
+                self._under_way[number] = self._pool.submit(self._decode, number, buffer), buffer
+        future, buffer = self._under_way[index]
+        future.result()
+        if index == len(self) - 1:
+            self._check()
+        return buffer
+
+    def _drop(self, number: int) -> None:
+        future, buffer = self._under_way.pop(number)
+        if not future.cancel():
+            future.exception()  # waits; what went wrong is told to who asks for the frame
+        self._buffers.append(buffer)
