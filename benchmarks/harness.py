@@ -101,7 +101,7 @@ def simulated(scope: Microscope, specimen: Specimen | None, seed: int, camera_se
     field = Field(scope, specimen, seed)
     counts = np.stack(list(field.frames(camera)))
     gain = Gain(path="simulated", sha256="", values=camera.gain_reference())
-    total = detector.sum_of_counts(counts) * gain.values
+    total = counts.sum(0, dtype=np.float32) * gain.values
     hot = detector.find_hot_pixels(total, 7.0)
     frames = Frames(
         counts=counts,

@@ -188,7 +188,10 @@ def _check_texts(config: Config, where: str) -> None:
     for key, path in (
         ("watch.root", config.watch.root),
         ("outputs.root", config.outputs.root),
+        ("watch.metadata_root", config.watch.metadata_root),
         ("movie.gain", config.movie.gain),
+        ("gain.defects", config.gain.defects),
+        ("eer.integration", config.eer.integration),
         ("session_model.base", config.session_model.base),
         ("instance.state", config.instance.state),
         ("instance.runtime", config.instance.runtime),

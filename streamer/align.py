@@ -28,8 +28,8 @@ _MOST_GROUPS = 48
 """Sums of frames that are fitted at most."""
 _FIRST_BAND, _BAND = 0.12, 0.37
 """cycles/px. Beyond the second the corners of pixels rule, and a detector's noise."""
-_MOST_STEPS, _SMALL_STEP = 6, 0.01
-"""px: where the fit is called converged."""
+_MOST_STEPS, _SMALL_STEP, _SETTLED = 6, 0.02, 0.05
+"""Steps in the whole band, and px: where they end, and above which a fit is not believed."""
 _HIGHEST_ORDER, _SURE_BEND = 3, 4.0
 """Of the Legendre products, and standard deviations by which bending must exceed chance."""
 _COARSE_ROUNDS = 4
@@ -80,7 +80,7 @@ def estimate_motion(
         for _ in range(2):
             fit.step(first)
         largest = _converge(fit, patches)
-        if largest < _SMALL_STEP and (highest == 0 or fit.bend_excess > _SURE_BEND):
+        if largest < _SETTLED and (highest == 0 or fit.bend_excess > _SURE_BEND):
             break
     shifts, local = _of_frames(fit, n_frames, groups)
     information = float(fit.information.diagonal().mean()) * len(layout) * (1.0 - 1.0 / len(groups))
@@ -94,7 +94,7 @@ def estimate_motion(
         trusted=True,
         iterations=fit.iterations,
         local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if highest else None,
-        converged=largest < _SMALL_STEP,
+        converged=largest < _SETTLED,
     )
 
 
@@ -113,12 +113,13 @@ def motion_lengths(shifts: Tensor, pixel_size: float, early_frames: int | None) 
 
 
 def _converge(fit: Fit, patches: Patches) -> float:
-    """Step until little moves, then let single frames leave the smooth track; the last step in px."""
+    """Step until little moves; once the smooth field is near, single frames may leave it. The last step in px."""
+    largest = fit.step(patches)
     for _ in range(_MOST_STEPS):
-        if fit.step(patches) < _SMALL_STEP:
+        largest = fit.step(patches, jitter=True)
+        if largest < _SMALL_STEP:
             break
-    fit.step(patches, jitter=True)
-    return fit.step(patches, jitter=True)
+    return largest
 
 
 def _groups(n_frames: int) -> list[slice]:

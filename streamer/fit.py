@@ -1,7 +1,7 @@
 """One smooth field for a whole movie: Gauss-Newton in functions of time and place, each shrunk to what is shown.
 
-The expected Hessian of ``patches`` is −T·M for the coefficient of any orthonormal functions of time (none of them
-constant) and place, so that a step is a projection of the patches' free steps. With v the variance that the
+The expected Hessian of ``patches`` is −T·M for the coefficient of any orthonormal function of time, none of them
+constant, in one patch, so that a step is a projection of the patches' free steps. With v the variance that the
 coefficients of one kind show beyond 1/(T·M), which is what counting alone gives them, a coefficient is multiplied by
 v/(v + 1/(T·M)): empirical Bayes. A field that does not bend is so found not to bend.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from streamer.local import ORDERS, legendre_values, spline_values
 
 if TYPE_CHECKING:
-    from streamer.patches import Layout, Patches
+    from streamer.patches import Layout, Patches, Steps
 
 GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS = 7, 4
 """Splines over time, a constant among what they can add up to."""
@@ -108,7 +108,7 @@ class Fit:
         variance = torch.linalg.inv(found.information).diagonal()
         free = found.free.mean(0)
         smooth = self.times.smooth(free)
-        track, bend = self.track + smooth, self._bend(found.free, variance)
+        track, bend = self.track + smooth, self._bend(found, variance)
         kept = _kept_jitter(self.jitter + free - smooth, variance / len(found.free)) if jitter else self.jitter
         step = torch.einsum("pj,tn,jna->pta", self.place.values, self.bends.values, bend - self.bend)
         step += (track + kept - self.track - self.jitter)[None]
@@ -119,12 +119,15 @@ class Fit:
         self.bend = torch.lerp(self.bend, bend, damping)
         return largest
 
-    def _bend(self, free: Tensor, variance: Tensor) -> Tensor:
-        """The bending that free steps (p, t, 2) ask for, shrunk; also notes how far it exceeds chance."""
-        asked = self.bend + torch.einsum("pj,tn,pta->jna", self.place.values, self.bends.values, free)
+    def _bend(self, found: Steps, variance: Tensor) -> Tensor:
+        """The bending that free steps ask for, shrunk; also notes how far it exceeds chance."""
+        functions = self.place.values
+        # patches that hold more know more: Σ_p of what they know about the functions' products
+        known = torch.linalg.inv(functions.T @ (found.share[:, None] * functions))
+        asked = self.bend + torch.einsum("ij,pj,tn,pta->ina", known, functions, self.bends.values, found.free)
         asked[0] = 0.0  # the constant is the global track
         share = torch.zeros_like(asked)
-        excess = asked**2 / variance - 1.0
+        excess = asked**2 / (known.diagonal()[:, None, None] * variance) - 1.0
         for kind in range(1, int(self.place.kinds.max()) + 1):
             chosen = self.place.kinds == kind
             # common to the orders of a kind and to both axes

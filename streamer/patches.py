@@ -29,6 +29,7 @@ _MOST_COEFFICIENTS = 200_000_000
 _SMOOTHED_RINGS = 3
 _ALIKE = 0.9
 """Overlap of what moves and what does not, above which they cannot be told apart."""
+_LEAST_SHARE = 0.1
 _CHUNK = 16
 """Patches at a time, so that what lies between two sums stays in the cache."""
 
@@ -107,6 +108,8 @@ class Steps:
     """(p, t, 2) float64 px: Newton step of each patch of each frame by itself, very noisy."""
     information: Tensor
     """(2, 2) float64, T·M: information about one coefficient of a patch's track, 1/px²."""
+    share: Tensor
+    """(p,) float64: how much more or less than that one patch holds; 1 on average."""
 
 
 class Patches:
@@ -178,8 +181,22 @@ class Patches:
         information = n * torch.tensor([[yy, yx], [yx, xx]], dtype=torch.float64)
         if yy * xx - yx**2 <= 0.0:
             nothing = torch.zeros(gradient.shape, dtype=torch.float64)
-            return Steps(free=nothing, information=torch.zeros_like(information))
-        return Steps(free=gradient.double().cpu() @ torch.linalg.inv(information), information=information)
+            return Steps(
+                free=nothing, information=torch.zeros_like(information), share=torch.ones(len(nothing)).double()
+            )
+        return Steps(
+            free=gradient.double().cpu() @ torch.linalg.inv(information),
+            information=information,
+            share=self._share(moving, weight),
+        )
+
+    def _share(self, moving: Tensor, weight: Tensor) -> Tensor:
+        """What each patch's own pairs of frames know about its shifts, (p,), its mean 1."""
+        knows = weight * self.grid.radius**2
+        own = torch.view_as_real(moving).square().sum(-1).mul_(knows).sum((1, 2)).double()
+        shared = own - (knows * self._each).sum() / len(own)
+        share = (shared / shared.mean().clamp(min=1e-30)).clamp(min=_LEAST_SHARE)
+        return (share / share.mean()).cpu()
 
     def _ramps(self) -> tuple[Tensor, Tensor]:
         """Phases by which what does not move has been turned: (p, t, rows) and (p, t, columns)."""

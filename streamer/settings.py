@@ -32,6 +32,10 @@ class WatchSettings(Table, frozen=True):
     exclude: Annotated[
         tuple[str, ...], Meta(description="names that never are: gains, defects, what is still being copied")
     ] = (".*", "*.tmp", "*.part", "*downloading", "*gain*", "*countref*", "*superref*", "*defect*")
+    metadata_root: Annotated[
+        str | None,
+        Meta(description="where EPU writes its XML files, if that is not beside the movies: the session's directory"),
+    ] = None
     polling: Annotated[
         Literal["auto", "always", "never"],
         Meta(description='"always" on network mounts, where no events arrive; "auto" tells by the file system'),
@@ -67,26 +71,38 @@ class MovieSettings(Table, frozen=True):
         float | None,
         Meta(description="e-/Å2 per frame; unknown and not in the sidecar: no dose weighting, flagged"),
     ] = None
+    pixel_size_by_magnification: Annotated[
+        dict[str, Annotated[float, Meta(gt=0)]],
+        Meta(
+            description="calibrated Å/px by the sidecar's magnification, { 105000 = 0.834 }; against the sidecar, not "
+            "against pixel_size"
+        ),
+    ] = {}
     pre_exposure: Annotated[float, Meta(ge=0, description="e-/Å2 received before the first frame")] = 0.0
     gain: Annotated[
         str | None,
         Meta(description="gain reference to multiply with; unset: the only candidate found below the watched root"),
     ] = None
 
+    def __post_init__(self) -> None:
+        for name in self.pixel_size_by_magnification:
+            if not name.isascii() or not name.isdigit():
+                raise ValueError(f"pixel_size_by_magnification: {name!r} is no magnification")
+
 
 class EerSettings(Table, frozen=True):
-    """How EER movies are divided into frames. At most one of the four ways; none: 40 fractions."""
+    """How EER movies are divided into frames: at most one of the four ways, else into 40 fractions."""
 
-    group: Annotated[int | None, Meta(ge=1, description="raw frames that are added up to a fraction")] = None
-    fractions: Annotated[int | None, Meta(ge=1, description="number of fractions, the same for every movie")] = None
+    group: Annotated[int, Meta(ge=0, description="raw frames that are added up to a fraction; 0: another way")] = 0
+    fractions: Annotated[
+        int, Meta(ge=0, description="number of fractions, the same for every movie; 0: another way")
+    ] = 0
     dose_per_fraction: Annotated[
-        float | None, Meta(gt=0, description="e-/Å2 per fraction; the movie has to tell its dose")
-    ] = None
+        float, Meta(ge=0, description="e-/Å2 per fraction; the movie has to tell its dose; 0: another way")
+    ] = 0.0
     integration: Annotated[
         str | None,
-        Meta(
-            description="MotionCor integration file: lines of raw frames, raw frames per fraction, e-/Å2 per raw frame"
-        ),
+        Meta(description="MotionCor integration file; lines: raw frames, raw frames per fraction, e-/Å2 per raw frame"),
     ] = None
     upsampling: Annotated[
         Literal[1, 2, 4], Meta(description="1: physical pixels; 2 or 4: a grid as many times finer")
@@ -96,14 +112,41 @@ class EerSettings(Table, frozen=True):
     ] = False
 
     def __post_init__(self) -> None:
-        chosen = [n for n in ("group", "fractions", "dose_per_fraction", "integration") if getattr(self, n) is not None]
+        chosen = [n for n in ("group", "fractions", "dose_per_fraction", "integration") if getattr(self, n)]
         if len(chosen) > 1:
             raise ValueError(f"set only one of {', '.join(chosen)}")
 
 
 class GainSettings(Table, frozen=True):
-    """Detector faults."""
+    """How the gain reference lies to the frames, and detector faults."""
 
+    rotate: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=3,
+            description="quarter turns counter-clockwise, before the flip: MotionCor -RotGain, RELION --gain_rot, "
+            "cryoSPARC rotate_num",
+        ),
+    ] = 0
+    flip: Annotated[
+        Literal[0, 1, 2],
+        Meta(
+            description="0: none; 1: upside down; 2: left to right: MotionCor -FlipGain, RELION --gain_flip; cryoSPARC "
+            "flip_y is 1 and flip_x 2"
+        ),
+    ] = 0
+    sense: Annotated[
+        Literal["auto", "multiply", "divide"],
+        Meta(
+            description='"divide": the reference is an image of the beam; "auto": divide for EER movies with an MRC '
+            "reference, as RELION does, else multiply"
+        ),
+    ] = "auto"
+    defects: Annotated[
+        str | None,
+        Meta(description="defects of the detector: a MotionCor text file of x y w h, or a map that is 1 there"),
+    ] = None
     hot_pixel_sigma: Annotated[
         float, Meta(ge=4, description="a pixel this many standard deviations above its neighbours is hot")
     ] = 7.0

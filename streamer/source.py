@@ -14,8 +14,8 @@ from streamer.published import MovieSource
 from streamer.readers.movie import fingerprint
 
 if TYPE_CHECKING:
-    from streamer.records import Gain, Movie, MovieHeader
-    from streamer.settings import DataPathSettings
+    from streamer.records import Acquisition, Gain, Movie, MovieHeader
+    from streamer.settings import DataPathSettings, MovieSettings
 
 _LEAST_SIDE = 16
 _AGREE = 0.01
@@ -42,6 +42,7 @@ def describe_source(
         "pixel_size",
         flags,
         settings=set_by_user.pixel_size,
+        magnification=_by_magnification(told, set_by_user),
         sidecar=told.pixel_size,
         header=header.pixel_size,
     )
@@ -52,21 +53,7 @@ def describe_source(
             expected="movie.pixel_size, a sidecar or a header that tells it",
             hint="set movie.pixel_size in Å/px",
         )
-    dose_told = told.dose_per_frame
-    if told.dose_total is not None and (dose_told is None or header.n_raw_frames):
-        dose_told = told.dose_total * _share_of_exposure(header) / header.n_frames
-    doses = header.frame_doses
-    dose = _choose(
-        "dose_per_frame",
-        flags,
-        settings=set_by_user.dose_per_frame,
-        header=None if doses is None else sum(doses) / len(doses),
-        sidecar=dose_told,
-    )
-    if doses is not None and (set_by_user.dose_per_frame is not None or max(doses) == min(doses)):
-        doses = None
-    if header.n_raw_frames_left_out:
-        flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
+    dose, doses = _dose(told, header, set_by_user.dose_per_frame, flags)
     voltage = _choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv)
     if dose is None:
         flags.append("dose: unknown, frames are not weighted")
@@ -132,9 +119,33 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
         )
 
 
+def _dose(
+    told: Acquisition, header: MovieHeader, set_by_user: float | None, flags: list[str]
+) -> tuple[float | None, tuple[float, ...] | None]:
+    """e⁻/Å² per frame on average, and of each frame where they differ and nobody overrides them."""
+    by_sidecar, doses = told.dose_per_frame, header.frame_doses
+    if told.dose_total is not None and (by_sidecar is None or header.n_raw_frames):
+        by_sidecar = told.dose_total * _share_of_exposure(header) / header.n_frames
+    mean = None if doses is None else sum(doses) / len(doses)
+    dose = _choose("dose_per_frame", flags, settings=set_by_user, header=mean, sidecar=by_sidecar)
+    if header.n_raw_frames_left_out:
+        flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
+    if doses is None or set_by_user is not None or max(doses) == min(doses):
+        return dose, None
+    return dose, doses
+
+
 def _share_of_exposure(header: MovieHeader) -> float:
     """What of the exposure the frames hold: all, but for raw frames that were left out."""
     return 1.0 - header.n_raw_frames_left_out / header.n_raw_frames if header.n_raw_frames else 1.0
+
+
+def _by_magnification(told: Acquisition, settings: MovieSettings) -> float | None:
+    """Å/px that the settings give for the sidecar's magnification."""
+    if told.magnification is None:
+        return None
+    sizes = {float(name): size for name, size in settings.pixel_size_by_magnification.items()}
+    return sizes.get(float(told.magnification))
 
 
 def _choose(name: str, flags: list[str], **candidates: float | None) -> float | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import imagecodecs
 import numpy as np
 
-from streamer.errors import MovieCorrupt, MovieNotReady
+from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
 from streamer.readers.eer_fractions import plan_fractions
 from streamer.readers.eer_metadata import Metadata, parse_metadata
 from streamer.readers.files import opened, read_up_to
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Compression -> bits of a run length, of the sub-pixel position along x and along y.
 _BITS = {65000: (8, 2, 2), 65001: (7, 2, 2)}
-_HOLE_BYTES = 64
+_HOLE_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +64,24 @@ class EerFile:
         MovieCorrupt, MovieNotReady
             A raw frame cannot be decoded, or is not filled in yet; the message counts them from 0.
         """
-        out[:] = 0
-        finer = self.upsampling.bit_length() - 1
+        if self.upsampling == 2 and (out.shape[0] % 4 or out.shape[1] % 4):
+            # the decoder knows this grid for whole fours only, the finest one for every size
+            fine = np.zeros((2 * out.shape[0], 2 * out.shape[1]), out.dtype)
+            self._add_events(index, fine, finer=2)
+            out[:] = fine.reshape(out.shape[0], 2, out.shape[1], 2).sum((1, 3), dtype=out.dtype)
+        else:
+            out[:] = 0
+            self._add_events(index, out, finer=self.upsampling.bit_length() - 1)
+        if self.flip_y:
+            out[:] = out[::-1].copy()
+
+    def _add_events(self, index: int, out: NDArray[np.uint8 | np.uint16], *, finer: int) -> None:
         for raw in range(*self.fractions[index]):
             stream = self._stream(raw)
             try:
-                # adds to what is there
                 imagecodecs.eer_decode(stream, out.shape, *self.bits, superres=finer, out=out)
             except (ValueError, RuntimeError) as error:
                 raise MovieCorrupt(f"raw frame {raw} cannot be decoded ({error})", where=self.path) from error
-        if self.flip_y:
-            out[:] = out[::-1].copy()
 
     def _stream(self, raw: int) -> bytes:
         """All strips of a raw frame, one after the other: they are one stream, as RELION reads them."""
@@ -131,7 +138,16 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
     pixel_size = None if metadata.pixel_size is None else plausible_pixel_size(metadata.pixel_size)
     dose = _dose_per_raw_frame(metadata, pixel_size, n_raw)
     fractions, doses = plan_fractions(path, n_raw, dose, settings)
-    scale = settings.upsampling
+    scale, bits = settings.upsampling, _bits(path, pages)
+    in_fours = not ((pages.layout.height * scale) % 4 or (pages.layout.width * scale) % 4)
+    if 2 ** min(bits[1:]) < (scale if in_fours else min(4, scale * scale)):
+        raise MovieUnsupported(
+            "does not tell places within a pixel finely enough for eer.upsampling",
+            where=path,
+            expected=f"{scale} steps",
+            found=f"{bits[1]} and {bits[2]} bits",
+            hint="set eer.upsampling = 1",
+        )
     header = MovieHeader(
         format="eer",
         n_frames=len(fractions),
@@ -150,7 +166,7 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
         descriptor=descriptor,
         header=header,
         strips=pages.strips,
-        bits=_bits(path, pages),
+        bits=bits,
         fractions=fractions,
         upsampling=scale,
         flip_y=settings.flip_y,

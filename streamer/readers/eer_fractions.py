@@ -58,9 +58,9 @@ def plan_fractions(
 
 def _group(path: Path, n_raw: int, dose: float | None, settings: EerSettings) -> int:
     """Raw frames per fraction."""
-    if settings.group is not None:
+    if settings.group:
         return settings.group
-    if settings.dose_per_fraction is None:
+    if not settings.dose_per_fraction:
         return max(1, n_raw // (settings.fractions or _DEFAULT_FRACTIONS))
     if dose is None:
         raise MovieMismatch(

@@ -39,12 +39,12 @@ class FrameStack:
         check : called at the end of each pass; raises where the file is no longer the one that was opened.
         """
         own = os.dup(descriptor)
-        weakref.finalize(self, os.close, own)
         self.shape, self.dtype = shape, dtype
         self._decode = decoder(own)
         self._check = check
         self._ahead = max(1, ahead)
         self._pool = ThreadPoolExecutor(self._ahead, thread_name_prefix="frames")
+        weakref.finalize(self, _close, self._pool, own)
         self._buffers = [np.empty(shape[1:], self.dtype) for _ in range(self._ahead + 1)]
         self._under_way: dict[int, tuple[Future[None], np.ndarray]] = {}
 
@@ -74,3 +74,9 @@ class FrameStack:
         if not future.cancel():
             future.exception()  # waits; what went wrong is told to who asks for the frame
         self._buffers.append(buffer)
+
+
+def _close(pool: ThreadPoolExecutor, descriptor: int) -> None:
+    """Nobody may read from the file any more when it is closed."""
+    pool.shutdown(wait=True, cancel_futures=True)
+    os.close(descriptor)

@@ -3,7 +3,6 @@ import hashlib
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -285,18 +284,6 @@ def test_a_growing_mrc_file_is_ready_only_at_its_full_size(tmp_path):
             movie.read_header(path)
     path.write_bytes(whole)
     assert movie.read_header(path).n_frames == 3
-
-
-def test_an_eer_movie_is_refused_with_a_hint(tmp_path):
-    entries = {256: 4, 257: 4, 259: 65001, 273: 16, 279: 4}
-    directory = struct.pack("<Q", len(entries))
-    for number, value in entries.items():
-        directory += struct.pack("<HHQQ", number, 4, 1, value)
-    path = tmp_path / "a_EER.eer"
-    path.write_bytes(b"II+\0" + struct.pack("<HHQ", 8, 0, 20) + b"\1" * 4 + directory + bytes(8))
-    with pytest.raises(MovieUnsupported, match="EER") as caught:
-        movie.read_header(path)
-    assert "TIFF or MRC" in caught.value.hint
 
 
 @pytest.mark.skipif(shutil.which("relion_convert_to_tiff") is None, reason="RELION is not installed")
