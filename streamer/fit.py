@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from streamer.local import ORDERS, legendre_values, spline_values
+from streamer.local import ORDERS, legendre_values, log_time, spline_values
 
 if TYPE_CHECKING:
     from streamer.patches import Layout, Patches, Steps
 
 GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS = 7, 4
 """Splines over time, a constant among what they can add up to."""
+POWERS = 3
+"""Of log time that cubic splines can add up to, the constant not counted."""
 _LONGEST_STEP = 1.0
 """px; the model of a step holds no farther."""
 _SURE = 5.0
@@ -46,9 +48,10 @@ class OverTime:
         return part
 
     def _splines(self, times: Tensor) -> Tensor:
+        """The same space from smooth to rough: powers of log time, which splines can add up to, then splines."""
+        powers = log_time(times, self._last)[:, None] ** torch.arange(min(self._functions, POWERS + 1))
         splines = spline_values(times, self._last, self._functions)
-        # they add up to 1: the first may be replaced by the constant
-        return torch.cat([torch.ones_like(splines[:, :1]), splines[:, 1:]], dim=1)
+        return torch.cat([powers, splines[:, 1 : self._functions - POWERS]], dim=1)
 
 
 class OverPlace:
@@ -107,9 +110,9 @@ class Fit:
             return 0.0
         variance = torch.linalg.inv(found.information).diagonal()
         free = found.free.mean(0)
-        smooth = self.times.smooth(free)
-        track, bend = self.track + smooth, self._bend(found, variance)
-        kept = _kept_jitter(self.jitter + free - smooth, variance / len(found.free)) if jitter else self.jitter
+        track, bend = self._track(free, variance / len(found.free)), self._bend(found, variance)
+        rough = self.jitter + free - self.times.smooth(free)
+        kept = _kept_jitter(rough, variance / len(found.free)) if jitter else self.jitter
         step = torch.einsum("pj,tn,jna->pta", self.place.values, self.bends.values, bend - self.bend)
         step += (track + kept - self.track - self.jitter)[None]
         largest = float(step.norm(dim=2).max())
@@ -119,6 +122,13 @@ class Fit:
         self.bend = torch.lerp(self.bend, bend, damping)
         return largest
 
+    def _track(self, free: Tensor, variance: Tensor) -> Tensor:
+        """The smooth track that free steps (t, 2) ask for; what bends more often than a cubic is shrunk."""
+        asked = self.times.values.T @ (self.track + free)
+        asked[POWERS:] *= _share(asked[POWERS:] ** 2 / variance)
+        track: Tensor = self.times.values @ asked
+        return track
+
     def _bend(self, found: Steps, variance: Tensor) -> Tensor:
         """The bending that free steps ask for, shrunk; also notes how far it exceeds chance."""
         functions = self.place.values
@@ -126,16 +136,24 @@ class Fit:
         known = torch.linalg.inv(functions.T @ (found.share[:, None] * functions))
         asked = self.bend + torch.einsum("ij,pj,tn,pta->ina", known, functions, self.bends.values, found.free)
         asked[0] = 0.0  # the constant is the global track
-        share = torch.zeros_like(asked)
-        excess = asked**2 / (known.diagonal()[:, None, None] * variance) - 1.0
+        ratio = asked**2 / (known.diagonal()[:, None, None] * variance)
+        bend = torch.zeros_like(asked)
         for kind in range(1, int(self.place.kinds.max()) + 1):
             chosen = self.place.kinds == kind
-            # common to the orders of a kind and to both axes
-            shown = excess[chosen].mean((0, 2)).clamp(min=0.0)
-            share[chosen] = (shown / (shown + 1.0))[None, :, None]
-        number = excess[1:].numel()
-        self.bend_excess = float(excess[1:].sum()) / (2.0 * number) ** 0.5 if number else 0.0
-        return asked * share
+            for function in range(asked.shape[1]):
+                # common to the orders of a kind and to both axes
+                bend[chosen, function] = asked[chosen, function] * _share(ratio[chosen, function])
+        excess = ratio[1:] - 1.0
+        self.bend_excess = float(excess.sum()) / (2.0 * excess.numel()) ** 0.5 if len(excess) else 0.0
+        return bend
+
+
+def _share(ratio: Tensor) -> float:
+    """v/(v + σ²) for coefficients of one kind, whose squares over σ² are ``ratio``."""
+    if ratio.numel() == 0:
+        return 1.0
+    shown = max(0.0, float(ratio.mean()) - 1.0)
+    return shown / (shown + 1.0)
 
 
 def _kept_jitter(free: Tensor, variance: Tensor) -> Tensor:
@@ -145,6 +163,4 @@ def _kept_jitter(free: Tensor, variance: Tensor) -> Tensor:
     """
     ratio = free**2 / variance
     far = ratio > _SURE**2
-    rest = torch.where(far, 0.0, ratio).sum() / (~far).sum().clamp(min=1)
-    excess = float((rest - 1.0).clamp(min=0.0))
-    return free * torch.where(far, 1.0, excess / (excess + 1.0))
+    return free * torch.where(far, 1.0, _share(ratio[~far]))

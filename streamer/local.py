@@ -8,6 +8,7 @@ Place. Products of Legendre polynomials up to a total order of 3 over the field:
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 ORDERS = tuple((i, order - i) for order in range(4) for i in range(order + 1))
 """Orders (along y, along x) of the products, the constant first."""
+
+
+def log_time(times: Tensor, last: float) -> Tensor:
+    """log(1 + t/3) for times in frames, scaled so that it reaches from 0 to 1 at ``last``; float64."""
+    return torch.log1p(times.to(torch.float64) / 3.0) / math.log1p(last / 3.0)
 
 
 def spline_values(times: Tensor, last: float, functions: int) -> Tensor:
@@ -35,10 +41,9 @@ def spline_values(times: Tensor, last: float, functions: int) -> Tensor:
     Source: de Boor's recurrence, with the end knots repeated.
     """
     degree = min(3, functions - 1)
-    position = torch.log1p(times.to(torch.float64) / 3.0) / torch.log1p(torch.tensor(last / 3.0, dtype=torch.float64))
     inner = torch.linspace(0.0, 1.0, functions - degree + 1, dtype=torch.float64)
     knots = torch.cat([inner[:1].expand(degree), inner, inner[-1:].expand(degree)])
-    position = position.clamp(0.0, 1.0 - 1e-12)[:, None]
+    position = log_time(times, last).clamp(0.0, 1.0 - 1e-12)[:, None]
     values = ((position >= knots[:-1]) & (position < knots[1:])).to(torch.float64)
     for k in range(1, degree + 1):
         rising = (position - knots[: -k - 1]) / (knots[k:-1] - knots[: -k - 1])
