@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamer.errors import MovieCorrupt, MovieMismatch
+from streamer.errors import MovieCorrupt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,18 +49,6 @@ class Correction:
         return raw
 
 
-def check_gain(gain: Gain, shape: tuple[int, int], movie: str) -> None:
-    """Raise MovieMismatch where a gain reference does not have the size of a movie's frames."""
-    if gain.values.shape != shape:
-        raise MovieMismatch(
-            "the gain reference has another size than the frames",
-            where=movie,
-            expected=f"{shape[0]} × {shape[1]} px",
-            found=f"{gain.values.shape[0]} × {gain.values.shape[1]} px in {gain.path}",
-            hint="set movie.gain to the reference of this camera mode, or take the movies in its mode",
-        )
-
-
 def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int64]:
     """Pixels far above their eight neighbours.
 
@@ -84,10 +72,14 @@ def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int6
     return hot.numpy().astype(np.int64)
 
 
-def defects_of(gain: Gain | None, hot: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, 2) rows and columns of zero-gain and hot pixels, sorted, each once."""
-    dead = np.argwhere(gain.values == 0) if gain is not None else np.zeros((0, 2), dtype=np.int64)
-    return np.unique(np.concatenate([dead.astype(np.int64), hot]), axis=0)
+def defects_of(gain: Gain | None, hot: NDArray[np.int64], listed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """(n, 2) rows and columns of zero-gain, hot and listed (h, w) pixels, sorted, each once."""
+    places = [hot]
+    if gain is not None:
+        places.append(np.argwhere(gain.values == 0).astype(np.int64))
+    if listed is not None:
+        places.append(np.argwhere(listed).astype(np.int64))
+    return np.unique(np.concatenate(places), axis=0)
 
 
 def correction_for(

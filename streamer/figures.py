@@ -65,6 +65,8 @@ def movie_quality(
         motion_model="none" if not motion.trusted else "global" if motion.local is None else "local",
         motion_converged=motion.converged,
         local_motion_angstrom=_rounded(local_motion) or 0.0,
+        residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),
+        residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
     )
 
 

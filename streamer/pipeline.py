@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from streamer import align, detector, dose, fuse, quality, restore, split
+from streamer import align, detector, dose, fuse, orient, quality, restore, split
 from streamer.band import band_of
 from streamer.errors import ModelError, MovieNotReady, StageError
 from streamer.figures import movie_quality
+from streamer.gain_check import check_fit
 from streamer.groups import encode_groups
 from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
+from streamer.readers.defects import read_defects
 from streamer.records import (
     Correction,
     Frames,
@@ -41,7 +43,12 @@ from streamer.writers.outputs import write_outputs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamer.settings import DataPathSettings
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from streamer.gain_check import GainFit
+    from streamer.records import MovieHeader
+    from streamer.settings import DataPathSettings, GainSettings
     from streamer.stopwatch import Stopwatch
 
 
@@ -89,24 +96,35 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         total = movie_reader.check_content(path, counts)
     with stage("gain"):
         source, flags = describe_source(movie, header, job.settings, job.gain)
-        if job.gain is not None:
-            detector.check_gain(job.gain, (header.height, header.width), movie.path)
-        if job.gain is not None:
-            total *= job.gain.values
-        hot = detector.find_hot_pixels(total, job.settings.gain.hot_pixel_sigma)
+        gain, fit = _fitted_gain(job.gain, header, total, job.settings.gain, movie.path)
+        corrected = total if gain is None else total * gain.values
+        hot = detector.find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
+        listed = read_defects(Path(named), total.shape) if (named := job.settings.gain.defects) else None
     frames = Frames(
         counts=counts,
-        gain=job.gain,
-        defects=detector.defects_of(job.gain, hot),
+        gain=gain,
+        defects=detector.defects_of(gain, hot, listed),
         hot_pixels=hot,
-        mean_counts=float(total.mean()) / len(counts),
+        gain_fit=fit,
+        mean_counts=float(corrected.mean()) / len(counts),
         pixel_size=source.pixel_size,
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=flags,
+        flags=flags if fit is None or fit.advice is None else (*flags, f"gain: {fit.advice}"),
     )
     return frames, source
+
+
+def _fitted_gain(
+    gain: Gain | None, header: MovieHeader, total: NDArray[np.float32], settings: GainSettings, movie: str
+) -> tuple[Gain | None, GainFit | None]:
+    """The gain as it multiplies this movie's frames, and whether their own pattern agrees."""
+    if gain is None:
+        return None, None
+    fitted = orient.fitted(gain, header, settings, movie)
+    sense = "divide" if orient.divides(gain, header, settings) else "multiply"
+    return fitted, check_fit(total, fitted.values, settings, sense)
 
 
 def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Stopwatch) -> Micrograph:

@@ -102,6 +102,11 @@ class MovieQuality:
     motion_converged: bool = True
     local_motion_angstrom: float = 0.0
     """Root mean square over the field of what the local shifts add to the global one, at its largest."""
+    residual_gain: float | None = None
+    """Share of the gain reference's pattern that is left in the corrected frames: 0 fits, 1 does not fit at all, 2 is
+    the wrong sense. None without a gain or where it has no pattern."""
+    residual_gain_error: float | None = None
+    """Its standard error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from streamer.gain_check import GainFit
     from streamer.published import ModelRef, MovieQuality, MovieSource, SuperResolutionVerdict
     from streamer.readers.stack import FrameStack
 
@@ -139,12 +140,14 @@ class Movie:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """A gain reference as it multiplies the frames."""
+    """A gain reference."""
 
     path: str
     sha256: str
     values: np.ndarray
     """(h, w) float32; 0 marks a defect."""
+    is_multiplicative: bool = True
+    """False where an EER movie would have to be divided by it: an MRC image of the beam."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +161,8 @@ class Frames:
     """(n, 2) int64 rows and columns of dead and hot pixels."""
     hot_pixels: np.ndarray
     """(n, 2) those of the defects that were found in this movie's own data."""
+    gain_fit: GainFit | None = None
+    """How well the gain predicts this movie's fixed pattern."""
     mean_counts: float
     """Mean of the corrected frames, e⁻/px/frame for counted movies."""
     pixel_size: float

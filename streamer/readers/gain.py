@@ -1,4 +1,4 @@
-"""Gain references: an image file in, what multiplies the frames out, in the movies' orientation."""
+"""Gain references: an image file in, its values out as they lie in it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamer.errors import ConfigError, MovieError
 from streamer.readers import movie
-from streamer.readers.files import opened
+from streamer.readers.dm4_image import is_dm4, read_dm4_image
+from streamer.readers.files import opened, read_up_to
 from streamer.records import Gain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _SUFFIXES = frozenset({".mrc", ".mrcs", ".tif", ".tiff", ".gain", ".dm4", ".dm3"})
 # "gain" as a word of its own: "bargain_001.tif" is a movie. CountRef and SuperRef, with CDS in between, are
 # what DigitalMicrograph and SerialEM call the references of K2 and K3.
 _NAME = re.compile(r"(?:^|[^a-z])gain|(?:count|super)(?:cds)?ref", re.IGNORECASE)
-_REFUSED = {
-    ".dm4": "convert it with IMOD: dm2mrc in.dm4 gain.mrc",
-    ".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc",
-    ".gain": "convert it with RELION or IMOD: tif2mrc in.gain gain.mrc",
-}
+_REFUSED = {".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc"}
 
 
 def is_gain_name(name: str) -> bool:
@@ -59,16 +60,17 @@ def _is_plain_file(path: Path) -> bool:
 
 
 def read_gain(path: Path) -> Gain:
-    """Read a gain reference that multiplies the frames.
+    """Read a gain reference.
 
     Parameters
     ----------
-    path : MRC (mode 0, 1, 2, 6, 12) or TIFF (8 or 16 bit, or float32) of one image. TIFF rows are turned over
-        as those of TIFF movies are.
+    path : MRC (mode 0, 1, 2, 6, 12), TIFF (8 or 16 bit, or float32) or DM4 of one image. Rows of TIFF and DM4 are
+        turned over, as those of TIFF movies are; not those of ``.gain``, a TIFF that multiplies EER movies, whose rows
+        are not turned over either.
 
     Returns
     -------
-    Values as float32; 0 marks a defect.
+    Values as float32 as they lie in the file; 0 marks a defect. ``orient.fitted`` brings them to a movie's frames.
 
     Raises
     ------
@@ -77,21 +79,35 @@ def read_gain(path: Path) -> Gain:
     MovieNotReady
         It is still being written.
     """
-    hint = _REFUSED.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    hint = _REFUSED.get(suffix)
     if hint is not None:
-        raise ConfigError(f"{path.suffix} gain references are not read yet", where=path, hint=hint)
+        raise ConfigError(f"{path.suffix} gain references are not read", where=path, hint=hint)
     if not path.exists():
         raise ConfigError("there is no such gain reference", where=path, hint="see movie.gain")
     try:
-        header = movie.read_header(path)
-        if header.n_frames != 1:
-            raise ConfigError("is no gain reference", where=path, expected="1 image", found=header.n_frames)
-        before = movie.identity_of(path)
-        counts = movie.read_counts(path, header, in_memory_bytes=header.decoded_bytes, threads=1, expected=before)
+        values = _image(path)
         sha256 = _sha256(path)
     except MovieError as error:
         raise ConfigError("cannot be read as a gain reference", where=path, found=error.message()) from error
-    return Gain(path=str(path), sha256=sha256, values=_checked(path, counts[0].astype(np.float32)))
+    if suffix == ".gain":
+        values = values[::-1].copy()
+    return Gain(
+        path=str(path), sha256=sha256, values=_checked(path, values), is_multiplicative=suffix not in {".mrc", ".mrcs"}
+    )
+
+
+def _image(path: Path) -> NDArray[np.float32]:
+    """(h, w), row 0 at the bottom."""
+    with opened(path) as descriptor:
+        if is_dm4(read_up_to(descriptor, 4, 0)):
+            return read_dm4_image(path)
+    header = movie.read_header(path)
+    if header.n_frames != 1:
+        raise ConfigError("is no gain reference", where=path, expected="1 image", found=header.n_frames)
+    before = movie.identity_of(path)
+    counts = movie.read_counts(path, header, in_memory_bytes=header.decoded_bytes, threads=1, expected=before)
+    return counts[0].astype(np.float32)
 
 
 def _checked(path: Path, values: np.ndarray) -> np.ndarray:

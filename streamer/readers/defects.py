@@ -1,0 +1,98 @@
+"""Lists and maps of a detector's defects, in the frame of the movies as they are stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.errors import ConfigError, MovieError, MovieMismatch
+from streamer.readers import movie
+from streamer.readers.files import opened, read_up_to
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_MOST_BYTES = 16 << 20
+# Words that begin lines of the defect files that SerialEM writes and IMOD converts.
+_SERIALEM = ("CameraSizeX", "CameraSizeY", "RotationAndFlip", "BadColumns", "BadRows", "BadPixels", "PartialBadColumn")
+
+
+def read_defects(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read a detector's defects.
+
+    Parameters
+    ----------
+    path : a MotionCor text file with lines ``x y w h`` in px, x and y of the first pixel, counted from 0 in the rows
+        as they are stored; or an MRC or TIFF map that is 1, or anything but 0, at defects.
+    shape : (h, w) of the movie's frames.
+
+    Returns
+    -------
+    (h, w), true at defects.
+
+    Raises
+    ------
+    ConfigError
+        It is not there, or is neither of these; a message tells the line, and what to run for SerialEM's own format.
+    MovieMismatch
+        The map has another size than the frames.
+    """
+    if not path.is_file():
+        raise ConfigError("the defect file is not there", where="gain.defects", found=path)
+    try:
+        with opened(path) as descriptor:
+            head = read_up_to(descriptor, _MOST_BYTES, 0)
+    except MovieError as error:
+        raise ConfigError("the defect file cannot be read", where=path, found=error.message()) from error
+    if b"\0" not in head[:4096] and not head.startswith((b"II", b"MM")):
+        return _listed(path, head.decode("latin-1"), shape)
+    return _mapped(path, shape)
+
+
+def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    found = np.zeros(shape, dtype=bool)
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        if words[0] in _SERIALEM:
+            raise ConfigError(
+                "is a defect file of SerialEM",
+                where=path,
+                expected="lines x y w h, or a map",
+                hint="make a map of it with IMOD: clip defect -D defects.txt movie.mrc defects.mrc",
+            )
+        try:
+            x, y, width, height = (int(word) for word in words)
+        except ValueError:
+            x = y = width = height = -1
+        if min(x, y) < 0 or min(width, height) < 1:
+            raise ConfigError(
+                f"line {number} of the defect file cannot be used", where=path, expected="x y w h", found=line[:60]
+            )
+        found[y : y + height, x : x + width] = True
+    return found
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    try:
+        header = movie.read_header(path)
+        if header.n_frames != 1:
+            raise ConfigError("is no defect map", where=path, expected="1 image", found=header.n_frames)
+        if (header.height, header.width) != shape:
+            raise MovieMismatch(
+                "the defect map has another size than the frames",
+                where=path,
+                expected=f"{shape[0]} × {shape[1]} px",
+                found=f"{header.height} × {header.width} px",
+                hint="set gain.defects to the map of this camera mode",
+            )
+        counts = movie.read_counts(path, header, in_memory_bytes=header.decoded_bytes, threads=1)
+    except MovieMismatch:
+        raise
+    except MovieError as error:
+        raise ConfigError("cannot be read as a defect map", where=path, found=error.message()) from error
+    return np.asarray(counts[0] != 0)
