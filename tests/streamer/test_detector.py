@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from streamer import detector
-from streamer.errors import MovieCorrupt, MovieMismatch
+from streamer.errors import MovieCorrupt
 from streamer.records import Gain
 
 NO_DEFECTS = np.zeros((0, 2), dtype=np.int64)
@@ -128,12 +128,6 @@ def test_the_correction_is_the_same_each_time():
 def test_counts_of_any_stored_type(dtype):
     counts = counted((1, 4, 5), 2.0).astype(dtype)
     np.testing.assert_array_equal(detector.correction_for((4, 5), None, NO_DEFECTS).frame(counts, 0), counts[0])
-
-
-def test_a_gain_of_another_size_is_refused():
-    with pytest.raises(MovieMismatch, match=r"expected 20 × 30 px; found 30 × 20 px"):
-        detector.check_gain(gain_of(np.ones((30, 20))), (20, 30), "m.tif")
-    detector.check_gain(gain_of(np.ones((20, 30))), (20, 30), "m.tif")
 
 
 def test_a_detector_full_of_defects_is_refused():

@@ -298,8 +298,10 @@ def test_the_finer_grid_changes_nothing_else(done, root, path, gain, tmp_path):
     np.testing.assert_array_equal(one, two)
 
 
-def test_where_the_halves_share_nothing_near_nyquist_the_finer_grid_is_not_tried(done):
-    record, directory = done
+def test_where_the_halves_share_nothing_near_nyquist_the_finer_grid_is_not_tried(root, path, gain, tmp_path):
+    directory = tmp_path
+    job = job_of(directory, gain, settings=configured(super_resolution={"min_diversity": 0.1}))
+    record = process_movie(movie_of(path, root), job, Stopwatch())
     assert record.metrics.sr.verdict == "not shown"
     assert "between 0.8 and 1 times the physical Nyquist frequency" in record.metrics.sr.reason
     assert not list(directory.rglob("*_SR*"))

@@ -30,7 +30,7 @@ def found(root, **settings):
         ("x_0001_X+1Y-1-2_12.34.56.tif", True),
         ("a.tif.mdoc", False),
         ("a.xml", False),
-        ("a.eer", False),
+        ("a.eer", True),
         (".a.mrc", False),
         ("a.mrc.tmp", False),
         ("a.tif.part", False),

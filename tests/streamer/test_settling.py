@@ -19,7 +19,8 @@ def file(size=100, mtime_ns=NOW_NS, **other):
 
 
 def header(kind="tiff", n_frames=10):
-    return MovieHeader(format=kind, n_frames=n_frames, height=4, width=5, dtype="uint8")
+    proven = kind == "mrc"
+    return MovieHeader(format=kind, n_frames=n_frames, height=4, width=5, dtype="uint8", proves_its_length=proven)
 
 
 class Scene:

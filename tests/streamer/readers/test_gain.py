@@ -1,4 +1,5 @@
 import hashlib
+import struct
 
 import mrcfile
 import numpy as np
@@ -65,12 +66,67 @@ def test_several_images_are_no_gain(tmp_path):
         read_gain(write_mrc(tmp_path / "gain.mrc", np.ones((2, 3, 4), np.float32)))
 
 
-@pytest.mark.parametrize("name", ["CountRef_a.dm4", "a.DM4", "x.gain", "20241106_EER_GainReference.gain"])
-def test_other_formats_are_refused_with_a_way_out(tmp_path, name):
-    (tmp_path / name).write_bytes(b"x")
+def test_dm3_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "a.dm3").write_bytes(b"x")
     with pytest.raises(ConfigError) as caught:
-        read_gain(tmp_path / name)
+        read_gain(tmp_path / "a.dm3")
     assert "gain.mrc" in caught.value.hint
+
+
+def dm4_bytes(image, *, sizes=None):
+    """A DM4 file with a thumbnail and then ``image`` (h, w) float32, rows from the top."""
+
+    def directory(name, entries, is_named=True):
+        body = b"\0\0" + struct.pack(">Q", len(entries)) + b"".join(entries)
+        return tag(20, name, body)
+
+    def tag(kind, name, body):
+        return struct.pack(">BH", kind, len(name)) + name + struct.pack(">Q", len(body)) + body
+
+    def number(value):
+        return tag(21, b"", b"%%%%" + struct.pack(">QQ", 1, 5) + struct.pack("<I", value))
+
+    def pixels(values):
+        info = struct.pack(">4Q", 3, 20, 6, values.size)
+        return tag(21, b"Data", b"%%%%" + info + values.astype("<f4").tobytes())
+
+    def entry(values, sizes):
+        data = directory(b"ImageData", [pixels(values), directory(b"Dimensions", [number(n) for n in sizes])])
+        return directory(b"", [data])
+
+    images = [entry(np.ones((2, 2)), (2, 2)), entry(image, sizes or image.shape[::-1])]
+    root = b"\0\0" + struct.pack(">Q", 1) + directory(b"ImageList", images)
+    return struct.pack(">IQI", 4, len(root), 1) + root
+
+
+def test_dm4_gives_its_last_image_turned_over(tmp_path):
+    values = np.random.default_rng(0).random((5, 7)).astype(np.float32)
+    path = tmp_path / "CountRef.dm4"
+    path.write_bytes(dm4_bytes(values))
+    gain = read_gain(path)
+    np.testing.assert_array_equal(gain.values, values[::-1])
+    assert gain.is_multiplicative
+
+
+@pytest.mark.parametrize("cut", [4, 16, 40, 100, 250, -1])
+def test_a_damaged_dm4_is_told(tmp_path, cut):
+    path = tmp_path / "CountRef.dm4"
+    path.write_bytes(dm4_bytes(np.ones((5, 7), np.float32))[:cut])
+    with pytest.raises(ConfigError, match="DM4"):
+        read_gain(path)
+    path.write_bytes(dm4_bytes(np.ones((5, 7), np.float32), sizes=(5, 8)))
+    with pytest.raises(ConfigError, match="another number"):
+        read_gain(path)
+
+
+def test_rows_of_a_gain_for_eer_are_not_turned_over(tmp_path):
+    values = np.random.default_rng(0).random((5, 7)).astype(np.float32)
+    for name, expected in (("a_EER_GainReference.gain", values), ("gain.tif", values[::-1])):
+        tifffile.imwrite(tmp_path / name, values)
+        gain = read_gain(tmp_path / name)
+        np.testing.assert_array_equal(gain.values, expected)
+        assert gain.is_multiplicative
+    assert not read_gain(write_mrc(tmp_path / "gain.mrc", values)).is_multiplicative
 
 
 def test_a_missing_gain_or_one_that_is_no_image(tmp_path):
