@@ -2,10 +2,10 @@
 
     python benchmarks/local_motion.py [directory for the simulated movies, kept] [cases…]
 
-Error: 2-D root mean square over 24 frames and 9 × 9 places, each place's mean over time removed. FRC: of the unweighted
-sum with the noise-free image. CPU-seconds: of everything between the counts in memory and the dose-weighted sum, without
-imports and files; of RELION the whole process, whose reading is a small part. Controls: the true shifts, the global ones
-alone, none, those of another movie; movies that do not bend, stand still, or hold noise only.
+Error: 2-D root mean square over 24 frames and 9 × 9 places, each place's mean over time removed. FRC: of the
+unweighted sum with the noise-free image. CPU-seconds: of everything between the counts in memory and the dose-weighted
+sum, without imports and files; of RELION the whole process, whose reading is a small part. Controls: the true shifts,
+the global ones alone, none, those of another movie; movies that do not bend, stand still, or hold noise only.
 """
 
 from __future__ import annotations
@@ -56,12 +56,15 @@ class Ours:
         self.correction = detector.correction_for(self.shape, gain, np.zeros((0, 2), dtype=np.int64))
 
     def frame(self, index: int) -> torch.Tensor:
+        """Corrected frame."""
         return self.correction.frame(self.counts, index)
 
     def motion(self) -> Motion:
+        """Our own shifts."""
         return align.estimate_motion(self.frame, N_FRAMES, 1.0, MotionSettings())
 
     def total(self, motion: Motion, dose_per_frame: float | None) -> torch.Tensor:
+        """Spectrum of the normalised sum."""
         exposures = dose.frame_exposures(N_FRAMES, dose_per_frame)
         options = {"pixel_size": 1.0, "voltage_kv": 300.0, "upsampling": 1, "local": motion.local}
         fused = fuse.fuse(self.frame, motion.shifts, exposures, **options)
