@@ -145,14 +145,19 @@ def _lost_after(idle: float | None) -> float | None:
     help="Directories, names and sidecars as EPU (XML) or as SerialEM (.mdoc) makes them.",
 )
 @click.option(
-    "--format", "kind", type=click.Choice(["tiff", "mrc"]), default="tiff", show_default=True, help="LZW TIFF or MRC."
+    "--format",
+    "kind",
+    type=click.Choice(["tiff", "mrc", "eer"]),
+    default="tiff",
+    show_default=True,
+    help="LZW TIFF, MRC, or EER of 20 hardware frames per frame.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["rename", "grow", "page"]),
     default="rename",
     show_default=True,
-    help="How files appear: whole, in pieces under their final name, or frame by frame.",
+    help="How files appear: whole, in pieces under their final name, or frame by frame (EER: in pieces).",
 )
 @click.option(
     "--interval", type=Number(0, 86_400), default=0.0, show_default=True, help="Least seconds between two movies."

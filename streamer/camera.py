@@ -20,6 +20,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from streamer import eer_encoder
 from streamer.simulate import Detector, Field, Microscope, Truth
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 Counts = NDArray[np.uint8]
 _FIRST_DAY = datetime(2026, 1, 5, 9, 0, 0)  # noqa: DTZ001 - microscopes write local time without a zone
 _STRIP_ROWS = 512
+RAW_FRAMES = 20
+"""Hardware frames of a simulated EER movie per frame of the plan."""
+_EER_COMPRESSION = 65001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +49,10 @@ class Plan:
     """None: empty ice."""
     seed: int = 0
     layout: Literal["epu", "serialem"] = "epu"
-    format: Literal["mrc", "tiff"] = "tiff"
+    format: Literal["mrc", "tiff", "eer"] = "tiff"
     mode: Literal["rename", "grow", "page"] = "rename"
-    """rename: under a hidden name until whole; grow: under its final name, in pieces; page: a frame at a time."""
+    """rename: under a hidden name until whole; grow: under its final name, in pieces; page: a frame at a time, EER in
+    pieces."""
     interval_s: float = 0.0
     """Least time from the start of one movie to that of the next."""
     write_s: float = 0.0
@@ -96,7 +101,11 @@ def expose(plan: Plan, *, stop: Callable[[], bool] = lambda: False, device: str 
 
 
 def write_gain(plan: Plan, detector: Detector) -> Path:
-    """Write the gain reference where such a program leaves it."""
+    """Write the gain reference where such a program leaves it; that of EER movies as a TIFF that multiplies them."""
+    if plan.format == "eer":
+        path = plan.directory / f"{_FIRST_DAY:%Y%m%d_%H%M%S}_EER_GainReference.gain"
+        tifffile.imwrite(path, detector.gain_reference(), metadata=None)
+        return path
     name = "gain_reference.mrc" if plan.layout == "epu" else "CountRef_session.mrc"
     path = plan.directory / name
     with mrcfile.new(str(path), overwrite=True) as file:
@@ -124,7 +133,7 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False) -> None:
     """Write frames the way the plan's camera does."""
-    if plan.mode == "page":
+    if plan.mode == "page" and plan.format != "eer":
         _write_pages(plan, path, counts)
         if corrupt:
             path.write_bytes(_damaged(path.read_bytes(), plan.format))
@@ -146,7 +155,9 @@ def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False
 
 
 def encode(counts: Counts, kind: str, pixel_size: float) -> bytes:
-    """Bytes of a movie file: MRC mode 0, or LZW TIFF of 8 bit with its rows from the top."""
+    """Bytes of a movie file: MRC mode 0, LZW TIFF of 8 bit with its rows from the top, or EER."""
+    if kind == "eer":
+        return _eer(counts, pixel_size)
     if kind == "mrc":
         return _mrc_header(counts.shape, pixel_size) + counts.clip(max=127).tobytes()
     buffer = io.BytesIO()
@@ -154,6 +165,23 @@ def encode(counts: Counts, kind: str, pixel_size: float) -> bytes:
         for frame in counts:
             _add_page(writer, frame)
     return buffer.getvalue()
+
+
+def _eer(counts: Counts, pixel_size: float) -> bytes:
+    """Each frame's electrons divided over hardware frames and quarters of pixels, which nobody can tell from truth."""
+    n, height, width = counts.shape
+    rng = np.random.default_rng(int(counts.sum()))
+    bits = eer_encoder.BITS[_EER_COMPRESSION]
+    raw = [events for frame in counts.clip(max=RAW_FRAMES) for events in eer_encoder.events_of(frame, RAW_FRAMES, rng)]
+    metadata = {
+        "numberOfFrames": ("", str(n * RAW_FRAMES)),
+        "exposureTime": ("s", f"{n * RAW_FRAMES / 250:g}"),
+        "totalDose": ("e/pixel", f"{counts.mean() * n:.6g}"),
+        "sensorPixelSize.width": ("m", f"{pixel_size * 1e-10:.8g}"),
+        "sensorPixelSize.height": ("m", f"{pixel_size * 1e-10:.8g}"),
+    }
+    streams = (eer_encoder.encode_frame(events, height * width, bits) for events in raw)
+    return eer_encoder.encode_eer(streams, (height, width), compression=_EER_COMPRESSION, metadata=metadata)
 
 
 def _add_page(writer: tifffile.TiffWriter, frame: Counts) -> None:
@@ -220,19 +248,20 @@ def _moment(number: int) -> datetime:
 def _name(plan: Plan, number: int) -> Path:
     """Path of a movie below the root."""
     moment = _moment(number)
-    extension = {"mrc": "mrc", "tiff": "tiff" if plan.layout == "epu" else "tif"}[plan.format]
+    extension = {"mrc": "mrc", "tiff": "tiff" if plan.layout == "epu" else "tif", "eer": "eer"}[plan.format]
     if plan.layout == "serialem":
         return Path(f"session_{number:04d}_X+{number % 3}Y+0-1_{moment:%b%d_%H.%M.%S}.{extension}")
     square = 19_770_000 + 13 * (number // plan.per_square if plan.per_square else 0)
     hole = 19_780_000 + 7 * number
     stem = f"FoilHole_{hole}_Data_{19_771_000}_{19_771_002}_{moment:%Y%m%d_%H%M%S}"
-    return Path("Images-Disc1") / f"GridSquare_{square}" / "Data" / f"{stem}_fractions.{extension}"
+    kind = "EER" if plan.format == "eer" else "fractions"
+    return Path("Images-Disc1") / f"GridSquare_{square}" / "Data" / f"{stem}_{kind}.{extension}"
 
 
 def _write_sidecar(plan: Plan, number: int, path: Path, view: Field) -> None:
     """Write what the acquisition program says about the exposure, whole or not at all."""
     if plan.layout == "epu":
-        target, text = path.with_name(path.name.split("_fractions")[0] + ".xml"), _epu_xml(plan, number, view)
+        target, text = path.with_name(path.stem.rpartition("_")[0] + ".xml"), _epu_xml(plan, number, view)
     else:
         target, text = path.with_name(path.name + ".mdoc"), _mdoc(plan, number, path, view)
     temporary = target.with_name(f".{target.name}.part")

@@ -39,7 +39,7 @@ class Correction:
         """Corrected frame ``index`` of (t, h, w) counts: (h, w) float32 on the correction's device."""
         raw = torch.from_numpy(counts[index].astype(np.float32)).to(self.defects.device)
         if self.gain is not None:
-            raw = raw * self.gain
+            raw.mul_(self.gain)
         if self.defects.numel():
             flat = raw.flatten()
             turn = (index * 5 + 3 * torch.arange(len(self.defects), device=flat.device)) % self.sources.shape[1]

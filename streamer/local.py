@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ORDERS = tuple((i, order - i) for order in range(4) for i in range(order + 1))
 """Orders (along y, along x) of the products, the constant first."""
+_PLACES = 12
+"""Along each axis, at which a field is compared with RELION's model of it."""
 
 
 def log_time(times: Tensor, last: float) -> Tensor:
@@ -97,3 +99,30 @@ def bending(local: LocalMotion) -> Tensor:
     """Root mean square over the field of what is added to the global shift, (t,) float64 px."""
     norms = torch.tensor([1.0 / ((2 * i + 1) * (2 * j + 1)) for i, j in ORDERS[1:]], dtype=torch.float64)
     return (local.coefficients**2 * norms).sum((1, 2)).sqrt()
+
+
+def relion_model(local: LocalMotion) -> tuple[list[float], float]:
+    """The field as RELION's polynomial of per-movie STAR files.
+
+    Returns
+    -------
+    36 coefficients, 18 of X and then 18 of Y: of (z, z², z³) for each of (1, x, x², y, y², xy), with z in frames from
+    the first, x = X/width − ½ and y = Y/height − ½; and what it misses, px root mean square over field and frames.
+
+    Source: RELION 3.1, third-order polynomial model of local motion (Zivanov et al. 2019); by least squares.
+    """
+    height, width = local.shape
+    axis = (torch.arange(_PLACES, dtype=torch.float64) + 0.5) / _PLACES
+    points = torch.cartesian_prod(axis * height - 0.5, axis * width - 0.5)
+    field = torch.einsum("taj,nj->tna", local.coefficients, legendre_values(points, local.shape)[:, 1:])
+    y, x = points[:, 0] / height - 0.5, points[:, 1] / width - 0.5
+    place = torch.stack([torch.ones_like(x), x, x**2, y, y**2, x * y])
+    z = torch.arange(len(field), dtype=torch.float64)
+    time = torch.stack([z, z**2, z**3])
+    terms = torch.einsum("kn,mt->tnkm", place, time).reshape(-1, 18)
+    # scaled, because z³ is thousands of times z
+    scale = terms.square().mean(0).sqrt().clamp(min=1e-30)
+    wanted = field.flip(-1).reshape(-1, 2)
+    found = torch.linalg.lstsq(terms / scale, wanted, driver="gelsd").solution / scale[:, None]
+    missed = float((terms @ found - wanted).square().sum(1).mean().sqrt())
+    return [float(value) for value in found.T.flatten()], missed

@@ -30,7 +30,8 @@ class Warp:
 
     def __init__(self, shifts: Tensor, local: LocalMotion, device: torch.device) -> None:
         """Take global shifts (t, 2) float64 (y, x) px and what is added to them over the field."""
-        height, _width = self._shape = local.shape
+        self._shape = local.shape
+        height, width = local.shape
         self._y, self._x = (legendre_of(torch.arange(size), size) for size in local.shape)
         self._band = -(-height // _BANDS)
         rows = torch.zeros((_BANDS * self._band, 4))
@@ -42,6 +43,9 @@ class Warp:
         for n, (i, j) in enumerate(ORDERS[1:]):
             self._shifts[:, :, i, j] = local.coefficients[:, :, n]
         self._device = device
+        # filled anew for each frame: fresh memory of this size costs more than what is computed
+        self._grid = torch.empty((_BANDS * self._band, 2 * width), device=device)
+        self._centred = torch.empty(local.shape, device=device)
 
     def __call__(self, image: Tensor, index: int) -> Tensor:
         """Frame ``index``, (h, w) float32, on the reference; what comes in at an edge is its mean."""
@@ -50,10 +54,14 @@ class Warp:
         y[1, 0] += 1.0
         x[0, 1] += 1.0
         columns = torch.stack([x @ self._x, y @ self._x], dim=-1).flatten(1).to(self._device, torch.float32)
-        grid = (self._rows @ columns).view(_BANDS, self._band, width, 2)
+        torch.mm(self._rows, columns, out=self._grid)
         mean = image.mean()
+        torch.sub(image, mean, out=self._centred)
         moved = torch.nn.functional.grid_sample(
-            (image - mean)[None, None].expand(_BANDS, -1, -1, -1), grid, mode="bicubic", align_corners=False
+            self._centred[None, None].expand(_BANDS, -1, -1, -1),
+            self._grid.view(_BANDS, self._band, width, 2),
+            mode="bicubic",
+            align_corners=False,
         )
         return moved.view(-1, width)[:height].add_(mean)
 

@@ -21,7 +21,7 @@ MAX_COUNT = 1_000_000
 MAX_TEXT = 64
 _GRID_SQUARE = re.compile(r"GridSquare_([^/]+)", re.IGNORECASE)
 _FOIL_HOLE = re.compile(r"FoilHole_([^/_]+)_Data_([^/_]+)_[^/]*", re.IGNORECASE)
-_FRACTIONS = re.compile(r"_fractions$", re.IGNORECASE)
+_FRACTIONS = re.compile(r"_(?:fractions|eer)$", re.IGNORECASE)
 _DISC = re.compile(r"Images-Disc\d*", re.IGNORECASE)
 
 
@@ -50,7 +50,7 @@ def is_fractions(stem: str) -> bool:
 
 
 def exposure_stem(stem: str) -> str:
-    """Name of the exposure that a movie belongs to: without ``_fractions``."""
+    """Name of the exposure that a movie belongs to: without ``_fractions`` or ``_EER``."""
     return _FRACTIONS.sub("", stem)
 
 

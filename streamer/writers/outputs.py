@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamer import fourier, jsontext
+from streamer import fourier, jsontext, local
 from streamer.errors import StageError
 from streamer.groups import encode_groups
 from streamer.published import MovieRecord, OutputFile, Software
@@ -203,7 +203,7 @@ def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:
 
 def _write_motion(directory: _Directory, movie: Movie, micrograph: Micrograph) -> None:
     """RELION's per-movie metadata."""
-    source = micrograph.source
+    source, bends = micrograph.source, micrograph.motion.local
     text = motion_star(
         movie=_star_name(movie.relative),
         n_frames=source.n_frames,
@@ -216,6 +216,7 @@ def _write_motion(directory: _Directory, movie: Movie, micrograph: Micrograph) -
         pre_exposure=source.pre_exposure,
         gain=_star_name(source.gain_path) if source.gain_path else None,
         hot_pixels_yx=micrograph.hot_pixels.tolist(),
+        local_model=[] if bends is None else local.relion_model(bends)[0],
     )
     directory.add(ROLE_MOTION, ".star", text.encode())
 

@@ -114,6 +114,7 @@ def motion_star(
     pre_exposure: float = 0.0,
     gain: str | None = None,
     hot_pixels_yx: Iterable[Sequence[int]] = (),
+    local_model: Sequence[float] = (),
 ) -> str:
     """Write the motion of one movie as RELION's polishing reads it.
 
@@ -126,6 +127,7 @@ def motion_star(
     binning : px as stored per px of the micrograph.
     dose_per_frame, pre_exposure : e⁻/Å².
     hot_pixels_yx : (n, 2) rows and columns, px as stored.
+    local_model : 36 coefficients of what is added over the field, see ``local.relion_model``; none: nothing is.
     """
     if len(shifts_yx_px) != n_frames:
         raise ValueError(f"expected {n_frames} shifts, got {len(shifts_yx_px)}")
@@ -141,13 +143,17 @@ def motion_star(
         "rlnMicrographPreExposure": float(pre_exposure),
         "rlnVoltage": voltage_kv,
         "rlnMicrographStartFrame": 1,
-        "rlnMotionModelVersion": 0,  # no model of local motion
+        "rlnMotionModelVersion": 1 if local_model else 0,
     }
     y0, x0 = shifts_yx_px[0]
     shifts = [(index, x - x0, y - y0) for index, (y, x) in enumerate(shifts_yx_px, start=1)]
     hot = [(float(column), float(row)) for row, column in hot_pixels_yx]
     labels = ("rlnMicrographFrameNumber", "rlnMicrographShiftX", "rlnMicrographShiftY")
     text = _list("general", general) + _loop("global_shift", labels, shifts)
+    if local_model:
+        # in px of the micrograph, unlike the global shifts
+        model = [(index, float(value) / binning) for index, value in enumerate(local_model)]
+        text += _loop("local_motion_model", ("rlnMotionModelCoeffsIdx", "rlnMotionModelCoeff"), model)
     return text + (_loop("hot_pixels", ("rlnCoordinateX", "rlnCoordinateY"), hot) if hot else "")
 
 

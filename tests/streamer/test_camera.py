@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from streamer import camera
-from streamer.camera import Plan, expose
-from streamer.errors import MovieCorrupt, MovieNotReady
+from streamer.camera import RAW_FRAMES, Plan, expose
+from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError
 from streamer.readers import movie
 from streamer.readers.gain import gain_candidates, read_gain
 from streamer.readers.sidecars import read_sidecar, session_of
+from streamer.settings import EerSettings
 from streamer.simulate import Detector, Field, Microscope
 from streamer.specimen import random_protein
 
@@ -230,3 +231,31 @@ def test_an_mrc_movie_is_one_that_mrcfile_reads(tmp_path):
         np.testing.assert_array_equal(file.data, counts_of())
         assert float(file.voxel_size.x) == pytest.approx(1.37)
     assert struct.unpack("<4i", path.read_bytes()[:16]) == (80, 64, 6, 0)
+
+
+@pytest.mark.parametrize("layout", ["epu", "serialem"])
+def test_an_eer_movie_holds_the_same_electrons_as_a_tiff(tmp_path, layout):
+    """Read in fractions of as many hardware frames as the camera divided a frame into."""
+    scope = Microscope(shape=(64, 96), n_frames=3, pixel_size=1.25)
+    found = {}
+    for kind in ("tiff", "eer"):
+        plan = Plan(directory=tmp_path / kind, scope=scope, layout=layout, format=kind, truth=False)
+        (exposure,) = expose(plan)
+        eer = EerSettings(group=RAW_FRAMES)
+        header = movie.read_header(exposure.path, eer=eer)
+        found[kind] = movie.read_counts(exposure.path, header, in_memory_bytes=1 << 30, threads=1, eer=eer)
+        assert read_sidecar(exposure.path).pixel_size == pytest.approx(1.25)
+    assert header.pixel_size == pytest.approx(1.25)
+    assert header.proves_its_length
+    np.testing.assert_array_equal(found["eer"], found["tiff"].clip(max=RAW_FRAMES))
+    (gain,) = gain_candidates(tmp_path / "eer")
+    np.testing.assert_array_equal(read_gain(gain).values, Detector(scope.shape, 0).gain_reference())
+
+
+def test_a_damaged_eer_movie_is_corrupt(tmp_path):
+    scope = Microscope(shape=(256, 256), n_frames=3)
+    plan = Plan(directory=tmp_path, scope=scope, format="eer", corrupt=frozenset({0}), truth=False)
+    (exposure,) = expose(plan)
+    header = movie.read_header(exposure.path)
+    with pytest.raises(StreamerError):
+        movie.read_counts(exposure.path, header, in_memory_bytes=1 << 30, threads=1)
