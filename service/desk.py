@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from service.eventlog import utc_seconds, utc_text
+from service.gain_watch import GainWatch
 from service.messages import SessionChange
 from service.pipes import Failed, Finished, Learn, Work
 from streamer.errors import MovieNotReady
@@ -53,6 +54,7 @@ class Desk:
         self._config, self._layout, self._journal = config, layout, journal
         self._gains, self._serving, self._teacher, self._tables = gains, serving, teacher, tables
         self._metrics, self._status, self._alarms = metrics, status, alarms
+        self._gain_watch = GainWatch(alarms)
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
         self._not_ready_since: dict[str, float] = {}
@@ -114,6 +116,7 @@ class Desk:
         self._alarms.clear("outputs-failing")
         self.waits_no_more(record.movie_id)
         self._tables.add(record)
+        self._gain_watch.take(record)
         groups = self._layout.groups(record.movie_id)
         if groups.is_file():
             self._teacher.learn(record.session, Learn(movie_id=record.movie_id, groups=str(groups)))

@@ -132,6 +132,10 @@ class Metrics:
         self._total_motion = gauge("movie_total_motion_angstrom", "Motion over the last movie.")
         self._early_motion = gauge("movie_early_motion_angstrom", "Motion up to 4 electrons per square angstrom.")
         self._late_motion = gauge("movie_late_motion_angstrom", "Motion of the last movie after that.")
+        self._local_motion = gauge("movie_local_motion_angstrom", "How much the last movie's motion differs over it.")
+        self._residual_gain = gauge(
+            "movie_residual_gain_ratio", "Share of the gain reference's pattern left in the last movie; 0 fits."
+        )
         self._mean = gauge("movie_mean_electrons", "Mean of the last movie's frames per pixel.")
         self._hot = gauge("movie_hot_pixels", "Hot pixels found in the last movie.")
 
@@ -242,6 +246,8 @@ class Metrics:
         self._total_motion.set(metrics.total_motion_angstrom)
         self._early_motion.set(metrics.early_motion_angstrom)
         self._late_motion.set(metrics.late_motion_angstrom)
+        self._local_motion.set(metrics.local_motion_angstrom)
+        self._residual_gain.set(metrics.residual_gain)
         self._mean.set(metrics.mean_counts)
         self._hot.set(metrics.n_hot_pixels)
 
