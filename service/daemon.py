@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 import traceback
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -38,10 +37,8 @@ from service.serving import Serving
 from service.stars import MicrographTables
 from service.status import Alarms, Status
 from service.teacher import Teacher
-from service.watching import Watching
+from service.watching import Watching, watcher_of
 from streamer.errors import OutputError, ServiceError, StreamerError
-from streamer.readers.movie import read_header
-from streamer.watch import Watcher
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -150,9 +147,8 @@ class Daemon:
         write_endpoints(self.layout, endpoints)
         self._resume_sessions()
         self.crew.start()
-        known, name = self.journal.identities(), self.config.session.name or ""
-        header_check = partial(read_header, eer=self.config.eer)
-        self._watching = Watching(Watcher(self.config.watch, session_name=name, known=known, header_check=header_check))
+        known = self.journal.identities()
+        self._watching = Watching(watcher_of(self.config, known))
         self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.desk.session)
         self._beat("running")
         systemd.notify(ready=True, status=f"watching {self.layout.root}")

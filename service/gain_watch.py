@@ -58,8 +58,8 @@ class GainWatch:
         if self._changed[key] == _IN_A_ROW:
             self._alarms.raise_(
                 "gain-changed",
-                f"{abs(residual):.0%} of the gain reference's pattern is left in the frames, {abs(usual):.0%} was before: "
-                f"the detector's gain has changed since {gain}; take a new reference, or set movie.gain",
+                f"{abs(residual):.0%} of the gain reference's pattern is left in the frames, {abs(usual):.0%} was left "
+                f"before: the detector changed since {gain} was taken; take a new reference, or set movie.gain",
             )
 
 

@@ -21,7 +21,8 @@ from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageErr
 from streamer.published import MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
-from streamer.readers.sidecars import read_sidecar, session_directory, session_of, with_position
+from streamer.readers.sidecar_search import SidecarSearch
+from streamer.readers.sidecars import session_directory, session_of, with_position
 from streamer.records import Acquisition, Gain, Movie, movie_id_of
 from streamer.stopwatch import Stopwatch, utc_now
 
@@ -74,7 +75,7 @@ def describe(path: Path, config: Config) -> Movie:
     root = _root_of(path, config)
     relative = path.relative_to(root).as_posix()
     header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30), eer=config.eer)
-    acquisition = with_position(read_sidecar(path) or Acquisition(), relative)
+    acquisition = with_position(SidecarSearch(config.watch.metadata_root)(path) or Acquisition(), relative)
     return Movie(
         path=str(path),
         relative=relative,

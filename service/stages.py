@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from models.session import SessionModel
 from service.offline import bench, describe, job_for
-from streamer import align, detector, dose, fourier, jsontext, pipeline, quality, restore, split
+from streamer import align, detector, dose, fourier, jsontext, local, pipeline, quality, restore, split
 from streamer.errors import MovieCorrupt, UsageError
 from streamer.figures import denoised_halves
 from streamer.published import MovieRecord, SuperResolutionVerdict
@@ -42,6 +42,11 @@ class MotionResult(Struct, frozen=True, kw_only=True):
     information: float
     """Per frame, 1/px²."""
     trusted: bool
+    model: str
+    """What would be applied: ``none``, ``global`` or ``local`` shifts."""
+    converged: bool
+    local_motion_angstrom: float
+    """Root mean square over the field of what local shifts add to the global ones, at its largest."""
     flags: list[str] = []
     """What the user should know, as in the record of ``process``: no gain, an unproven number of frames."""
 
@@ -90,6 +95,9 @@ def motion_of(path: Path, config: Config) -> MotionResult:
         total_motion_angstrom=round(total, 5),
         information=round(found.information, 3),
         trusted=found.trusted,
+        model=found.model,
+        converged=found.converged,
+        local_motion_angstrom=round(local.largest_bending(found) * frames.pixel_size, 5),
         flags=list(frames.flags),
     )
 

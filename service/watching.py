@@ -8,17 +8,33 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from streamer.errors import ServiceError
+from streamer.readers.movie import read_header
+from streamer.readers.sidecar_search import SidecarSearch
+from streamer.watch import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from service.config import Config
+    from streamer.records import FileIdentity
     from streamer.settling import Arrival
-    from streamer.watch import Watcher
 
 _CLOSE_S = 5.0
+
+
+def watcher_of(config: Config, known: Mapping[str, FileIdentity]) -> Watcher:
+    """A watcher of the root of a configuration, which reads headers and sidecars as it says."""
+    return Watcher(
+        config.watch,
+        session_name=config.session.name or "",
+        known=known,
+        header_check=partial(read_header, eer=config.eer),
+        sidecar_read=SidecarSearch(config.watch.metadata_root),
+    )
 
 
 class Watching:

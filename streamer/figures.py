@@ -42,7 +42,7 @@ def movie_quality(
     snr_half = float(pooled["raw"].snr)
     early = None if frames.dose_per_frame is None else math.ceil(_EARLY_EXPOSURE / frames.dose_per_frame)
     total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
-    local_motion = 0.0 if motion.local is None else float(local.bending(motion.local).max()) * pixel_size
+    local_motion = local.largest_bending(motion) * pixel_size
     resolution = quality.resolution_at(spectrum, pixel_size)
     is_unseen = proposal is not None and not proposal.learned_from
     return MovieQuality(
@@ -62,7 +62,7 @@ def movie_quality(
         band_angstrom=[band[0], _rounded(band[1]) or band[1]],
         frc=_curve(spectrum),
         sr=super_resolution,
-        motion_model="none" if not motion.trusted else "global" if motion.local is None else "local",
+        motion_model=motion.model,
         motion_converged=motion.converged,
         local_motion_angstrom=_rounded(local_motion) or 0.0,
         residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),

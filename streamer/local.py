@@ -101,6 +101,11 @@ def bending(local: LocalMotion) -> Tensor:
     return (local.coefficients**2 * norms).sum((1, 2)).sqrt()
 
 
+def largest_bending(motion: Motion) -> float:
+    """The largest ``bending`` of any frame, px; 0 where one shift holds for the whole field."""
+    return 0.0 if motion.local is None else float(bending(motion.local).max())
+
+
 def relion_model(local: LocalMotion) -> tuple[list[float], float]:
     """The field as RELION's polynomial of per-movie STAR files.
 

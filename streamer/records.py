@@ -214,7 +214,14 @@ class Motion:
     local: LocalMotion | None = None
     """What is added to ``shifts`` over the field; None where nothing shows that the field bends."""
     converged: bool = True
-    """False: the last step of the fit still moved something by more than 0.01 px."""
+    """False: the last step of the fit still moved something by more than 0.05 px."""
+
+    @property
+    def model(self) -> Literal["none", "global", "local"]:
+        """What is applied: nothing, one shift per frame, or shifts that differ over the field."""
+        if not self.trusted:
+            return "none"
+        return "global" if self.local is None else "local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,12 +101,13 @@ def _read_mdoc(movie_path: Path) -> Acquisition | None:
 
 def _read_epu(movie_path: Path) -> Acquisition | None:
     stem = movie_path.stem
-    image = _read_xml(movie_path.with_name(epu.exposure_stem(stem) + ".xml"))
-    recorded = _read_xml(movie_path.with_name(stem + ".xml")) if epu.is_fractions(stem) else None
+    image = read_xml(movie_path.with_name(epu.exposure_stem(stem) + ".xml"))
+    recorded = read_xml(movie_path.with_name(stem + ".xml")) if epu.is_fractions(stem) else None
     return epu.merge(image, recorded)
 
 
-def _read_xml(path: Path) -> Acquisition | None:
+def read_xml(path: Path) -> Acquisition | None:
+    """Read one XML sidecar of EPU; None where there is none, or one of another kind."""
     document = _read(path)
     if document is None:
         return None

@@ -1,0 +1,100 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from streamer.camera import Plan, expose
+from streamer.errors import MovieMismatch
+from streamer.readers.sidecar_search import SidecarSearch
+from streamer.simulate import Microscope
+
+SCOPE = Microscope(shape=(64, 64), n_frames=2, pixel_size=1.37)
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    """Bytes of an XML sidecar."""
+    directory = tmp_path_factory.mktemp("epu")
+    (exposure,) = expose(Plan(directory=directory, scope=SCOPE, truth=False))
+    (path,) = exposure.path.parent.glob("*.xml")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def site(tmp_path, document):
+    """Movies on one disk, EPU's session on another."""
+    movies, session = tmp_path / "movies" / "grid1", tmp_path / "epu"
+    movies.mkdir(parents=True)
+
+    def xml(name, square="GridSquare_11", under=session):
+        path = under / "Images-Disc1" / square / "Data" / f"{name}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(document)
+        return path
+
+    return movies, session, xml
+
+
+def test_beside_the_movie_or_on_another_root_with_another_time(site):
+    movies, session, xml = site
+    movie = movies / "FoilHole_5_Data_2_3_20260101_120007_fractions.tiff"
+    search = SidecarSearch(str(session))
+    assert search(movie) is None
+    xml("FoilHole_5_Data_2_3_20260101_120000")
+    xml("FoilHole_5_Data_2_4_20260101_120000")
+    xml("FoilHole_6_Data_2_3_20260101_120000")
+    found = search(movie)
+    assert found.sidecar == "FoilHole_5_Data_2_3_20260101_120000.xml"
+    assert found.pixel_size == pytest.approx(1.37)
+    assert (found.grid_square, found.foil_hole, found.template) == ("11", "5", "2")
+
+
+@pytest.mark.parametrize("kind", ["fractions.mrc", "Fractions.tiff", "EER.eer"])
+def test_all_kinds_of_movies(site, kind):
+    movies, session, xml = site
+    xml("FoilHole_5_Data_2_3_20260101_120000")
+    assert SidecarSearch(str(session))(movies / f"FoilHole_5_Data_2_3_20260101_120001_{kind}") is not None
+
+
+def test_a_different_time_in_the_same_directory(site, document):
+    movies, _, _ = site
+    (movies / "FoilHole_5_Data_2_3_20260101_120000.xml").write_bytes(document)
+    assert SidecarSearch()(movies / "FoilHole_5_Data_2_3_20260101_120001_fractions.tiff") is not None
+
+
+def test_a_hole_exposed_twice_is_paired_by_the_time_or_not_at_all(site):
+    movies, session, xml = site
+    xml("FoilHole_5_Data_2_3_20260101_120000")
+    xml("FoilHole_5_Data_2_3_20260101_150000")
+    search = SidecarSearch(str(session))
+    for time, expected in (("120000", "120000"), ("150030", "150000")):
+        found = search(movies / f"FoilHole_5_Data_2_3_20260101_{time}_fractions.tiff")
+        assert found.sidecar.endswith(f"{expected}.xml")
+    with pytest.raises(MovieMismatch, match="several sidecars"):
+        search(movies / "FoilHole_5_Data_2_3_20260101_133000_fractions.tiff")
+
+
+def test_only_directories_that_changed_are_listed_again(site, monkeypatch):
+    movies, session, xml = site
+    for number in range(20):
+        xml(f"FoilHole_{number}_Data_2_3_20260101_120000", square=f"GridSquare_{number}")
+    listed = []
+    genuine = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda place: (listed.append(Path(place)), genuine(place))[1])
+    search = SidecarSearch(str(session))
+    movie = movies / "FoilHole_5_Data_2_3_20260101_120001_fractions.tiff"
+    search(movie)
+    first = len(listed)
+    search(movie)
+    assert len(listed) == first
+    xml("FoilHole_77_Data_2_3_20260101_120000", square="GridSquare_3")
+    assert search(movies / "FoilHole_77_Data_2_3_20260101_120001_fractions.tiff") is not None
+    assert len(listed) == first + 1
+
+
+def test_other_names_and_a_missing_root_tell_nothing(site):
+    movies, _, xml = site
+    xml("FoilHole_5_Data_2_3_20260101_120000")
+    assert SidecarSearch("/nowhere/at/all")(movies / "FoilHole_5_Data_2_3_20260101_120000_fractions.tiff") is None
+    assert SidecarSearch()(movies / "session_0001.tif") is None
+    assert SidecarSearch()(movies / "FoilHole_5_Data_2_3_99999999_999999_fractions.tiff") is None
