@@ -62,7 +62,7 @@ class MovieSettings(Table, frozen=True):
 
     pixel_size: Annotated[
         float | None,
-        Meta(description="Å/px of the file as stored; unknown: from the sidecar, else the header"),
+        Meta(description="Å/px as stored, of EER the physical pixel; unknown: from the sidecar, else the header"),
     ] = None
     voltage_kv: Annotated[float | None, Meta(description="acceleration voltage, kV")] = None
     cs_mm: Annotated[float, Meta(ge=0, description="spherical aberration, mm")] = 2.7

@@ -6,6 +6,7 @@ by more than 1 % a flag says so. What nobody knows stays unknown.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from streamer.settings import DataPathSettings, MovieSettings
 
 _LEAST_SIDE = 16
+_ONE_OF_A_SERIES = re.compile(r"(?:frame|frm|fraction|subframe)[_-]?\d+$|[-_]n\d+$|-\d{4}$", re.IGNORECASE)
 _AGREE = 0.01
 
 
@@ -41,9 +43,10 @@ def describe_source(
     pixel_size = _choose(
         "pixel_size",
         flags,
-        settings=set_by_user.pixel_size,
-        magnification=_by_magnification(told, set_by_user),
-        sidecar=told.pixel_size,
+        # people and sidecars tell physical pixels, the header those of the grid
+        settings=_finer(set_by_user.pixel_size, header),
+        magnification=_finer(_by_magnification(told, set_by_user), header),
+        sidecar=_finer(told.pixel_size, header),
         header=header.pixel_size,
     )
     if pixel_size is None:
@@ -110,6 +113,13 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             expected=f"at least {_LEAST_SIDE} × {_LEAST_SIDE} px",
             found=f"{header.height} × {header.width} px",
         )
+    if header.n_frames == 1 and _ONE_OF_A_SERIES.search(Path(movie.path).stem):
+        raise MovieMismatch(
+            "is one of a series of files of one frame each",
+            where=movie.path,
+            expected="all frames of a movie in one file",
+            hint="stack them, for example with IMOD: newstack frame*.mrc movie.mrc",
+        )
     if told.n_frames is not None and told.n_frames != (found := header.frames_told(told.n_frames)):
         raise MovieMismatch(
             "the sidecar tells another number of frames",
@@ -146,6 +156,11 @@ def _by_magnification(told: Acquisition, settings: MovieSettings) -> float | Non
         return None
     sizes = {float(name): size for name, size in settings.pixel_size_by_magnification.items()}
     return sizes.get(float(told.magnification))
+
+
+def _finer(pixel_size: float | None, header: MovieHeader) -> float | None:
+    """Å/px on the grid of the frames."""
+    return None if pixel_size is None else pixel_size / header.upsampling
 
 
 def _choose(name: str, flags: list[str], **candidates: float | None) -> float | None:

@@ -34,6 +34,7 @@ _EER_METADATA, _EER_BITS = 65001, (65007, 65008, 65009)
 _MAX_METADATA_BYTES = 1 << 22
 
 _DTYPES = {
+    (4, 1): "uint8",
     (8, 1): "uint8",
     (8, 2): "int8",
     (16, 1): "uint16",
@@ -54,6 +55,8 @@ class Layout:
     compression: int
     predictor: int
     rows_per_strip: int
+    is_packed: bool = False
+    """Two samples of 4 bits in a byte, the first in its high half; rows begin at whole bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +172,7 @@ def _layout(file: TiffFile, tags: Tags, page: int) -> Layout:
         compression=compression,
         predictor=tag_value(file, tags, _PREDICTOR, page, 1),
         rows_per_strip=min(rows, height),
+        is_packed=tag_value(file, tags, _BITS, page, 1) == 4,
     )
 
 
@@ -188,7 +192,7 @@ def _dtype(file: TiffFile, tags: Tags, page: int) -> str:
         raise MovieUnsupported(
             "has a sample type that is not read here",
             where=file.path,
-            expected="8 or 16 bit whole numbers or 32 bit floating point",
+            expected="4, 8 or 16 bit whole numbers or 32 bit floating point",
             found=f"{bits} bit, format {kind}",
         )
     return _DTYPES[bits, kind]

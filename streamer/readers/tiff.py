@@ -27,11 +27,13 @@ _DECODERS: dict[int, Callable[..., Any]] = {
     _LZW: imagecodecs.lzw_decode,
     8: imagecodecs.deflate_decode,
     32946: imagecodecs.deflate_decode,
+    32773: imagecodecs.packbits_decode,
     50000: imagecodecs.zstd_decode,
 }
 # More than this the format cannot shrink anything: an LZW code of 12 bits stands for fewer than 4096 bytes, a
-# deflate symbol of 2 bits for 258 bytes, a zstd block of 4 bytes for 128 KiB. A strip that claims more lies.
-_MAX_RATIO = {_LZW: 4096, 8: 1040, 32946: 1040, 50000: 40_000}
+# deflate symbol of 2 bits for 258 bytes, a PackBits pair for 128, a zstd block of 4 bytes for 128 KiB. A strip that
+# claims more lies.
+_MAX_RATIO = {_LZW: 4096, 8: 1040, 32946: 1040, 32773: 64, 50000: 40_000}
 # The largest growth by packing is that of LZW, 12 bits for 8; the rest is for headers and padding.
 _MAX_GROWTH, _SLACK_BYTES = 2, 1 << 16
 
@@ -73,7 +75,8 @@ def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, 
 
     def decode(page: int, frame: np.ndarray) -> None:
         if not hasattr(scratch, "strip"):
-            scratch.strip = np.empty((layout.rows_per_strip, layout.width), stored)
+            columns = _row_bytes(layout) if layout.is_packed else layout.width
+            scratch.strip = np.empty((layout.rows_per_strip, columns), stored)
         try:
             _decode_page(descriptor, layout, pages.strips[page], scratch.strip, frame)
         except (ValueError, RuntimeError) as error:
@@ -87,7 +90,7 @@ def _header(path: Path, pages: Pages) -> MovieHeader:
     _check_codec(path, layout)
     rows = np.full(len(pages.strips[0].counts), layout.rows_per_strip, np.int64)
     rows[-1] = layout.height - layout.rows_per_strip * (len(rows) - 1)
-    wanted = rows * (layout.width * np.dtype(layout.dtype).itemsize)
+    wanted = rows * _row_bytes(layout)
     for page, strips in enumerate(pages.strips):
         _check_strip_sizes(path, layout, strips, wanted, page)
     return MovieHeader(
@@ -100,16 +103,20 @@ def _header(path: Path, pages: Pages) -> MovieHeader:
     )
 
 
+def _row_bytes(layout: Layout) -> int:
+    return -(-layout.width // 2) if layout.is_packed else layout.width * np.dtype(layout.dtype).itemsize
+
+
 def _check_codec(path: Path, layout: Layout) -> None:
     if layout.compression != _NONE and layout.compression not in _DECODERS:
         raise MovieUnsupported(
             "has a compression that is not read here",
             where=path,
-            expected="none, LZW, deflate or zstd",
+            expected="none, LZW, deflate, PackBits or zstd",
             found=f"TIFF compression {layout.compression}",
         )
     # Differences between neighbouring whole numbers are read (2), the floating-point variant (3) is not.
-    whole = layout.dtype != "float32"
+    whole = layout.dtype != "float32" and not layout.is_packed
     if layout.predictor != 1 and not (layout.predictor == 2 and whole and layout.compression != _NONE):
         raise MovieUnsupported(
             "has a predictor that is not read here", where=path, found=f"TIFF predictor {layout.predictor}"
@@ -151,6 +158,8 @@ def _decode_page(descriptor: int, layout: Layout, strips: Strips, scratch: np.nd
         rows = min(layout.rows_per_strip, layout.height - first)
         _decode_strip(descriptor, layout, int(strips.offsets[index]), int(strips.counts[index]), scratch, rows)
         part = scratch[:rows]
+        if layout.is_packed:
+            part = np.stack([part >> 4, part & 15], axis=-1).reshape(rows, -1)[:, : layout.width]
         if layout.predictor == 2:
             # Differences wrap around, as the sum in the stored type does.
             part = np.cumsum(part, axis=1, dtype=frame.dtype)

@@ -108,3 +108,73 @@ def test_another_gain_than_the_sidecar_names_is_told(describe):
     named = replace(TOLD, gain_reference="CountRef_5.mrc")
     assert describe(named)[1] == ("gain: the sidecar names CountRef_5.mrc, gain.mrc was used",)
     assert describe(replace(TOLD, gain_reference="GAIN.tif"))[1] == ()
+
+
+# ------------------------------------------------------------------------------------------ magnifications, EER
+
+
+def test_a_calibrated_pixel_size_holds_for_its_magnification(describe):
+    told = replace(TOLD, magnification=105000.0)
+    sizes = {"105000": 0.834, "81000": 1.06}
+    source, flags = describe(told, pixel_size_by_magnification=sizes)
+    assert source.pixel_size == 0.834
+    assert flags == ("pixel_size: magnification says 0.834, sidecar says 1.2",)
+    assert describe(told, pixel_size_by_magnification=sizes, pixel_size=0.9)[0].pixel_size == 0.9
+    assert describe(replace(told, magnification=64000.0), pixel_size_by_magnification=sizes)[0].pixel_size == 1.2
+    assert describe(TOLD, pixel_size_by_magnification=sizes)[0].pixel_size == 1.2
+    with pytest.raises(ValueError, match="no magnification"):
+        MovieSettings(pixel_size_by_magnification={"high": 1.0})
+
+
+EER = replace(HEADER, format="eer", n_raw_frames=104, n_raw_frames_left_out=4, proves_its_length=True)
+
+
+def test_raw_frames_that_are_left_out_are_told_and_their_dose_is_not_counted(describe):
+    source, flags = describe(replace(TOLD, n_frames=104), EER)
+    assert source.n_raw_frames == 104
+    assert source.dose_per_frame == pytest.approx(40.0 * 100 / 104 / 10)
+    assert flags == ("eer: 4 raw frames that do not fill a fraction are left out",)
+
+
+@pytest.mark.parametrize("told", [104, 10, 40])
+def test_a_sidecar_may_count_raw_frames_or_fractions(describe, told):
+    describe(replace(TOLD, n_frames=told), EER)
+
+
+def test_a_sidecar_that_tells_more_raw_frames_than_there_are_does_not_fit(describe):
+    with pytest.raises(MovieMismatch, match="another number of frames"):
+        describe(replace(TOLD, n_frames=105), EER)
+
+
+def test_on_a_finer_grid_the_pixels_of_people_and_sidecars_are_physical(describe):
+    header = replace(EER, upsampling=2, pixel_size=0.6)
+    source, flags = describe(replace(TOLD, n_frames=None), header)
+    assert (source.pixel_size, source.upsampling) == (0.6, 2)
+    assert [flag for flag in flags if "pixel_size" in flag] == []
+    assert describe(replace(TOLD, n_frames=None), header, pixel_size=1.22)[0].pixel_size == 0.61
+
+
+def test_doses_of_an_integration_file_hold_unless_somebody_sets_another(describe):
+    doses = (0.2,) * 3 + (1.0,) * 7
+    header = replace(EER, frame_doses=doses)
+    told = replace(TOLD, n_frames=None, dose_total=7.6 * 104 / 100)
+    source, flags = describe(told, header)
+    assert source.frame_doses == doses
+    assert source.dose_per_frame == pytest.approx(0.76)
+    assert [flag for flag in flags if "dose" in flag] == []
+    source, flags = describe(told, header, dose_per_frame=1.5)
+    assert (source.frame_doses, source.dose_per_frame) == (None, 1.5)
+    assert any("header says 0.76" in flag for flag in flags)
+
+
+@pytest.mark.parametrize(
+    "name", ["a_frame003.tif", "a_Frame_12.mrc", "a-0001.mrc", "FoilHole_1_Data_2_3_20260101_120000_frames_n4.mrc"]
+)
+def test_files_of_one_frame_each_are_refused_with_a_way_out(describe, name):
+    single = replace(HEADER, n_frames=1)
+    path = describe.path.rename(describe.path.with_name(name))
+    movie = Movie(path=str(path), relative=name, session="s", identity=identity_of(path))
+    with pytest.raises(MovieMismatch, match="series of files") as caught:
+        describe_source(movie, single, DataPathSettings(movie=MovieSettings(pixel_size=1.0)), None)
+    assert "newstack" in caught.value.hint
+    describe_source(movie, HEADER, DataPathSettings(movie=MovieSettings(pixel_size=1.0)), None)

@@ -39,7 +39,7 @@ def read(path, threads=1):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32"])
-@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "deflate", "zstd"])
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "deflate", "packbits", "zstd"])
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("byte_order", ["<", ">"])
 def test_every_kind_comes_back_as_written(tmp_path, dtype, compression, big, byte_order):
@@ -133,7 +133,8 @@ def classic(strips, height, width, rows, compression, *, extra=(), bits=8):
         ({322: (3, 1, 16)}, "tiled"),
         ({277: (3, 1, 3)}, "colour"),
         ({266: (3, 1, 2)}, "FillOrder"),
-        ({258: (3, 1, 4)}, "sample type"),
+        ({258: (3, 1, 2)}, "sample type"),
+        ({258: (3, 1, 4), 317: (3, 1, 2), 259: (3, 1, 5)}, "predictor"),
         ({258: (3, 1, 64)}, "sample type"),
         ({339: (3, 1, 3)}, "sample type"),
     ],
@@ -142,6 +143,35 @@ def test_other_kinds_are_refused_by_name(tmp_path, extra, match):
     (tmp_path / "a.tif").write_bytes(classic([b"\1" * 12], 3, 4, 3, 1, extra=extra.items()))
     with pytest.raises(MovieUnsupported, match=match):
         tiff.read_header(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("width", [1, 6, 7])
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("compression", [1, 5, 8])
+def test_counts_of_4_bits(tmp_path, width, rows, compression):
+    """Two to a byte, the first in the high half; each row begins at a whole byte."""
+    frame = np.random.default_rng(width).integers(0, 16, (5, width)).astype(np.uint8)
+    even = np.pad(frame, ((0, 0), (0, width % 2)))
+    packed = even[:, 0::2] << 4 | even[:, 1::2]
+    encode = {1: bytes, 5: imagecodecs.lzw_encode, 8: imagecodecs.deflate_encode}[compression]
+    strips = [encode(packed[start : start + rows].tobytes()) for start in range(0, 5, rows)]
+    path = tmp_path / "a.tif"
+    path.write_bytes(classic(strips, 5, width, rows, compression, bits=4))
+    header = tiff.read_header(path)
+    assert (header.width, header.dtype) == (width, "uint8")
+    np.testing.assert_array_equal(read_counts(tiff, path, header)[0], frame[::-1])
+
+
+@pytest.mark.slow
+def test_frames_of_a_k3_in_super_resolution(tmp_path):
+    """11520 × 8184 px, in one strip, in rows, and as SerialEM's 4 bits at half the width."""
+    frame = (np.arange(8184 * 11520, dtype=np.uint32) * 2654435761 >> 28).astype(np.uint8).reshape(8184, 11520)
+    frame[:, ::3] = 0
+    for rows in (8184, 1):
+        path = write(tmp_path / "a.tif", np.stack([frame, frame[::-1]]), compression="lzw", rowsperstrip=rows)
+        header = tiff.read_header(path)
+        assert (header.height, header.width) == (8184, 11520)
+        np.testing.assert_array_equal(read_counts(tiff, path, header, threads=2)[0], frame)
 
 
 def test_not_a_tiff(tmp_path):
