@@ -44,7 +44,7 @@ class FrameStack:
         self._check = check
         self._ahead = max(1, ahead)
         self._pool = ThreadPoolExecutor(self._ahead, thread_name_prefix="frames")
-        weakref.finalize(self, _close, self._pool, own)
+        self._close = weakref.finalize(self, _close, self._pool, own)
         self._buffers = [np.empty(shape[1:], self.dtype) for _ in range(self._ahead + 1)]
         self._under_way: dict[int, tuple[Future[None], np.ndarray]] = {}
 
@@ -64,9 +64,14 @@ class FrameStack:
                 buffer = self._buffers.pop()
                 self._under_way[number] = self._pool.submit(self._decode, number, buffer), buffer
         future, buffer = self._under_way[index]
-        future.result()
-        if index == len(self) - 1:
-            self._check()
+        try:
+            future.result()
+            if index == len(self) - 1:
+                self._check()
+        except BaseException:
+            # nobody goes on with a movie that cannot be read, but the error may be kept, and this stack with it
+            self._close()
+            raise
         return buffer
 
     def _drop(self, number: int) -> None:
