@@ -28,12 +28,14 @@ _MOST_GROUPS = 48
 """Sums of frames that are fitted at most."""
 _FIRST_BAND, _BAND = 0.12, 0.37
 """cycles/px. Beyond the second the corners of pixels rule, and a detector's noise."""
-_MOST_STEPS, _SMALL_STEP, _SETTLED = 6, 0.02, 0.05
+_MOST_STEPS, _SMALL_STEP, _SETTLED = 16, 0.02, 0.05
 """Steps in the whole band, and px: where they end, and above which a fit is not believed."""
 _HIGHEST_ORDER, _SURE_BEND = 3, 4.0
 """Of the Legendre products, and standard deviations by which bending must exceed chance."""
 _COARSE_ROUNDS = 4
-_JUMP, _SURE_PEAK = 1.5, 6.0
+_POOLED, _LEAST_POOLS, _CLEAR_PEAK = (1, 2, 4, 8), 5, 6.0
+"""Frames moved together, pools there have to be, and standard deviations by which a peak should stand out."""
+_JUMP, _SURE_PEAK = 1.5, 8.0
 """px from the smooth track and standard deviations of the correlation: a frame that jumped."""
 
 
@@ -86,15 +88,18 @@ def estimate_motion(
     information = float(fit.information.diagonal().mean()) * len(layout) * (1.0 - 1.0 / len(groups))
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
-    if not (about_track >= settings.min_information and farthest <= limit):
-        return Motion(shifts=zero, information=information, trusted=False, iterations=fit.iterations)
+    converged = largest < _SETTLED
+    if not (converged and about_track >= settings.min_information and farthest <= limit):
+        return Motion(
+            shifts=zero, information=information, trusted=False, iterations=fit.iterations, converged=converged
+        )
     return Motion(
         shifts=shifts,
         information=information,
         trusted=True,
         iterations=fit.iterations,
         local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if highest else None,
-        converged=largest < _SETTLED,
+        converged=converged,
     )
 
 
@@ -151,19 +156,35 @@ def _coarse(
     power = torch.view_as_real(stack).square().sum(-1).mean(0)
     weight = torch.exp(-b_factor / 4.0 * (grid.radius / factor) ** 2) * grid.mask
     weight = weight / power.clamp(min=max(float(power.max()) * 1e-12, 1e-30))
+    # frames of few electrons show no peak by themselves: neighbours are then moved together
+    for pooled in (each for each in _POOLED if each == 1 or n >= _LEAST_POOLS * each):
+        shifts, clearness = _track(stack * weight.sqrt(), grid, small.shape, over_time, factor, limit, pooled)
+        if clearness >= _CLEAR_PEAK:
+            break
+    return shifts, shape, device
+
+
+def _track(
+    spectra: Tensor, grid: Grid, size: torch.Size, over_time: OverTime, factor: int, limit: float, pooled: int
+) -> tuple[Tensor, float]:
+    """Smoothed shifts (t, 2) px from leave-one-out peaks of ``pooled`` frames each, and their median height."""
+    n = len(spectra)
+    pool = torch.arange(n) // pooled
+    number = int(pool[-1]) + 1
     shifts = torch.zeros((n, 2), dtype=torch.float64)
     for _ in range(_COARSE_ROUNDS):
         along_rows, along_columns = grid.ramps(shifts / factor)
-        moved = stack * along_rows * along_columns
-        total = moved.sum(0)
-        steps, heights = zip(
-            *(_peak(one.conj() * (total - one) * weight, small.shape, limit / factor) for one in moved), strict=True
-        )
+        moved = spectra * along_rows * along_columns
+        groups = torch.zeros_like(moved[:number]).index_add_(0, pool.to(moved.device), moved)
+        total = groups.sum(0)
+        peaks = [_peak(one.conj() * (total - one), size, limit / factor) for one in groups]
         # the others lie as far on the other side of the mean: two frames meet half-way
-        found = shifts + (factor * (n - 1.0) / n) * torch.stack(steps)
-        shifts = _without_outliers(found - found.mean(0), torch.tensor(heights), over_time)
+        step = (factor * (number - 1.0) / number) * torch.stack([place for place, _ in peaks])
+        found = shifts + step[pool]
+        heights = torch.tensor([height for _, height in peaks])
+        shifts = _without_outliers(found - found.mean(0), heights[pool], over_time)
         shifts = shifts - shifts.mean(0)
-    return shifts, shape, device
+    return shifts, float(heights.median())
 
 
 def _without_outliers(found: Tensor, heights: Tensor, over_time: OverTime) -> Tensor:

@@ -138,7 +138,7 @@ def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False
         if corrupt:
             path.write_bytes(_damaged(path.read_bytes(), plan.format))
         return
-    data = encode(counts, plan.format, plan.scope.pixel_size)
+    data = encode(counts, plan.format, plan.scope.pixel_size, plan.scope.dose_per_frame)
     if corrupt:
         data = _damaged(data, plan.format)
     if plan.mode == "rename":
@@ -154,10 +154,10 @@ def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False
             time.sleep(plan.write_s / pieces)
 
 
-def encode(counts: Counts, kind: str, pixel_size: float) -> bytes:
+def encode(counts: Counts, kind: str, pixel_size: float, dose_per_frame: float = 1.0) -> bytes:
     """Bytes of a movie file: MRC mode 0, LZW TIFF of 8 bit with its rows from the top, or EER."""
     if kind == "eer":
-        return _eer(counts, pixel_size)
+        return _eer(counts, pixel_size, dose_per_frame)
     if kind == "mrc":
         return _mrc_header(counts.shape, pixel_size) + counts.clip(max=127).tobytes()
     buffer = io.BytesIO()
@@ -167,7 +167,7 @@ def encode(counts: Counts, kind: str, pixel_size: float) -> bytes:
     return buffer.getvalue()
 
 
-def _eer(counts: Counts, pixel_size: float) -> bytes:
+def _eer(counts: Counts, pixel_size: float, dose_per_frame: float) -> bytes:
     """Each frame's electrons divided over hardware frames and quarters of pixels, which nobody can tell from truth."""
     n, height, width = counts.shape
     rng = np.random.default_rng(int(counts.sum()))
@@ -176,7 +176,7 @@ def _eer(counts: Counts, pixel_size: float) -> bytes:
     metadata = {
         "numberOfFrames": ("", str(n * RAW_FRAMES)),
         "exposureTime": ("s", f"{n * RAW_FRAMES / 250:g}"),
-        "totalDose": ("e/pixel", f"{counts.mean() * n:.6g}"),
+        "totalDose": ("e/pixel", f"{dose_per_frame * pixel_size**2 * n:.6g}"),
         "sensorPixelSize.width": ("m", f"{pixel_size * 1e-10:.8g}"),
         "sensorPixelSize.height": ("m", f"{pixel_size * 1e-10:.8g}"),
     }

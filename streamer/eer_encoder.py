@@ -127,10 +127,18 @@ def events_of(counts: NDArray[np.uint8], n_raw: int, rng: np.random.Generator) -
         raise ValueError(f"a pixel of {counts.max()} counts does not fit into {n_raw} hardware frames")
     flat = counts.ravel()
     places = np.repeat(np.arange(flat.size), flat)
-    number = np.arange(len(places)) - np.repeat(np.cumsum(flat, dtype=np.int64) - flat, flat)
-    # from a random frame on, in equal steps: a pixel's electrons come at different times
-    first = np.repeat(rng.integers(0, n_raw, flat.size), flat)
-    raw = (first + number * np.repeat(np.maximum(n_raw // np.maximum(flat, 1), 1), flat)) % n_raw
+    # each electron by itself, so that the counts of any hardware frames are as independent as a Poisson process's
+    raw = rng.integers(0, n_raw, len(places))
+    starts = np.cumsum(flat, dtype=np.int64) - flat
+    for place in np.flatnonzero(flat > n_raw // 2):
+        raw[starts[place] : starts[place] + flat[place]] = rng.permutation(n_raw)[: flat[place]]
+    while True:
+        keys = places * n_raw + raw
+        order = np.argsort(keys, kind="stable")
+        twice = order[1:][keys[order[1:]] == keys[order[:-1]]]
+        if len(twice) == 0:
+            break
+        raw[twice] = rng.integers(0, n_raw, len(twice))
     x, y = rng.integers(0, 4, (2, len(places)))
     order = np.argsort(raw, kind="stable")
     cuts = np.searchsorted(raw[order], np.arange(n_raw + 1))

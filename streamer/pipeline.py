@@ -229,9 +229,9 @@ def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tup
 
 def _motion_flags(motion: Motion) -> tuple[str, ...]:
     """What a user should know about the alignment."""
-    if not motion.trusted:
-        return ("motion: too little information",)
-    return () if motion.converged else ("motion: the fit did not settle",)
+    if motion.trusted:
+        return ()
+    return ("motion: too little information" if motion.converged else "motion: the fit did not settle",)
 
 
 def _finite(sums: HalfSums) -> HalfSums:
