@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from streamer.fit import GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS, Fit, OverPlace, OverTime
-from streamer.patches import Grid, Layout, Patches
+from streamer.patches import PATCH, Grid, Layout, Patches
 from streamer.records import LocalMotion, Motion
 
 if TYPE_CHECKING:
@@ -28,13 +28,16 @@ _MOST_GROUPS = 48
 """Sums of frames that are fitted at most."""
 _FIRST_BAND, _BAND = 0.12, 0.37
 """cycles/px. Beyond the second the corners of pixels rule, and a detector's noise."""
-_MOST_STEPS, _SMALL_STEP, _SETTLED = 16, 0.02, 0.05
-"""Steps in the whole band, and px: where they end, and above which a fit is not believed."""
-_HIGHEST_ORDER, _SURE_BEND = 3, 4.0
-"""Of the Legendre products, and standard deviations by which bending must exceed chance."""
+_FIRST_STEPS, _MOST_STEPS = 2, 12
+_NEAR, _SMALL_STEP, _SETTLED = 0.2, 0.02, 0.05
+"""px, of the last step: where bending may be sought, where steps end, and above which a fit is not believed."""
+_HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 4.0, 30.0
+"""Of the Legendre products; standard deviations by which bending must exceed chance; and information per frame, 1/px²,
+times frames, that there must be for each coefficient before it is sought: the field is known to 0.18 px then."""
 _COARSE_ROUNDS = 4
-_POOLED, _LEAST_POOLS, _CLEAR_PEAK = (1, 2, 4, 8), 5, 6.0
+_POOLED, _LEAST_POOLS, _CLEAR_PEAK = (2, 4, 8), 5, 6.0
 """Frames moved together, pools there have to be, and standard deviations by which a peak should stand out."""
+_COARSE_STEPS = 8
 _JUMP, _SURE_PEAK = 1.5, 8.0
 """px from the smooth track and standard deviations of the correlation: a frame that jumped."""
 
@@ -76,16 +79,21 @@ def estimate_motion(
     for index in range(len(groups)):
         patches.set(index, grouped(index))
     bends = OverTime(times, n_frames - 1.0, LOCAL_FUNCTIONS)
-    for highest in (_HIGHEST_ORDER, 0):
-        fit = Fit(coarse, whole, over_time, bends, OverPlace(layout, highest))
-        first = patches.cropped(_FIRST_BAND)
-        for _ in range(2):
-            fit.step(first)
-        largest = _converge(fit, patches)
-        if largest < _SETTLED and (highest == 0 or fit.bend_excess > _SURE_BEND):
-            break
+    fit = Fit(coarse, whole, over_time, bends, OverPlace(layout, 0))
+    first = patches.cropped(_FIRST_BAND)
+    for _ in range(_FIRST_STEPS):
+        fit.step(first)
+    del first
+    largest = _converge(fit, patches, _NEAR)
+    bending = Fit(fit.shifts, whole, over_time, bends, OverPlace(layout, _HIGHEST_ORDER))
+    if fit.known(len(layout)) * len(groups) >= _KNOWN_PER_COEFFICIENT * bending.bend.numel():
+        last = _converge(bending, patches, _SMALL_STEP)
+        if last < _SETTLED and bending.bend_excess > _SURE_BEND:
+            fit, largest = bending, last
+    if largest >= _SMALL_STEP and fit is not bending:
+        largest = _converge(fit, patches, _SMALL_STEP)
     shifts, local = _of_frames(fit, n_frames, groups)
-    information = float(fit.information.diagonal().mean()) * len(layout) * (1.0 - 1.0 / len(groups))
+    information = fit.known(len(layout)) * (1.0 - 1.0 / len(groups))
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
     converged = largest < _SETTLED
@@ -98,7 +106,7 @@ def estimate_motion(
         information=information,
         trusted=True,
         iterations=fit.iterations,
-        local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if highest else None,
+        local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if fit is bending else None,
         converged=converged,
     )
 
@@ -117,12 +125,12 @@ def motion_lengths(shifts: Tensor, pixel_size: float, early_frames: int | None) 
     return total, early, total - early
 
 
-def _converge(fit: Fit, patches: Patches) -> float:
-    """Step until little moves; once the smooth field is near, single frames may leave it. The last step in px."""
+def _converge(fit: Fit, patches: Patches, small: float) -> float:
+    """Step until nothing moves by more than ``small`` px; single frames may leave the smooth field. The last step."""
     largest = fit.step(patches)
     for _ in range(_MOST_STEPS):
         largest = fit.step(patches, jitter=True)
-        if largest < _SMALL_STEP:
+        if largest < small:
             break
     return largest
 
@@ -156,12 +164,32 @@ def _coarse(
     power = torch.view_as_real(stack).square().sum(-1).mean(0)
     weight = torch.exp(-b_factor / 4.0 * (grid.radius / factor) ** 2) * grid.mask
     weight = weight / power.clamp(min=max(float(power.max()) * 1e-12, 1e-30))
-    # frames of few electrons show no peak by themselves: neighbours are then moved together
-    for pooled in (each for each in _POOLED if each == 1 or n >= _LEAST_POOLS * each):
-        shifts, clearness = _track(stack * weight.sqrt(), grid, small.shape, over_time, factor, limit, pooled)
-        if clearness >= _CLEAR_PEAK:
-            break
-    return shifts, shape, device
+    whitened = stack * weight.sqrt()
+    shifts, clearness = _track(whitened, grid, small.shape, over_time, factor, limit, 1)
+    if clearness >= _CLEAR_PEAK or len(stack) < _LEAST_POOLS:
+        return shifts, shape, device
+    # frames of few electrons show no peak by themselves: neighbours are moved together, or nothing is to begin with
+    starts = [shifts, torch.zeros_like(shifts)]
+    for pooled in _POOLED:
+        if len(stack) >= _LEAST_POOLS * pooled:
+            starts.append(_track(whitened, grid, small.shape, over_time, factor, limit, pooled)[0])
+    return factor * _likeliest(stack, grid, [start / factor for start in starts], over_time), shape, device
+
+
+def _likeliest(stack: Tensor, grid: Grid, starts: list[Tensor], over_time: OverTime) -> Tensor:
+    """Of tracks (t, 2) px of the binned frames, the one on which the frames share most when it is fitted."""
+    still = torch.zeros((len(stack), 2), dtype=torch.int64)
+    layout = Layout((2 * PATCH, 2 * PATCH), still, patch=2 * PATCH)
+    best, most = starts[0], -1.0
+    for start in starts:
+        patches = Patches(layout, grid, stack[None].clone(), stack.sum(0)[None])
+        fit = Fit(start, still, over_time, over_time, OverPlace(layout, 0))
+        for _ in range(_COARSE_STEPS):
+            fit.step(patches)
+        shared = float(fit.information.diagonal().mean())
+        if shared > most:
+            best, most = fit.shifts, shared
+    return best
 
 
 def _track(

@@ -94,6 +94,10 @@ class Fit:
         """(t, 2) float64 px: the global part."""
         return self.track + self.jitter
 
+    def known(self, patches: int) -> float:
+        """Information of all patches about one coefficient of the global track, 1/px²; about one frame's shift too."""
+        return float(self.information.diagonal().mean()) * patches
+
     def shifts_of_patches(self) -> Tensor:
         """(p, t, 2) float64 px beyond the whole px at which the patches are cut."""
         bend = torch.einsum("pj,tn,jna->pta", self.place.values, self.bends.values, self.bend)

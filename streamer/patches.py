@@ -30,6 +30,8 @@ _SMOOTHED_RINGS = 3
 _ALIKE = 0.9
 """Overlap of what moves and what does not, above which they cannot be told apart."""
 _LEAST_SHARE = 0.1
+_SURE_PATTERN = 10.0
+"""Standard deviations of all rings together, for a pattern that stays with the detector to be believed."""
 _CHUNK = 16
 """Patches at a time, so that what lies between two sums stays in the cache."""
 
@@ -37,19 +39,20 @@ _CHUNK = 16
 class Layout:
     """Where the patches lie, the same in all frames but for the whole px of their shifts."""
 
-    def __init__(self, shape: tuple[int, int], whole: Tensor) -> None:
+    def __init__(self, shape: tuple[int, int], whole: Tensor, patch: int = PATCH) -> None:
         """Fill the part of the field that all frames hold.
 
         Parameters
         ----------
         shape : (h, w) px of the frames.
         whole : (t, 2) int64 shifts. What belongs at p stands at p − s in a frame: its windows move by −s.
+        patch : px, about the side of a patch.
         """
         self.shape = shape
         self.whole = whole
         low, high = whole.amax(0).clamp(min=0), whole.amin(0).clamp(max=0).neg()
         room = [size - int(a) - int(b) for size, a, b in zip(shape, low, high, strict=True)]
-        self.number = [max(1, round(size / PATCH)) for size in room]
+        self.number = [max(1, round(size / patch)) for size in room]
         self.size = [size // n // 2 * 2 for size, n in zip(room, self.number, strict=True)]
         spare = [r - n * s for r, n, s in zip(room, self.number, self.size, strict=True)]
         self.start = [int(low[axis]) + spare[axis] // 2 for axis in (0, 1)]
@@ -229,11 +232,16 @@ class Patches:
         cross = cross * told_apart
         scale = own**2 - cross**2
         chance_of = (each / n / counts.clamp(min=1e-9)) * own.clamp(min=1e-9).sqrt() / _SMOOTHED_RINGS**0.5
-        signal, pattern = (
-            _shown((own * one - cross * other) / scale.clamp(min=1e-30), chance_of * own / scale.clamp(min=1e-30))
+        chance = chance_of * own / scale.clamp(min=1e-30)
+        specimen, fixed = (
+            (own * one - cross * other) / scale.clamp(min=1e-30)
             for one, other in ((moved - each, still - each), (still - each, moved - each))
         )
-        pattern = pattern * told_apart
+        signal, pattern = _shown(specimen, chance), _shown(fixed, chance) * told_apart
+        # where the specimen is hardly known it would be taken for a pattern here and there
+        precision = told_apart / chance.clamp(min=1e-30) ** 2
+        if float((fixed * precision).sum()) < _SURE_PATTERN * float(precision.sum()) ** 0.5:
+            pattern = torch.zeros_like(pattern)
         power = each / n / counts.clamp(min=1e-9)
         noise = torch.maximum(power - signal - pattern, 1e-6 * power).clamp(min=1e-30)
         ring, kept = self.grid.ring, self.grid.mask
