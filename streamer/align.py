@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from streamer.fit import GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS, Fit, OverPlace, OverTime
-from streamer.patches import PATCH, Grid, Layout, Patches
+from streamer.patches import PATCH, Grid, Layout, Patches, power_of
 from streamer.records import LocalMotion, Motion
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ _NEAR, _SMALL_STEP, _SETTLED = 0.2, 0.02, 0.05
 _HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 4.0, 30.0
 """Of the Legendre products; standard deviations by which bending must exceed chance; and information per frame, 1/px²,
 times frames, that there must be for each coefficient before it is sought: the field is known to 0.18 px then."""
-_COARSE_ROUNDS = 4
+_COARSE_ROUNDS, _COARSE_ENOUGH = 4, 0.5
+"""px: by how much the coarse track may still change; the fit takes it from there."""
 _POOLED, _LEAST_POOLS, _CLEAR_PEAK = (2, 4, 8), 5, 6.0
 """Frames moved together, pools there have to be, and standard deviations by which a peak should stand out."""
 _COARSE_STEPS = 8
@@ -84,14 +85,7 @@ def estimate_motion(
     for _ in range(_FIRST_STEPS):
         fit.step(first)
     del first
-    largest = _converge(fit, patches, _NEAR)
-    bending = Fit(fit.shifts, whole, over_time, bends, OverPlace(layout, _HIGHEST_ORDER))
-    if fit.known(len(layout)) * len(groups) >= _KNOWN_PER_COEFFICIENT * bending.bend.numel():
-        last = _converge(bending, patches, _SMALL_STEP)
-        if last < _SETTLED and bending.bend_excess > _SURE_BEND:
-            fit, largest = bending, last
-    if largest >= _SMALL_STEP and fit is not bending:
-        largest = _converge(fit, patches, _SMALL_STEP)
+    fit, largest, bends_too = _settled(fit, patches, bends)
     shifts, local = _of_frames(fit, n_frames, groups)
     information = fit.known(len(layout)) * (1.0 - 1.0 / len(groups))
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
@@ -106,7 +100,7 @@ def estimate_motion(
         information=information,
         trusted=True,
         iterations=fit.iterations,
-        local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if fit is bending else None,
+        local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if bends_too else None,
         converged=converged,
     )
 
@@ -123,6 +117,26 @@ def motion_lengths(shifts: Tensor, pixel_size: float, early_frames: int | None) 
     early = float(steps[: max(0, (early_frames or 0) - 1)].sum())
     total = float(steps.sum())
     return total, early, total - early
+
+
+def _settled(fit: Fit, patches: Patches, bends: OverTime) -> tuple[Fit, float, bool]:
+    """Fit the whole band: a field that bends where enough is known and it shows, else one shift per frame.
+
+    Returns
+    -------
+    The fit, its last step in px, and whether it bends.
+    """
+    layout, last = patches.layout, float("inf")
+    bending = Fit(fit.shifts, layout.whole, fit.times, bends, OverPlace(layout, _HIGHEST_ORDER))
+    enough = _KNOWN_PER_COEFFICIENT * bending.bend.numel() / len(fit.shifts)
+    if fit.known(len(layout)) < enough:
+        last = _converge(fit, patches, _NEAR)
+        bending = Fit(fit.shifts, layout.whole, fit.times, bends, OverPlace(layout, _HIGHEST_ORDER))
+    if fit.known(len(layout)) >= enough:
+        largest = _converge(bending, patches, _SMALL_STEP)
+        if largest < _SETTLED and bending.bend_excess > _SURE_BEND:
+            return bending, largest, True
+    return fit, last if last < _SMALL_STEP else _converge(fit, patches, _SMALL_STEP), False
 
 
 def _converge(fit: Fit, patches: Patches, small: float) -> float:
@@ -147,6 +161,14 @@ def _binning(shape: tuple[int, int]) -> int:
     return 4 * max(1, round(shorter / 4096)) if shorter >= 512 else 2 if shorter >= 256 else 1
 
 
+def _binned(image: Tensor, factor: int) -> Tensor:
+    """Means over squares of ``factor`` px; what does not fill one at the edges is left out."""
+    height, width = (size // factor for size in image.shape)
+    # rows first: they lie one after the other in memory
+    rows = image[: height * factor].view(height, factor, -1).sum(1)[:, : width * factor]
+    return rows.reshape(height, width, factor).sum(2) / factor**2
+
+
 def _coarse(
     frame: Callable[[int], Tensor], over_time: OverTime, n: int, b_factor: float, limit: float
 ) -> tuple[Tensor, tuple[int, int], torch.device]:
@@ -155,7 +177,7 @@ def _coarse(
     for index in range(n):
         image = frame(index)
         factor = _binning((image.shape[0], image.shape[1]))
-        small = torch.nn.functional.avg_pool2d(image[None, None], factor)[0, 0]
+        small = _binned(image, factor)
         grid = Grid(list(small.shape), min(0.5, _FIRST_BAND * factor), image.device)
         spectra.append(grid.kept(torch.fft.rfft2(small)))
     shape, device = (image.shape[0], image.shape[1]), image.device
@@ -182,7 +204,7 @@ def _likeliest(stack: Tensor, grid: Grid, starts: list[Tensor], over_time: OverT
     layout = Layout((2 * PATCH, 2 * PATCH), still, patch=2 * PATCH)
     best, most = starts[0], -1.0
     for start in starts:
-        patches = Patches(layout, grid, stack[None].clone(), stack.sum(0)[None])
+        patches = Patches(layout, grid, stack[None].clone(), stack.sum(0)[None], power_of(stack))
         fit = Fit(start, still, over_time, over_time, OverPlace(layout, 0))
         for _ in range(_COARSE_STEPS):
             fit.step(patches)
@@ -210,8 +232,10 @@ def _track(
         step = (factor * (number - 1.0) / number) * torch.stack([place for place, _ in peaks])
         found = shifts + step[pool]
         heights = torch.tensor([height for _, height in peaks])
-        shifts = _without_outliers(found - found.mean(0), heights[pool], over_time)
+        before, shifts = shifts, _without_outliers(found - found.mean(0), heights[pool], over_time)
         shifts = shifts - shifts.mean(0)
+        if float((shifts - before).norm(dim=1).max()) < _COARSE_ENOUGH:
+            break
     return shifts, float(heights.median())
 
 

@@ -105,9 +105,7 @@ class Fit:
 
     def step(self, patches: Patches, *, jitter: bool = False) -> float:
         """Improve the field once; the largest distance in px by which anything moved."""
-        before = self.shifts_of_patches()
-        patches.move_to(before)
-        found = patches.steps()
+        found = patches.steps(self.shifts_of_patches())
         self.information = found.information
         self.iterations += 1
         if float(found.information.diagonal().min()) <= 0.0:

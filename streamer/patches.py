@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 
 PATCH = 128
 """px; smaller ones hold too few coefficients, larger ones bend inside."""
-_MOST_COEFFICIENTS = 200_000_000
-"""Of all patches and frames together, 1.6 GB: larger fields have more patches and need less of their band."""
+_MOST_COEFFICIENTS = 60_000_000
+"""Of all patches and frames together, 0.5 GB: larger fields have more patches and need less of their band."""
 _SMOOTHED_RINGS = 3
 _ALIKE = 0.9
 """Overlap of what moves and what does not, above which they cannot be told apart."""
 _LEAST_SHARE = 0.1
 _SURE_PATTERN = 10.0
 """Standard deviations of all rings together, for a pattern that stays with the detector to be believed."""
-_CHUNK = 16
+_CHUNK = 4
 """Patches at a time, so that what lies between two sums stays in the cache."""
 
 
@@ -92,8 +91,11 @@ class Grid:
 
     def kept(self, spectra: Tensor) -> Tensor:
         """Crop (…, rows, columns) half-plane spectra of any larger band."""
-        top, bottom = spectra[..., : self.top + 1, :], spectra[..., -self.top :, :]
-        return torch.cat([top, bottom], dim=-2)[..., : self.columns_kept + 1].contiguous()
+        kept = spectra.new_empty((*spectra.shape[:-2], *self.mask.shape))
+        columns = self.columns_kept + 1
+        kept[..., : self.top + 1, :] = spectra[..., : self.top + 1, :columns]
+        kept[..., self.top + 1 :, :] = spectra[..., -self.top :, :columns]
+        return kept
 
     def ramps(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """exp(−2πi k·s) along rows (…, rows, 1) and columns (…, 1, columns) for shifts (…, 2) px."""
@@ -118,9 +120,9 @@ class Steps:
 class Patches:
     """Spectra of a movie's patches, (p, t, rows, columns), kept at the shifts that were last applied."""
 
-    def __init__(self, layout: Layout, grid: Grid, spectra: Tensor, still: Tensor) -> None:
+    def __init__(self, layout: Layout, grid: Grid, spectra: Tensor, still: Tensor, each: Tensor) -> None:
         self.layout, self.grid, self.spectra = layout, grid, spectra
-        self._still = still
+        self._still, self._each = still, each
         self._applied = torch.zeros((len(layout), spectra.shape[1], 2), dtype=torch.float64)
 
     @classmethod
@@ -130,32 +132,33 @@ class Patches:
         grid = Grid(layout.size, min(band, math.sqrt(most / 2.0)), device)
         kept = grid.mask.shape
         spectra = torch.empty((len(layout), n_frames, *kept), dtype=torch.complex64, device=device)
-        return cls(layout, grid, spectra, torch.zeros((len(layout), *kept), dtype=torch.complex64, device=device))
+        still = torch.zeros((len(layout), *kept), dtype=torch.complex64, device=device)
+        return cls(layout, grid, spectra, still, torch.zeros(kept, dtype=torch.float64, device=device))
 
     def set(self, index: int, frame: Tensor) -> None:
         """Cut and transform one frame."""
         spectra = self.grid.kept(torch.fft.rfft2(self.layout.cut(frame, index)))
         along_rows, along_columns = self.grid.ramps(-self.layout.whole[index])
         self.spectra[:, index] = spectra
-        self._still += spectra * (along_rows * along_columns)
+        self._each += power_of(spectra)
+        self._still += spectra.mul_(along_rows * along_columns)
 
     def cropped(self, band: float) -> Patches:
         """The same patches, as they were cut, with less of their spectra."""
         grid = Grid(self.layout.size, min(band, self.grid.band), self.spectra.device)
-        return Patches(self.layout, grid, grid.kept(self.spectra), grid.kept(self._still))
+        return Patches(self.layout, grid, grid.kept(self.spectra), grid.kept(self._still), grid.kept(self._each))
 
-    def move_to(self, shifts: Tensor) -> None:
-        """Bring the spectra, in place, to (p, t, 2) px beyond the whole px at which they were cut."""
-        further = shifts - self._applied
-        self._applied = shifts
+    def steps(self, shifts: Tensor) -> Steps:
+        """Bring the spectra to (p, t, 2) px beyond where they were cut, in place, and give Newton steps from there."""
+        further, self._applied = shifts - self._applied, shifts
+        sums = []
         for part in self._parts():
             along_rows, along_columns = self.grid.ramps(further[part])
-            self.spectra[part].mul_(along_rows).mul_(along_columns)
+            sums.append(_sum_of_frames(self.spectra[part].mul_(along_rows).mul_(along_columns)))
+        return self._steps(torch.cat(sums))
 
-    def steps(self) -> Steps:
-        """Newton steps of all patches at the present shifts, and the information about them."""
+    def _steps(self, moving: Tensor) -> Steps:
         n, grid = self.spectra.shape[1], self.grid
-        moving = torch.cat([_sum_of_frames(self.spectra[part]) for part in self._parts()])
         along_rows, along_columns = self._ramps()
         turned = along_rows.mT @ along_columns
         signal, pattern, noise = self._powers(moving, turned)
@@ -226,7 +229,7 @@ class Patches:
 
         counts = patches * ring_sum(torch.ones_like(mask))
         each = ring_sum(self._each)
-        moved, still, diverse = (ring_sum(_power(one)) for one in (moving, self._still, turned))
+        moved, still, diverse = (ring_sum(power_of(one)) for one in (moving, self._still, turned))
         own, cross = n * (n - 1.0) * counts, diverse - n * counts
         told_apart = (cross.abs() < _ALIKE * own).to(torch.float64)
         cross = cross * told_apart
@@ -247,11 +250,6 @@ class Patches:
         ring, kept = self.grid.ring, self.grid.mask
         return (signal[ring] * kept).float(), (pattern[ring] * kept).float(), noise[ring].float()
 
-    @cached_property
-    def _each(self) -> Tensor:
-        """(rows, columns) float64 Σ_pt |Y|², which no shift changes."""
-        return torch.stack([_power(self.spectra[part].flatten(0, 1)) for part in self._parts()]).sum(0)
-
     def _parts(self) -> Iterator[slice]:
         return (slice(start, start + _CHUNK) for start in range(0, len(self.spectra), _CHUNK))
 
@@ -261,7 +259,7 @@ def _sum_of_frames(spectra: Tensor) -> Tensor:
     return torch.view_as_complex(torch.view_as_real(spectra).sum(1))
 
 
-def _power(spectra: Tensor) -> Tensor:
+def power_of(spectra: Tensor) -> Tensor:
     """(rows, columns) float64: Σ |Y|² over the first axis."""
     # one axis after the other: a reduction over both, or of complex numbers, is ten times slower
     return torch.view_as_real(spectra).square().sum(0).double().sum(-1)
