@@ -1,3 +1,7 @@
+import warnings
+from pathlib import Path
+
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -208,3 +212,16 @@ def test_motion_is_the_way_travelled(early_frames, early):
 
 def test_one_frame_has_not_travelled():
     assert align.motion_lengths(torch.zeros(1, 2), 1.0, 4) == (0.0, 0.0, 0.0)
+
+
+SHIFT_PAIR = Path(__file__).parents[3] / "shared" / "data" / "shift-pair-fixed-pattern"
+
+
+@pytest.mark.skipif(not SHIFT_PAIR.is_dir(), reason="the real images are not at hand")
+def test_two_real_exposures_with_a_fixed_pattern():
+    """The specimen moved by (−25.93, −20.95) px, the detector's pattern by nothing."""
+    with warnings.catch_warnings(action="ignore"):
+        images = [torch.from_numpy(mrcfile.read(SHIFT_PAIR / f"test{n}.mrc").astype(np.float32)) for n in (1, 2)]
+    motion = estimate(images)
+    assert motion.trusted
+    np.testing.assert_allclose(motion.shifts[1], [-25.93, -20.95], atol=0.3)
