@@ -621,3 +621,80 @@ def test_quality_is_measured_on_what_is_written(done):
     # float16 of the halves adds noise of a few 1e-4
     np.testing.assert_allclose(record.metrics.frc, pooled, atol=5e-3)
     assert json.loads(jsontext.encode(record))["metrics"]["frc"] == record.metrics.frc
+
+
+# ------------------------------------------------------------------------------------------- gain, EER, streaming
+
+
+def test_a_gain_that_lies_the_wrong_way_is_told_with_the_setting_that_is_right(root, path, gain, tmp_path):
+    turned = replace(gain, values=gain.values[::-1].copy())
+    record = process_movie(movie_of(path, root), job_of(tmp_path / "a", turned), Stopwatch())
+    (flag,) = [flag for flag in record.flags if flag.startswith("gain:")]
+    assert "gain.rotate = 0 and gain.flip = 1" in flag
+    assert record.metrics.residual_gain == pytest.approx(1.0, abs=0.2)
+    settings = configured(gain={"flip": 1})
+    record = process_movie(movie_of(path, root), job_of(tmp_path / "b", turned, settings=settings), Stopwatch())
+    assert not [flag for flag in record.flags if flag.startswith("gain:")]
+    assert abs(record.metrics.residual_gain) < 4 * record.metrics.residual_gain_error
+
+
+def test_listed_defects_are_replaced(root, path, gain, tmp_path):
+    listed = tmp_path / "defects.txt"
+    listed.write_text("0 100 256 2\n")
+    settings = configured(gain={"defects": str(listed)})
+    frames, _ = pipeline.read_movie(movie_of(path, root), job_of(tmp_path, gain, settings=settings), Stopwatch())
+    there = {(int(y), int(x)) for y, x in frames.defects}
+    assert {(y, x) for y in (100, 101) for x in range(256)} <= there
+
+
+def test_the_result_does_not_depend_on_what_is_held_in_memory(root, path, gain, tmp_path):
+    images = []
+    for name, limit in (("held", 2.0), ("streamed", 0.0)):
+        settings = configured(compute={"frames_in_memory_gib": limit})
+        record = process_movie(movie_of(path, root), job_of(tmp_path / name, gain, settings=settings), Stopwatch())
+        images.append([output.sha256 for output in record.outputs if output.role == "micrograph"])
+    assert images[0] == images[1]
+
+
+@pytest.fixture(scope="module")
+def eer(tmp_path_factory):
+    """An EER movie as EPU leaves it, its gain beside it."""
+    directory = tmp_path_factory.mktemp("falcon")
+    plan = Plan(directory=directory / "grid1", scope=SCOPE, specimen=random_protein(1, 800), seed=2, format="eer")
+    (exposure,) = expose(plan)
+    (found,) = directory.rglob("*.gain")
+    return directory, exposure.path, read_gain(found)
+
+
+def test_an_eer_movie_goes_the_whole_way(eer, tmp_path):
+    root, path, gain = eer
+    settings = configured(eer={"group": 20})
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, settings=settings), Stopwatch())
+    assert list(record.flags) == []
+    assert (record.source.format, record.source.n_frames, record.source.n_raw_frames) == ("eer", 8, 160)
+    assert record.source.dose_per_frame == pytest.approx(3.0)
+    assert abs(record.metrics.residual_gain) < 0.1
+    assert record.metrics.motion_trusted
+
+
+def test_an_eer_movie_on_a_finer_grid_is_not_refined_further(eer, tmp_path):
+    root, path, gain = eer
+    settings = configured(eer={"group": 40, "upsampling": 2})
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, settings=settings), Stopwatch())
+    assert (record.source.height, record.source.upsampling, record.source.pixel_size) == (512, 2, 1.0)
+    assert record.metrics.sr.verdict == "cannot help"
+    assert "finer grid already" in record.metrics.sr.reason
+
+
+def test_fractions_of_different_doses_are_weighted_by_their_own(eer, tmp_path, monkeypatch):
+    root, path, gain = eer
+    plan = tmp_path / "integration.txt"
+    plan.write_text("40 10 0.05\n120 40 0.05\n")
+    seen = []
+    genuine = pipeline.fuse.fuse
+    monkeypatch.setattr(pipeline.fuse, "fuse", lambda *a, **k: (seen.append(a[2]), genuine(*a, **k))[1])
+    settings = configured(eer={"integration": str(plan)}, outputs={"super_resolution": "never"})
+    movie = movie_of(path, root, acquisition=Acquisition())
+    record = process_movie(movie, job_of(tmp_path / "out", gain, settings=settings), Stopwatch())
+    assert record.source.frame_doses == pytest.approx((0.5,) * 4 + (2.0,) * 3)
+    np.testing.assert_allclose(seen[0], [0.5, 1.0, 1.5, 2.0, 4.0, 6.0, 8.0])
