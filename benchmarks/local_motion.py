@@ -133,7 +133,7 @@ def compare(name: str, cache: Path) -> list[list[object]]:
     points = places(size)
     truth = torch.from_numpy(movie.case.truth(points.numpy()))
     clean = torch.fft.rfft2(torch.from_numpy(movie.clean))
-    other = simulate("B" if name != "B" else "A", cache)
+    other = simulate("B" if movie.case.strength < 2.0 else "A", cache)
     swapped = replace(true_motion(other))
     costs, walls, estimates = [], [], []
     for _ in range(REPEATS):
