@@ -69,7 +69,9 @@ class MovieSettings(Table, frozen=True):
     amplitude_contrast: Annotated[float, Meta(ge=0, le=1, description="fraction of amplitude contrast")] = 0.1
     dose_per_frame: Annotated[
         float | None,
-        Meta(description="e-/Å2 per frame; unknown and not in the sidecar: no dose weighting, flagged"),
+        Meta(
+            description="e-/Å2 per frame, of EER per fraction; unknown and not in the sidecar: no dose weighting, flagged"
+        ),
     ] = None
     pixel_size_by_magnification: Annotated[
         dict[str, Annotated[float, Meta(gt=0)]],

@@ -95,7 +95,8 @@ def read_integration(path: Path) -> list[tuple[int, int, float]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the integration file cannot be read ({error})", where=str(path)) from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"the file of eer.integration cannot be read ({reason})", where=str(path)) from error
     found = []
     for number, line in enumerate(text.splitlines()[:_MOST_LINES], start=1):
         words = line.split("#")[0].split()
