@@ -70,7 +70,7 @@ class MovieSettings(Table, frozen=True):
     dose_per_frame: Annotated[
         float | None,
         Meta(
-            description="e-/Å2 per frame, of EER per fraction; unknown and not in the sidecar: no dose weighting, flagged"
+            description="e-/Å2 per frame, of EER per fraction; unknown, also to the sidecar: no dose weighting, flagged"
         ),
     ] = None
     pixel_size_by_magnification: Annotated[
