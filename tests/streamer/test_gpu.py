@@ -18,6 +18,7 @@ from streamer.specimen import random_protein
 from streamer.super_resolve import super_resolve
 from tests.model_samples import WEIGHT, synthetic
 from tests.simulated_movies import images
+from tests.streamer.bent_movies import bent
 
 pytestmark = [
     pytest.mark.gpu,
@@ -122,6 +123,24 @@ def test_align(shape):
     assert there.trusted
     np.testing.assert_allclose(there.shifts.cpu(), here.shifts.cpu(), atol=2e-3)
     assert there.information == pytest.approx(here.information, rel=1e-3)
+
+
+def test_a_field_that_bends_is_fitted_and_applied_the_same():
+    frames, _ = bent(strength=2.5)
+    options = {"pixel_size": 1.0, "voltage_kv": 300.0, "upsampling": 1}
+    motions, sums = [], []
+    for device in DEVICES:
+        (moved,) = on(device, frames)
+        motion = align.estimate_motion(lambda i, f=moved: f[i], len(frames), 1.0, MotionSettings())
+        assert motion.local is not None
+        motions.append(motion)
+        # the same field for both, so that only the warp is compared
+        shifts, field = motions[0].shifts, motions[0].local
+        fused = fuse.fuse(lambda i, f=moved: f[i], shifts, torch.zeros(len(frames)), **options, local=field)
+        sums.append(fused.even)
+    here, there = (motion.local.coefficients for motion in motions)
+    np.testing.assert_allclose(there, here, atol=5e-3)
+    assert_same(sums[0], sums[1], 1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
