@@ -38,7 +38,6 @@ def training_movie(movie: Simulated, name: str) -> tuple[TrainingMovie, Band]:
         movie.exposures,
         pixel_size=scope.pixel_size,
         voltage_kv=scope.voltage_kv,
-        upsampling=1,
         group_shape=band.small,
         n_groups=split.group_count(len(movie.counts)),
     )

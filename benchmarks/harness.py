@@ -61,7 +61,7 @@ class Simulated:
         """Our own shifts."""
         return align.estimate_motion(self.frame(), len(self.counts), self.scope.pixel_size, MotionSettings())
 
-    def fused(self, shifts: torch.Tensor, upsampling: int = 1) -> fuse.Fused:
+    def fused(self, shifts: torch.Tensor) -> fuse.Fused:
         """Sums for given shifts."""
         return fuse.fuse(
             self.frame(),
@@ -69,7 +69,6 @@ class Simulated:
             self.exposures,
             pixel_size=self.scope.pixel_size,
             voltage_kv=self.scope.voltage_kv,
-            upsampling=upsampling,
         )
 
     def halves(self, shifts: torch.Tensor) -> HalfSums:

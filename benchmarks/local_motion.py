@@ -66,7 +66,7 @@ class Ours:
     def total(self, motion: Motion, dose_per_frame: float | None) -> torch.Tensor:
         """Spectrum of the normalised sum."""
         exposures = dose.frame_exposures(N_FRAMES, dose_per_frame)
-        options = {"pixel_size": 1.0, "voltage_kv": 300.0, "upsampling": 1, "local": motion.local}
+        options = {"pixel_size": 1.0, "voltage_kv": 300.0, "local": motion.local}
         fused = fuse.fuse(self.frame, motion.shifts, exposures, **options)
         return split.half_sums(fused, 1.0, 300.0).total
 

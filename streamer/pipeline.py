@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from streamer import align, detector, dose, fuse, orient, quality, restore, split
+from streamer import align, detector, dose, fine, fuse, orient, quality, restore, split
 from streamer.band import band_of
 from streamer.errors import ModelError, MovieNotReady, StageError
 from streamer.figures import movie_quality
 from streamer.gain_check import check_fit
 from streamer.groups import encode_groups
+from streamer.mtf import read_blur
 from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
@@ -146,7 +147,6 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
             exposures,
             pixel_size=pixel_size,
             voltage_kv=voltage_kv,
-            upsampling=1,
             local=motion.local,
             group_shape=band.small,
             n_groups=split.group_count(len(frames)) if job.groups or settings.outputs.keep_groups else 0,
@@ -160,7 +160,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         proposal, model_flags = _propose(job.propose, sums, spectrum)
         restored, restoration = restore.restore(sums, spectrum, proposal)
     with stage("super_resolve"):
-        super_resolution = _refine(frame, source, motion.shifts, exposures, spectrum, settings)
+        super_resolution = _refine(frame, frames, source, motion, exposures, spectrum, settings)
     with stage("figures"):
         metrics = movie_quality(sums, spectrum, proposal, motion, frames, settings.quality, super_resolution.verdict)
     return Micrograph(
@@ -191,27 +191,40 @@ def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stop
 
 def _refine(
     frame: Callable[[int], Tensor],
+    frames: Frames,
     source: MovieSource,
-    shifts: Tensor,
+    motion: Motion,
     exposures: Tensor,
     spectrum: Spectrum,
     settings: DataPathSettings,
 ) -> SuperResolution:
     """Fuse on the grid of half the pixel size, a second pass over the frames, unless it is known to be in vain."""
-    least, in_vain = settings.super_resolution.min_diversity, None
+    chosen, shifts = settings.super_resolution, motion.shifts
+    in_vain = None
     if settings.outputs.super_resolution == "never":
         in_vain = SuperResolutionVerdict(verdict="not tried", reason="switched off")
     elif (source.acquisition.super_res_factor or 1) > 1:
         in_vain = SuperResolutionVerdict(verdict="cannot help", reason="the movie is super-resolution already")
     elif source.upsampling > 1:
         in_vain = SuperResolutionVerdict(verdict="cannot help", reason="events were put on a finer grid already")
+    elif source.format == "eer":
+        reason = "EER events hold finer positions than the pixels they were put on: eer.upsampling = 2 reads them"
+        in_vain = SuperResolutionVerdict(verdict="cannot help", reason=reason)
     elif settings.outputs.super_resolution == "when-it-helps":
-        in_vain = cannot_help(shifts, exposures, least) or nothing_near_nyquist(spectrum)
+        in_vain = cannot_help(shifts, exposures, chosen.min_diversity) or nothing_near_nyquist(spectrum)
     if in_vain is not None:
         return SuperResolution(image=None, verdict=in_vain)
-    pixel_size, voltage_kv, noise = source.pixel_size, source.voltage_kv or 300.0, float(spectrum.noise[1:].mean())
-    fused = fuse.fuse(frame, shifts, exposures, pixel_size=pixel_size, voltage_kv=voltage_kv, upsampling=2)
-    return super_resolve(fused, noise, pixel_size=pixel_size, voltage_kv=voltage_kv, min_diversity=least)
+    sums = fine.accumulate(
+        frame,
+        motion,
+        exposures,
+        frames.shape,
+        pixel_size=frames.pixel_size,
+        voltage_kv=frames.voltage_kv,
+        blur=None if chosen.mtf is None else read_blur(Path(chosen.mtf)),
+    )
+    noise = float(spectrum.noise[1:].mean())
+    return super_resolve(sums, noise, shifts=shifts, min_diversity=chosen.min_diversity)
 
 
 def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tuple[Correction | None, tuple[str, ...]]:

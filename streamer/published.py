@@ -66,7 +66,14 @@ class SuperResolutionVerdict:
     diversity: float | None = None
     """0: all frames at one sub-pixel position; 1: evenly spread."""
     frc_beyond_nyquist: float | None = None
-    """Half-set FRC between 1.02 and 1.5 times the physical Nyquist frequency."""
+    """Half-set FRC between 1.02 and 1.5 times the physical Nyquist frequency; halves may share artefacts."""
+    confirmed: float | None = None
+    """Share of what super-resolution adds that frames confirm which it was not made from: 1 all, ½ as much harm as
+    good, 0 none, which is what an image without super-resolution has."""
+    confirmed_error: float | None = None
+    """Its standard error."""
+    control: float | None = None
+    """The same with the aliases turned by other frames' shifts: what is not due to super-resolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,6 +184,13 @@ class SuperResolutionSettings(Table, frozen=True):
         float,
         Meta(ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help"),
     ] = 0.2
+    mtf: Annotated[
+        str | None,
+        Meta(
+            description="the detector's MTF, a STAR file as RELION's (rlnResolutionInversePixel, rlnMtfValue); unset: "
+            "the pixels' own box alone"
+        ),
+    ] = None
 
 
 class DenoiseSettings(Table, frozen=True):

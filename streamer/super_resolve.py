@@ -1,89 +1,266 @@
-"""The image on the grid of half the pixel size, and whether it can hold anything more.
+"""The image on the grid of half the pixel size, and whether it can be trusted to hold more.
 
-First each half is fused with a weak flat prior; what the two have in common, ring by ring, is the signal's power; with
-it as prior the whole movie is fused. So the weight comes from the data, and where the halves share nothing the
-image fades to 0. Whether super-resolution helps is then a finding, not a promise: the frames must lie at different
-sub-pixel positions, and the halves must agree beyond the physical Nyquist frequency. Where the halves of the plain
-micrograph share nothing just below that frequency already, there is no use in trying.
+First each half of a sample of tiles is solved with a weak flat prior; what the two have in common, ring by ring, is the
+signal's power; with it as prior all tiles are solved from all frames. So the weight comes from the data, and where the
+halves share nothing the image fades to 0.
+
+Whether super-resolution helps is then a finding, not a promise. Two images are made of one half's frames: the fused
+one, and the best that keeps to the physical grid and takes all that a coarse frequency holds for its own. With u their
+difference and r what the *frames* of the other half hold beyond the second, in the sense of the normal equations, the
+fused image predicts these frames better by 2 Re u·r − u·K u. The share Re u·r / u·K u is 1 where all that was added is
+confirmed, ½ where it does as much harm as good and 0 where none of it is there. Artefacts that both halves share, and
+that a correlation of halves would take for signal, predict nothing. A smaller image in-band may predict noise better,
+so the same is done with the aliases turned by other frames' shifts, and only the difference proves anything.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from streamer import fourier, quality
-from streamer.fuse import FineSolver, Fused, diversity
+from streamer.dealias import NormalEquations
+from streamer.fine import diversity
 from streamer.published import SuperResolutionVerdict
 from streamer.records import SuperResolution
+from streamer.tiles import BLEND, FADE, edge
 
 if TYPE_CHECKING:
+    from streamer.fine import FineSums
     from streamer.records import Spectrum
 
 _FLAT_PRIOR = 1.0
 """Noise over signal power of one frame, for the halves."""
 _LEAST_SIGNAL = 1e-3
 """Signal over noise power of one frame below which the prior pulls no harder."""
+_LEAST_KEPT = 0.1
+"""Share of the signal that the halves' product must keep where its power is believed."""
+_SMOOTHING = (12, 32, 128)
+"""Running means of the signal's power, from wide to narrow: half widths as shares of the rings."""
+_NEIGHBOURS = 12
+"""Share of the rings, to each side, that decide together what is chance."""
+_FIT_STEPS = 30
+_BREAK_EVEN = 0.5
+"""Share of what was added that must be confirmed for it to do more good than harm."""
+_NEVER = 1e12
+"""A prior that leaves nothing."""
 _BELOW = 0.8
 """From here to the physical Nyquist frequency the plain halves must agree, in units of the latter."""
 _BEYOND = (1.02, 1.5)
-"""Band in which the halves must agree, in units of the physical Nyquist frequency."""
-_WORTH_TRYING, _SIGNIFICANT = 2.0, 3.0
-"""Correlation of the halves below and beyond Nyquist, in standard deviations of chance."""
+"""Band of the halves' correlation, in units of the physical Nyquist frequency."""
+_WORTH_TRYING, _SIGNIFICANT = 2.0, 4.0
+"""Correlation of the halves below, and confirmation beyond Nyquist, in standard deviations of chance."""
 
 
-def super_resolve(
-    fused: Fused, noise: float, *, pixel_size: float, voltage_kv: float, min_diversity: float
-) -> SuperResolution:
-    """Fuse a movie on the fine grid.
+def super_resolve(sums: FineSums, noise: float, *, shifts: Tensor, min_diversity: float) -> SuperResolution:
+    """Make the fine image of a movie and judge it.
 
     Parameters
     ----------
-    fused : sums with ``upsampling`` 2.
+    sums : see ``fine.accumulate``.
     noise : variance of one frame per px, white.
-    pixel_size, voltage_kv : Å/px (physical) and kV.
+    shifts : (t, 2) px, global.
     min_diversity : below it the verdict is "cannot help".
 
     Returns
     -------
-    SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames), and the
-    verdict.
+    SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames).
     """
-    fine = (2 * fused.shape[0], 2 * fused.shape[1])
-    flat = torch.full((fine[0], fine[1] // 2 + 1), _FLAT_PRIOR, device=fused.even.device)
-    halves = [
-        FineSolver(fused, frames, pixel_size=pixel_size, voltage_kv=voltage_kv).solve(half, flat)
-        for frames, half in ((slice(0, None, 2), fused.even), (slice(1, None, 2), fused.odd))
-    ]
-    even, odd = (quality.tapered(half, fine) for half in halves)
-    common = quality.covariance(even, odd, fine)
-    counts = fourier.coefficient_counts(fine, even.device)
-    taper = float((fourier.cosine_taper(fine) ** 2).mean())
-    width = max(3, fourier.ring_count(fine) // 50)
-    scale = 2.0 * taper * noise * fused.shape[0] * fused.shape[1]
-    signal = quality.smooth(common, width) / (quality.smooth(counts, width) * scale)
-    prior = fourier.from_rings(1.0 / signal.clamp(min=_LEAST_SIGNAL), fine)
-    prior[0, 0] = 0.0  # the mean is kept: the taper took it out of the signal
-    whole = FineSolver(fused, slice(None), pixel_size=pixel_size, voltage_kv=voltage_kv)
-    solved = whole.solve(fused.even + fused.odd, prior)
-    frames = len(fused.fractions)
-    # a coarse coefficient is a quarter of the sum of its four fine ones
-    image = fourier.to_image(solved, fine) * (4.0 * math.sqrt(frames))
-    power = quality.covariance(even, even, fine), quality.covariance(odd, odd, fine)
-    return SuperResolution(image=image, verdict=_verdict(fused, common, power, counts, min_diversity))
+    resolver = Resolver(sums, noise)
+    verdict = _verdict(
+        resolver.confirmation(), resolver.control(), resolver.frc(), sums.exposures, shifts, min_diversity
+    )
+    return SuperResolution(image=resolver.image(), verdict=verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """How far unseen frames confirm what super-resolution adds."""
+
+    share: float
+    """1 all of it, 0 nothing."""
+    error: float
+    """Standard deviation of the share by chance."""
+
+
+class Resolver:
+    """Everything that is solved for one movie's sums."""
+
+    def __init__(self, sums: FineSums, noise: float) -> None:
+        """Measure the prior; ``noise`` is the variance of one frame per px, white."""
+        self.sums, self.grid = sums, sums.grid
+        side = self.grid.side
+        self._white = noise * side * side
+        """Of one frame per coarse coefficient of a tile that is not faded."""
+        inside = sums.tiles.inside()[sums.sample]
+        self._used = inside * edge(side, FADE, 2 * BLEND) ** 2 * edge(side, FADE, 2 * BLEND)[:, None] ** 2
+        fade = edge(side, 0, FADE)
+        self._noise = self._white * (inside * fade**2 * fade[:, None] ** 2).mean((1, 2)).to(self.grid.device)
+        """(m,) of one frame per coarse coefficient, faded and partly outside as the sample's tiles are."""
+        self._rings = self._measured()
+        self.prior = self._prior(slice(None))
+
+    def _equations(self, fractions: Tensor, parity: int | None) -> NormalEquations:
+        frames = slice(None) if parity is None else self.sums.parity == parity
+        return NormalEquations(self.grid, fractions[frames], self.sums.exposures[frames])
+
+    @property
+    def fine(self) -> fourier.Shape:
+        """Size of a tile on the fine grid, px."""
+        return 2 * self.grid.side, 2 * self.grid.side
+
+    def _measured(self) -> Tensor:
+        """Ring sums of the halves, solved with a flat prior: in common, of even and of odd; (3, m, rings)."""
+        flat = torch.full_like(self.grid.radius, _FLAT_PRIOR)
+        fractions = self.sums.fractions[:, self.sums.sample]
+        even, odd = (
+            self._spectra(self._equations(fractions, parity).solve(self.sums.sums[parity][:, self.sums.sample], flat))
+            for parity in (0, 1)
+        )
+        return torch.stack([quality.covariance(a, b, self.fine) for a, b in ((even, odd), (even, even), (odd, odd))])
+
+    def _spectra(self, aliases: Tensor) -> Tensor:
+        """Spectra (m, …) of the part of tiles that is used, faded at its edges."""
+        fade = edge(self.fine[0], 2 * FADE, 4 * BLEND, aliases.device)
+        images = self.grid.image(aliases)
+        images = images - images.mean((1, 2), keepdim=True)
+        spectra: Tensor = torch.fft.rfft2(images * (fade[:, None] * fade))
+        return spectra
+
+    def _prior(self, tiles: slice) -> Tensor:
+        """σ²/P at each alias: P from what the halves of some tiles share, what the flat prior took given back."""
+        common, even, odd = self._rings[:, tiles].sum(1).cpu()
+        counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used[tiles].mean((1, 2)).sum())
+        kept = self._kept()
+        # fine coefficients are four times the aliases', whose noise per frame is known
+        scale = counts * kept * 16.0 * self._white
+        signal = _smoothed(common, even * odd / counts, scale)
+        # where the box lets next to nothing pass, what is found is chance: the signal grows no more there
+        last = max(1, int((kept > _LEAST_KEPT).sum())) - 1
+        signal[last:] = torch.minimum(signal[last:], signal[last])
+        prior = self.grid.rings(1.0 / signal.clamp(min=_LEAST_SIGNAL))
+        prior[0, 0, 0] = 0.0  # a tile's mean is kept
+        return prior
+
+    def _kept(self) -> Tensor:
+        """Mean share of the signal's power that the flat prior leaves in both halves' product, (rings,)."""
+        frequency = fourier.ring_frequencies(self.fine) * 2.0
+        place = (frequency * self.grid.side).round().to(torch.int64).clamp(max=self.grid.side - 1)
+        # along an axis, where the box lets least pass: a bound that is near enough
+        box, rate = (values[:, 0].cpu().double()[place] for values in (self.grid.power[0], self.grid.rate[0]))
+        decay = torch.exp(-2.0 * self.sums.exposures.double().cpu()[:, None] * rate)
+        share = torch.ones_like(box)
+        for parity in (0, 1):
+            sensitivity = box * decay[self.sums.parity == parity].sum(0)
+            share = share * sensitivity / (sensitivity + _FLAT_PRIOR)
+        return share.clamp(min=1e-3)
+
+    def frc(self, band: tuple[float, float] = _BEYOND) -> float:
+        """Correlation of the sample's halves in a band of the physical Nyquist frequency."""
+        frequency = fourier.ring_frequencies(self.fine, self._rings.device) * 4.0
+        inside = (frequency >= band[0]) & (frequency < band[1])
+        common, even, odd = self._rings[..., inside].sum((1, 2))
+        return float(common / (even * odd).clamp(min=1e-300).sqrt())
+
+    def image(self) -> Tensor:
+        """(2h, 2w) float32 from all frames, on the scale of the plain micrograph at the origin (√frames)."""
+        solved = self._equations(self.sums.fractions, None).solve(self.sums.sums.sum(0), self.prior)
+        blended = self.sums.tiles.blend(self.grid.image(solved), 2)
+        return (blended + self.sums.mean) * math.sqrt(len(self.sums.parity))
+
+    # -------------------------------------------------------------------------------------------- confirmation
+
+    def confirmation(self) -> Confirmation:
+        """How far each half's frames confirm what the other half's image adds to an image without aliases."""
+        return self._confirmed(self.sums.sums[:, :, self.sums.sample], self.sums.fractions[:, self.sums.sample])
+
+    def control(self) -> Confirmation:
+        """The same with the aliases turned by other frames' shifts."""
+        return self._confirmed(self.sums.control, self.sums.control_fractions)
+
+    def _confirmed(self, sums: Tensor, fractions: Tensor) -> Confirmation:
+        """Judge every second tile with the prior of the others: a prior from the same tiles knows both halves."""
+        judged = torch.zeros(3, dtype=torch.float64)
+        for first in (0, 1) if len(self.sums.sample) > 1 else ():
+            tiles = slice(first, None, 2)
+            prior = self._prior(slice(1 - first, None, 2))
+            equations = [self._equations(fractions[:, tiles], parity) for parity in (0, 1)]
+            for parity in (0, 1):
+                unseen, own = equations[1 - parity], sums[parity][:, tiles]
+                plain = equations[parity].solve(own, self._prior_below(prior))
+                added = equations[parity].solve(own, prior) - plain
+                left = unseen.residual(sums[1 - parity][:, tiles], plain)
+                of_added = -unseen.residual(torch.zeros_like(added), added)
+                power = self._product(added, of_added)
+                noise = (power * self._noise[tiles]).sum() / 2.0
+                judged += torch.stack([self._product(added, left).sum(), power.sum(), noise]).cpu()
+        confirmed, predicted, noise = judged.tolist()
+        if predicted <= 0.0 or noise <= 0.0:
+            return Confirmation(share=0.0, error=math.inf)
+        return Confirmation(share=confirmed / predicted, error=math.sqrt(noise) / predicted)
+
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Re Σ conj(a) b of each tile of the sample, (m,) float64, each independent coefficient once."""
+        # the half-plane's own columns would count coefficients twice: they are left out
+        columns = slice(1, -1)
+        return (a[..., columns].conj() * b[..., columns]).real.sum((0, 2, 3), dtype=torch.float64)
+
+    def _prior_below(self, prior: Tensor) -> Tensor:
+        """Prior of an image without super-resolution, which takes all that a coarse frequency holds for its own."""
+        signal = self.grid.power / prior.clamp(min=1e-6)
+        below = self.grid.is_below
+        folded = signal.sum(0) / self.grid.power.clamp(min=1e-6)
+        return torch.where(below, 1.0 / folded.clamp(min=1e-6), torch.full_like(folded, _NEVER))
+
+
+def _smoothed(sums: Tensor, chance: Tensor, scale: Tensor) -> Tensor:
+    """Ring sums over a scale, (rings,): as fine as they show more than chance, so that Thon rings stay where they are.
+
+    From a smooth trend to wide and then narrow running means; what each adds is shrunk by how much of it chance
+    explains in the neighbourhood (empirical Bayes). ``chance`` is the variance of each sum.
+    """
+    curve = _trend(sums / scale, chance / scale.square())
+    around = max(1, len(sums) // _NEIGHBOURS)
+    for width in (max(1, len(sums) // share) for share in _SMOOTHING):
+        weight = quality.smooth(scale, width)
+        added = quality.smooth(sums - curve * scale, width) / weight
+        expected = quality.smooth(chance, width) / weight.square()
+        seen = quality.smooth(added.square(), around)
+        real = seen - quality.smooth(expected, around)
+        curve = curve + added * (real / seen.clamp(min=1e-300)).clamp(0.0, 1.0)
+    return curve
+
+
+def _trend(values: Tensor, variance: Tensor) -> Tensor:
+    """Parabola in frequency as an exponent, fitted to (rings,) values by Gauss-Newton; Thon rings count as scatter."""
+    place = torch.linspace(0.0, 1.0, len(values), dtype=torch.float64)
+    used = slice(max(2, len(values) // 16), None)  # coarser is the shape of particles, not a trend
+    basis = torch.stack([torch.ones_like(place), place, place**2], dim=1)
+    start = float(values[used][: len(values) // 4].mean().clamp(min=1e-9))
+    found = torch.tensor([math.log(start), -1.0, 0.0], dtype=torch.float64)
+    for _ in range(_FIT_STEPS):
+        model = torch.exp((basis @ found).clamp(-30.0, 30.0))
+        weight = 1.0 / (variance + 0.25 * model.square())
+        slope = (model[:, None] * basis)[used]
+        normal = slope.T @ (weight[used, None] * slope) + 1e-3 * torch.eye(3, dtype=torch.float64)
+        step = torch.linalg.solve(normal, slope.T @ (weight * (values - model))[used])
+        found = found + step.clamp(-1.0, 1.0)
+    return torch.exp((basis @ found).clamp(-30.0, 30.0))
 
 
 def cannot_help(shifts: torch.Tensor, exposures: torch.Tensor, min_diversity: float) -> SuperResolutionVerdict | None:
     """The verdict where the frames' positions alone decide it, before anything is fused; else None."""
-    spread = diversity(shifts, exposures if bool((exposures > 0).any()) else None)
+    spread = _diversity_of(shifts, exposures)
     if spread >= min_diversity:
         return None
     return SuperResolutionVerdict(
         verdict="cannot help",
         reason=f"the frames lie at too few sub-pixel positions (diversity {spread:.2f}, needs {min_diversity:g})",
-        diversity=round(spread, 4),
+        diversity=spread,
     )
 
 
@@ -107,26 +284,40 @@ def _chance(counts: torch.Tensor) -> float:
 
 
 def _verdict(
-    fused: Fused,
-    common: torch.Tensor,
-    power: tuple[torch.Tensor, torch.Tensor],
-    counts: torch.Tensor,
+    found: Confirmation,
+    control: Confirmation,
+    frc: float,
+    exposures: Tensor,
+    shifts: Tensor,
     min_diversity: float,
 ) -> SuperResolutionVerdict:
-    """Judge by diversity and by the halves' correlation beyond the physical Nyquist frequency."""
-    frequency = torch.arange(len(common), device=common.device) / (2.0 * min(fused.shape))
-    band = (frequency >= _BEYOND[0] / 4.0) & (frequency <= _BEYOND[1] / 4.0)
-    product = power[0][band].sum() * power[1][band].sum()
-    correlation = float(common[band].sum() / product.clamp(min=1e-300).sqrt())
-    spread = diversity(fused.fractions.cpu(), fused.exposures if bool((fused.exposures > 0).any()) else None)
-    impossible = cannot_help(fused.fractions.cpu(), fused.exposures, min_diversity)
+    """Judge; both figures hold what a smaller image in-band predicts better, so that only their difference proves."""
+    impossible = cannot_help(shifts, exposures, min_diversity)
+    beyond_chance = _SIGNIFICANT * math.hypot(found.error, control.error)
     verdict: Literal["helps", "cannot help", "not shown"]
     if impossible is not None:
         verdict, reason = "cannot help", impossible.reason
-    elif correlation > _SIGNIFICANT * _chance(counts[band].sum()):
-        verdict, reason = "helps", "the halves agree beyond the physical Nyquist frequency"
+    elif not found.share - control.share > beyond_chance:
+        verdict, reason = "not shown", "this movie has too few electrons to show anything beyond Nyquist"
+    elif found.share - found.error < _BREAK_EVEN:
+        verdict, reason = "not shown", f"unseen frames confirm only {found.share:.2f} of what was added"
     else:
-        verdict, reason = "not shown", "this movie has too few electrons to show agreement beyond Nyquist"
+        verdict, reason = "helps", f"unseen frames confirm {found.share:.2f} of what was added beyond Nyquist"
     return SuperResolutionVerdict(
-        verdict=verdict, reason=reason, diversity=round(spread, 4), frc_beyond_nyquist=round(correlation, 5)
+        verdict=verdict,
+        reason=reason,
+        diversity=_diversity_of(shifts, exposures),
+        frc_beyond_nyquist=round(frc, 5),
+        confirmed=_told(found.share),
+        confirmed_error=_told(found.error),
+        control=_told(control.share),
     )
+
+
+def _told(value: float) -> float | None:
+    """Four digits; None where nothing was added, so that there is nothing to confirm."""
+    return round(value, 4) if abs(value) < 1e4 else None
+
+
+def _diversity_of(shifts: Tensor, exposures: Tensor) -> float:
+    return round(diversity(shifts, exposures if bool((exposures > 0).any()) else None), 4)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from models.training import TrainingMovie
-from streamer import align, detector, dose, fuse, split
+from streamer import align, detector, dose, fine, fuse, split
 from streamer.band import band_of
 from streamer.records import Gain, HalfSums
 from streamer.settings import MotionSettings
@@ -75,14 +75,24 @@ class SimulatedMovie:
         error = -shifts.numpy() - self.field.displacement
         return float(np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean()))
 
-    def fuse(self, shifts, upsampling=1, **options):
+    def fuse(self, shifts, **options):
         return fuse.fuse(
             self.frame,
             shifts,
             self.exposures,
             pixel_size=self.scope.pixel_size,
             voltage_kv=self.scope.voltage_kv,
-            upsampling=upsampling,
+            **options,
+        )
+
+    def fine_sums(self, motion, **options):
+        return fine.accumulate(
+            self.frame,
+            motion,
+            self.exposures,
+            self.scope.shape,
+            pixel_size=self.scope.pixel_size,
+            voltage_kv=self.scope.voltage_kv,
             **options,
         )
 

@@ -219,7 +219,7 @@ def test_the_noise_of_a_warped_sum_is_white():
     shape = (256, 256)
     frames = torch.poisson(torch.full((24, *shape), 2.0), generator=generator)
     motion = random_field(24, shape, size=1.0)
-    options = {"pixel_size": 1.0, "voltage_kv": 300.0, "upsampling": 1}
+    options = {"pixel_size": 1.0, "voltage_kv": 300.0}
     fused = fuse.fuse(lambda i: frames[i], motion.shifts, torch.zeros(24), **options, local=motion.local)
     total = split.half_sums(fused, 1.0, 300.0).total / shape[0]
     power = fourier.ring_sums(total.real**2 + total.imag**2, shape)
@@ -238,7 +238,7 @@ def test_a_field_that_does_not_bend_gives_the_same_sum_as_none():
     )
     shifts = torch.randn((6, 2), generator=generator, dtype=torch.float64)
     flat = LocalMotion(coefficients=torch.zeros((6, 2, 9), dtype=torch.float64), shape=(128, 128), evidence=0.0)
-    options = {"pixel_size": 1.0, "voltage_kv": 300.0, "upsampling": 1}
+    options = {"pixel_size": 1.0, "voltage_kv": 300.0}
     exact, warped = (
         fourier.to_image(fuse.fuse(lambda i: frames[i], shifts, torch.zeros(6), **options, local=one).even, (128, 128))
         for one in (None, flat)

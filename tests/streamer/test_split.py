@@ -13,7 +13,7 @@ SHIFTS = torch.tensor(np.random.default_rng(3).uniform(-2, 2, (12, 2)))
 def fused(frames, dose_per_frame=2.0, shifts=None, **options):
     exposures = dose.frame_exposures(len(frames), dose_per_frame)
     shifts = torch.zeros(len(frames), 2, dtype=torch.float64) if shifts is None else shifts
-    return fuse.fuse(lambda i: frames[i], shifts, exposures, pixel_size=1.2, voltage_kv=200.0, upsampling=1, **options)
+    return fuse.fuse(lambda i: frames[i], shifts, exposures, pixel_size=1.2, voltage_kv=200.0, **options)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (15, 18), (16, 13)])

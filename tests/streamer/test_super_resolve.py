@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import fourier, fuse, quality, split
+from streamer import fine, fourier, fuse, quality, split
+from streamer.records import Motion
 from streamer.simulate import Microscope
 from streamer.specimen import random_protein
 from streamer.super_resolve import cannot_help, nothing_near_nyquist, super_resolve
@@ -24,11 +25,13 @@ def correlation(a, b, low, high):
     return common / math.sqrt(power_a * power_b), 1.0 / math.sqrt(float(inside.sum()))
 
 
-def resolved(movie, shifts, exposures=None):
-    sums = movie.fuse(shifts, 2)
+def motion_of(shifts):
+    return Motion(shifts=shifts, information=0.0, trusted=True, iterations=0)
+
+
+def resolved(movie, shifts):
     noise = float(quality.measure(movie.halves(movie.fuse(shifts))).noise[1:].mean())
-    scope = movie.scope
-    return super_resolve(sums, noise, pixel_size=scope.pixel_size, voltage_kv=scope.voltage_kv, min_diversity=0.2)
+    return super_resolve(movie.fine_sums(motion_of(shifts)), noise, shifts=shifts, min_diversity=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,18 @@ def test_where_the_halves_agree_beyond_nyquist_it_helps():
     assert found.verdict == "helps"
     assert found.frc_beyond_nyquist > 0.01
     assert found.diversity > 0.2
+    assert found.confirmed == pytest.approx(1.0, abs=0.3)
+    assert found.confirmed > 0.5 + found.confirmed_error
+    assert found.confirmed > found.control + 6.0 * found.confirmed_error
+
+
+def test_other_frames_shifts_never_help():
+    scope = Microscope(shape=(512, 512), pixel_size=4.0, dose_per_frame=2.0, bend_px=0.3, damage=False)
+    movie = simulated(scope, random_protein(1), seed=1)
+    shifts = movie.motion().shifts
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(shifts)))
+    found = resolved(movie, shifts - (shifts - shifts[order]) % 1.0).verdict
+    assert found.verdict == "not shown"
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (95, 97), (64, 99)])
@@ -103,10 +118,11 @@ def test_noise_alone_never_helps(shape):
     shifts = torch.from_numpy(np.random.default_rng(0).uniform(-0.5, 0.5, (16, 2)))
     exposures = torch.zeros(16, dtype=torch.float64)
     scale = {"pixel_size": 1.0, "voltage_kv": 300.0}
-    plain, fine = (fuse.fuse(lambda i: frames[i], shifts, exposures, upsampling=n, **scale) for n in (1, 2))
+    plain = fuse.fuse(lambda i: frames[i], shifts, exposures, **scale)
     known = nothing_near_nyquist(quality.measure(split.half_sums(plain, **scale)))
     assert known.verdict == "not shown"
-    found = super_resolve(fine, 2.0, pixel_size=1.0, voltage_kv=300.0, min_diversity=0.2)
+    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, shape, **scale)
+    found = super_resolve(sums, 2.0, shifts=shifts, min_diversity=0.2)
     assert found.verdict.verdict != "helps"
     assert abs(found.verdict.frc_beyond_nyquist) < 0.1
     # and the image fades: its contrast is far below that of the noise it was made from
@@ -130,3 +146,45 @@ def test_frames_that_differ_only_after_the_damage_cannot_help():
     late = torch.arange(1.0, 41.0, dtype=torch.float64) * 2.0
     assert cannot_help(shifts, torch.zeros(40, dtype=torch.float64), 0.2) is None
     assert cannot_help(shifts, late, 0.2) is not None
+
+
+# ------------------------------------------------------------------------------------------------- odd movies
+
+
+@pytest.mark.parametrize("shape", [(63, 101), (40, 300)])
+@pytest.mark.parametrize(
+    "shifts",
+    [torch.zeros(1, 2), torch.zeros(8, 2), torch.full((8, 2), 0.37), torch.full((8, 2), 500.0)],
+    ids=["one frame", "no motion", "the same shift", "out of the field"],
+)
+def test_what_cannot_be_told_apart_gives_an_image_and_says_so(shape, shifts):
+    frames = torch.poisson(torch.full((len(shifts), *shape), 2.0), generator=torch.Generator().manual_seed(0))
+    shifts, exposures = shifts.double(), torch.zeros(len(shifts), dtype=torch.float64)
+    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, shape, pixel_size=1.0, voltage_kv=300.0)
+    found = super_resolve(sums, 2.0, shifts=shifts, min_diversity=0.2)
+    assert found.image.shape == (2 * shape[0], 2 * shape[1])
+    assert torch.isfinite(found.image).all()
+    assert float(found.image.mean()) == pytest.approx(2.0 * math.sqrt(len(shifts)), rel=0.05)
+    assert found.verdict.verdict == "cannot help"
+
+
+def test_the_prior_is_the_signal_that_is_there(coarse_movie, shifts):
+    """σ²/P against the truth's own spectrum, where there is enough of it to be measured."""
+    from streamer.super_resolve import Resolver
+
+    movie = coarse_movie
+    noise = float(movie.counts.mean())
+    resolver = Resolver(movie.fine_sums(motion_of(shifts)), noise)
+    truth = torch.from_numpy(movie.field.truth().image) * noise
+    spectrum = quality.tapered(torch.fft.rfft2(truth), tuple(truth.shape))
+    taper = float((fourier.cosine_taper(tuple(truth.shape)) ** 2).mean())
+    power = quality.covariance(spectrum, spectrum, tuple(truth.shape))
+    counts = 2.0 * fourier.coefficient_counts(tuple(truth.shape))
+    # per alias: an image of (2s)² fine px has |X|²/16 = P s²/4, a frame's noise σ² s²
+    expected = power / counts / truth.numel() / taper / 4.0 / noise
+    radius = resolver.grid.radius
+    for low, high in ((0.04, 0.08), (0.08, 0.15), (0.15, 0.25)):
+        found = float((1.0 / resolver.prior)[(radius >= 2 * low) & (radius < 2 * high)].mean())
+        frequency = fourier.ring_frequencies(tuple(truth.shape))
+        wanted = float(expected[(frequency >= low) & (frequency < high)].mean())
+        assert 0.5 * wanted < found < 1.5 * wanted, (low, high)

@@ -1,0 +1,110 @@
+"""Overlapping square tiles of a field: cut out of moved frames, and blended into one image again.
+
+A tile's data fade to 0 over its outer ``FADE`` px, because a Fourier transform takes it for periodic; what lies there
+is not used. Over the next ``BLEND`` px neighbours share: their weights rise and fall so that all add up to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from streamer import fourier
+
+FADE, BLEND = 12, 12
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of ``side`` px that cover a field; the outer ones reach beyond it."""
+
+    shape: fourier.Shape
+    """(h, w) of the field, px."""
+    side: int
+
+    @cached_property
+    def corners(self) -> Tensor:
+        """(n, 2) int64 (y, x) px of each tile's first pixel; below 0 at the edges."""
+        axes = [torch.arange(self._along(size)) * self.stride - (FADE + BLEND) for size in self.shape]
+        return torch.cartesian_prod(*axes)
+
+    @property
+    def stride(self) -> int:
+        """Distance from one tile to the next, px."""
+        return self.side - 2 * FADE - BLEND
+
+    def _along(self, size: int) -> int:
+        """Number of tiles that cover ``size`` px."""
+        return max(1, math.ceil((size - self.side + 2 * (FADE + BLEND)) / self.stride) + 1)
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def centres(self) -> Tensor:
+        """(n, 2) float64 (y, x) px: the middle of the part of each tile that lies in the field."""
+        first = (self.corners + FADE).clamp(min=0)
+        last = torch.minimum(self.corners + self.side - FADE, torch.tensor(self.shape)) - 1
+        return (first + last).to(torch.float64) / 2.0
+
+    def inside(self) -> Tensor:
+        """(n, side, side) float32: 1 where a tile's pixel lies in the field."""
+        axes = []
+        for axis, size in enumerate(self.shape):
+            place = self.corners[:, axis, None] + torch.arange(self.side)
+            axes.append(((place >= 0) & (place < size)).to(torch.float32))
+        return axes[0][:, :, None] * axes[1][:, None, :]
+
+    def cut(self, image: Tensor, moved: Tensor) -> Tensor:
+        """Tiles of an image, each from where it was moved from.
+
+        Parameters
+        ----------
+        image : (h, w) with mean 0, which is also what lies beyond its edges.
+        moved : (n, 2) int64 (y, x) px by which each tile's content has to be moved.
+
+        Returns
+        -------
+        (n, side, side), faded towards its edges.
+        """
+        side, (height, width) = self.side, self.shape
+        around = torch.nn.functional.pad(image, (side, side, side, side))
+        first = (self.corners - moved + side).to(image.device)
+        rows, columns = (first[:, axis].clamp(0, size + side) for axis, size in enumerate((height, width)))
+        windows = around.unfold(0, side, 1).unfold(1, side, 1)
+        fade = edge(side, 0, FADE, image.device)
+        return windows[rows, columns] * (fade[:, None] * fade)
+
+    def blend(self, parts: Tensor, upsampling: int = 1) -> Tensor:
+        """One image of all tiles.
+
+        Parameters
+        ----------
+        parts : (n, u·side, u·side) on a grid ``upsampling`` = u times as fine.
+
+        Returns
+        -------
+        (u·h, u·w).
+        """
+        height, width = (size * upsampling for size in self.shape)
+        weight = edge(upsampling * self.side, upsampling * FADE, upsampling * BLEND, parts.device)
+        weighted = parts * (weight[:, None] * weight)
+        blended = parts.new_zeros((height, width))
+        for part, (y, x) in zip(weighted, (upsampling * self.corners).tolist(), strict=True):
+            rows, columns = (
+                slice(max(0, first), min(size, first + len(weight))) for first, size in ((y, height), (x, width))
+            )
+            blended[rows, columns] += part[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+        return blended
+
+
+def edge(size: int, margin: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """0 over ``margin`` px at both ends, then a rise over ``width`` px; two that overlap there add up to 1."""
+    place = torch.arange(size, device=device, dtype=torch.float32) + 0.5
+    rise = ((torch.minimum(place, size - place) - margin) / width).clamp(0.0, 1.0)
+    return 0.5 - 0.5 * torch.cos(math.pi * rise)
