@@ -84,7 +84,6 @@ def fused(frames: list[torch.Tensor], shifts: torch.Tensor, noise: float) -> Res
         lambda i: frames[i],
         motion_of(shifts),
         torch.zeros(len(frames)),
-        (frames[0].shape[0], frames[0].shape[1]),
         pixel_size=3.0,
         voltage_kv=300.0,
     )
@@ -128,7 +127,7 @@ def efficiency() -> None:
         "efficiency beyond Nyquist against a fine detector",
         ["Thon rings", "σ", "arm", *(f"{a:g}-{b:g}" for a, b in BANDS), *(f"% {a:g}-{b:g}" for a, b in BANDS[1:])],
         rows,
-        f"Mean of {_MOVIES} movies; true shifts.",
+        f"Mean of {_MOVIES} movies; true shifts. Cropped frames hold up to 0.354 along their diagonals.",
     )
 
 
@@ -171,7 +170,7 @@ def specimens() -> None:
         for arm, motion in (("own", own), ("own, global", global_only), ("true", true), ("other frames'", shuffled)):
             with measured() as cost:
                 sums = fine.accumulate(
-                    movie.frame(), motion, movie.exposures, scope.shape, pixel_size=scope.pixel_size, voltage_kv=300.0
+                    movie.frame(), motion, movie.exposures, pixel_size=scope.pixel_size, voltage_kv=300.0
                 )
                 result = super_resolve(sums, float(movie.counts.mean()), shifts=motion.shifts, min_diversity=0.2)
             if result.image is None:

@@ -192,6 +192,7 @@ def _check_texts(config: Config, where: str) -> None:
         ("movie.gain", config.movie.gain),
         ("gain.defects", config.gain.defects),
         ("eer.integration", config.eer.integration),
+        ("super_resolution.mtf", config.super_resolution.mtf),
         ("session_model.base", config.session_model.base),
         ("instance.state", config.instance.state),
         ("instance.runtime", config.instance.runtime),

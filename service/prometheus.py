@@ -93,6 +93,7 @@ class Metrics:
         self._frames = counter("frames", "Frames of finished movies.")
         self._input = counter("input_bytes", "Bytes of finished movies.")
         self._output = counter("output_bytes", "Bytes written for finished movies.")
+        self._fine_verdicts = counter("super_resolution_verdicts", "Whether the fine grid helps a movie.", "verdict")
         self._retries = counter("retries", "Movies put back to be tried again.", "reason")
         self._published = counter("events_published", "Events sent to subscribers.", "kind")
         self._replays = counter("replay_requests", "Pages of events that subscribers asked for.", "result")
@@ -135,6 +136,12 @@ class Metrics:
         self._local_motion = gauge("movie_local_motion_angstrom", "How much the last movie's motion differs over it.")
         self._residual_gain = gauge(
             "movie_residual_gain_ratio", "Share of the gain reference's pattern left in the last movie; 0 fits."
+        )
+        self._confirmed = gauge(
+            "movie_super_resolution_confirmed_ratio",
+            "Share of what the last movie's fine grid adds that unseen frames confirm; own: with its shifts, control: "
+            "with other frames'.",
+            "shifts",
         )
         self._mean = gauge("movie_mean_electrons", "Mean of the last movie's frames per pixel.")
         self._hot = gauge("movie_hot_pixels", "Hot pixels found in the last movie.")
@@ -248,6 +255,9 @@ class Metrics:
         self._late_motion.set(metrics.late_motion_angstrom)
         self._local_motion.set(metrics.local_motion_angstrom)
         self._residual_gain.set(metrics.residual_gain)
+        self._fine_verdicts.labels(self._bounded("verdict", metrics.sr.verdict)).inc()
+        self._confirmed.set(metrics.sr.confirmed, "own")
+        self._confirmed.set(metrics.sr.control, "control")
         self._mean.set(metrics.mean_counts)
         self._hot.set(metrics.n_hot_pixels)
 

@@ -92,16 +92,6 @@ class AliasGrid:
         # a coarse coefficient is a quarter of the sum of its four fine ones
         return fourier.to_image(fine, (2 * side, 2 * side)) * 4.0
 
-    def aliases(self, tiles: Tensor) -> Tensor:
-        """Inverse of ``image``."""
-        side = self.side
-        fine = torch.fft.rfft2(tiles) / 4.0
-        rows = torch.arange(side, device=tiles.device)
-        mirrored = [
-            fine[:, at, side // 2 :].conj().flip(-1) for at in ((-rows) % (2 * side), (-rows - side) % (2 * side))
-        ]
-        return torch.stack([fine[:, :side, : side // 2 + 1], fine[:, side:, : side // 2 + 1], *mirrored])
-
 
 class NormalEquations:
     """K of a set of frames for each of n tiles."""
@@ -141,17 +131,20 @@ class NormalEquations:
                 solution[a, part] = solved
         return solution
 
-    def residual(self, b: Tensor, x: Tensor) -> Tensor:
-        """B − K X, (4, n, side, side//2+1): what an image leaves of frames, turned back onto it."""
-        left = torch.empty_like(b)
-        for part in self._parts(b.shape[1]):
+    def apply(self, x: Tensor) -> Tensor:
+        """K X, (4, n, side, side//2+1): an image as all frames see it, turned back onto it."""
+        seen = torch.zeros_like(x)
+        for part in self._parts(x.shape[1]):
             matrix = self._matrix(part)
             for a in range(4):
-                left[a, part] = b[a, part] * self._grid.transfer[a].conj()
                 for k in range(4):
                     entry = matrix[a][k] if k <= a else matrix[k][a].conj()
-                    left[a, part] -= entry * x[k, part]
-        return left
+                    seen[a, part] += entry * x[k, part]
+        return seen
+
+    def residual(self, b: Tensor, x: Tensor) -> Tensor:
+        """B − K X, (4, n, side, side//2+1): what an image leaves of frames, turned back onto it."""
+        return b * self._grid.transfer.conj()[:, None] - self.apply(x)
 
     def _parts(self, n: int) -> Iterator[slice]:
         return (slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE))

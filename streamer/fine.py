@@ -63,7 +63,6 @@ def accumulate(
     frame: Callable[[int], Tensor],
     motion: Motion,
     exposures: Tensor,
-    shape: tuple[int, int],
     *,
     pixel_size: float,
     voltage_kv: float,
@@ -76,7 +75,6 @@ def accumulate(
     frame : returns corrected frame i, (h, w) float32.
     motion : global and local shifts.
     exposures : (t,) e⁻/Å² at the end of each frame, zeros for no weighting.
-    shape : (h, w) px.
     pixel_size, voltage_kv : Å/px and kV.
     blur : the detector's transfer beyond its box; see ``AliasGrid``.
 
@@ -87,8 +85,9 @@ def accumulate(
     StageError
         If no frame is left.
     """
+    first = frame(0)
+    device, shape = first.device, (first.shape[0], first.shape[1])
     tiles = Tiles(shape, _side_for(motion, shape))
-    device = frame(0).device
     weighted = bool((exposures > 0).any())
     grid = AliasGrid(tiles.side, pixel_size, voltage_kv, weighted=weighted, blur=blur, device=device)
     shifts = local.shifts_at(motion, tiles.centres())
@@ -102,7 +101,7 @@ def accumulate(
     )
     kept, total = [], 0.0
     for t in range(len(shifts)):
-        image = frame(t)
+        image = first if t == 0 else frame(t)
         mean = float(image.mean())
         centred = image - mean
         if not math.isfinite(mean) or not bool(centred.any()):
@@ -119,9 +118,18 @@ def accumulate(
     if not kept:
         raise StageError("no frame holds anything", where="fine", expected="numbers that differ")
     at = torch.tensor(kept)
-    of_frames = {"fractions": fractions[at], "control_fractions": others[at], "exposures": exposures[at]}
-    halves = {"sums": sums, "control": control, "parity": at % 2}
-    return FineSums(tiles=tiles, grid=grid, sample=sample, mean=total / len(kept), **halves, **of_frames)
+    return FineSums(
+        tiles=tiles,
+        grid=grid,
+        sums=sums,
+        fractions=fractions[at],
+        exposures=exposures[at],
+        parity=at % 2,
+        sample=sample,
+        control=control,
+        control_fractions=others[at],
+        mean=total / len(kept),
+    )
 
 
 def diversity(shifts: Tensor, exposures: Tensor | None = None) -> float:

@@ -66,7 +66,7 @@ def _table(path: Path) -> tuple[Tensor, Tensor]:
         raise ConfigError(
             "no MTF", where=path, expected="four rows at least, up to 0.5 cycles/px", found=f"{len(rows)}", hint=hint
         )
-    if not all(math.isfinite(v) and 0.0 < v <= 1.2 for _, v in rows if v or True):
+    if not all(math.isfinite(v) and 0.0 < v <= 1.2 for _, v in rows):
         raise ConfigError("no MTF", where=path, expected="values between 0 and 1", hint=hint)
     table = torch.tensor(rows, dtype=torch.float64)
     return table[:, 0].contiguous(), table[:, 1].contiguous()

@@ -218,7 +218,6 @@ def _refine(
         frame,
         motion,
         exposures,
-        frames.shape,
         pixel_size=frames.pixel_size,
         voltage_kv=frames.voltage_kv,
         blur=None if chosen.mtf is None else read_blur(Path(chosen.mtf)),

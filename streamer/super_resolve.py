@@ -5,12 +5,12 @@ signal's power; with it as prior all tiles are solved from all frames. So the we
 halves share nothing the image fades to 0.
 
 Whether super-resolution helps is then a finding, not a promise. Two images are made of one half's frames: the fused
-one, and the best that keeps to the physical grid and takes all that a coarse frequency holds for its own. With u their
-difference and r what the *frames* of the other half hold beyond the second, in the sense of the normal equations, the
-fused image predicts these frames better by 2 Re u·r − u·K u. The share Re u·r / u·K u is 1 where all that was added is
-confirmed, ½ where it does as much harm as good and 0 where none of it is there. Artefacts that both halves share, and
-that a correlation of halves would take for signal, predict nothing. A smaller image in-band may predict noise better,
-so the same is done with the aliases turned by other frames' shifts, and only the difference proves anything.
+one, and the best that keeps to the physical grid and takes all that a coarse frequency holds for its own. With u the
+part of the first beyond Nyquist and r what the *frames* of the other half hold beyond the second, in the sense of the
+normal equations, u predicts these frames better by 2 Re u·r − u·K u. The share Re u·r / u·K u is 1 where all that was
+added is confirmed, ½ where it does as much harm as good and 0 where none of it is there. Artefacts that both halves
+share, and that a correlation of halves would take for signal, predict nothing. The control: the same with the aliases
+turned by other frames' shifts, which is 0 where the frames' own shifts are what tells the aliases apart.
 """
 
 from __future__ import annotations
@@ -96,11 +96,14 @@ class Resolver:
         side = self.grid.side
         self._white = noise * side * side
         """Of one frame per coarse coefficient of a tile that is not faded."""
-        inside = sums.tiles.inside()[sums.sample]
-        self._used = inside * edge(side, FADE, 2 * BLEND) ** 2 * edge(side, FADE, 2 * BLEND)[:, None] ** 2
-        fade = edge(side, 0, FADE)
-        self._noise = self._white * (inside * fade**2 * fade[:, None] ** 2).mean((1, 2)).to(self.grid.device)
-        """(m,) of one frame per coarse coefficient, faded and partly outside as the sample's tiles are."""
+        inside = sums.tiles.inside(sums.sample)
+        fade, used = edge(side, 0, FADE) ** 2, edge(side, FADE, 2 * BLEND) ** 2
+        self._used = (inside * used * used[:, None]).mean((1, 2))
+        """(m,) share of each tile of the sample that spectra are measured on."""
+        left = inside * fade * fade[:, None]
+        self._noise = (self._white * left.square().mean((1, 2)) / left.mean((1, 2))).to(self.grid.device)
+        """(m,) of one frame per coarse coefficient where the tile holds anything: it may lie partly outside."""
+        self._kept = self._kept_by_flat_prior()
         self._rings = self._measured()
         self.prior = self._prior(slice(None))
 
@@ -134,19 +137,18 @@ class Resolver:
     def _prior(self, tiles: slice) -> Tensor:
         """σ²/P at each alias: P from what the halves of some tiles share, what the flat prior took given back."""
         common, even, odd = self._rings[:, tiles].sum(1).cpu()
-        counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used[tiles].mean((1, 2)).sum())
-        kept = self._kept()
+        counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used[tiles].sum())
         # fine coefficients are four times the aliases', whose noise per frame is known
-        scale = counts * kept * 16.0 * self._white
+        scale = counts * self._kept * 16.0 * self._white
         signal = _smoothed(common, even * odd / counts, scale)
         # where the box lets next to nothing pass, what is found is chance: the signal grows no more there
-        last = max(1, int((kept > _LEAST_KEPT).sum())) - 1
+        last = max(1, int((self._kept > _LEAST_KEPT).sum())) - 1
         signal[last:] = torch.minimum(signal[last:], signal[last])
         prior = self.grid.rings(1.0 / signal.clamp(min=_LEAST_SIGNAL))
         prior[0, 0, 0] = 0.0  # a tile's mean is kept
         return prior
 
-    def _kept(self) -> Tensor:
+    def _kept_by_flat_prior(self) -> Tensor:
         """Mean share of the signal's power that the flat prior leaves in both halves' product, (rings,)."""
         frequency = fourier.ring_frequencies(self.fine) * 2.0
         place = (frequency * self.grid.side).round().to(torch.int64).clamp(max=self.grid.side - 1)
@@ -185,18 +187,19 @@ class Resolver:
     def _confirmed(self, sums: Tensor, fractions: Tensor) -> Confirmation:
         """Judge every second tile with the prior of the others: a prior from the same tiles knows both halves."""
         judged = torch.zeros(3, dtype=torch.float64)
-        for first in (0, 1) if len(self.sums.sample) > 1 else ():
+        folds = (0, 1) if len(self.sums.sample) > 1 else ()
+        for first in folds:
             tiles = slice(first, None, 2)
             prior = self._prior(slice(1 - first, None, 2))
             equations = [self._equations(fractions[:, tiles], parity) for parity in (0, 1)]
             for parity in (0, 1):
                 unseen, own = equations[1 - parity], sums[parity][:, tiles]
                 plain = equations[parity].solve(own, self._prior_below(prior))
-                added = equations[parity].solve(own, prior) - plain
+                added = equations[parity].solve(own, prior) * ~self.grid.is_below[:, None]
                 left = unseen.residual(sums[1 - parity][:, tiles], plain)
-                of_added = -unseen.residual(torch.zeros_like(added), added)
-                power = self._product(added, of_added)
-                noise = (power * self._noise[tiles]).sum() / 2.0
+                power = self._product(added, unseen.apply(added))
+                # half of it is in the real part; but of noise alone both directions say the same: no second opinion
+                noise = (power * self._noise[tiles]).sum()
                 judged += torch.stack([self._product(added, left).sum(), power.sum(), noise]).cpu()
         confirmed, predicted, noise = judged.tolist()
         if predicted <= 0.0 or noise <= 0.0:
@@ -254,13 +257,13 @@ def _trend(values: Tensor, variance: Tensor) -> Tensor:
 
 def cannot_help(shifts: torch.Tensor, exposures: torch.Tensor, min_diversity: float) -> SuperResolutionVerdict | None:
     """The verdict where the frames' positions alone decide it, before anything is fused; else None."""
-    spread = _diversity_of(shifts, exposures)
+    spread = diversity(shifts, exposures)
     if spread >= min_diversity:
         return None
     return SuperResolutionVerdict(
         verdict="cannot help",
         reason=f"the frames lie at too few sub-pixel positions (diversity {spread:.2f}, needs {min_diversity:g})",
-        diversity=spread,
+        diversity=round(spread, 4),
     )
 
 
@@ -291,13 +294,13 @@ def _verdict(
     shifts: Tensor,
     min_diversity: float,
 ) -> SuperResolutionVerdict:
-    """Judge; both figures hold what a smaller image in-band predicts better, so that only their difference proves."""
-    impossible = cannot_help(shifts, exposures, min_diversity)
+    """Judge: confirmed beyond chance, beyond the control, and more good than harm."""
+    impossible, spread = cannot_help(shifts, exposures, min_diversity), diversity(shifts, exposures)
     beyond_chance = _SIGNIFICANT * math.hypot(found.error, control.error)
     verdict: Literal["helps", "cannot help", "not shown"]
     if impossible is not None:
         verdict, reason = "cannot help", impossible.reason
-    elif not found.share - control.share > beyond_chance:
+    elif not found.share - max(0.0, control.share) > beyond_chance:
         verdict, reason = "not shown", "this movie has too few electrons to show anything beyond Nyquist"
     elif found.share - found.error < _BREAK_EVEN:
         verdict, reason = "not shown", f"unseen frames confirm only {found.share:.2f} of what was added"
@@ -306,7 +309,7 @@ def _verdict(
     return SuperResolutionVerdict(
         verdict=verdict,
         reason=reason,
-        diversity=_diversity_of(shifts, exposures),
+        diversity=round(spread, 4),
         frc_beyond_nyquist=round(frc, 5),
         confirmed=_told(found.share),
         confirmed_error=_told(found.error),
@@ -317,7 +320,3 @@ def _verdict(
 def _told(value: float) -> float | None:
     """Four digits; None where nothing was added, so that there is nothing to confirm."""
     return round(value, 4) if abs(value) < 1e4 else None
-
-
-def _diversity_of(shifts: Tensor, exposures: Tensor) -> float:
-    return round(diversity(shifts, exposures if bool((exposures > 0).any()) else None), 4)

@@ -52,11 +52,11 @@ class Tiles:
         last = torch.minimum(self.corners + self.side - FADE, torch.tensor(self.shape)) - 1
         return (first + last).to(torch.float64) / 2.0
 
-    def inside(self) -> Tensor:
-        """(n, side, side) float32: 1 where a tile's pixel lies in the field."""
+    def inside(self, which: Tensor) -> Tensor:
+        """(m, side, side) float32 of some tiles, (m,) int64: 1 where a pixel lies in the field."""
         axes = []
         for axis, size in enumerate(self.shape):
-            place = self.corners[:, axis, None] + torch.arange(self.side)
+            place = self.corners[which, axis, None] + torch.arange(self.side)
             axes.append(((place >= 0) & (place < size)).to(torch.float32))
         return axes[0][:, :, None] * axes[1][:, None, :]
 

@@ -90,7 +90,6 @@ class SimulatedMovie:
             self.frame,
             motion,
             self.exposures,
-            self.scope.shape,
             pixel_size=self.scope.pixel_size,
             voltage_kv=self.scope.voltage_kv,
             **options,

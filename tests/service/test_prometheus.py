@@ -66,7 +66,8 @@ def touched() -> Metrics:
     metrics.detected()
     metrics.ready(5.0)
     fields = full_fields("a.tif")
-    fields["metrics"] = dataclasses.replace(fields["metrics"], snbr_half_denoised=0.3)
+    sr = dataclasses.replace(fields["metrics"].sr, confirmed=0.9, control=0.1)
+    fields["metrics"] = dataclasses.replace(fields["metrics"], snbr_half_denoised=0.3, sr=sr)
     metrics.finished(make_record(**fields), latency_s=3.0)
     metrics.finished(make_record(state="failed"), stage="align")
     metrics.retried("OutputError")
@@ -124,6 +125,9 @@ def test_what_is_exported() -> None:
         "movie_snbr_half{denoised}": 0.3,
         "movie_total_motion_angstrom": 1.5,
         "movie_hot_pixels": 3,
+        "super_resolution_verdicts_total{cannot help}": 1,
+        "movie_super_resolution_confirmed_ratio{own}": 0.9,
+        "movie_super_resolution_confirmed_ratio{control}": 0.1,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert any(name.startswith("build_info{") and "0.1.0" in name for name in found)

@@ -27,9 +27,8 @@ def bend(shape, strength):
 
 
 def accumulated(frames, motion=None, exposures=STILL, **options):
-    shape = tuple(frames.shape[1:])
     return fine.accumulate(
-        lambda i: frames[i], motion or motion_of(), exposures, shape, pixel_size=1.3, voltage_kv=300.0, **options
+        lambda i: frames[i], motion or motion_of(), exposures, pixel_size=1.3, voltage_kv=300.0, **options
     )
 
 

@@ -156,7 +156,7 @@ def test_fuse_and_solve(shape, dose_per_frame):
         groups = {"group_shape": (48, 48), "n_groups": 4}
         motion = Motion(shifts=shifts, information=0.0, trusted=True, iterations=0)
         plain = fuse.fuse(lambda i, f=moved: f[i], shifts, exposures, **options, **groups)
-        sums = fine.accumulate(lambda i, f=moved: f[i], motion, exposures, shape, **options)
+        sums = fine.accumulate(lambda i, f=moved: f[i], motion, exposures, **options)
         fused.append((plain.even, plain.odd, plain.groups, sums.sums, sums.control))
         half = split.half_sums(plain, 1.1, 300.0)
         halves.append((half.even, half.odd))

@@ -8,7 +8,7 @@ from streamer import fine, fourier, fuse, quality, split
 from streamer.records import Motion
 from streamer.simulate import Microscope
 from streamer.specimen import random_protein
-from streamer.super_resolve import cannot_help, nothing_near_nyquist, super_resolve
+from streamer.super_resolve import Resolver, cannot_help, nothing_near_nyquist, super_resolve
 from tests.simulated_movies import simulated
 
 BANDS = ((0.255, 0.30), (0.30, 0.36), (0.36, 0.45))
@@ -100,6 +100,7 @@ def test_where_the_halves_agree_beyond_nyquist_it_helps():
     assert found.diversity > 0.2
     assert found.confirmed == pytest.approx(1.0, abs=0.3)
     assert found.confirmed > 0.5 + found.confirmed_error
+    assert found.control < 0.35
     assert found.confirmed > found.control + 6.0 * found.confirmed_error
 
 
@@ -121,7 +122,7 @@ def test_noise_alone_never_helps(shape):
     plain = fuse.fuse(lambda i: frames[i], shifts, exposures, **scale)
     known = nothing_near_nyquist(quality.measure(split.half_sums(plain, **scale)))
     assert known.verdict == "not shown"
-    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, shape, **scale)
+    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, **scale)
     found = super_resolve(sums, 2.0, shifts=shifts, min_diversity=0.2)
     assert found.verdict.verdict != "helps"
     assert abs(found.verdict.frc_beyond_nyquist) < 0.1
@@ -148,6 +149,22 @@ def test_frames_that_differ_only_after_the_damage_cannot_help():
     assert cannot_help(shifts, late, 0.2) is not None
 
 
+def test_the_error_is_what_noise_scatters_by():
+    """Over 24 movies of noise the share is 0 within its error: neither halves nor tiles know of each other."""
+    shares = []
+    for seed in range(24):
+        frames = torch.poisson(torch.full((12, 260, 260), 2.0), generator=torch.Generator().manual_seed(seed))
+        shifts = torch.from_numpy(np.random.default_rng(seed).uniform(-0.5, 0.5, (12, 2)))
+        exposures = torch.zeros(12, dtype=torch.float64)
+        sums = fine.accumulate(lambda i, f=frames: f[i], motion_of(shifts), exposures, pixel_size=1.0, voltage_kv=300.0)
+        resolver = Resolver(sums, 2.0)
+        for found in (resolver.confirmation(), resolver.control()):
+            shares.append(found.share / found.error)
+    assert abs(np.mean(shares)) < 0.8
+    assert 0.4 < np.std(shares) < 2.0
+    assert max(shares) < 4.0
+
+
 # ------------------------------------------------------------------------------------------------- odd movies
 
 
@@ -160,7 +177,7 @@ def test_frames_that_differ_only_after_the_damage_cannot_help():
 def test_what_cannot_be_told_apart_gives_an_image_and_says_so(shape, shifts):
     frames = torch.poisson(torch.full((len(shifts), *shape), 2.0), generator=torch.Generator().manual_seed(0))
     shifts, exposures = shifts.double(), torch.zeros(len(shifts), dtype=torch.float64)
-    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, shape, pixel_size=1.0, voltage_kv=300.0)
+    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, pixel_size=1.0, voltage_kv=300.0)
     found = super_resolve(sums, 2.0, shifts=shifts, min_diversity=0.2)
     assert found.image.shape == (2 * shape[0], 2 * shape[1])
     assert torch.isfinite(found.image).all()
@@ -170,8 +187,6 @@ def test_what_cannot_be_told_apart_gives_an_image_and_says_so(shape, shifts):
 
 def test_the_prior_is_the_signal_that_is_there(coarse_movie, shifts):
     """σ²/P against the truth's own spectrum, where there is enough of it to be measured."""
-    from streamer.super_resolve import Resolver
-
     movie = coarse_movie
     noise = float(movie.counts.mean())
     resolver = Resolver(movie.fine_sums(motion_of(shifts)), noise)
