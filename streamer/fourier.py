@@ -156,12 +156,12 @@ def to_image(spectrum: Tensor, shape: Shape) -> Tensor:
 
 def cosine_taper(shape: Shape, border: float = 0.05, device: torch.device | str = "cpu") -> Tensor:
     """Window that falls to 0 over ``border`` of each side, (h, w) float32; keeps edges from leaking into rings."""
+    rows, columns = (edge(size, 0, max(1, round(size * border)), device) for size in shape)
+    return rows[:, None] * columns[None, :]
 
-    def axis(size: int) -> Tensor:
-        margin = max(1, round(size * border))
-        distance = torch.arange(size, device=device, dtype=torch.float32) + 0.5
-        distance = torch.minimum(distance, size - distance) / margin
-        return 0.5 - 0.5 * torch.cos(math.pi * distance.clamp_(max=1.0))
 
-    height, width = shape
-    return axis(height)[:, None] * axis(width)[None, :]
+def edge(size: int, margin: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """0 over ``margin`` px at both ends, then a rise over ``width`` px; two that overlap there add up to 1."""
+    place = torch.arange(size, device=device, dtype=torch.float32) + 0.5
+    rise = ((torch.minimum(place, size - place) - margin) / width).clamp(0.0, 1.0)
+    return 0.5 - 0.5 * torch.cos(math.pi * rise)

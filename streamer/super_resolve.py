@@ -27,7 +27,7 @@ from streamer.dealias import NormalEquations
 from streamer.fine import diversity
 from streamer.published import SuperResolutionVerdict
 from streamer.records import SuperResolution
-from streamer.tiles import BLEND, FADE, edge
+from streamer.tiles import BLEND, FADE
 
 if TYPE_CHECKING:
     from streamer.fine import FineSums
@@ -97,7 +97,7 @@ class Resolver:
         self._white = noise * side * side
         """Of one frame per coarse coefficient of a tile that is not faded."""
         inside = sums.tiles.inside(sums.sample)
-        fade, used = edge(side, 0, FADE) ** 2, edge(side, FADE, 2 * BLEND) ** 2
+        fade, used = fourier.edge(side, 0, FADE) ** 2, fourier.edge(side, FADE, 2 * BLEND) ** 2
         self._used = (inside * used * used[:, None]).mean((1, 2))
         """(m,) share of each tile of the sample that spectra are measured on."""
         left = inside * fade * fade[:, None]
@@ -128,7 +128,7 @@ class Resolver:
 
     def _spectra(self, aliases: Tensor) -> Tensor:
         """Spectra (m, …) of the part of tiles that is used, faded at its edges."""
-        fade = edge(self.fine[0], 2 * FADE, 4 * BLEND, aliases.device)
+        fade = fourier.edge(self.fine[0], 2 * FADE, 4 * BLEND, aliases.device)
         images = self.grid.image(aliases)
         images = images - images.mean((1, 2), keepdim=True)
         spectra: Tensor = torch.fft.rfft2(images * (fade[:, None] * fade))

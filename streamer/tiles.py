@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from streamer import fourier
+from streamer import fourier
 
 FADE, BLEND = 12, 12
 
@@ -77,7 +75,7 @@ class Tiles:
         first = (self.corners - moved + side).to(image.device)
         rows, columns = (first[:, axis].clamp(0, size + side) for axis, size in enumerate((height, width)))
         windows = around.unfold(0, side, 1).unfold(1, side, 1)
-        fade = edge(side, 0, FADE, image.device)
+        fade = fourier.edge(side, 0, FADE, image.device)
         return windows[rows, columns] * (fade[:, None] * fade)
 
     def blend(self, parts: Tensor, upsampling: int = 1) -> Tensor:
@@ -92,7 +90,7 @@ class Tiles:
         (u·h, u·w).
         """
         height, width = (size * upsampling for size in self.shape)
-        weight = edge(upsampling * self.side, upsampling * FADE, upsampling * BLEND, parts.device)
+        weight = fourier.edge(upsampling * self.side, upsampling * FADE, upsampling * BLEND, parts.device)
         weighted = parts * (weight[:, None] * weight)
         blended = parts.new_zeros((height, width))
         for part, (y, x) in zip(weighted, (upsampling * self.corners).tolist(), strict=True):
@@ -101,10 +99,3 @@ class Tiles:
             )
             blended[rows, columns] += part[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
         return blended
-
-
-def edge(size: int, margin: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """0 over ``margin`` px at both ends, then a rise over ``width`` px; two that overlap there add up to 1."""
-    place = torch.arange(size, device=device, dtype=torch.float32) + 0.5
-    rise = ((torch.minimum(place, size - place) - margin) / width).clamp(0.0, 1.0)
-    return 0.5 - 0.5 * torch.cos(math.pi * rise)
