@@ -112,14 +112,17 @@ def test_the_truth_lies_beside_the_movie(tmp_path):
     assert not list((tmp_path / "bare").rglob("*.npz")) if one(tmp_path / "bare", truth=False) else None
 
 
+def timeless(content):
+    """Files without what tells when they were made: the labels of an MRC header, and all of a zip archive."""
+    kept = {name: data for name, data in content.items() if not name.endswith(".npz")}
+    return {name: data[:220] + data[1024:] if name.endswith(".mrc") else data for name, data in kept.items()}
+
+
 def test_a_seed_gives_the_same_bytes(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         list(expose(plan(tmp_path / name, movies=2, seed=seed)))
     first, again, other = (files(tmp_path / name) for name in "abc")
-    # a zip archive holds the time it was made
-    assert {k: v for k, v in first.items() if not k.endswith(".npz")} == {
-        k: v for k, v in again.items() if not k.endswith(".npz")
-    }
+    assert timeless(first) == timeless(again)
     assert first.keys() == other.keys()
     assert all(first[k] != other[k] for k in first if k.endswith((".tiff", "gain_reference.mrc")))
 
