@@ -14,7 +14,7 @@ from models.manifest import NetConfig
 from streamer.errors import ModelError
 
 
-class _Level(nn.Sequential):
+class Level(nn.Sequential):
     """Two 3×3 convolutions with leaky rectifiers; keeps the size."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -35,9 +35,9 @@ class WienerResidualNet(nn.Module):
             raise ModelError("unknown network", expected=NetConfig().kind, found=str(config))
         self.config = config
         widths = config.widths
-        self.down = nn.ModuleList(_Level(a, b) for a, b in zip((2, *widths), widths, strict=False))
+        self.down = nn.ModuleList(Level(a, b) for a, b in zip((2, *widths), widths, strict=False))
         pairs = list(zip(widths[::-1], widths[-2::-1], strict=False))
-        self.up = nn.ModuleList(_Level(deep + shallow, shallow) for deep, shallow in pairs)
+        self.up = nn.ModuleList(Level(deep + shallow, shallow) for deep, shallow in pairs)
         self.last = nn.Conv2d(widths[0], 1, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]

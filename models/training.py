@@ -180,7 +180,7 @@ def train(
         if stop():
             break
         share = step / steps if share_done is None else min(1.0, share_done())
-        optimiser.param_groups[0]["lr"] = learning_rate * _schedule(share)
+        optimiser.param_groups[0]["lr"] = learning_rate * schedule(share)
         inputs, targets = _batch(movies, input_share, patch, generator)
         inputs = inputs.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
@@ -203,7 +203,7 @@ def train(
     )
 
 
-def _schedule(share: float) -> float:
+def schedule(share: float) -> float:
     """Part of the learning rate after a share of the budget: 8 % rise from 1 %, then a cosine to 0."""
     if share < _WARM_UP:
         return 0.01 + 0.99 * share / _WARM_UP
@@ -215,28 +215,30 @@ def _batch(
 ) -> tuple[Tensor, Tensor]:
     """Two patches from each of two movies, randomly drawn, turned and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
 
-    def draw(below: int) -> int:
-        return int(torch.randint(below, (1,), generator=generator))
-
     inputs, targets = [], []
     side = min(patch, *(min(movie.band.small) // 8 * 8 for movie in movies))
     for _ in range(2):
-        movie = movies[draw(len(movies))]
+        movie = movies[draw(len(movies), generator)]
         order = torch.randperm(len(movie), generator=generator)
         least, most = (max(1, min(len(movie) - 1, round(share * len(movie)))) for share in input_share)
-        kept = least + draw(most - least + 1)
+        kept = least + draw(most - least + 1, generator)
         chosen = torch.zeros(len(movie), dtype=torch.bool)
         chosen[order[:kept]] = True
         micrograph, linear, squares = movie.inputs(chosen)
         target = movie.target(~chosen, squares)
         for _ in range(2):
-            top, left = draw(movie.band.small[0] - side + 1), draw(movie.band.small[1] - side + 1)
+            top, left = (draw(size - side + 1, generator) for size in movie.band.small)
             cut = torch.stack([micrograph, linear, target])[:, top : top + side, left : left + side]
-            turn = draw(8)
+            turn = draw(8, generator)
             cut = torch.rot90(cut.flip(-1) if turn >= 4 else cut, turn % 4, (-2, -1))
             inputs.append(cut[:2])
             targets.append(cut[2:])
     return torch.stack(inputs), torch.stack(targets)
+
+
+def draw(below: int, generator: torch.Generator) -> int:
+    """A whole number from 0 to below ``below``, at random."""
+    return int(torch.randint(below, (1,), generator=generator))
 
 
 def bf16_pays(device: torch.device | str) -> bool:

@@ -79,6 +79,15 @@ class AliasGrid:
         values = curve.to(device=self.device, dtype=torch.float32)
         return torch.lerp(values[low], values[low + 1], position - low)
 
+    def aliases(self, image: Tensor) -> Tensor:
+        """The coefficients (4, n, side, side//2+1) of fine tiles (n, 2·side, 2·side): undoes ``image``."""
+        side = self.side
+        fine: Tensor = torch.fft.rfft2(image) / 4.0
+        rows = torch.arange(side, device=image.device)
+        direct = fine[:, :side, : side // 2 + 1], fine[:, side:, : side // 2 + 1]
+        mirrored = ((-rows) % (2 * side), (-rows - side) % (2 * side))
+        return torch.stack([*direct, *(fine[:, at, side // 2 :].flip(-1).conj() for at in mirrored)])
+
     def image(self, aliases: Tensor) -> Tensor:
         """Tiles on the fine grid, (n, 2·side, 2·side), of (4, n, side, side//2+1) coefficients."""
         side = self.side

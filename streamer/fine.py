@@ -33,6 +33,8 @@ _WITHIN = 0.05
 _SAMPLE = 16
 """Tiles that spectra and figures are measured on."""
 _SEED = 4
+_LESSON_PX = 16 * 128 * 128
+"""Area of the tiles that a network learns from, px: much the same whatever the tiles' side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,15 @@ class FineSums:
     """(t, m, 2)."""
     mean: float
     """Of one frame."""
+    groups: Tensor
+    """(g, 4, l, side, side//2+1): sums of every g-th frame for the tiles of ``lesson``; g may be 0."""
+    group_of: Tensor
+    """(t,) int64: the group of each frame."""
+
+    @property
+    def lesson(self) -> Tensor:
+        """(l,) int64: tiles whose groups are kept, some of the sample spread over the field."""
+        return lesson_tiles(self.sample, self.tiles.side)
 
 
 def accumulate(
@@ -67,6 +78,7 @@ def accumulate(
     pixel_size: float,
     voltage_kv: float,
     blur: Callable[[Tensor], Tensor] | None = None,
+    n_groups: int = 0,
 ) -> FineSums:
     """Sum all frames of a movie tile by tile.
 
@@ -77,6 +89,7 @@ def accumulate(
     exposures : (t,) e⁻/Å² at the end of each frame, zeros for no weighting.
     pixel_size, voltage_kv : Å/px and kV.
     blur : the detector's transfer beyond its box; see ``AliasGrid``.
+    n_groups : even number of interleaved groups that are summed apart, for a network to learn from.
 
     Frames that hold nothing (all pixels the same) or what is not a number are left out.
 
@@ -99,6 +112,8 @@ def accumulate(
         torch.zeros((2, 4, n, tiles.side, tiles.side // 2 + 1), dtype=torch.complex64, device=device)
         for n in (len(tiles), len(sample))
     )
+    lesson = lesson_tiles(sample, tiles.side)
+    groups = torch.zeros((n_groups, *sums.shape[1:2], len(lesson), *sums.shape[3:]), dtype=sums.dtype, device=device)
     kept, total = [], 0.0
     for t in range(len(shifts)):
         image = first if t == 0 else frame(t)
@@ -113,6 +128,9 @@ def accumulate(
         turned[:, tiles.side // 2 + 1 :] *= _turns(fractions[t, sample] - others[t], (1, 0), device)
         for into, spectra, by in ((sums, base, fractions[t]), (control, turned, others[t])):
             _add(into[t % 2], spectra, by, grid, -float(exposures[t]) if weighted else None)
+        if n_groups:
+            decay = -float(exposures[t]) if weighted else None
+            _add(groups[t % n_groups], base[lesson], fractions[t, lesson], grid, decay)
         kept.append(t)
         total += mean
     if not kept:
@@ -129,7 +147,15 @@ def accumulate(
         control=control,
         control_fractions=others[at],
         mean=total / len(kept),
+        groups=groups,
+        group_of=at % max(1, n_groups),
     )
+
+
+def lesson_tiles(sample: Tensor, side: int) -> Tensor:
+    """Some of the sample's tiles, spread over the field."""
+    n = max(1, min(len(sample), _LESSON_PX // (side * side)))
+    return sample[torch.linspace(0, len(sample) - 1, n).round().to(torch.int64)]
 
 
 def diversity(shifts: Tensor, exposures: Tensor | None = None) -> float:

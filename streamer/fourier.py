@@ -148,6 +148,15 @@ def resize(spectrum: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
     return resized * ((new_height * new_width) / (height * width))
 
 
+def upsampled(spectrum: Tensor, shape: Shape) -> Tensor:
+    """Spectrum (2h, w+1) on the grid of half the pixel size of an (h, w) image, which holds nothing new.
+
+    A pixel's centre lies between those of the four fine ones that it covers.
+    """
+    fine = (2 * shape[0], 2 * shape[1])
+    return resize(spectrum, shape, fine) * shift_ramp(fine, torch.full((2,), 0.5, device=spectrum.device))
+
+
 def to_image(spectrum: Tensor, shape: Shape) -> Tensor:
     """(…, h, w) float32 image of a half-plane spectrum; the size is always told, so odd sizes survive."""
     image: Tensor = torch.fft.irfft2(spectrum, s=shape)

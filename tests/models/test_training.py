@@ -218,12 +218,12 @@ def test_there_must_be_something_to_learn_from():
 
 @pytest.mark.parametrize(("share", "part"), [(0.0, 0.01), (0.04, 0.505), (0.08, 1.0), (0.54, 0.5), (1.0, 0.0)])
 def test_the_learning_rate_rises_and_falls(share, part):
-    assert training._schedule(share) == pytest.approx(part, abs=1e-6)
+    assert training.schedule(share) == pytest.approx(part, abs=1e-6)
 
 
 def test_a_budget_in_time_drives_the_learning_rate(movie, monkeypatch):
     asked = []
-    monkeypatch.setattr(training, "_schedule", lambda share: (asked.append(share), 0.0)[1])
+    monkeypatch.setattr(training, "schedule", lambda share: (asked.append(share), 0.0)[1])
     train(fresh(), [movie], steps=3, seed=0, share_done=iter([0.0, 0.7, 1.9]).__next__)
     assert asked == [0.0, 0.7, 1.0]
 

@@ -1,0 +1,260 @@
+"""A network on top of fusion: local gains per band of the fused image, and an additive correction of the coarse bands.
+
+In go seven bands of the most probable fused image (``streamer.super_resolve``), each divided by the standard deviation
+of its own noise. Out come a gain per band that varies slowly over the field, and what to add to the three coarsest
+bands. The gain starts at 1, the addition at 0, so an untrained network is the fused image. Beyond the physical Nyquist
+frequency only gains are allowed: what the frames do not hold cannot be written there, only faded or kept.
+
+It learns from frames that its input was not made from (noise2noise, Lehtinen et al. 2018). With x what the network
+makes of some frames, and B, K the normal equations of the others (``streamer.dealias``), x·K x − 2 Re x·B is, but for a
+constant, how badly x predicts these frames. Nothing is inverted, no estimate of theirs is taken for the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from models.manifest import NetConfig
+from models.noise2noise import Level
+from models.training import TrainingReport, bf16_pays, draw, schedule
+from streamer import fourier
+from streamer.dealias import NormalEquations
+from streamer.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from streamer.dealias import AliasGrid
+    from streamer.fine import FineSums
+
+KIND = "gain-residual"
+EDGES = (0.0, 0.06, 0.12, 0.18, 0.25, 0.30, 0.36, math.inf)
+"""Of the bands, cycles per fine px; the physical Nyquist frequency is 0.25."""
+_COARSE = 3
+"""Bands that something may be added to."""
+_OVERLAP = 0.01
+_POOL = 8
+_INPUT_SHARE = (0.5, 0.9)
+_AT_ONCE_PX = 2 * 256 * 256
+"""Area of the fine tiles of a training step."""
+
+
+def windows(radius: Tensor) -> Tensor:
+    """Windows (7, …) of the bands at (…) cycles per fine px; they rise and fall together, so that they add up to 1."""
+    above = [torch.ones_like(radius)]
+    for edge in EDGES[1:-1]:
+        rise = ((radius - edge) / (2.0 * _OVERLAP) + 0.5).clamp(0.0, 1.0)
+        above.append(0.5 - 0.5 * torch.cos(math.pi * rise))
+    above.append(torch.zeros_like(radius))
+    return torch.stack([low - high for low, high in zip(above, above[1:], strict=False)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandNoise:
+    """What is known of the fused image of some frames in each band."""
+
+    deviation: Tensor
+    """(7,) standard deviation of its noise per fine px."""
+    wiener: Tensor
+    """(7,) mean weight of the frames against the prior, 0…1."""
+
+
+def sensitivity(grid: AliasGrid, exposures: Tensor) -> Tensor:
+    """Diagonal of K, (4, side, side//2+1): how much some frames, (t,) e⁻/Å², tell of each alias."""
+    found = torch.zeros_like(grid.power)
+    for exposure in exposures.tolist():
+        found += torch.exp(-2.0 * exposure * grid.rate)
+    return found * grid.power
+
+
+def band_noise(grid: AliasGrid, sensitive: Tensor, prior: Tensor, white: float) -> BandNoise:
+    """Noise of the fused image of some frames, its aliases taken as if they were independent.
+
+    Parameters
+    ----------
+    sensitive : see ``sensitivity``.
+    prior : (4, side, side//2+1), see ``NormalEquations.solve``.
+    white : variance of one frame's noise per coarse coefficient of a tile.
+    """
+    within = windows(grid.radius / 2.0)
+    counts = fourier.hermitian_weights(grid.side, grid.device)
+    share = sensitive / (sensitive + prior)
+    variance = white * share.square() / sensitive.clamp(min=1e-12)
+    # fine coefficients are four times the aliases'
+    total = 16.0 * (within.square() * variance * counts).sum((1, 2, 3)) / float(4 * grid.side**2) ** 2
+    weight = (within * share * counts).sum((1, 2, 3)) / (within * counts).sum((1, 2, 3)).clamp(min=1e-12)
+    return BandNoise(deviation=total.clamp(min=1e-30).sqrt(), wiener=weight.clamp(1e-4, 1.0 - 1e-4))
+
+
+class GainResidualNet(nn.Module):
+    """Features (b, 7, h/2, w/2) of the bands and (7,) Wiener weights → gains and additions; h and w divisible by 16.
+
+    It works on the physical grid: the three coarse bands as they are, of the others how much there is in each place.
+    """
+
+    def __init__(self, config: NetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or NetConfig(kind=KIND, widths=(16, 24, 32))
+        widths, bands = self.config.widths, len(EDGES) - 1
+        if self.config.kind != KIND or not 2 <= len(widths) <= 4 or min(widths) < 1:
+            raise ModelError("unknown network", expected=f"{KIND} of 2 to 4 widths", found=str(self.config))
+        self.down = nn.ModuleList(Level(a, b) for a, b in zip((bands, *widths), widths, strict=False))
+        pairs = list(zip(widths[::-1], widths[-2::-1], strict=False))
+        self.up = nn.ModuleList(Level(deep + shallow, shallow) for deep, shallow in pairs)
+        self.gains = nn.Conv2d(widths[0], bands, 1)
+        self.additions = nn.Conv2d(widths[0], _COARSE, 3, padding=1)
+        for last in (self.gains, self.additions):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, wiener: Tensor) -> tuple[Tensor, Tensor]:
+        """Gains (b, 7, h, w) on the fused image, up to 1/``wiener``, and additions (b, 3, h/2, w/2), whitened."""
+        x = features
+        skips: list[Tensor] = []
+        for depth, level in enumerate(self.down):
+            x = level(x if depth == 0 else nn.functional.avg_pool2d(x, 2))
+            skips.append(x)
+        for level, skip in zip(self.up, skips[-2::-1], strict=True):
+            x = level(torch.cat([nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
+        slow = self.gains(nn.functional.avg_pool2d(x, _POOL // 2)).float()
+        wiener = wiener.to(slow.device, slow.dtype)[:, None, None]
+        gains = torch.sigmoid(slow + torch.logit(wiener)) / wiener
+        gains = nn.functional.interpolate(gains, scale_factor=float(_POOL), mode="bilinear", align_corners=False)
+        return gains, self.additions(x).float()
+
+
+def correct(net: GainResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tensor, Tensor]:
+    """What the network changes in fused images (b, h, w), h and w divisible by 16.
+
+    Returns
+    -------
+    Changes and the images themselves, band by band, (b, 7, h, w) each.
+    """
+    shape, half = (fused.shape[-2], fused.shape[-1]), (fused.shape[-2] // 2, fused.shape[-1] // 2)
+    within = windows(fourier.radius(shape, fused.device))
+    spectra = torch.fft.rfft2(fused)[:, None] * within
+    bands = fourier.to_image(spectra, shape)
+    deviation = noise.deviation.to(fused.device, torch.float32)[:, None, None]
+    coarse = fourier.to_image(fourier.resize(spectra[:, :_COARSE], shape, half), half) / deviation[:_COARSE]
+    energy = nn.functional.avg_pool2d((bands[:, _COARSE:] / deviation[_COARSE:]).square(), 2) - 1.0
+    # strong signals stand far above their noise; the network looks at their logarithm
+    features = torch.asinh(torch.cat([coarse, energy], dim=1)).contiguous(memory_format=torch.channels_last)
+    gains, additions = net(features, noise.wiener)
+    inner = torch.fft.rfft2(additions * deviation[:_COARSE]) * windows(fourier.radius(half, fused.device) / 2.0)[:_COARSE]
+    added = fourier.to_image(fourier.resize(inner, half, shape), shape)
+    changed = (gains - 1.0) * bands
+    # a gain varies slowly and hardly leaves its band
+    return torch.cat([changed[:, :_COARSE] + added, changed[:, _COARSE:]], dim=1), bands
+
+
+class Lesson:
+    """What one movie gives to learn from: sums of groups of its frames on some tiles of the fine grid."""
+
+    def __init__(self, movie_id: str, sums: FineSums, prior: Tensor, noise: float) -> None:
+        """``prior`` of the movie's own ``Resolver``; ``noise``: variance of one frame per px."""
+        if len(sums.groups) < 4:
+            raise ModelError("too few frames to learn from", where=movie_id, expected="4 groups or more")
+        self.movie_id, self.grid, self.prior = movie_id, sums.grid, prior
+        self.white = noise * sums.grid.side**2
+        self.groups, self._group_of = sums.groups, sums.group_of
+        self._fractions, self._exposures = sums.fractions[:, sums.lesson], sums.exposures
+        self._sensitive = [sensitivity(sums.grid, self._exposures[self._group_of == g]) for g in range(len(sums.groups))]
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.groups)
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles to draw from."""
+        return int(self.groups.shape[2])
+
+    def equations(self, chosen: Tensor, tiles: Tensor) -> tuple[NormalEquations, Tensor]:
+        """Normal equations of the frames of some groups, (g,) bool, for some tiles, (n,) int64, and their sums."""
+        frames = chosen[self._group_of]
+        equations = NormalEquations(self.grid, self._fractions[frames][:, tiles], self._exposures[frames])
+        return equations, self.groups[chosen][:, :, tiles.to(self.groups.device)].sum(0)
+
+    def fused(self, chosen: Tensor, tiles: Tensor) -> tuple[Tensor, BandNoise]:
+        """The most probable image of some groups' frames, (n, 2·side, 2·side), and its noise."""
+        equations, sums = self.equations(chosen, tiles)
+        image = self.grid.image(equations.solve(sums, self.prior))
+        sensitive = torch.stack([s for s, c in zip(self._sensitive, chosen.tolist(), strict=True) if c]).sum(0)
+        return image, band_noise(self.grid, sensitive, self.prior, self.white)
+
+
+def train(
+    net: GainResidualNet,
+    lessons: Sequence[Lesson],
+    *,
+    steps: int,
+    seed: int,
+    learning_rate: float = 3e-3,
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> TrainingReport:
+    """Train in place: each step fuses a random part of one movie's groups and asks what the others say of the result.
+
+    Parameters
+    ----------
+    lessons : at least one; all are drawn from alike.
+    seed : of the draws.
+    stop : asked before each step; True ends early.
+    """
+    if not lessons:
+        raise ModelError("nothing to train on", expected="at least one movie")
+    device = lessons[0].groups.device
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    low_precision = bf16_pays(device)
+    net.train()
+    began, losses, finite, done = clock(), [], True, 0
+    for step in range(steps):
+        if stop():
+            break
+        optimiser.param_groups[0]["lr"] = learning_rate * schedule(step / steps)
+        error = _step(net, lessons[draw(len(lessons), generator)], generator, low_precision=low_precision)
+        optimiser.zero_grad(set_to_none=True)
+        error.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        losses.append(float(error.detach()))
+        done, finite = step + 1, math.isfinite(losses[-1])
+        if not finite:
+            break
+    net.eval()
+    tenth = max(1, len(losses) // 10)
+    means = [sum(losses[i : i + tenth]) / len(losses[i : i + tenth]) for i in range(0, len(losses), tenth)]
+    finite = finite and all(bool(torch.isfinite(p).all()) for p in net.parameters())
+    movies = [lesson.movie_id for lesson in lessons]
+    return TrainingReport(steps=done, losses=means, movies=movies, seconds=clock() - began, finite=finite)
+
+
+def _step(net: GainResidualNet, lesson: Lesson, generator: torch.Generator, *, low_precision: bool) -> Tensor:
+    """How badly what the network makes of some frames predicts the others; −1 is as well as the fused image."""
+    order = torch.randperm(len(lesson), generator=generator)
+    least, most = (max(1, min(len(lesson) - 1, round(share * len(lesson)))) for share in _INPUT_SHARE)
+    chosen = torch.zeros(len(lesson), dtype=torch.bool)
+    chosen[order[: least + draw(most - least + 1, generator)]] = True
+    side = 2 * lesson.grid.side
+    tiles = torch.randperm(lesson.n_tiles, generator=generator)[: max(1, _AT_ONCE_PX // side**2)]
+    with torch.no_grad():
+        fused, noise = lesson.fused(chosen, tiles)
+        equations, sums = lesson.equations(~chosen, tiles)
+    with torch.autocast(fused.device.type, dtype=torch.bfloat16, enabled=low_precision):
+        change = correct(net, fused, noise)[0].sum(1)
+    return _misfit(lesson.grid, equations, sums, fused + change) / _misfit(lesson.grid, equations, sums, fused).abs()
+
+
+def _misfit(grid: AliasGrid, equations: NormalEquations, sums: Tensor, images: Tensor) -> Tensor:
+    """x·K x − 2 Re x·B over some tiles."""
+    x = grid.aliases(images)
+    columns = slice(1, -1)  # the half-plane's own columns would count coefficients twice
+    left = sums * grid.transfer.conj()[:, None]
+    inner = x[..., columns].conj() * (equations.apply(x) - 2.0 * left)[..., columns]
+    return inner.real.sum()
