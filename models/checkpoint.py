@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import safetensors
@@ -23,12 +23,19 @@ from streamer.errors import ModelError
 from streamer.writers.atomic import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from torch import nn
+
+    from models.manifest import NetConfig
 
 _WEIGHTS = "model.safetensors"
 
+_Net = TypeVar("_Net", bound="nn.Module")
 
-def save_version(directory: Path, net: WienerResidualNet, manifest: Manifest) -> Manifest:
+
+def save_version(directory: Path, net: nn.Module, manifest: Manifest) -> Manifest:
     """Write a version into a directory of its own; returns the manifest with the weights' hash filled in."""
     if directory.exists():
         raise ModelError("a version of this name exists already", where=directory)
@@ -45,7 +52,14 @@ def save_version(directory: Path, net: WienerResidualNet, manifest: Manifest) ->
 
 
 def load_version(directory: Path, device: torch.device | str = "cpu") -> tuple[WienerResidualNet, Manifest]:
-    """Net and manifest of a version, checked."""
+    """Session denoiser and manifest of a version, checked."""
+    return load_net(directory, WienerResidualNet, device)
+
+
+def load_net(
+    directory: Path, network: Callable[[NetConfig], _Net], device: torch.device | str = "cpu"
+) -> tuple[_Net, Manifest]:
+    """Net and manifest of a version of a kind of network, checked."""
     manifest = load_manifest(directory)
     path = directory / _WEIGHTS
     try:
@@ -59,7 +73,10 @@ def load_version(directory: Path, device: torch.device | str = "cpu") -> tuple[W
         tensors = load(data)
     except safetensors.SafetensorError as error:
         raise ModelError(f"weights cannot be read: {error}", where=path) from error
-    net = WienerResidualNet(manifest.net)
+    try:
+        net = network(manifest.net)
+    except ModelError as error:
+        raise ModelError(error.what, where=directory, expected=error.expected, found=error.found) from error
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if wanted != found:

@@ -36,7 +36,7 @@ class FineScore(Struct, frozen=True, kw_only=True):
     gain: float
     """How much better unseen frames are predicted than by the fused image, as a share of what that predicts."""
     gain_beyond: float
-    """The same of the bands beyond the physical Nyquist frequency, as a share of what the fused image predicts there."""
+    """The same of the bands beyond the physical Nyquist frequency alone."""
 
 
 class FineDecision(Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class FineDecision(Struct, frozen=True, kw_only=True):
     promoted: bool
     reason: str
     weight: list[tuple[float, float]]
-    """λ as (spatial frequency in cycles per fine px, value), one point per band."""
+    """λ as (spatial frequency in 1/Å, value), one point per band."""
     scores: list[FineScore]
     incumbent: list[FineScore] = []
 
@@ -155,14 +155,16 @@ def judge(
     needed = 0.0 if before else _GAIN_MARGIN
     than = "what serves" if before else "the fused image"
     promoted = any(weight) and lower > needed
-    reason = f"unseen frames are predicted better than by {than} by {lower:+.2%} at least, needs more than {needed:.0%}"
-    return FineDecision(promoted=promoted, reason=reason, weight=points(weight), scores=scores, incumbent=before)
+    reason = f"unseen frames are predicted {lower:+.2%} better than by {than} at least, needs more than {needed:.0%}"
+    lam_points = points(weight, held_out[0].sums.pixel_size)
+    return FineDecision(promoted=promoted, reason=reason, weight=lam_points, scores=scores, incumbent=before)
 
 
-def points(weight: Sequence[float]) -> list[tuple[float, float]]:
-    """λ per band beside the middle of each, cycles per fine px."""
+def points(weight: Sequence[float], pixel_size: float) -> list[tuple[float, float]]:
+    """λ per band beside the middle of each in 1/Å; ``pixel_size`` is the physical one."""
     ends = (*EDGES[:-1], 0.5)
-    return [(round((low + high) / 2.0, 4), lam) for low, high, lam in zip(ends, ends[1:], weight, strict=False)]
+    middles = [(low + high) / pixel_size for low, high in zip(ends, ends[1:], strict=False)]
+    return [(round(middle, 5), lam) for middle, lam in zip(middles, weight, strict=True)]
 
 
 def _gains_of(scores: Sequence[FineScore], count: int) -> list[float]:

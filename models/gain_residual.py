@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from streamer.dealias import AliasGrid
-    from streamer.fine import FineSums
+    from streamer.lessons import FineLesson
 
 KIND = "gain-residual"
 EDGES = (0.0, 0.06, 0.12, 0.18, 0.25, 0.30, 0.36, math.inf)
@@ -39,7 +39,10 @@ _COARSE = 3
 """Bands that something may be added to."""
 _OVERLAP = 0.01
 _POOL = 8
+MULTIPLE = 16
+"""Sides of images that the network can halve, px."""
 _INPUT_SHARE = (0.5, 0.9)
+LEAST_GROUPS = 4
 _AT_ONCE_PX = 2 * 256 * 256
 """Area of the fine tiles of a training step."""
 
@@ -145,7 +148,9 @@ def correct(net: GainResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tens
     # strong signals stand far above their noise; the network looks at their logarithm
     features = torch.asinh(torch.cat([coarse, energy], dim=1)).contiguous(memory_format=torch.channels_last)
     gains, additions = net(features, noise.wiener)
-    inner = torch.fft.rfft2(additions * deviation[:_COARSE]) * windows(fourier.radius(half, fused.device) / 2.0)[:_COARSE]
+    inner = (
+        torch.fft.rfft2(additions * deviation[:_COARSE]) * windows(fourier.radius(half, fused.device) / 2.0)[:_COARSE]
+    )
     added = fourier.to_image(fourier.resize(inner, half, shape), shape)
     changed = (gains - 1.0) * bands
     # a gain varies slowly and hardly leaves its band
@@ -153,17 +158,17 @@ def correct(net: GainResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tens
 
 
 class Lesson:
-    """What one movie gives to learn from: sums of groups of its frames on some tiles of the fine grid."""
+    """What one movie gives to learn from: any part of its frames, fused, and the others to ask."""
 
-    def __init__(self, movie_id: str, sums: FineSums, prior: Tensor, noise: float) -> None:
-        """``prior`` of the movie's own ``Resolver``; ``noise``: variance of one frame per px."""
-        if len(sums.groups) < 4:
-            raise ModelError("too few frames to learn from", where=movie_id, expected="4 groups or more")
-        self.movie_id, self.grid, self.prior = movie_id, sums.grid, prior
-        self.white = noise * sums.grid.side**2
-        self.groups, self._group_of = sums.groups, sums.group_of
-        self._fractions, self._exposures = sums.fractions[:, sums.lesson], sums.exposures
-        self._sensitive = [sensitivity(sums.grid, self._exposures[self._group_of == g]) for g in range(len(sums.groups))]
+    def __init__(self, movie_id: str, sums: FineLesson) -> None:
+        """See ``streamer.lessons``."""
+        if len(sums.groups) < LEAST_GROUPS:
+            found = str(len(sums.groups))
+            raise ModelError("too few frames to learn from", where=movie_id, expected="4 groups or more", found=found)
+        self.movie_id, self.sums = movie_id, sums
+        self.grid, self.groups, self.prior = sums.grid, sums.groups, sums.prior
+        frames = [sums.exposures[sums.group_of == group] for group in range(len(sums.groups))]
+        self._sensitive = [sensitivity(sums.grid, exposures) for exposures in frames]
 
     def __len__(self) -> int:
         """Number of groups."""
@@ -176,8 +181,8 @@ class Lesson:
 
     def equations(self, chosen: Tensor, tiles: Tensor) -> tuple[NormalEquations, Tensor]:
         """Normal equations of the frames of some groups, (g,) bool, for some tiles, (n,) int64, and their sums."""
-        frames = chosen[self._group_of]
-        equations = NormalEquations(self.grid, self._fractions[frames][:, tiles], self._exposures[frames])
+        frames = chosen[self.sums.group_of]
+        equations = NormalEquations(self.grid, self.sums.fractions[frames][:, tiles], self.sums.exposures[frames])
         return equations, self.groups[chosen][:, :, tiles.to(self.groups.device)].sum(0)
 
     def fused(self, chosen: Tensor, tiles: Tensor) -> tuple[Tensor, BandNoise]:
@@ -185,7 +190,7 @@ class Lesson:
         equations, sums = self.equations(chosen, tiles)
         image = self.grid.image(equations.solve(sums, self.prior))
         sensitive = torch.stack([s for s, c in zip(self._sensitive, chosen.tolist(), strict=True) if c]).sum(0)
-        return image, band_noise(self.grid, sensitive, self.prior, self.white)
+        return image, band_noise(self.grid, sensitive, self.prior, self.sums.white)
 
 
 def train(

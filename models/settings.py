@@ -29,7 +29,9 @@ class SessionModelSettings(Table, frozen=True):
     groups_limit_gb: Annotated[
         float,
         Meta(
-            gt=0, description="disk space for frame-group sums, GB; the oldest go first, the newest held-out ones last"
+            gt=0,
+            description="disk space for frame-group sums, GB; the oldest go first, the newest held-out ones last; "
+            "super_resolution.network may take as much again",
         ),
     ] = 20.0
     pause_pending: Annotated[int, Meta(ge=1, description="training waits while more movies than this are waiting")] = 2

@@ -34,6 +34,9 @@ _ANCESTORS = 3
 _NEWEST = 100
 """So many that what outputs name can still be asked for; 32 MB of the default net."""
 
+FINE_MODELS = "fine-models"
+"""Beside the store of denoisers: that of networks on top of fusion."""
+
 ROLES = "roles.jsonl"
 """Beside the store; which movies are held out."""
 

@@ -214,7 +214,6 @@ def _batch(
     movies: Sequence[TrainingMovie], input_share: tuple[float, float], patch: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Two patches from each of two movies, randomly drawn, turned and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
-
     inputs, targets = [], []
     side = min(patch, *(min(movie.band.small) // 8 * 8 for movie in movies))
     for _ in range(2):

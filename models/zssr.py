@@ -44,7 +44,7 @@ _SIGMA = 0.15
 _FIRST_RATE, _LAST_RATE = 1e-3, 1e-5
 _TEST_EVERY, _CHECK_EVERY, _LEAST = 10, 20, 60
 _SLOPE = 1.5
-_MOST_STEPS = 3000
+MOST_STEPS = 3000
 """As in ZSSR; the policy stops it long before."""
 _TILE, _HALO = 512, 16
 """Output px per side that are computed at a time, and what they see beyond: 12 convolutions of 3×3 need 12 px."""
@@ -94,7 +94,7 @@ class ZssrNet(nn.Module):
             raise ModelError("views are fused in pairs", expected="1, 2, 4, 8, …", found=str(count))
         in_order = interpolated.sort(dim=1).values
         reference = in_order[:, (count - 1) // 2 : count // 2 + 1].mean(1, keepdim=True)
-        states = [self.encode(torch.cat([view, reference], dim=1)) for view in interpolated.split(1, dim=1)]
+        states = [self.encode(torch.cat([view, reference], dim=1)) for view in interpolated[:, :, None].unbind(1)]
         while len(states) > 1:
             half = len(states) // 2
             pairs = zip(states[:half], reversed(states[half:]), strict=True)
@@ -113,7 +113,7 @@ class Pair:
         height, width = (size // 2 * 2 for size in averages.early.shape)
         if min(height, width) < 16:
             raise ModelError("too small an image to learn from", expected="16 px or more", found=f"{height}×{width}")
-        scale = scale_of(averages)
+        scale = _checked_scale(averages)
         self.target = averages.early[:height, :width] / scale
         """(h, w)."""
         late = views(averages.late, averages.offsets)[:, :height, :width] / scale
@@ -135,12 +135,11 @@ def upsample(low: Tensor) -> Tensor:
     return nn.functional.interpolate(low, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def scale_of(averages: Averages) -> float:
+def _checked_scale(averages: Averages) -> float:
     """What brightness is divided by."""
-    scale = float(averages.early.std())
-    if not (math.isfinite(scale) and scale > 0.0):
-        raise ModelError("an image without contrast", where="cryo-zssr", found=f"standard deviation {scale:g}")
-    return scale
+    if not (math.isfinite(averages.scale) and averages.scale > 0.0):
+        raise ModelError("an image without contrast", where=KIND, found=f"standard deviation {averages.scale:g}")
+    return averages.scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +159,7 @@ def train(
     pairs: Sequence[Pair],
     *,
     seed: int,
-    most_steps: int = _MOST_STEPS,
+    most_steps: int = MOST_STEPS,
     stop: Callable[[], bool] = lambda: False,
 ) -> ZssrReport:
     """Train in place until the learning rate has fallen to 1e-5.
@@ -221,7 +220,8 @@ def loss(found: Tensor, target: Tensor) -> Tensor:
     # the half-plane stands for the whole one
     weight = weight * fourier.hermitian_weights(side, found.device)
     frequency = (spectrum.real.square() + spectrum.imag.square()) * weight
-    return (found - target).abs().mean() + frequency.sum() / (len(found) * side * side)
+    total: Tensor = (found - target).abs().mean() + frequency.sum() / (len(found) * side * side)
+    return total
 
 
 def apply(net: ZssrNet, averages: Averages) -> Tensor:
@@ -231,7 +231,7 @@ def apply(net: ZssrNet, averages: Averages) -> Tensor:
     -------
     (2h, 2w) float32 on the scale of the averages, before back-projection.
     """
-    scale = scale_of(averages)
+    scale = _checked_scale(averages)
     low = views(averages.whole, averages.offsets) / scale
     device = low.device
     low_precision = bf16_pays(device)
@@ -252,7 +252,7 @@ def apply(net: ZssrNet, averages: Averages) -> Tensor:
                     0, 0, _HALO : _HALO + rows, _HALO : _HALO + columns
                 ].float()
     if not bool(torch.isfinite(result).all()):
-        raise ModelError("the network's output is not finite", where="cryo-zssr")
+        raise ModelError("the network's output is not finite", where=KIND)
     return result * scale
 
 

@@ -137,23 +137,6 @@ def _figure(value: float | None) -> str:
     return "       -" if value is None else f"{value:8.4f}"
 
 
-@click.command("super-resolve")
-@click.argument("path", metavar="MOVIE", type=click.Path(path_type=Path))
-@click.option("--output", type=OutputDirectory(), required=True, help="Where the image is written.")
-@configured
-@exposure
-@_JSON
-def super_resolve(path: Path, output: Path, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
-    """Fuse the raw frames on half the pixel size, and say whether that can help."""
-    from service.stages import super_resolve_to
-
-    found = super_resolve_to(path, load_config(config, overrides), output.absolute())
-    if as_json:
-        click.echo(jsontext.encode(found).decode())
-    else:
-        click.echo(f"{printable(found.image)}\n{found.sr.verdict}: {found.sr.reason}{_noted(found.flags)}")
-
-
 @click.command()
 @click.argument("directory", metavar="MOVIE_OUTPUT_DIRECTORY", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of a version.")

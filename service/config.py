@@ -155,6 +155,7 @@ def _checked(tables: dict[str, Any], where: str) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(f"a setting does not fit: {error}", where=where) from error
     _check_texts(config, where)
+    _check_super_resolution(config, where)
     _check_numbers(config, where)
     _check_sockets(config, where)
     return config
@@ -193,6 +194,7 @@ def _check_texts(config: Config, where: str) -> None:
         ("gain.defects", config.gain.defects),
         ("eer.integration", config.eer.integration),
         ("super_resolution.mtf", config.super_resolution.mtf),
+        ("super_resolution.model", config.super_resolution.model),
         ("session_model.base", config.session_model.base),
         ("instance.state", config.instance.state),
         ("instance.runtime", config.instance.runtime),
@@ -213,6 +215,14 @@ def _check_sockets(config: Config, where: str) -> None:
     if len(set(used)) < len(used):
         found = ", ".join(f"{name} = {port}" for name, port in ports.items())
         raise ConfigError("two sockets with one port", where=where, expected="each another, or 0", found=found)
+
+
+def _check_super_resolution(config: Config, where: str) -> None:
+    chosen = config.super_resolution
+    if chosen.network and chosen.method == "zssr":
+        found = 'super_resolution.network = true with super_resolution.method = "zssr"'
+        hint = "cryo-ZSSR is a network of its own"
+        raise ConfigError("a network on top of fusion needs fusion", where=where, found=found, hint=hint)
 
 
 def _check_numbers(config: Config, where: str) -> None:

@@ -30,13 +30,12 @@ from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoint
 from service.leftovers import sweep_leftovers
 from service.logs import log_to_stderr
 from service.messages import SessionChange
-from service.pipes import Learn
 from service.prometheus import Metrics
 from service.publisher import Publisher
 from service.serving import Serving
 from service.stars import MicrographTables
 from service.status import Alarms, Status
-from service.teacher import Teacher
+from service.teacher import Teacher, what_to_learn
 from service.watching import Watching, watcher_of
 from streamer.errors import OutputError, ServiceError, StreamerError
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from service.config import Config
+    from service.pipes import Learn
 
 _log = logging.getLogger(__name__)
 
@@ -244,8 +244,8 @@ class Daemon:
     def _lessons(self, session: str) -> list[Learn]:
         """Finished movies of a session whose group sums are still there, oldest first."""
         movies = self.journal.movies(session=session, state="done", limit=_LESSONS)
-        paths = [(m.movie.movie_id, self.layout.groups(m.movie.movie_id)) for m in reversed(movies)]
-        return [Learn(movie_id=movie_id, groups=str(path)) for movie_id, path in paths if path.is_file()]
+        lessons = [what_to_learn(self.layout, movie.movie.movie_id) for movie in reversed(movies)]
+        return [lesson for lesson in lessons if lesson is not None]
 
     def _resume_sessions(self) -> None:
         """Take up the session that was collected last: its model serves on, its trainer goes on."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from service.eventlog import utc_seconds, utc_text
 from service.gain_watch import GainWatch
 from service.messages import SessionChange
-from service.pipes import Failed, Finished, Learn, Work
+from service.pipes import Failed, Finished, Work
+from service.teacher import what_to_learn
 from streamer.errors import MovieNotReady
 from streamer.published import MovieRecord, Times
 from streamer.stopwatch import utc_now
@@ -105,7 +106,18 @@ class Desk:
             model=None if version is None else str(self._layout.models(session) / version),
             output=str(self._layout.session_output(session)),
             groups=str(self._layout.groups(movie_id)) if self._config.session_model.enabled else None,
+            fine_model=self._fine_model(session),
+            lesson=str(self._layout.lesson(movie_id)) if self._learns_on_fusion else None,
         )
+
+    @property
+    def _learns_on_fusion(self) -> bool:
+        chosen = self._config.super_resolution
+        return chosen.network and chosen.model is None and self._config.session_model.enabled
+
+    def _fine_model(self, session: str) -> str | None:
+        version = self._serving.fine_version(session) if self._config.super_resolution.network else None
+        return None if version is None else str(self._layout.fine_models(session) / version)
 
     def finished(self, message: Finished) -> None:
         """Make a result durable, then known, then learned from."""
@@ -117,9 +129,9 @@ class Desk:
         self.waits_no_more(record.movie_id)
         self._tables.add(record)
         self._gain_watch.take(record)
-        groups = self._layout.groups(record.movie_id)
-        if groups.is_file():
-            self._teacher.learn(record.session, Learn(movie_id=record.movie_id, groups=str(groups)))
+        lesson = what_to_learn(self._layout, record.movie_id)
+        if lesson is not None:
+            self._teacher.learn(record.session, lesson)
         _log.info("done: %s, %s", record.path, record.restoration)
 
     def failed(self, message: Failed) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from models.store import FINE_MODELS
 from streamer.errors import ConfigError, ServiceError
 from streamer.writers.atomic import write_atomically
 
@@ -66,6 +67,14 @@ class Layout:
     def models(self, session: str) -> Path:
         """Store of a session's versions."""
         return self.session_state(session) / "models"
+
+    def fine_models(self, session: str) -> Path:
+        """Store of a session's networks on top of fusion."""
+        return self.session_state(session) / FINE_MODELS
+
+    def lesson(self, movie_id: str) -> Path:
+        """What such a network learns from of a movie."""
+        return self.state / "lessons" / f"{movie_id}.safetensors"
 
     def groups(self, movie_id: str) -> Path:
         """A movie's frame-group sums."""

@@ -140,6 +140,10 @@ NO_VERSION = "none"
 """Stands for the version where no network serves any more."""
 
 
+DENOISER, SUPER_RESOLUTION = "denoiser", "super-resolution"
+"""What a version is a network for."""
+
+
 class ModelChange(Struct, frozen=True, kw_only=True):
     """Body of kind ``model``: what became of a version of the session model."""
 
@@ -150,6 +154,8 @@ class ModelChange(Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     figures: dict[str, float | str | None] = {}
     """What the gate measured."""
+    network: str = DENOISER
+    """What it is a version of: the denoiser, or the network on top of fusion (super-resolution)."""
 
 
 class Alert(Struct, frozen=True, kw_only=True):

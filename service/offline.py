@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from models.session import SessionModel
 from models.store import ModelStore
+from service.fine_networks import FineNetworks
 from service.gains import GainChoice
 from service.layout import layout_of
 from service.worker import device_of, proposal_of, thread_count, use_threads
@@ -41,6 +42,7 @@ class Bench:
     config: Config
     device: torch.device
     model: SessionModel | None = None
+    networks: FineNetworks
 
 
 def bench(config: Config, model: str | None = None) -> Bench:
@@ -48,7 +50,7 @@ def bench(config: Config, model: str | None = None) -> Bench:
     use_threads(thread_count(config.compute.threads))
     device = device_of(config.compute.device)
     loaded = None if model is None else SessionModel(_model_directory(config, model), device)
-    return Bench(config=config, device=device, model=loaded)
+    return Bench(config=config, device=device, model=loaded, networks=FineNetworks(config, device))
 
 
 def _model_directory(config: Config, model: str) -> Path:
@@ -111,6 +113,9 @@ def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
         propose=partial(proposal_of, model, movie.movie_id) if serves and model is not None else None,
         session_directory=output / movie.session,
         groups=None,
+        network=bench.networks.on_fusion(None),
+        zssr=bench.networks.zssr,
+        lesson=None,
     )
 
 

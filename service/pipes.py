@@ -17,6 +17,7 @@ from typing import IO, Any
 from msgspec import Struct
 
 from service.config import Config
+from service.messages import DENOISER
 from streamer import jsontext
 from streamer.errors import Reason, ServiceError
 from streamer.published import MovieRecord, Times
@@ -45,10 +46,14 @@ class Work(Struct, tag=True, frozen=True, kw_only=True):
     gain: str | None
     model: str | None
     """Directory of the version that serves."""
+    fine_model: str | None = None
+    """Directory of the network on top of fusion that serves."""
     output: str
     """The session's output directory."""
     groups: str | None
     """Where the frame-group sums go."""
+    lesson: str | None = None
+    """Where the fine grid's sums go that a network on top of fusion learns from."""
 
 
 class Finish(Struct, tag=True, frozen=True):
@@ -106,6 +111,8 @@ class Learn(Struct, tag=True, frozen=True, kw_only=True):
 
     movie_id: str
     groups: str
+    lesson: str | None = None
+    """Sums of the fine grid, where a network on top of fusion learns."""
 
 
 class Pause(Struct, tag=True, frozen=True, kw_only=True):
@@ -135,6 +142,7 @@ class Candidate(Struct, tag=True, frozen=True, kw_only=True):
     reason: str
     sha256: str | None = None
     figures: dict[str, float | str | None] = {}
+    network: str = DENOISER
 
 
 ToChild = Begin | Work | Finish | Learn | Pause | Serving

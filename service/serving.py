@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from models.manifest import load_manifest
 from models.store import ModelStore
-from service.messages import ModelChange
+from service.messages import SUPER_RESOLUTION, ModelChange
 from streamer.errors import ModelError
 from streamer.stopwatch import utc_now
 
@@ -33,6 +33,10 @@ class Serving:
             self._versions[session] = self._journalled(session)
         return self._versions[session]
 
+    def fine_version(self, session: str) -> str | None:
+        """Version of the network on top of fusion that serves a session."""
+        return ModelStore(self._layout.fine_models(session)).current()
+
     def serve(self, session: str, version: str | None, change: ModelChange) -> None:
         """Let a version serve from the next movie on.
 
@@ -47,18 +51,25 @@ class Serving:
 
     def judged(self, session: str, message: Candidate) -> None:
         """Hear the gate's decision on a candidate; one that passed serves, unless the operator has chosen since."""
-        result, reason = message.result, message.reason
-        if result == "promoted":
+        result, reason, of_fusion = message.result, message.reason, message.network == SUPER_RESOLUTION
+        if result == "promoted" and not of_fusion:
             result, reason = self._checked(session, message)
         change = ModelChange(
-            version=message.version, result=result, reason=reason, sha256=message.sha256, figures=message.figures
+            version=message.version,
+            result=result,
+            reason=reason,
+            sha256=message.sha256,
+            figures=message.figures,
+            network=message.network,
         )
         self._metrics.candidate(result)
-        _log.info("model %s %s: %s", message.version, result, reason)
-        if result == "promoted":
+        _log.info("%s %s %s: %s", message.network, message.version, result, reason)
+        if result == "promoted" and not of_fusion:
             self.serve(session, message.version, change)
-        else:
-            self._journal.append(change, session)
+            return
+        self._journal.append(change, session)
+        if result == "promoted":
+            ModelStore(self._layout.fine_models(session)).set_current(message.version)
 
     def _checked(self, session: str, message: Candidate) -> tuple[str, str]:
         """Result and reason of a candidate that passed: it replaces the version it was compared with, no other."""

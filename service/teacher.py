@@ -46,6 +46,14 @@ def check_base(config: Config) -> None:
         ) from error
 
 
+def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
+    """What the trainer is told of a finished movie, if its sums are still there."""
+    groups, lesson = layout.groups(movie_id), layout.lesson(movie_id)
+    if not groups.is_file():
+        return None
+    return Learn(movie_id=movie_id, groups=str(groups), lesson=str(lesson) if lesson.is_file() else None)
+
+
 class Teacher:
     """Keeps a trainer for one session, feeds it, and hears its candidates.
 
@@ -74,7 +82,7 @@ class Teacher:
         self._config, self._layout = config, layout
         self._lessons, self._candidate, self._died = lessons, candidate, died
         self._child: Child | None = None
-        self._space: GroupSpace | None = None
+        self._spaces: dict[Path, GroupSpace] = {}
         self._started = -_START_EVERY_S
         self._paused = False
         self.session = self._wanted = ""
@@ -93,7 +101,8 @@ class Teacher:
         """Tell the trainer of a finished movie; a new session gets a new trainer."""
         if not self._config.session_model.enabled:
             return
-        self._make_room(session, Path(lesson.groups))
+        for path in filter(None, (lesson.groups, lesson.lesson)):
+            self._make_room(session, Path(path))
         self._wanted = session
         if session == self.session and self._child is not None:
             self._child.send(lesson)
@@ -177,15 +186,16 @@ class Teacher:
     def _make_room(self, session: str, groups: Path) -> None:
         """Count a movie's group sums and delete old ones beyond the limit, whatever the trainer is doing."""
         settings = self._config.session_model
-        if self._space is None:
-            self._space = GroupSpace(groups.parent, settings.groups_limit_gb * 1e9)
-        self._space.add(groups)
-        if self._space.is_full:
+        space = self._spaces.get(groups.parent)
+        if space is None:
+            space = self._spaces[groups.parent] = GroupSpace(groups.parent, settings.groups_limit_gb * 1e9)
+        space.add(groups)
+        if space.is_full:
             held_out: Set[str] = frozenset()
             with suppress(ModelError):  # the trainer tells of a damaged file
                 held_out = Roles(self._layout.session_state(session) / ROLES).all_held_out()
-            removed = self._space.make_room(held_out, most_held_out=settings.most_held_out)
-            _log.info("session_model.groups_limit_gb: group sums of %d movies removed", len(removed))
+            removed = space.make_room(held_out, most_held_out=settings.most_held_out)
+            _log.info("session_model.groups_limit_gb: %s of %d movies removed", groups.parent.name, len(removed))
 
 
 class GroupSpace:

@@ -24,8 +24,9 @@ from models.checkpoint import load_version, save_version
 from models.gate import Decision, Thresholds, judge
 from models.manifest import Manifest, NetConfig, load_manifest
 from models.noise2noise import WienerResidualNet
-from models.store import ROLES, ModelStore, Roles
+from models.store import FINE_MODELS, ROLES, ModelStore, Roles
 from models.training import TrainingMovie, TrainingReport, is_made_for, train
+from service.fine_trainer import FineTrainer
 from service.pipes import Begin, Candidate, Learn, ParentChannel, Pause, Serving, Training, Up, die_with_parent, plain
 from service.worker import device_of, use_threads
 from streamer.errors import ModelError, StreamerError
@@ -47,6 +48,7 @@ class Trainer:
         self._device = device_of(config.compute.device)
         self._store = ModelStore(directory / "models")
         self._roles = Roles(directory / ROLES)
+        self._fine = FineTrainer(self._settings, ModelStore(directory / FINE_MODELS), self._roles, self._device)
         self._learned: list[TrainingMovie] = []
         self._held_out: list[TrainingMovie] = []
         self._new, self._more_rounds, self._seen = 0, _ROUNDS, set[str]()
@@ -71,6 +73,9 @@ class Trainer:
         while True:
             if self._inbox.empty() and self._is_due():
                 self._train()
+                continue
+            if self._inbox.empty() and self._fine.is_due:
+                self._train_on_fusion()
                 continue
             message = self._inbox.get()
             if message is None:
@@ -98,6 +103,7 @@ class Trainer:
             self._choices_taken += 1
             self._obey(message.version)
             return
+        self._fine.take(message)
         if message.movie_id in self._seen:
             return
         try:
@@ -195,6 +201,14 @@ class Trainer:
         self._channel.send(Training(active=True))
         self._propose()
         self._channel.send(Training(active=False))
+
+    def _train_on_fusion(self) -> None:
+        """Train the network on top of fusion."""
+        self._channel.send(Training(active=True))
+        candidate = self._fine.propose(self._is_over)
+        self._channel.send(Training(active=False))
+        if candidate is not None:
+            self._channel.send(candidate)
 
     def _propose(self) -> None:
         serving = self._serving is not None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.session import SessionModel
+from service.fine_networks import FineNetworks
 from service.pipes import (
     Begin,
     Failed,
@@ -100,16 +101,24 @@ def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Sp
 
 
 def make_job(
-    config: Config, device: torch.device, work: Work, gain: Gain | None, propose: Propose | None
+    config: Config,
+    device: torch.device,
+    work: Work,
+    gain: Gain | None,
+    propose: Propose | None,
+    networks: FineNetworks,
 ) -> pipeline.Job:
-    """Settings, gain and model of one movie."""
+    """Settings, gain and models of one movie."""
     return pipeline.Job(
         settings=config.data_path(),
         device=device,
         gain=gain,
         propose=propose,
+        network=networks.on_fusion(work.fine_model),
+        zssr=networks.zssr,
         session_directory=Path(work.output),
         groups=None if work.groups is None else Path(work.groups),
+        lesson=None if work.lesson is None else Path(work.lesson),
     )
 
 
@@ -135,6 +144,7 @@ class Worker:
         self._threads = thread_count(config.compute.threads)
         self._gains: dict[str, tuple[int, Gain]] = {}
         self._model: SessionModel | None = None
+        self._networks = FineNetworks(config, self._device)
         self._to_compute: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
         self._to_write: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
         self._inbox: queue.Queue[Work | None] = queue.Queue()
@@ -195,6 +205,7 @@ class Worker:
             work,
             self._gain(work.gain),
             partial(self._propose, work.model, work.movie.movie_id) if work.model else None,
+            self._networks,
         )
         task.frames, task.source = pipeline.read_movie(work.movie, task.job, task.stopwatch)
         self._to_compute.put(task)

@@ -1,8 +1,8 @@
 """Averages of a movie's early and late frames, as the published cryo-ZSSR (Huang et al. 2023, section 3) takes them.
 
 All frames are aligned by our own shifts, local ones included, without dose weights. The paper aligns them to several
-reference frames in turn; but aligned to frame j, an average is the average aligned to any other frame, moved as a whole,
-so each set of frames is added up once and moved afterwards (``views``).
+reference frames in turn; but an average that is aligned to one frame is the average aligned to any other, moved as a
+whole, so each set of frames is added up once and moved afterwards (``views``).
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ class Averages:
     """(h, w) float32: all frames."""
     offsets: Tensor
     """(k, 2) float64 (y, x) px, within ±½: where the views of ``views`` lie."""
+    scale: float
+    """Standard deviation of the early average: what a network divides by."""
+
+    def window(self, rows: slice, columns: slice) -> Averages:
+        """A part of the field, at the same scale."""
+        early, late, whole = (image[rows, columns] for image in (self.early, self.late, self.whole))
+        return replace(self, early=early, late=late, whole=whole)
 
 
 def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | None = None, *, k: int = 4) -> Averages:
@@ -51,7 +58,7 @@ def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | Non
     Raises
     ------
     StageError
-        If there are fewer than two frames: early and late ones are needed.
+        If there are fewer than two frames that hold something: early and late ones are needed.
     """
     everything = torch.arange(len(motion.shifts)) if chosen is None else chosen
     held = torch.tensor([t for t in everything.tolist() if _holds_something(frame(t))], dtype=torch.int64)
@@ -59,14 +66,15 @@ def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | Non
         raise StageError("too few frames", where="averages", expected="2 or more with numbers", found=str(len(held)))
     half = len(held) // 2
     sums = [_sum(frame, motion, part) for part in (held[:half], held[half:])]
-    shape = (sums[0].shape[0], sums[0].shape[1])
     early, late = sums[0] / half, sums[1] / (len(held) - half)
     generator = torch.Generator().manual_seed(_SEED)
     references = motion.shifts[torch.randint(len(motion.shifts), (k,), generator=generator)]
-    if max(shape) < 2:
-        raise StageError("too small an image", where="averages", expected="2 px or more", found=str(shape))
     return Averages(
-        early=early, late=late, whole=(sums[0] + sums[1]) / len(held), offsets=references.round() - references
+        early=early,
+        late=late,
+        whole=(sums[0] + sums[1]) / len(held),
+        offsets=references.round() - references,
+        scale=float(early.std()),
     )
 
 

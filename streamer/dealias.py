@@ -47,6 +47,7 @@ class AliasGrid:
         *,
         weighted: bool,
         blur: Callable[[Tensor], Tensor] | None = None,
+        transfer: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         """Tabulate.
@@ -55,8 +56,10 @@ class AliasGrid:
         ----------
         weighted : whether damage is modelled.
         blur : the detector's transfer beyond the pixel's own box, of (…) fftfreq in cycles per physical px.
+        transfer : (4, side, side//2+1) box and blur together, where they are known already.
         """
         self.side, self.device = side, torch.device(device)
+        self.pixel_size, self.voltage_kv, self.weighted = pixel_size, voltage_kv, weighted
         offsets = torch.tensor(ALIASES, dtype=torch.float32, device=device)
         rows = torch.arange(side, device=device) / side - offsets[:, :1]
         columns = torch.arange(side // 2 + 1, device=device) / side - offsets[:, 1:]
@@ -65,6 +68,8 @@ class AliasGrid:
         self.transfer = box_of(rows)[:, :, None] * box_of(columns)[:, None, :]
         if blur is not None:
             self.transfer = self.transfer * blur(self.radius)
+        if transfer is not None:
+            self.transfer = transfer
         self.power = self.transfer.abs().square()
         in_rows, in_columns = (rows >= -0.5) & (rows < 0.5), (columns > -0.5) & (columns <= 0.5)
         self.is_below = in_rows[:, :, None] & in_columns[:, None, :]

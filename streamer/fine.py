@@ -108,12 +108,11 @@ def accumulate(
     fractions = shifts - whole
     sample = torch.linspace(0, len(tiles) - 1, min(_SAMPLE, len(tiles))).round().to(torch.int64)
     others = fractions[_other_frames(len(fractions))][:, sample]
-    sums, control = (
-        torch.zeros((2, 4, n, tiles.side, tiles.side // 2 + 1), dtype=torch.complex64, device=device)
-        for n in (len(tiles), len(sample))
-    )
     lesson = lesson_tiles(sample, tiles.side)
-    groups = torch.zeros((n_groups, *sums.shape[1:2], len(lesson), *sums.shape[3:]), dtype=sums.dtype, device=device)
+    sums, control, groups = (
+        torch.zeros((parts, 4, n, tiles.side, tiles.side // 2 + 1), dtype=torch.complex64, device=device)
+        for parts, n in ((2, len(tiles)), (2, len(sample)), (n_groups, len(lesson)))
+    )
     kept, total = [], 0.0
     for t in range(len(shifts)):
         image = first if t == 0 else frame(t)
@@ -126,11 +125,11 @@ def accumulate(
         turned = base[sample]
         # upper rows hold below Nyquist what is counted one cycle above it: there nothing may be turned
         turned[:, tiles.side // 2 + 1 :] *= _turns(fractions[t, sample] - others[t], (1, 0), device)
-        for into, spectra, by in ((sums, base, fractions[t]), (control, turned, others[t])):
-            _add(into[t % 2], spectra, by, grid, -float(exposures[t]) if weighted else None)
-        if n_groups:
-            decay = -float(exposures[t]) if weighted else None
-            _add(groups[t % n_groups], base[lesson], fractions[t, lesson], grid, decay)
+        decay = -float(exposures[t]) if weighted else None
+        learned = base[lesson] if n_groups else base[:0], fractions[t, lesson]
+        for into, spectra, by in ((sums, base, fractions[t]), (control, turned, others[t]), (groups, *learned)):
+            if len(into):
+                _add(into[t % len(into)], spectra, by, grid, decay)
         kept.append(t)
         total += mean
     if not kept:

@@ -20,6 +20,7 @@ from streamer.errors import ModelError, MovieNotReady, StageError
 from streamer.figures import movie_quality
 from streamer.gain_check import check_fit
 from streamer.groups import encode_groups
+from streamer.lessons import LESSON_GROUPS, FineLesson, encode_lesson, lesson_of
 from streamer.mtf import read_blur
 from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
@@ -38,6 +39,7 @@ from streamer.records import (
 )
 from streamer.source import describe_source
 from streamer.super_resolve import cannot_help, nothing_near_nyquist, super_resolve
+from streamer.super_resolve_averages import LEAST_FRAMES, super_resolve_averages
 from streamer.writers.atomic import write_atomically
 from streamer.writers.outputs import write_outputs
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamer.gain_check import GainFit
+    from streamer.networks import AverageNetwork, FineNetwork
     from streamer.records import MovieHeader
     from streamer.settings import DataPathSettings, GainSettings
     from streamer.stopwatch import Stopwatch
@@ -62,10 +65,16 @@ class Job:
     gain: Gain | None
     propose: Propose | None
     """The session model's voice; None: the Wiener estimate serves."""
+    network: FineNetwork | None
+    """What changes the fused image on the fine grid; None: it stays as it is."""
+    zssr: AverageNetwork | None
+    """cryo-ZSSR, where ``super_resolution.method`` asks for it."""
     session_directory: Path
     """Where ``movies/…`` is made."""
     groups: Path | None
     """Where the frame-group sums go that a session model learns from; None: they are not made for one."""
+    lesson: Path | None
+    """Where the fine grid's sums go that a network on top of fusion learns from; None: not made for one."""
 
 
 def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
@@ -160,7 +169,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         proposal, model_flags = _propose(job.propose, sums, spectrum)
         restored, restoration = restore.restore(sums, spectrum, proposal)
     with stage("super_resolve"):
-        super_resolution = _refine(frame, frames, source, motion, exposures, spectrum, settings)
+        super_resolution, lesson, fine_flags = _super_resolve(frame, frames, source, motion, exposures, spectrum, job)
     with stage("figures"):
         metrics = movie_quality(sums, spectrum, proposal, motion, frames, settings.quality, super_resolution.verdict)
     return Micrograph(
@@ -169,13 +178,14 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         restored=restored,
         super_resolution=super_resolution,
         groups=groups,
+        lesson=lesson,
         motion=motion,
         hot_pixels=frames.hot_pixels,
         metrics=metrics,
         restoration=restoration,
         model=proposal.model if proposal is not None and restoration == "network" else None,
         source=source,
-        flags=(*frames.flags, *model_flags, *_motion_flags(motion)),
+        flags=(*frames.flags, *model_flags, *fine_flags, *_motion_flags(motion)),
     )
 
 
@@ -186,34 +196,25 @@ def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stop
             raise MovieNotReady("the file changed while it was processed", where=movie.path)
         if micrograph.groups is not None and job.groups is not None:
             write_atomically(job.groups, encode_groups(movie.movie_id, micrograph.groups))
+        if micrograph.lesson is not None and job.lesson is not None:
+            write_atomically(job.lesson, encode_lesson(movie.movie_id, micrograph.lesson))
         return write_outputs(movie, micrograph, job.session_directory, job.settings, job.device, stage)
 
 
-def _refine(
+def _super_resolve(
     frame: Callable[[int], Tensor],
     frames: Frames,
     source: MovieSource,
     motion: Motion,
     exposures: Tensor,
     spectrum: Spectrum,
-    settings: DataPathSettings,
-) -> SuperResolution:
-    """Fuse on the grid of half the pixel size, a second pass over the frames, unless it is known to be in vain."""
-    chosen, shifts = settings.super_resolution, motion.shifts
-    in_vain = None
-    if settings.outputs.super_resolution == "never":
-        in_vain = SuperResolutionVerdict(verdict="not tried", reason="switched off")
-    elif (source.acquisition.super_res_factor or 1) > 1:
-        in_vain = SuperResolutionVerdict(verdict="cannot help", reason="the movie is super-resolution already")
-    elif source.upsampling > 1:
-        in_vain = SuperResolutionVerdict(verdict="cannot help", reason="events were put on a finer grid already")
-    elif source.format == "eer":
-        reason = "EER events hold finer positions than the pixels they were put on: eer.upsampling = 2 reads them"
-        in_vain = SuperResolutionVerdict(verdict="cannot help", reason=reason)
-    elif settings.outputs.super_resolution == "when-it-helps":
-        in_vain = cannot_help(shifts, exposures, chosen.min_diversity) or nothing_near_nyquist(spectrum)
+    job: Job,
+) -> tuple[SuperResolution, FineLesson | None, tuple[str, ...]]:
+    """Make the image of half the pixel size, a second pass over the frames, unless it is known to be in vain."""
+    chosen = job.settings.super_resolution
+    in_vain = _in_vain(frames, source, motion, exposures, spectrum, job.settings)
     if in_vain is not None:
-        return SuperResolution(image=None, verdict=in_vain)
+        return SuperResolution(image=None, verdict=in_vain), None, ()
     sums = fine.accumulate(
         frame,
         motion,
@@ -221,9 +222,52 @@ def _refine(
         pixel_size=frames.pixel_size,
         voltage_kv=frames.voltage_kv,
         blur=None if chosen.mtf is None else read_blur(Path(chosen.mtf)),
+        n_groups=split.group_count(len(frames), LESSON_GROUPS) if job.lesson else 0,
     )
-    noise = float(spectrum.noise[1:].mean())
-    return super_resolve(sums, noise, shifts=shifts, min_diversity=chosen.min_diversity)
+    noise, least = float(spectrum.noise[1:].mean()), chosen.min_diversity
+    lesson = lesson_of(sums, noise, frames.pixel_size) if len(sums.groups) else None
+    if job.zssr is not None:
+        try:
+            made = super_resolve_averages(job.zssr, frame, motion, sums, noise, min_diversity=least)
+        except ModelError as error:
+            return super_resolve(sums, noise, shifts=motion.shifts, min_diversity=least), lesson, _told(error)
+        return made, lesson, ()
+    try:
+        made = super_resolve(sums, noise, shifts=motion.shifts, min_diversity=least, network=job.network)
+    except ModelError as error:
+        return super_resolve(sums, noise, shifts=motion.shifts, min_diversity=least), lesson, _told(error)
+    return made, lesson, ()
+
+
+def _told(error: ModelError) -> tuple[str, ...]:
+    return (f"super-resolution: {error.what}; fused without a network",)
+
+
+def _in_vain(
+    frames: Frames,
+    source: MovieSource,
+    motion: Motion,
+    exposures: Tensor,
+    spectrum: Spectrum,
+    settings: DataPathSettings,
+) -> SuperResolutionVerdict | None:
+    """The verdict where it is known before anything is fused; else None."""
+    chosen = settings.super_resolution
+    if settings.outputs.super_resolution == "never":
+        return SuperResolutionVerdict(verdict="not tried", reason="switched off")
+    if (source.acquisition.super_res_factor or 1) > 1:
+        return SuperResolutionVerdict(verdict="cannot help", reason="the movie is super-resolution already")
+    if source.upsampling > 1:
+        return SuperResolutionVerdict(verdict="cannot help", reason="events were put on a finer grid already")
+    if source.format == "eer":
+        reason = "EER events hold finer positions than the pixels they were put on: eer.upsampling = 2 reads them"
+        return SuperResolutionVerdict(verdict="cannot help", reason=reason)
+    if chosen.method == "zssr" and len(frames) < LEAST_FRAMES:
+        reason = f"cryo-ZSSR needs {LEAST_FRAMES} frames, early and late ones in each half"
+        return SuperResolutionVerdict(verdict="cannot help", reason=reason)
+    if settings.outputs.super_resolution == "when-it-helps":
+        return cannot_help(motion.shifts, exposures, chosen.min_diversity) or nothing_near_nyquist(spectrum)
+    return None
 
 
 def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tuple[Correction | None, tuple[str, ...]]:

@@ -73,7 +73,12 @@ class SuperResolutionVerdict:
     confirmed_error: float | None = None
     """Its standard error."""
     control: float | None = None
-    """The same with the aliases turned by other frames' shifts: what is not due to super-resolution."""
+    """The same with the aliases turned by other frames' shifts, for cryo-ZSSR against another place's frames: what is
+    not due to super-resolution."""
+    method: Literal["fusion", "network", "zssr"] | None = None
+    """What made the image: raw-frame fusion, a session's network on top of it, or cryo-ZSSR as published."""
+    model: ModelRef | None = None
+    """Version of the network; None: no network, or one trained on this movie alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

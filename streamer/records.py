@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from streamer.gain_check import GainFit
+    from streamer.lessons import FineLesson
     from streamer.published import ModelRef, MovieQuality, MovieSource, SuperResolutionVerdict
     from streamer.readers.stack import FrameStack
 
@@ -324,6 +325,7 @@ class Micrograph:
     """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
     super_resolution: SuperResolution
     groups: GroupSums | None
+    lesson: FineLesson | None
     motion: Motion
     hot_pixels: np.ndarray
     """(n, 2) rows and columns."""

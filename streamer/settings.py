@@ -178,8 +178,29 @@ class MotionSettings(Table, frozen=True):
 
 
 class SuperResolutionSettings(Table, frozen=True):
-    """Raw-frame fusion on the grid of half the pixel size."""
+    """The image on the grid of half the pixel size."""
 
+    method: Annotated[
+        Literal["fusion", "zssr"],
+        Meta(
+            description="fusion of the raw frames, or cryo-ZSSR as published, which is there to be compared with: what "
+            "it adds beyond the physical Nyquist frequency is not in the data (docs/super-resolution.md)"
+        ),
+    ] = "fusion"
+    network: Annotated[
+        bool,
+        Meta(
+            description="fusion: a network learns in the session which bands of the fused image to keep where, and "
+            "changes it as far as unseen frames confirm"
+        ),
+    ] = False
+    model: Annotated[
+        str | None,
+        Meta(
+            description="directory of a version to use: of a network for fusion, or of cryo-ZSSR. Unset: for fusion "
+            "what the session learned, for zssr one that is trained anew on every movie, minutes each on a CPU"
+        ),
+    ] = None
     min_diversity: Annotated[
         float,
         Meta(ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help"),

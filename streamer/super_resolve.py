@@ -16,7 +16,7 @@ turned by other frames' shifts, which is 0 where the frames' own shifts are what
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -25,12 +25,16 @@ from torch import Tensor
 from streamer import fourier, quality
 from streamer.dealias import NormalEquations
 from streamer.fine import diversity
+from streamer.fine_prior import smoothed
 from streamer.published import SuperResolutionVerdict
 from streamer.records import SuperResolution
 from streamer.tiles import BLEND, FADE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streamer.fine import FineSums
+    from streamer.networks import FineNetwork
     from streamer.records import Spectrum
 
 _FLAT_PRIOR = 1.0
@@ -39,11 +43,6 @@ _LEAST_SIGNAL = 1e-3
 """Signal over noise power of one frame below which the prior pulls no harder."""
 _LEAST_KEPT = 0.1
 """Share of the signal that the halves' product must keep where its power is believed."""
-_SMOOTHING = (12, 32, 128)
-"""Running means of the signal's power, from wide to narrow: half widths as shares of the rings."""
-_NEIGHBOURS = 12
-"""Share of the rings, to each side, that decide together what is chance."""
-_FIT_STEPS = 30
 _BREAK_EVEN = 0.5
 """Share of what was added that must be confirmed for it to do more good than harm."""
 _NEVER = 1e12
@@ -56,7 +55,14 @@ _WORTH_TRYING, _SIGNIFICANT = 2.0, 4.0
 """Correlation of the halves below, and confirmation beyond Nyquist, in standard deviations of chance."""
 
 
-def super_resolve(sums: FineSums, noise: float, *, shifts: Tensor, min_diversity: float) -> SuperResolution:
+def super_resolve(
+    sums: FineSums,
+    noise: float,
+    *,
+    shifts: Tensor,
+    min_diversity: float,
+    network: FineNetwork | None = None,
+) -> SuperResolution:
     """Make the fine image of a movie and judge it.
 
     Parameters
@@ -65,16 +71,19 @@ def super_resolve(sums: FineSums, noise: float, *, shifts: Tensor, min_diversity
     noise : variance of one frame per px, white.
     shifts : (t, 2) px, global.
     min_diversity : below it the verdict is "cannot help".
+    network : what changes the fused image further; it is judged together with it.
 
     Returns
     -------
     SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames).
     """
-    resolver = Resolver(sums, noise)
-    verdict = _verdict(
-        resolver.confirmation(), resolver.control(), resolver.frc(), sums.exposures, shifts, min_diversity
-    )
-    return SuperResolution(image=resolver.image(), verdict=verdict)
+    resolver = Resolver(sums, noise, network)
+    verdict = judged(resolver, resolver.confirmation(), resolver.control(), shifts, min_diversity)
+    if network is None:
+        made_by = replace(verdict, method="fusion")
+    else:
+        made_by = replace(verdict, method="network", model=network.reference)
+    return SuperResolution(image=resolver.image(), verdict=made_by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +99,9 @@ class Confirmation:
 class Resolver:
     """Everything that is solved for one movie's sums."""
 
-    def __init__(self, sums: FineSums, noise: float) -> None:
+    def __init__(self, sums: FineSums, noise: float, network: FineNetwork | None = None) -> None:
         """Measure the prior; ``noise`` is the variance of one frame per px, white."""
-        self.sums, self.grid = sums, sums.grid
+        self.sums, self.grid, self._network = sums, sums.grid, network
         side = self.grid.side
         self._white = noise * side * side
         """Of one frame per coarse coefficient of a tile that is not faded."""
@@ -140,7 +149,7 @@ class Resolver:
         counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used[tiles].sum())
         # fine coefficients are four times the aliases', whose noise per frame is known
         scale = counts * self._kept * 16.0 * self._white
-        signal = _smoothed(common, even * odd / counts, scale)
+        signal = smoothed(common, even * odd / counts, scale)
         # where the box lets next to nothing pass, what is found is chance: the signal grows no more there
         last = max(1, int((self._kept > _LEAST_KEPT).sum())) - 1
         signal[last:] = torch.minimum(signal[last:], signal[last])
@@ -172,7 +181,14 @@ class Resolver:
         """(2h, 2w) float32 from all frames, on the scale of the plain micrograph at the origin (√frames)."""
         solved = self._equations(self.sums.fractions, None).solve(self.sums.sums.sum(0), self.prior)
         blended = self.sums.tiles.blend(self.grid.image(solved), 2)
+        blended = self._changed(blended[None], self.sums.exposures, self.prior)[0]
         return (blended + self.sums.mean) * math.sqrt(len(self.sums.parity))
+
+    def _changed(self, fused: Tensor, exposures: Tensor, prior: Tensor) -> Tensor:
+        """Fused images (b, h, w) of some frames as the network leaves them."""
+        if self._network is None:
+            return fused
+        return fused + self._network(fused, self.grid, exposures, prior, self._white)
 
     # -------------------------------------------------------------------------------------------- confirmation
 
@@ -193,18 +209,46 @@ class Resolver:
             prior = self._prior(slice(1 - first, None, 2))
             equations = [self._equations(fractions[:, tiles], parity) for parity in (0, 1)]
             for parity in (0, 1):
-                unseen, own = equations[1 - parity], sums[parity][:, tiles]
+                own = sums[parity][:, tiles]
                 plain = equations[parity].solve(own, self._prior_below(prior))
-                added = equations[parity].solve(own, prior) * ~self.grid.is_below[:, None]
+                added = equations[parity].solve(own, prior)
+                if self._network is not None:
+                    exposures = self.sums.exposures[self.sums.parity == parity]
+                    added = self.grid.aliases(self._changed(self.grid.image(added), exposures, prior))
+                unseen = equations[1 - parity]
                 left = unseen.residual(sums[1 - parity][:, tiles], plain)
-                power = self._product(added, unseen.apply(added))
-                # half of it is in the real part; but of noise alone both directions say the same: no second opinion
-                noise = (power * self._noise[tiles]).sum()
-                judged += torch.stack([self._product(added, left).sum(), power.sum(), noise]).cpu()
-        confirmed, predicted, noise = judged.tolist()
-        if predicted <= 0.0 or noise <= 0.0:
-            return Confirmation(share=0.0, error=math.inf)
-        return Confirmation(share=confirmed / predicted, error=math.sqrt(noise) / predicted)
+                judged += self._compared(added, left, unseen, self._noise[tiles])
+        return _confirmation(judged)
+
+    def confirmation_of(self, images: Sequence[Tensor], chosen: Tensor) -> tuple[Confirmation, Confirmation]:
+        """Judge images (2h, 2w) that were made of the even and of the odd frames alone by some other way.
+
+        Parameters
+        ----------
+        chosen : (n,) int64 tiles of the sample where they are judged; elsewhere they may be 0.
+
+        Returns
+        -------
+        Confirmation, and as control the same with what another tile's frames hold.
+        """
+        where = torch.stack([(self.sums.sample == tile).nonzero()[0, 0] for tile in chosen])
+        found, control = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        equations = [self._equations(self.sums.fractions[:, chosen], parity) for parity in (0, 1)]
+        for parity, image in enumerate(images):
+            unseen = equations[1 - parity]
+            added = self.grid.aliases(self.sums.tiles.cut_fine(image, chosen))
+            plain = equations[parity].solve(self.sums.sums[parity][:, chosen], self._prior_below(self.prior))
+            left = unseen.residual(self.sums.sums[1 - parity][:, chosen], plain)
+            found += self._compared(added, left, unseen, self._noise[where])
+            control += self._compared(added, left.roll(1, 1), unseen, self._noise[where])
+        return _confirmation(found), _confirmation(control)
+
+    def _compared(self, added: Tensor, left: Tensor, unseen: NormalEquations, noise: Tensor) -> Tensor:
+        """What is confirmed of an image beyond Nyquist, what it predicts, and the variance by chance: (3,)."""
+        added = added * ~self.grid.is_below[:, None]
+        power = self._product(added, unseen.apply(added))
+        # half of it is in the real part; but of noise alone both directions say the same: no second opinion
+        return torch.stack([self._product(added, left).sum(), power.sum(), (power * noise).sum()]).cpu()
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
         """Re Σ conj(a) b of each tile of the sample, (m,) float64, each independent coefficient once."""
@@ -220,39 +264,11 @@ class Resolver:
         return torch.where(below, 1.0 / folded.clamp(min=1e-6), torch.full_like(folded, _NEVER))
 
 
-def _smoothed(sums: Tensor, chance: Tensor, scale: Tensor) -> Tensor:
-    """Ring sums over a scale, (rings,): as fine as they show more than chance, so that Thon rings stay where they are.
-
-    From a smooth trend to wide and then narrow running means; what each adds is shrunk by how much of it chance
-    explains in the neighbourhood (empirical Bayes). ``chance`` is the variance of each sum.
-    """
-    curve = _trend(sums / scale, chance / scale.square())
-    around = max(1, len(sums) // _NEIGHBOURS)
-    for width in (max(1, len(sums) // share) for share in _SMOOTHING):
-        weight = quality.smooth(scale, width)
-        added = quality.smooth(sums - curve * scale, width) / weight
-        expected = quality.smooth(chance, width) / weight.square()
-        seen = quality.smooth(added.square(), around)
-        real = seen - quality.smooth(expected, around)
-        curve = curve + added * (real / seen.clamp(min=1e-300)).clamp(0.0, 1.0)
-    return curve
-
-
-def _trend(values: Tensor, variance: Tensor) -> Tensor:
-    """Parabola in frequency as an exponent, fitted to (rings,) values by Gauss-Newton; Thon rings count as scatter."""
-    place = torch.linspace(0.0, 1.0, len(values), dtype=torch.float64)
-    used = slice(max(2, len(values) // 16), None)  # coarser is the shape of particles, not a trend
-    basis = torch.stack([torch.ones_like(place), place, place**2], dim=1)
-    start = float(values[used][: len(values) // 4].mean().clamp(min=1e-9))
-    found = torch.tensor([math.log(start), -1.0, 0.0], dtype=torch.float64)
-    for _ in range(_FIT_STEPS):
-        model = torch.exp((basis @ found).clamp(-30.0, 30.0))
-        weight = 1.0 / (variance + 0.25 * model.square())
-        slope = (model[:, None] * basis)[used]
-        normal = slope.T @ (weight[used, None] * slope) + 1e-3 * torch.eye(3, dtype=torch.float64)
-        step = torch.linalg.solve(normal, slope.T @ (weight * (values - model))[used])
-        found = found + step.clamp(-1.0, 1.0)
-    return torch.exp((basis @ found).clamp(-30.0, 30.0))
+def _confirmation(judged: Tensor) -> Confirmation:
+    confirmed, predicted, noise = judged.tolist()
+    if predicted <= 0.0 or noise <= 0.0:
+        return Confirmation(share=0.0, error=math.inf)
+    return Confirmation(share=confirmed / predicted, error=math.sqrt(noise) / predicted)
 
 
 def cannot_help(shifts: torch.Tensor, exposures: torch.Tensor, min_diversity: float) -> SuperResolutionVerdict | None:
@@ -286,15 +302,11 @@ def _chance(counts: torch.Tensor) -> float:
     return 1.0 / math.sqrt(2.0 * max(1.0, float(counts)))
 
 
-def _verdict(
-    found: Confirmation,
-    control: Confirmation,
-    frc: float,
-    exposures: Tensor,
-    shifts: Tensor,
-    min_diversity: float,
+def judged(
+    resolver: Resolver, found: Confirmation, control: Confirmation, shifts: Tensor, min_diversity: float
 ) -> SuperResolutionVerdict:
     """Judge: confirmed beyond chance, beyond the control, and more good than harm."""
+    exposures = resolver.sums.exposures
     impossible, spread = cannot_help(shifts, exposures, min_diversity), diversity(shifts, exposures)
     beyond_chance = _SIGNIFICANT * math.hypot(found.error, control.error)
     verdict: Literal["helps", "cannot help", "not shown"]
@@ -310,7 +322,7 @@ def _verdict(
         verdict=verdict,
         reason=reason,
         diversity=round(spread, 4),
-        frc_beyond_nyquist=round(frc, 5),
+        frc_beyond_nyquist=round(resolver.frc(), 5),
         confirmed=_told(found.share),
         confirmed_error=_told(found.error),
         control=_told(control.share),

@@ -78,6 +78,15 @@ class Tiles:
         fade = fourier.edge(side, 0, FADE, image.device)
         return windows[rows, columns] * (fade[:, None] * fade)
 
+    def cut_fine(self, image: Tensor, which: Tensor) -> Tensor:
+        """Some tiles, (m,) int64, of a (2h, 2w) image with mean 0: (m, 2·side, 2·side), faded as those of ``cut``."""
+        side = 2 * self.side
+        around = torch.nn.functional.pad(image, (side, side, side, side))
+        fade = fourier.edge(side, 0, 2 * FADE, image.device)
+        corners = (2 * self.corners[which] + side).tolist()
+        parts = torch.stack([around[y : y + side, x : x + side] for y, x in corners])
+        return parts * (fade[:, None] * fade)
+
     def blend(self, parts: Tensor, upsampling: int = 1) -> Tensor:
         """One image of all tiles.
 

@@ -19,7 +19,7 @@ def scene(journal, tmp_path, monkeypatch):
     metrics, now = Metrics(), [100.0]
     monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
     alarms = Alarms(journal, metrics)
-    layout = SimpleNamespace(groups=lambda movie_id: tmp_path / movie_id)
+    layout = SimpleNamespace(groups=lambda movie_id: tmp_path / movie_id, lesson=lambda movie_id: tmp_path / "none")
     desk = Desk(
         Config(),
         layout,

@@ -66,7 +66,7 @@ def movie_of(path, root, **changes):
     )
 
 
-def job_of(directory, gain=None, propose=None, settings=None, groups=None):
+def job_of(directory, gain=None, propose=None, settings=None, groups=None, **others):
     return Job(
         settings=settings or DataPathSettings(),
         device=torch.device("cpu"),
@@ -74,6 +74,7 @@ def job_of(directory, gain=None, propose=None, settings=None, groups=None):
         propose=propose,
         session_directory=directory,
         groups=groups,
+        **{"network": None, "zssr": None, "lesson": None} | others,
     )
 
 

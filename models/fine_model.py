@@ -1,0 +1,92 @@
+"""Networks of super-resolution in service: one on top of fusion, and cryo-ZSSR as published."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from models import zssr
+from models.checkpoint import load_net
+from models.gain_residual import MULTIPLE, GainResidualNet, band_noise, correct, sensitivity
+from models.settings import is_same_pixel_size
+from models.training import bf16_pays
+from streamer.errors import ModelError
+from streamer.published import ModelRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from models.manifest import Manifest
+    from streamer.averages import Averages
+    from streamer.dealias import AliasGrid
+
+_SEED = 40
+
+
+def _reference(manifest: Manifest) -> ModelRef:
+    return ModelRef(version=manifest.version, sha256=manifest.sha256, weight=tuple(manifest.weight))
+
+
+def _check_pixel_size(manifest: Manifest, pixel_size: float, directory: Path) -> None:
+    if not is_same_pixel_size(pixel_size, manifest.pixel_size):
+        expected, found = f"{manifest.pixel_size:g} Å/px", f"{pixel_size:g} Å/px"
+        raise ModelError("the model was trained at another pixel size", where=directory, expected=expected, found=found)
+
+
+class FineModel:
+    """One version of a network on top of fusion, loaded; a ``streamer.networks.FineNetwork``."""
+
+    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
+        """Load and check a version; raises ModelError."""
+        self.directory = directory
+        self._net, self.manifest = load_net(directory, GainResidualNet, device)
+        self.reference = _reference(self.manifest)
+
+    def __call__(self, fused: Tensor, grid: AliasGrid, exposures: Tensor, prior: Tensor, white: float) -> Tensor:
+        """See ``streamer.networks.FineNetwork``."""
+        _check_pixel_size(self.manifest, grid.pixel_size, self.directory)
+        noise = band_noise(grid, sensitivity(grid, exposures), prior, white)
+        weight = torch.tensor([value for _, value in self.manifest.weight], device=fused.device)
+        height, width = fused.shape[-2:]
+        # a field of any size; what is added at its edge goes on as at the edge itself
+        around = nn.functional.pad(fused[:, None], (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
+        low_precision = bf16_pays(fused.device)
+        with torch.inference_mode(), torch.autocast(fused.device.type, dtype=torch.bfloat16, enabled=low_precision):
+            changes, _ = correct(self._net, around[:, 0], noise)
+        change = torch.einsum("c,bchw->bhw", weight, changes)[:, :height, :width]
+        if not bool(torch.isfinite(change).all()):
+            raise ModelError("the network's output is not finite", where=self.directory)
+        return change
+
+
+class ZssrModel:
+    """cryo-ZSSR; a ``streamer.networks.AverageNetwork``."""
+
+    def __init__(self, directory: Path | None, device: torch.device | str = "cpu") -> None:
+        """Load and check a session's version; None: a network of its own is trained on every movie."""
+        self._net: zssr.ZssrNet | None = None
+        self.reference: ModelRef | None = None
+        self._device = device
+        if directory is not None:
+            self._net, manifest = load_net(directory, zssr.ZssrNet, device)
+            self.reference = _reference(manifest)
+
+    def __call__(self, averages: Averages) -> Callable[[Averages], Tensor]:
+        """See ``streamer.networks.AverageNetwork``."""
+        net = self._net
+        if net is None:
+            torch.manual_seed(_SEED)
+            net = zssr.ZssrNet().to(self._device)
+            report = zssr.train(net, [zssr.Pair("", averages)], seed=_SEED)
+            if not report.finite:
+                raise ModelError("training on this movie did not stay finite", where=zssr.KIND)
+        return partial(_super_resolved, net)
+
+
+def _super_resolved(net: zssr.ZssrNet, averages: Averages) -> Tensor:
+    """The network's image (2h, 2w), what was measured put back."""
+    return zssr.back_project(zssr.apply(net, averages), averages.whole)

@@ -1,0 +1,161 @@
+"""Learning what to keep of the fused image where: the trainer's second subject, for ``super_resolution.network``.
+
+The same movies are kept from training as for the denoiser. A version that passes the gate of ``models.fine_gate`` is
+stored and announced; the daemon makes it serve. Training goes on from what serves.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from models.checkpoint import load_net, save_version
+from models.fine_gate import LEAST_HELD_OUT, FineDecision, judge
+from models.gain_residual import GainResidualNet, Lesson, train
+from models.manifest import Manifest
+from models.settings import is_same_pixel_size
+from service.messages import SUPER_RESOLUTION
+from service.pipes import Candidate, Learn, plain
+from streamer.errors import ModelError
+from streamer.lessons import read_lesson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from models.settings import SessionModelSettings
+    from models.store import ModelStore, Roles
+    from models.training import TrainingReport
+
+_SEED = 60
+
+
+class FineTrainer:
+    """Keeps the lessons of a session and trains when there is enough that is new."""
+
+    def __init__(
+        self, settings: SessionModelSettings, store: ModelStore, roles: Roles, device: torch.device | str
+    ) -> None:
+        """Go on from the version that serves, if there is one that can be read."""
+        self._settings, self._store, self._roles, self._device = settings, store, roles, device
+        self._learned: list[Lesson] = []
+        self._held_out: list[Lesson] = []
+        self._seen: set[str] = set()
+        self._new = 0
+        self._trainings = int(store.next_version()[1:]) - 1
+        self._serving = store.current()
+        self._net: GainResidualNet | None = None
+        self._manifest: Manifest | None = None
+        self._trained_on: set[str] = set()
+        if self._serving is not None:
+            try:
+                self._net, self._manifest = load_net(store.path(self._serving), GainResidualNet, device)
+                self._trained_on.update(self._manifest.trained_on)
+            except ModelError as error:
+                sys.stderr.write(f"{error}\n")
+                self._serving = None
+
+    def take(self, message: Learn) -> None:
+        """Read a movie's lesson, once; what cannot be used is told and left."""
+        if message.lesson is None or message.movie_id in self._seen or not Path(message.lesson).is_file():
+            return
+        self._seen.add(message.movie_id)
+        try:
+            movie_id, sums = read_lesson(Path(message.lesson), self._device)
+            lesson = Lesson(movie_id, sums)
+            self._check_make(lesson)
+        except ModelError as error:
+            sys.stderr.write(f"{error}\n")
+            return
+        if self._roles.held_out(movie_id):
+            self._held_out = [*self._held_out, lesson][-self._settings.most_held_out :]
+        else:
+            self._learned = [*self._learned, lesson][-self._settings.most_movies :]
+            self._new += movie_id not in self._trained_on
+
+    def _check_make(self, lesson: Lesson) -> None:
+        others = [*self._learned, *self._held_out]
+        known = self._manifest.pixel_size if self._manifest else others[0].sums.pixel_size if others else None
+        if known is not None and not is_same_pixel_size(lesson.sums.pixel_size, known):
+            expected, found = f"{known:g} Å/px", f"{lesson.sums.pixel_size:g} Å/px"
+            raise ModelError("nothing is learned from it", where=lesson.movie_id, expected=expected, found=found)
+
+    @property
+    def is_due(self) -> bool:
+        """Enough new movies, and enough held out for the gate to say something."""
+        needed = self._settings.refresh_movies if self._serving is not None else self._settings.first_movies
+        return len(self._held_out) >= LEAST_HELD_OUT and len(self._learned) > 0 and self._new >= needed
+
+    def propose(self, is_over: Callable[[], bool]) -> Candidate | None:
+        """Train a candidate and have it judged; a promoted one is stored. None if it was ended before."""
+        steps = self._settings.refresh_steps * min(self._new, len(self._learned))
+        if self._serving is None:
+            steps = max(steps, self._settings.first_steps)
+        self._new = 0
+        self._trainings += 1
+        seed = _SEED + self._trainings
+        torch.manual_seed(seed)
+        candidate = copy.deepcopy(self._net) if self._net is not None else GainResidualNet().to(self._device)
+        report = train(candidate, self._learned, steps=steps, seed=seed, stop=is_over, clock=time.perf_counter)
+        if is_over():
+            return None
+        trained_on = self._trained_on | set(report.movies)
+        incumbent = (self._net, self._manifest.weight) if self._serving and self._net and self._manifest else None
+        decision = judge(candidate, self._held_out, incumbent=incumbent, trained_on=frozenset(trained_on), seed=seed)
+        name, digest = self._store.next_version(), None
+        if decision.promoted:
+            self._manifest = self._save(name, candidate, report, decision, trained_on, seed)
+            digest, self._serving = self._manifest.sha256, name
+        if decision.promoted or (self._serving is None and report.finite):
+            self._net, self._trained_on = candidate, trained_on
+        return Candidate(
+            result="promoted" if decision.promoted else "rejected",
+            version=name,
+            reason=decision.reason,
+            sha256=digest,
+            figures=_figures(decision) | plain({"steps": report.steps, "seconds": round(report.seconds, 2)}),
+            network=SUPER_RESOLUTION,
+        )
+
+    def _save(
+        self,
+        name: str,
+        net: GainResidualNet,
+        report: TrainingReport,
+        decision: FineDecision,
+        trained_on: set[str],
+        seed: int,
+    ) -> Manifest:
+        pixel_size = self._learned[-1].sums.pixel_size
+        manifest = Manifest(
+            version=name,
+            parent=self._serving,
+            net=net.config,
+            resolution=pixel_size,
+            low=0.0,
+            pixel_size=pixel_size,
+            sha256="",
+            software=version("cryoem-streamer"),
+            seed=seed,
+            steps=report.steps,
+            losses=report.losses,
+            trained_on=sorted(trained_on),
+            held_out=[lesson.movie_id for lesson in self._held_out],
+            weight=decision.weight,
+        )
+        return save_version(self._store.directory / name, net, manifest)
+
+
+def _figures(decision: FineDecision) -> dict[str, float | str | None]:
+    """Means of what the gate looked at."""
+    scores = decision.scores
+    if not scores:
+        return {}
+    means = {name: round(sum(getattr(s, name) for s in scores) / len(scores), 4) for name in ("gain", "gain_beyond")}
+    bands = {f"lambda_{1.0 / frequency:.1f}A": value for frequency, value in decision.weight}
+    return plain(means | bands | {"held_out": len(scores)})

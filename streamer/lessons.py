@@ -1,0 +1,128 @@
+"""What a network on top of fusion learns from: sums of groups of a movie's frames on some tiles of the fine grid.
+
+One safetensors file per movie. All that the normal equations need is in it, so that nobody reads the movie again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import safetensors
+import torch
+from safetensors.torch import save
+
+from streamer.dealias import AliasGrid
+from streamer.errors import ModelError
+from streamer.super_resolve import Resolver
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from streamer.fine import FineSums
+
+LESSON_GROUPS = 8
+_FORMAT = "streamer.fine-groups/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineLesson:
+    """Group sums of one movie on l tiles."""
+
+    grid: AliasGrid
+    groups: Tensor
+    """(g, 4, l, side, side//2+1) complex64; see ``fine.FineSums``."""
+    group_of: Tensor
+    """(t,) int64: the group of each frame."""
+    fractions: Tensor
+    """(t, l, 2) float64 px."""
+    exposures: Tensor
+    """(t,) float64 e⁻/Å²."""
+    prior: Tensor
+    """(4, side, side//2+1) of the movie's fused image."""
+    white: float
+    """Variance of one frame's noise per coarse coefficient of a tile."""
+    pixel_size: float
+    """Å, physical."""
+
+
+class _Description(msgspec.Struct, frozen=True, kw_only=True):
+    format: str
+    movie_id: str
+    pixel_size: float
+    voltage_kv: float
+    weighted: bool
+    white: float
+
+
+def lesson_of(sums: FineSums, noise: float, pixel_size: float) -> FineLesson:
+    """Lesson of what was accumulated with groups; ``noise``: variance of one frame per px."""
+    return FineLesson(
+        grid=sums.grid,
+        groups=sums.groups,
+        group_of=sums.group_of,
+        fractions=sums.fractions[:, sums.lesson],
+        exposures=sums.exposures,
+        prior=Resolver(sums, noise).prior,
+        white=noise * sums.grid.side**2,
+        pixel_size=pixel_size,
+    )
+
+
+def encode_lesson(movie_id: str, lesson: FineLesson) -> bytes:
+    """A movie's lesson as the bytes of a file; sums as float16 of one scale, which costs .05 % of their noise."""
+    grid = lesson.grid
+    description = _Description(
+        format=_FORMAT,
+        movie_id=movie_id,
+        pixel_size=lesson.pixel_size,
+        voltage_kv=grid.voltage_kv,
+        weighted=grid.weighted,
+        white=lesson.white,
+    )
+    parts = torch.view_as_real(lesson.groups)
+    # the coarsest coefficients hold the shape of the field, far above the noise: float16 has room for 65504
+    scale = (lesson.groups.abs().max() / 3e4).clamp(min=1e-30)
+    tensors = {
+        "groups": (parts / scale).to(torch.float16),
+        "scale": scale.reshape(1),
+        "group_of": lesson.group_of,
+        "fractions": lesson.fractions,
+        "exposures": lesson.exposures,
+        "prior": lesson.prior,
+        "transfer": torch.view_as_real(grid.transfer),
+    }
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(content, {"description": msgspec.json.encode(description).decode()})
+
+
+def read_lesson(path: Path, device: torch.device | str = "cpu") -> tuple[str, FineLesson]:
+    """Movie id and lesson of a file; ModelError if it is not one or not finite."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("description", "{}")
+            told = msgspec.json.decode(text, type=_Description)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
+        raise ModelError(f"no sums of the fine grid could be read: {error}", where=path, expected=_FORMAT) from error
+    if told.format != _FORMAT:
+        raise ModelError("sums of the fine grid of another format", where=path, expected=_FORMAT, found=told.format)
+    try:
+        groups = torch.view_as_complex(tensors["groups"].float() * tensors["scale"]).to(device)
+        transfer = torch.view_as_complex(tensors["transfer"]).to(device)
+        rest = {name: tensors[name] for name in ("group_of", "fractions", "exposures")}
+        prior = tensors["prior"].to(device)
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"damaged sums of the fine grid: {error}", where=path) from error
+    frames, tiles = (int(size) for size in rest["fractions"].shape[:2])
+    consistent = len(rest["group_of"]) == len(rest["exposures"]) == frames and groups.shape[2] == tiles
+    if not consistent or not all(bool(torch.isfinite(t).all()) for t in (groups.abs(), prior, *rest.values())):
+        raise ModelError("damaged sums of the fine grid", where=path, found=str(tuple(groups.shape)))
+    grid = AliasGrid(
+        int(prior.shape[1]), told.pixel_size, told.voltage_kv, weighted=told.weighted, transfer=transfer, device=device
+    )
+    lesson = FineLesson(grid=grid, groups=groups, prior=prior, white=told.white, pixel_size=told.pixel_size, **rest)
+    return told.movie_id, lesson
