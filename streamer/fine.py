@@ -23,7 +23,7 @@ from streamer.errors import StageError
 from streamer.tiles import Tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from streamer.records import Motion
 
@@ -49,8 +49,8 @@ class FineSums:
     """(t, n, 2) float64 px, −½…½."""
     exposures: Tensor
     """(t,) float64 e⁻/Å²."""
-    parity: Tensor
-    """(t,) int64: 0 for even and 1 for odd frames, of those that are in the sums."""
+    kept: Tensor
+    """(t,) int64: the frames that are in the sums, by their number in the movie."""
     sample: Tensor
     """(m,) int64: tiles that figures are measured on, spread over the field."""
     control: Tensor
@@ -61,8 +61,16 @@ class FineSums:
     """Of one frame."""
     groups: Tensor
     """(g, 4, l, side, side//2+1): sums of every g-th frame for the tiles of ``lesson``; g may be 0."""
-    group_of: Tensor
-    """(t,) int64: the group of each frame."""
+
+    @property
+    def parity(self) -> Tensor:
+        """(t,) int64: 0 for even and 1 for odd frames."""
+        return self.kept % 2
+
+    @property
+    def group_of(self) -> Tensor:
+        """(t,) int64: the group of each frame."""
+        return self.kept % max(1, len(self.groups))
 
     @property
     def lesson(self) -> Tensor:
@@ -107,29 +115,22 @@ def accumulate(
     whole = torch.round(shifts)
     fractions = shifts - whole
     sample = torch.linspace(0, len(tiles) - 1, min(_SAMPLE, len(tiles))).round().to(torch.int64)
-    others = fractions[_other_frames(len(fractions))][:, sample]
     lesson = lesson_tiles(sample, tiles.side)
+    others = fractions[_other_frames(len(fractions))][:, sample]
     sums, control, groups = (
         torch.zeros((parts, 4, n, tiles.side, tiles.side // 2 + 1), dtype=torch.complex64, device=device)
         for parts, n in ((2, len(tiles)), (2, len(sample)), (n_groups, len(lesson)))
     )
     kept, total = [], 0.0
-    for t in range(len(shifts)):
-        image = first if t == 0 else frame(t)
-        mean = float(image.mean())
-        centred = image - mean
-        if not math.isfinite(mean) or not bool(centred.any()):
-            continue
+    for t, centred, mean in _usable(frame, len(shifts)):
         base = torch.fft.rfft2(tiles.cut(centred, whole[t].to(torch.int64)))
         base *= _ramp(fractions[t], tiles.side, device)
-        turned = base[sample]
-        # upper rows hold below Nyquist what is counted one cycle above it: there nothing may be turned
-        turned[:, tiles.side // 2 + 1 :] *= _turns(fractions[t, sample] - others[t], (1, 0), device)
+        turned = _turned(base[sample], fractions[t, sample] - others[t])
         decay = -float(exposures[t]) if weighted else None
-        learned = base[lesson] if n_groups else base[:0], fractions[t, lesson]
-        for into, spectra, by in ((sums, base, fractions[t]), (control, turned, others[t]), (groups, *learned)):
-            if len(into):
-                _add(into[t % len(into)], spectra, by, grid, decay)
+        _add(sums, t, base, fractions[t], grid, decay)
+        _add(control, t, turned, others[t], grid, decay)
+        if n_groups:
+            _add(groups, t, base[lesson], fractions[t, lesson], grid, decay)
         kept.append(t)
         total += mean
     if not kept:
@@ -141,13 +142,12 @@ def accumulate(
         sums=sums,
         fractions=fractions[at],
         exposures=exposures[at],
-        parity=at % 2,
+        kept=at,
         sample=sample,
         control=control,
         control_fractions=others[at],
         mean=total / len(kept),
         groups=groups,
-        group_of=at % max(1, n_groups),
     )
 
 
@@ -177,11 +177,30 @@ def diversity(shifts: Tensor, exposures: Tensor | None = None) -> float:
     return 1.0 - float(together.max())
 
 
-def _add(into: Tensor, spectra: Tensor, fractions: Tensor, grid: AliasGrid, exponent: float | None) -> None:
-    """Add a frame's tiles (n, side, side//2+1) to sums (4, n, …), each alias turned and weighted for itself."""
+def _add(sums: Tensor, t: int, spectra: Tensor, fractions: Tensor, grid: AliasGrid, exponent: float | None) -> None:
+    """Add frame t's tiles (n, side, side//2+1) to its part of (g, 4, n, …), each alias turned and weighted."""
+    into = sums[t % len(sums)]
     for a, offset in enumerate(ALIASES):
         part = spectra if exponent is None else spectra * torch.exp(exponent * grid.rate[a])
         into[a].addcmul_(part, _turns(fractions, offset, spectra.device))
+
+
+def _usable(frame: Callable[[int], Tensor], n: int) -> Iterator[tuple[int, Tensor, float]]:
+    """Number, image without its mean, and mean of all frames that hold something."""
+    for t in range(n):
+        image = frame(t)
+        mean = float(image.mean())
+        centred = image - mean
+        if math.isfinite(mean) and bool(centred.any()):
+            yield t, centred, mean
+
+
+def _turned(spectra: Tensor, by: Tensor) -> Tensor:
+    """Tiles of a frame as another frame's shift, that much less, would turn their aliases."""
+    side = spectra.shape[1]
+    # upper rows hold below Nyquist what is counted one cycle above it: there nothing may be turned
+    spectra[:, side // 2 + 1 :] *= _turns(by, (1, 0), spectra.device)
+    return spectra
 
 
 def _side_for(motion: Motion, shape: tuple[int, int]) -> int:
