@@ -38,17 +38,28 @@ def smoothed(sums: Tensor, chance: Tensor, scale: Tensor) -> Tensor:
 
 
 def _trend(values: Tensor, variance: Tensor) -> Tensor:
-    """Parabola in frequency as an exponent, fitted to (rings,) values by Gauss-Newton; Thon rings count as scatter."""
+    """Power that falls with frequency, (rings,): a parabola as exponent, or a line where that would rise at the end."""
     place = torch.linspace(0.0, 1.0, len(values), dtype=torch.float64)
-    used = slice(max(2, len(values) // 16), None)  # coarser is the shape of particles, not a trend
     basis = torch.stack([torch.ones_like(place), place, place**2], dim=1)
+    found = _fitted(basis, values, variance)
+    if float(found[2]) > 0.0 or float(found[1] + 2.0 * found[2]) > 0.0:
+        basis = basis[:, :2]
+        found = _fitted(basis, values, variance)
+        found[1] = found[1].clamp(max=0.0)
+    return torch.exp((basis @ found).clamp(-30.0, 30.0))
+
+
+def _fitted(basis: Tensor, values: Tensor, variance: Tensor) -> Tensor:
+    """Exponents (p,) of exp(basis · p) by Gauss-Newton; Thon rings count as scatter."""
+    used = slice(max(2, len(values) // 16), None)  # coarser is the shape of particles, not a trend
     start = float(values[used][: len(values) // 4].mean().clamp(min=1e-9))
-    found = torch.tensor([math.log(start), -1.0, 0.0], dtype=torch.float64)
+    found = torch.zeros(basis.shape[1], dtype=torch.float64)
+    found[0], found[1] = math.log(start), -1.0
     for _ in range(_FIT_STEPS):
         model = torch.exp((basis @ found).clamp(-30.0, 30.0))
         weight = 1.0 / (variance + 0.25 * model.square())
         slope = (model[:, None] * basis)[used]
-        normal = slope.T @ (weight[used, None] * slope) + 1e-3 * torch.eye(3, dtype=torch.float64)
+        normal = slope.T @ (weight[used, None] * slope) + 1e-3 * torch.eye(len(found), dtype=torch.float64)
         step = torch.linalg.solve(normal, slope.T @ (weight * (values - model))[used])
         found = found + step.clamp(-1.0, 1.0)
-    return torch.exp((basis @ found).clamp(-30.0, 30.0))
+    return found

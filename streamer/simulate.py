@@ -87,6 +87,8 @@ class Truth:
     """(t,) what multiplies ``bend``, first frame 0."""
     particles: Array
     """(n, 2) centres (y, x) in px in the position of the first frame, those inside the field."""
+    rotations: Array
+    """(n, 3, 3) of these particles: specimen's x, y, z to the microscope's, whose z is the beam."""
     diameter: float
     """Å."""
     optics: Optics
@@ -175,6 +177,7 @@ class Field:
         self.bend = self._draw_bend()
         self.specimen = specimen
         self.centres = self._place(specimen) if specimen is not None else np.zeros((0, 2), np.float32)
+        self.rotations = np.zeros((0, 3, 3), np.float32)
         self._series = self._bent_series(self._contrast())
 
     def _draw_bend(self) -> Array:
@@ -206,7 +209,8 @@ class Field:
         image = np.zeros(self._fine, dtype=np.float32)
         reach = math.ceil(float(np.linalg.norm(specimen.positions, axis=1).max()) / step) + 2
         side = 2 * reach + 1
-        for centre, rotation in zip(self.centres, random_rotations(self._rng, len(self.centres)), strict=True):
+        self.rotations = random_rotations(self._rng, len(self.centres))
+        for centre, rotation in zip(self.centres, self.rotations, strict=True):
             # a coarse pixel's centre lies between its two fine pixels, half a fine pixel from each
             middle = 2.0 * centre[::-1] + 0.5
             corner = np.floor(middle).astype(np.int64) - reach
@@ -309,27 +313,28 @@ class Field:
         """What the frames were made from."""
         (height, width), (top, left) = self.scope.shape, self._origin
         image = fourier.to_image(self._at(float(self.bend_amplitude[0]), self._series), self._fine)
+        centres = self._first_frame_centres()
+        inside = ((centres >= 0) & (centres < np.array(self.scope.shape))).all(1)
         image = image[2 * top : 2 * (top + height), 2 * left : 2 * (left + width)]
         return Truth(
             image=image.cpu().numpy(),
             displacement=self.displacement,
             bend=self.bend,
             bend_amplitude=self.bend_amplitude - self.bend_amplitude[0],
-            particles=self._first_frame_centres(),
+            particles=centres[inside],
+            rotations=self.rotations[inside],
             diameter=self.specimen.diameter if self.specimen is not None else 0.0,
             optics=self.optics,
         )
 
     def _first_frame_centres(self) -> Array:
-        """Centres in the first frame's position and coordinates, those inside the field only."""
+        """Centres in the first frame's position and coordinates."""
         size = np.array(self.scope.shape, dtype=np.float32)
         centres = self.centres - np.array(self._origin, dtype=np.float32)
         v, u = (centres / size - 0.5).T
         basis = np.stack(_bend_basis(v, u), axis=-1)
-        centres = centres + basis @ self.bend.T * (self.bend_amplitude[0] - self.bend_amplitude.mean())
-        inside = ((centres >= 0) & (centres < size)).all(1)
-        first: Array = centres[inside].astype(np.float32)
-        return first
+        moved: Array = centres + basis @ self.bend.T * (self.bend_amplitude[0] - self.bend_amplitude.mean())
+        return moved.astype(np.float32)
 
 
 def _every_second(spectrum: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -103,14 +103,14 @@ class Resolver:
         """Measure the prior; ``noise`` is the variance of one frame per px, white."""
         self.sums, self.grid, self._network = sums, sums.grid, network
         side = self.grid.side
-        self._white = noise * side * side
+        self.white = noise * side * side
         """Of one frame per coarse coefficient of a tile that is not faded."""
         inside = sums.tiles.inside(sums.sample)
         fade, used = fourier.edge(side, 0, FADE) ** 2, fourier.edge(side, FADE, 2 * BLEND) ** 2
         self._used = (inside * used * used[:, None]).mean((1, 2))
         """(m,) share of each tile of the sample that spectra are measured on."""
         left = inside * fade * fade[:, None]
-        self._noise = (self._white * left.square().mean((1, 2)) / left.mean((1, 2))).to(self.grid.device)
+        self._noise = (self.white * left.square().mean((1, 2)) / left.mean((1, 2))).to(self.grid.device)
         """(m,) of one frame per coarse coefficient where the tile holds anything: it may lie partly outside."""
         self._kept = self._kept_by_flat_prior()
         self._rings = self._measured()
@@ -148,7 +148,7 @@ class Resolver:
         common, even, odd = self._rings[:, tiles].sum(1).cpu()
         counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used[tiles].sum())
         # fine coefficients are four times the aliases', whose noise per frame is known
-        scale = counts * self._kept * 16.0 * self._white
+        scale = counts * self._kept * 16.0 * self.white
         signal = smoothed(common, even * odd / counts, scale)
         # where the box lets next to nothing pass, what is found is chance: the signal grows no more there
         last = max(1, int((self._kept > _LEAST_KEPT).sum())) - 1
@@ -188,7 +188,7 @@ class Resolver:
         """Fused images (b, h, w) of some frames as the network leaves them."""
         if self._network is None:
             return fused
-        return fused + self._network(fused, self.grid, exposures, prior, self._white)
+        return fused + self._network(fused, self.grid, exposures, prior, self.white)
 
     # -------------------------------------------------------------------------------------------- confirmation
 

@@ -1,15 +1,22 @@
 """The same numbers on a CUDA device as on the CPU."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from models import gate
+from models.fine_gate import band_sums
+from models.gain_residual import BandNoise, GainResidualNet, Lesson, correct
 from models.manifest import NetConfig
 from models.noise2noise import WienerResidualNet, infer
 from models.probes import probes
 from models.training import train
+from models.zssr import ZssrNet, apply, back_project
 from streamer import align, ctf, detector, dose, fine, fourier, fuse, quality, restore, split
+from streamer.averages import Averages
+from streamer.lessons import lesson_of
 from streamer.pick import pick
 from streamer.records import HalfSums, Motion
 from streamer.settings import MotionSettings
@@ -245,3 +252,58 @@ def test_training_goes_the_same_way_for_some_steps():
         net = WienerResidualNet(NetConfig()).to(device)
         losses.append(train(net, [movie], steps=4, seed=1).losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_network_on_fusion_changes_the_same():
+    torch.manual_seed(0)
+    net = GainResidualNet()
+    for layer in (net.gains, net.additions):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    fused = images(2, 64, 96)
+    noise = BandNoise(deviation=torch.full((7,), 0.5), wiener=torch.linspace(0.9, 0.1, 7))
+    with torch.inference_mode():
+        here, bands = correct(net, fused, noise)
+        there, bands_there = correct(net.cuda(), fused.cuda(), noise)
+    assert_same(bands, bands_there)
+    assert_same(here, there, 1e-4)
+
+
+def test_cryo_zssr_makes_the_same_image():
+    torch.manual_seed(0)
+    net = ZssrNet()
+    early, late, whole = images(3, 70, 82)
+    offsets = torch.tensor([[0.1, 0.2], [-0.3, 0.4], [0.0, -0.2], [0.4, 0.0]], dtype=torch.float64)
+    averages = Averages(early=early, late=late, whole=whole, offsets=offsets, scale=float(early.std()))
+    here = apply(net, averages)
+    early, late, whole_there = on("cuda", early, late, whole)
+    there = apply(net.cuda(), replace(averages, early=early, late=late, whole=whole_there))
+    # bfloat16 on both sides where it pays
+    assert_same(here, there, 2e-2)
+    assert_same(back_project(here, whole), back_project(here.cuda(), whole.cuda()))
+
+
+def test_lessons_fuse_and_judge_the_same():
+    found = []
+    for device in DEVICES:
+        frames = counted((96, 96), n=8).to(device)
+        motion = Motion(
+            shifts=torch.tensor([[-0.37 * t, 0.21 * t] for t in range(8)], dtype=torch.float64),
+            information=1.0,
+            trusted=True,
+            iterations=0,
+        )
+        exposures = torch.arange(1.0, 9.0, dtype=torch.float64)
+        sums = fine.accumulate(
+            lambda i, f=frames: f[i], motion, exposures, pixel_size=3.0, voltage_kv=300.0, n_groups=8
+        )
+        lesson = Lesson("m", lesson_of(sums, 4.0, 3.0))
+        torch.manual_seed(0)
+        net = GainResidualNet()
+        for layer in (net.gains, net.additions):
+            torch.nn.init.normal_(layer.weight, std=0.1)
+        found.append(
+            (lesson.fused(torch.arange(8) < 6, torch.arange(lesson.n_tiles))[0], band_sums(net.to(device), lesson))
+        )
+    (image, table), (image_there, table_there) = found
+    assert_same(image, image_there, 1e-3)
+    assert_same(table, table_there, 2e-3)

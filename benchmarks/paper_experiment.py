@@ -1,0 +1,363 @@
+"""The experiment of the cryo-ZSSR paper (Huang et al. 2023), in simulation, with the truth at hand.
+
+Movies of a detector with the fine pixel are simulated and binned 2×2, as the paper bins its own: the same electrons.
+From the binned movies come the arms; "full resolution" is the movie before binning. All use our own shifts, found on
+the binned movies. Networks that learn from a session are applied to movies that they never saw (two halves in turn).
+
+Figures: FRC with the truth in bands beyond the low-resolution Nyquist frequency; how far the Thon rings of the known
+CTF can be followed, and how well they correlate; the map that RELION makes of true poses, between halves of the movies
+(0.143) and against the atomic model (0.5). Controls: fusion with other frames' shifts; the network's λ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from benchmarks.harness import band_frc, table
+from benchmarks.reconstruct import Particles, fsc, model_map, read_map, resolution
+from models import fine_gate, gain_residual, zssr
+from streamer import align, detector, dose, fine, fourier, fuse
+from streamer.averages import average
+from streamer.ctf import ctf_2d
+from streamer.lessons import lesson_of
+from streamer.records import Gain, Motion
+from streamer.settings import MotionSettings
+from streamer.simulate import Detector, Field, Microscope, Truth
+from streamer.specimen import Specimen, apoferritin, random_protein
+from streamer.super_resolve import Resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BANDS = [(0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
+_SEED = 100
+_ZSSR_STEPS, _NETWORK_STEPS = 300, 400
+
+
+_IN_3D = (
+    "low resolution",
+    "bilinear",
+    "ZSSR per movie",
+    "ZSSR session",
+    "shift and add",
+    "fusion",
+    "fusion + network",
+    "full resolution",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A specimen at the paper's pixel sizes."""
+
+    name: str
+    specimen: Callable[[], Specimen]
+    fine_pixel: float
+    frames: int
+    dose_per_frame: float
+    symmetry: str
+    per_movie: int
+    """Movies that a cryo-ZSSR of their own is trained on."""
+    box: int
+    """On the fine grid, px."""
+
+
+CASES = (
+    Case("apoferritin 1.5 → 3 Å", apoferritin, 1.5, 50, 1.2, "O", 20, 160),
+    Case("asymmetric 1.32 → 2.64 Å", partial(random_protein, 12), 1.32, 38, 1.4, "C1", 6, 176),
+)
+
+
+def simulate(arguments: tuple[Case, int, int, Path]) -> Path:
+    """One movie before binning, into a file."""
+    case, number, side, directory = arguments
+    torch.set_num_threads(1)
+    path = directory / f"{case.symmetry}-{number}.npz"
+    scope = Microscope(
+        shape=(2 * side, 2 * side),
+        pixel_size=case.fine_pixel,
+        n_frames=case.frames,
+        dose_per_frame=case.dose_per_frame,
+        defocus_um=(0.6, 1.2),
+    )
+    camera = Detector(scope.shape, 0)
+    field = Field(scope, case.specimen(), _SEED + number)
+    counts = np.stack(list(field.frames(camera)))
+    truth = field.truth()
+    np.savez(path, counts=counts, gain=camera.gain_reference(), truth=np.array(truth, dtype=object))
+    return path
+
+
+class Movie:
+    """A movie before and after binning, on the device."""
+
+    def __init__(self, case: Case, path: Path, device: torch.device) -> None:
+        with np.load(path, allow_pickle=True) as file:
+            counts, gain, self.truth = file["counts"], file["gain"], file["truth"].item()
+        self.case, self.device = case, device
+        total = counts.sum(0, dtype=np.float32) * gain
+        hot = detector.find_hot_pixels(total, 7.0)
+        whole = Gain(path="simulated", sha256="", values=gain)
+        corrected = detector.correction_for(gain.shape, whole, detector.defects_of(whole, hot), device)
+        self._frames = [corrected.frame(counts, t).half() for t in range(len(counts))]
+        self.exposures = dose.frame_exposures(len(counts), case.dose_per_frame)
+        self.motion = align.estimate_motion(self.coarse, len(counts), 2 * case.fine_pixel, MotionSettings())
+
+    def fine(self, t: int) -> torch.Tensor:
+        """Frame of the detector with the fine pixel."""
+        return self._frames[t].float()
+
+    def coarse(self, t: int) -> torch.Tensor:
+        """The same, binned: mean of 2×2."""
+        frame = self._frames[t].float()
+        return frame.reshape(frame.shape[0] // 2, 2, frame.shape[1] // 2, 2).mean((1, 3))
+
+    def sums(self, motion: Motion, n_groups: int = 0) -> fine.FineSums:
+        """Sums of the binned frames on the fine grid."""
+        return fine.accumulate(
+            self.coarse,
+            motion,
+            self.exposures,
+            pixel_size=2 * self.case.fine_pixel,
+            voltage_kv=300.0,
+            n_groups=n_groups,
+        )
+
+    @property
+    def noise(self) -> float:
+        """Variance of a binned frame per px, from neighbouring frames."""
+        differences = [(self.coarse(t) - self.coarse(t + 1)).var() / 2.0 for t in range(0, len(self._frames) - 1, 8)]
+        return float(sum(differences)) / len(differences)
+
+    def plain(self, frame: Callable[[int], torch.Tensor], motion: Motion, pixel_size: float) -> torch.Tensor:
+        """Dose-weighted sum, white noise."""
+        fused = fuse.fuse(
+            frame, motion.shifts, self.exposures, pixel_size=pixel_size, voltage_kv=300.0, local=motion.local
+        )
+        rate = dose.decay_rate(fourier.radius(fused.shape, self.device), pixel_size, 300.0)
+        spectrum = (fused.even + fused.odd) * dose.sum_of_squares(self.exposures, rate).rsqrt()
+        return fourier.to_image(spectrum, fused.shape)
+
+    def full(self) -> torch.Tensor:
+        """The movie before binning, moved as the binned one."""
+        local = self.motion.local
+        if local is not None:
+            shape = (2 * local.shape[0], 2 * local.shape[1])
+            local = replace(local, coefficients=2.0 * local.coefficients, shape=shape)
+        motion = replace(self.motion, shifts=2.0 * self.motion.shifts, local=local)
+        return self.plain(self.fine, motion, self.case.fine_pixel)
+
+
+@dataclass
+class Session:
+    """What networks learned from half of the movies, and the rest of what is made once."""
+
+    zssr: zssr.ZssrNet
+    network: gain_residual.GainResidualNet
+    weight: list[tuple[float, float]]
+
+
+def learn(movies: list[Movie], seed: int) -> Session:
+    """Train a session's networks on some movies; a quarter of them judges the one on top of fusion."""
+    device = movies[0].device
+    torch.manual_seed(seed)
+    net = zssr.ZssrNet().to(device)
+    pairs = [zssr.Pair(str(n), average(movie.coarse, movie.motion)) for n, movie in enumerate(movies)]
+    zssr.train(net, pairs, seed=seed, most_steps=_ZSSR_STEPS)
+    lessons = []
+    for n, movie in enumerate(movies):
+        sums = movie.sums(movie.motion, 8)
+        lessons.append(gain_residual.Lesson(str(n), lesson_of(sums, movie.noise, 2 * movie.case.fine_pixel)))
+    torch.manual_seed(seed)
+    network = gain_residual.GainResidualNet().to(device)
+    held_out = max(1, len(lessons) // 4)
+    report = gain_residual.train(network, lessons[held_out:], steps=_NETWORK_STEPS, seed=seed)
+    judges = lessons[:held_out] if held_out > 1 else lessons[:1] * 2
+    decision = fine_gate.judge(network, judges, incumbent=None, trained_on=frozenset(report.movies[:0]))
+    print(f"  network on fusion: {decision.reason}; λ {[lam for _, lam in decision.weight]}", flush=True)
+    return Session(net, network, decision.weight)
+
+
+def changed_by(session: Session, resolver: Resolver, fused: torch.Tensor) -> torch.Tensor:
+    """The fused image as the network leaves it."""
+    sums = resolver.sums
+    sensitive = gain_residual.sensitivity(sums.grid, sums.exposures)
+    noise = gain_residual.band_noise(sums.grid, sensitive, resolver.prior, resolver.white)
+    one = (fused / math.sqrt(len(sums.kept)))[None]
+    with torch.inference_mode():
+        changes, _ = gain_residual.correct(session.network, one - one.mean(), noise)
+    weight = torch.tensor([lam for _, lam in session.weight] or [0.0] * changes.shape[1], device=one.device)
+    return (one + torch.einsum("c,bchw->bhw", weight, changes))[0]
+
+
+def arms(movie: Movie, session: Session, *, per_movie: bool) -> dict[str, tuple[torch.Tensor, int]]:
+    """Images of one movie by each way, and how much finer than the binned movie's their pixels are."""
+    shape = movie.coarse(0).shape
+    low = movie.plain(movie.coarse, movie.motion, 2 * movie.case.fine_pixel)
+    made: dict[str, tuple[torch.Tensor, int]] = {"low resolution": (low, 1)}
+    made["bilinear"] = zssr.upsample(low[None, None])[0, 0], 2
+    made["Fourier padding"] = (
+        fourier.to_image(fourier.upsampled(torch.fft.rfft2(low), shape), (2 * shape[0], 2 * shape[1])),
+        2,
+    )
+    averages = average(movie.coarse, movie.motion)
+    if per_movie:
+        torch.manual_seed(0)
+        net = zssr.ZssrNet().to(movie.device)
+        zssr.train(net, [zssr.Pair("", averages)], seed=1, most_steps=_ZSSR_STEPS)
+        made["ZSSR per movie"] = zssr.back_project(zssr.apply(net, averages), averages.whole), 2
+    made["ZSSR session"] = zssr.back_project(zssr.apply(session.zssr, averages), averages.whole), 2
+    sums = movie.sums(movie.motion)
+    added = sums.sums.sum(0) * sums.grid.transfer.conj()[:, None]
+    made["shift and add"] = sums.tiles.blend(sums.grid.image(added), 2), 2
+    resolver = Resolver(sums, movie.noise)
+    fused = resolver.image()
+    made["fusion"] = fused, 2
+    made["fusion + network"] = changed_by(session, resolver, fused), 2
+    order = torch.randperm(len(movie.motion.shifts), generator=torch.Generator().manual_seed(0))
+    other = replace(movie.motion, shifts=movie.motion.shifts[order], local=None)
+    made["control: other frames' shifts"] = Resolver(movie.sums(other), movie.noise).image(), 2
+    made["full resolution"] = movie.full(), 2
+    return made
+
+
+def thon_rings(image: torch.Tensor, truth: Truth, pixel_size: float) -> tuple[float, float]:
+    """How well the power of an image follows the known CTF, from 10 Å to 3 Å, and how far it can be followed, Å.
+
+    As CTFFIND scores: radial mean of the power, its trend taken away, correlated with |CTF|² in a sliding window of one
+    and a half oscillations at least; the end is where the correlation falls below one half for good.
+    """
+    side = 512
+    tiles = image.unfold(0, side, side).unfold(1, side, side).reshape(-1, side, side)
+    window = fourier.cosine_taper((side, side), 0.25, image.device)
+    power = torch.fft.rfft2((tiles - tiles.mean((1, 2), keepdim=True)) * window).abs().square().mean(0)
+    counts = fourier.ring_sums(torch.ones_like(power), (side, side))
+    rings = (fourier.ring_sums(power, (side, side)) / counts).cpu().numpy()
+    known = ctf_2d((side, side), pixel_size, truth.optics, image.device).square()
+    curve = (fourier.ring_sums(known, (side, side)) / counts).cpu().numpy()
+    frequency = fourier.ring_frequencies((side, side)).numpy() / pixel_size
+    width, found = 24, np.full(len(rings), np.nan)
+    logarithm = np.log(np.maximum(rings, 1e-30))
+    for middle in range(width, len(rings) - width):
+        part = slice(middle - width, middle + width + 1)
+        x = np.arange(-width, width + 1)
+        flat = logarithm[part] - np.polyval(np.polyfit(x, logarithm[part], 2), x)
+        found[middle] = np.corrcoef(flat, curve[part])[0, 1]
+    inside = (frequency > 0.1) & (frequency < 1.0 / 3.0)
+    values = np.where(np.isnan(found), 0.0, found)
+    followed = [f for f, v in zip(frequency, values, strict=True) if f > 0.1 and v < 0.5]
+    return float(values[inside].mean()), 1.0 / (followed[0] if followed else frequency[-1])
+
+
+def run(
+    case: Case, paths: list[Path], device: torch.device, work: Path, per_movie: int
+) -> dict[tuple[str, int], Particles]:
+    """Make all arms of all movies, tell what the images are worth, and collect the particles."""
+    print(f"{case.name}: {len(paths)} movies", flush=True)
+    movies = [Movie(case, path, device) for path in paths]
+    sessions = [learn(movies[half::2], half) for half in (0, 1)]
+    found: dict[str, list[list[float]]] = {}
+    stacks: dict[tuple[str, int], Particles] = {}
+    for number, movie in enumerate(movies):
+        wide = (2 * movie.coarse(0).shape[0], 2 * movie.coarse(0).shape[1])
+        spectrum = torch.fft.rfft2(torch.from_numpy(movie.truth.image).to(device))
+        truth = fourier.resize(spectrum, movie.truth.image.shape, wide).cpu() * fourier.shift_ramp(
+            wide, torch.tensor([-0.25, -0.25])
+        )
+        made = arms(movie, sessions[1 - number % 2], per_movie=number < min(per_movie, case.per_movie))
+        coarse = replace(movie.truth, particles=(movie.truth.particles - 0.5) / 2.0)
+        for name, (image, upsampling) in made.items():
+            pixel_size = 2 * case.fine_pixel / upsampling
+            frc = band_frc(torch.fft.rfft2(image).cpu(), truth, wide, BANDS) if upsampling == 2 else [0.0] * len(BANDS)
+            found.setdefault(name, []).append([*frc, *thon_rings(image, movie.truth, pixel_size)])
+            if name not in _IN_3D or (name == "ZSSR per movie" and case.per_movie < len(paths)):
+                continue
+            box = case.box * upsampling // 2
+            place = work / case.symmetry / f"{len(stacks)}"
+            stack = stacks.setdefault((name, number % 2), Particles(place, box, pixel_size))
+            stack.add(image.float().cpu().numpy(), coarse, upsampling)
+    rows: list[list[object]] = []
+    full = np.mean(found["full resolution"], 0)[:3]
+    for name, values in found.items():
+        mean, error = np.mean(values, 0), np.std(values, 0) / math.sqrt(max(1, len(values) - 1))
+        efficiency = 100.0 * (mean[:3] ** 2 / (1 - mean[:3] ** 2)) / (full**2 / (1 - full**2))
+        shown = [f"{m:.4f} ± {e:.4f}" for m, e in zip(mean[:3], error[:3], strict=True)]
+        rows.append([name, len(values), *shown, *(f"{v:.1f}" for v in efficiency), f"{mean[3]:.3f}", f"{mean[4]:.2f}"])
+    bands = [f"{a:g}-{b:g}" for a, b in BANDS]
+    header = ["arm", "movies", *bands, *(f"% {b}" for b in bands), "Thon rings", "followed to Å"]
+    table(
+        f"paper images {case.name}",
+        header,
+        rows,
+        "FRC with the truth, bands in cycles per fine px; % of full resolution's SSNR.",
+    )
+    return stacks
+
+
+def reconstruct(case: Case, stacks: dict[tuple[str, int], Particles], relion: Path, processes: int) -> None:
+    """Maps of both halves of each arm, and what they say."""
+    specimen = case.specimen()
+    counts = {key: len(stack) for key, stack in stacks.items()}
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(lambda stack: stack.reconstruct(relion, case.symmetry), [s for s in stacks.values() if len(s)]))
+    rows: list[list[object]] = []
+    models: dict[int, np.ndarray] = {}
+    for name in dict.fromkeys(key[0] for key in stacks):
+        halves = [stacks[name, half] for half in (0, 1) if (name, half) in stacks]
+        maps = [read_map(stack.map) for stack in halves if stack.map.is_file()]
+        if len(maps) < 2:
+            rows.append([name, sum(counts[name, h] for h in (0, 1) if (name, h) in counts), "no map"] + [""] * 3)
+            continue
+        box, pixel_size = halves[0].box, halves[0].pixel_size
+        model = models.setdefault(box, model_map(specimen, box, pixel_size))
+        diameter = specimen.diameter / pixel_size
+        between, against = fsc(*maps, diameter), np.abs(fsc(maps[0] + maps[1], model, diameter))
+        shells = [round(box * pixel_size / d) for d in (6.0, 5.0, 4.0)]
+        at = [f"{between[s]:.3f} / {against[s]:.3f}" if s < len(between) else "-" for s in shells]
+        figures = resolution(between, box, pixel_size, 0.143), resolution(against, box, pixel_size, 0.5)
+        rows.append([name, counts[name, 0] + counts[name, 1], *(f"{f:.2f}" for f in figures), *at])
+    header = ["arm", "particles", "halves .143 Å", "model .5 Å", "6 Å", "5 Å", "4 Å"]
+    table(
+        f"paper maps {case.name}",
+        header,
+        rows,
+        "FSC between halves of the movies / against the atomic model; true poses.",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--movies", type=int, default=20)
+    parser.add_argument("--side", type=int, default=1024, help="of a binned frame, px")
+    parser.add_argument("--per-movie", type=int, default=20, help="movies that a network of their own is trained on")
+    parser.add_argument("--work", type=Path, default=Path("paper_experiment"))
+    parser.add_argument("--relion", type=Path, default=Path("/usr/bin/relion_reconstruct"))
+    parser.add_argument("--processes", type=int, default=2)
+    chosen = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(chosen.processes) as pool:
+        orders = [(case, n, chosen.side, chosen.work) for case in CASES for n in range(chosen.movies)]
+        paths = pool.map(simulate, orders, chunksize=1)
+        print(f"simulated in {time.perf_counter() - began:.0f} s", flush=True)
+    for n, case in enumerate(CASES):
+        stacks = run(case, paths[n * chosen.movies : (n + 1) * chosen.movies], device, chosen.work, chosen.per_movie)
+        print(f"images at {time.perf_counter() - began:.0f} s", flush=True)
+        reconstruct(case, stacks, chosen.relion.absolute(), chosen.processes)
+        print(f"maps at {time.perf_counter() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
