@@ -238,7 +238,7 @@ def thon_rings(image: torch.Tensor, truth: Truth, pixel_size: float) -> tuple[fl
     As CTFFIND scores: radial mean of the power, its trend taken away, correlated with |CTF|² in a sliding window of one
     and a half oscillations at least; the end is where the correlation falls below one half for good.
     """
-    side = 512
+    side = min(512, *image.shape)
     tiles = image.unfold(0, side, side).unfold(1, side, side).reshape(-1, side, side)
     window = fourier.cosine_taper((side, side), 0.25, image.device)
     power = torch.fft.rfft2((tiles - tiles.mean((1, 2), keepdim=True)) * window).abs().square().mean(0)
@@ -317,7 +317,7 @@ def reconstruct(case: Case, stacks: dict[tuple[str, int], Particles], relion: Pa
         halves = [stacks[name, half] for half in (0, 1) if (name, half) in stacks]
         maps = [read_map(stack.map) for stack in halves if stack.map.is_file()]
         if len(maps) < 2:
-            rows.append([name, sum(counts[name, h] for h in (0, 1) if (name, h) in counts), "no map"] + [""] * 3)
+            rows.append([name, sum(counts[name, h] for h in (0, 1) if (name, h) in counts), "no map", *[""] * 4])
             continue
         box, pixel_size = halves[0].box, halves[0].pixel_size
         model = models.setdefault(box, model_map(specimen, box, pixel_size))
@@ -343,17 +343,18 @@ def main() -> None:
     parser.add_argument("--per-movie", type=int, default=20, help="movies that a network of their own is trained on")
     parser.add_argument("--work", type=Path, default=Path("paper_experiment"))
     parser.add_argument("--relion", type=Path, default=Path("/usr/bin/relion_reconstruct"))
+    parser.add_argument("--case", type=int, choices=range(len(CASES)), help="one specimen alone")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen.work.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    with multiprocessing.get_context("spawn").Pool(chosen.processes) as pool:
-        orders = [(case, n, chosen.side, chosen.work) for case in CASES for n in range(chosen.movies)]
-        paths = pool.map(simulate, orders, chunksize=1)
-        print(f"simulated in {time.perf_counter() - began:.0f} s", flush=True)
-    for n, case in enumerate(CASES):
-        stacks = run(case, paths[n * chosen.movies : (n + 1) * chosen.movies], device, chosen.work, chosen.per_movie)
+    for case in CASES if chosen.case is None else [CASES[chosen.case]]:
+        with multiprocessing.get_context("spawn").Pool(chosen.processes) as pool:
+            orders = [(case, n, chosen.side, chosen.work) for n in range(chosen.movies)]
+            paths = pool.map(simulate, orders, chunksize=1)
+        print(f"simulated at {time.perf_counter() - began:.0f} s", flush=True)
+        stacks = run(case, paths, device, chosen.work, chosen.per_movie)
         print(f"images at {time.perf_counter() - began:.0f} s", flush=True)
         reconstruct(case, stacks, chosen.relion.absolute(), chosen.processes)
         print(f"maps at {time.perf_counter() - began:.0f} s", flush=True)
