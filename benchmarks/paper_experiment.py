@@ -31,6 +31,7 @@ from streamer import align, detector, dose, fine, fourier, fuse
 from streamer.averages import average
 from streamer.ctf import ctf_2d
 from streamer.lessons import lesson_of
+from streamer.published import ModelRef
 from streamer.records import Gain, Motion
 from streamer.settings import MotionSettings
 from streamer.simulate import Detector, Field, Microscope, Truth
@@ -39,6 +40,8 @@ from streamer.super_resolve import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from streamer.dealias import AliasGrid
 
 BANDS = [(0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
 _SEED = 100
@@ -52,7 +55,8 @@ _IN_3D = (
     "ZSSR session",
     "shift and add",
     "fusion",
-    "fusion + network",
+    "fusion, unfiltered",
+    "fusion + network, unfiltered",
     "full resolution",
 )
 
@@ -161,20 +165,33 @@ class Movie:
 
 @dataclass
 class Session:
-    """What networks learned from half of the movies, and the rest of what is made once."""
+    """What networks learned from half of the movies; as a ``streamer.networks.FineNetwork`` that on top of fusion."""
 
-    zssr: zssr.ZssrNet
+    zssr: zssr.ZssrNet | None
     network: gain_residual.GainResidualNet
     weight: list[tuple[float, float]]
+    reference = ModelRef(version="benchmark", sha256="")
+
+    def __call__(
+        self, fused: torch.Tensor, grid: AliasGrid, exposures: torch.Tensor, prior: torch.Tensor, white: float
+    ) -> torch.Tensor:
+        """What to add to the fused image."""
+        noise = gain_residual.band_noise(grid, grid.sensitivity(exposures), prior, white)
+        with torch.inference_mode():
+            changes, _ = gain_residual.correct(self.network, fused, noise)
+        weight = torch.tensor([lam for _, lam in self.weight] or [0.0] * changes.shape[1], device=fused.device)
+        return torch.einsum("c,bchw->bhw", weight, changes)
 
 
-def learn(movies: list[Movie], seed: int) -> Session:
+def learn(movies: list[Movie], seed: int, *, with_zssr: bool) -> Session:
     """Train a session's networks on some movies; a quarter of them judges the one on top of fusion."""
     device = movies[0].device
-    torch.manual_seed(seed)
-    net = zssr.ZssrNet().to(device)
-    pairs = [zssr.Pair(str(n), average(movie.coarse, movie.motion)) for n, movie in enumerate(movies)]
-    zssr.train(net, pairs, seed=seed, most_steps=_ZSSR_STEPS)
+    net = None
+    if with_zssr:
+        torch.manual_seed(seed)
+        net = zssr.ZssrNet().to(device)
+        pairs = [zssr.Pair(str(n), average(movie.coarse, movie.motion)) for n, movie in enumerate(movies)]
+        zssr.train(net, pairs, seed=seed, most_steps=_ZSSR_STEPS)
     lessons = []
     for n, movie in enumerate(movies):
         sums = movie.sums(movie.motion, 8)
@@ -187,18 +204,6 @@ def learn(movies: list[Movie], seed: int) -> Session:
     decision = fine_gate.judge(network, judges, incumbent=None, trained_on=frozenset(report.movies[:0]))
     print(f"  network on fusion: {decision.reason}; λ {[lam for _, lam in decision.weight]}", flush=True)
     return Session(net, network, decision.weight)
-
-
-def changed_by(session: Session, resolver: Resolver, fused: torch.Tensor) -> torch.Tensor:
-    """The fused image as the network leaves it."""
-    sums = resolver.sums
-    sensitive = gain_residual.sensitivity(sums.grid, sums.exposures)
-    noise = gain_residual.band_noise(sums.grid, sensitive, resolver.prior, resolver.white)
-    one = (fused / math.sqrt(len(sums.kept)))[None]
-    with torch.inference_mode():
-        changes, _ = gain_residual.correct(session.network, one - one.mean(), noise)
-    weight = torch.tensor([lam for _, lam in session.weight] or [0.0] * changes.shape[1], device=one.device)
-    return (one + torch.einsum("c,bchw->bhw", weight, changes))[0]
 
 
 def arms(movie: Movie, session: Session, *, per_movie: bool) -> dict[str, tuple[torch.Tensor, int]]:
@@ -217,14 +222,15 @@ def arms(movie: Movie, session: Session, *, per_movie: bool) -> dict[str, tuple[
         net = zssr.ZssrNet().to(movie.device)
         zssr.train(net, [zssr.Pair("", averages)], seed=1, most_steps=_ZSSR_STEPS)
         made["ZSSR per movie"] = zssr.back_project(zssr.apply(net, averages), averages.whole), 2
-    made["ZSSR session"] = zssr.back_project(zssr.apply(session.zssr, averages), averages.whole), 2
+    if session.zssr is not None:
+        made["ZSSR session"] = zssr.back_project(zssr.apply(session.zssr, averages), averages.whole), 2
     sums = movie.sums(movie.motion)
     added = sums.sums.sum(0) * sums.grid.transfer.conj()[:, None]
     made["shift and add"] = sums.tiles.blend(sums.grid.image(added), 2), 2
-    resolver = Resolver(sums, movie.noise)
-    fused = resolver.image()
-    made["fusion"] = fused, 2
-    made["fusion + network"] = changed_by(session, resolver, fused), 2
+    for name, network in (("fusion", None), ("fusion + network", session)):
+        resolver = Resolver(sums, movie.noise, network)
+        made[name] = resolver.image(), 2
+        made[f"{name}, unfiltered"] = resolver.image(filtered=False), 2
     order = torch.randperm(len(movie.motion.shifts), generator=torch.Generator().manual_seed(0))
     other = replace(movie.motion, shifts=movie.motion.shifts[order], local=None)
     made["control: other frames' shifts"] = Resolver(movie.sums(other), movie.noise).image(), 2
@@ -266,7 +272,7 @@ def run(
     """Make all arms of all movies, tell what the images are worth, and collect the particles."""
     print(f"{case.name}: {len(paths)} movies", flush=True)
     movies = [Movie(case, path, device) for path in paths]
-    sessions = [learn(movies[half::2], half) for half in (0, 1)]
+    sessions = [learn(movies[half::2], half, with_zssr=per_movie >= 0) for half in (0, 1)]
     found: dict[str, list[list[float]]] = {}
     stacks: dict[tuple[str, int], Particles] = {}
     for number, movie in enumerate(movies):
@@ -297,7 +303,7 @@ def run(
     bands = [f"{a:g}-{b:g}" for a, b in BANDS]
     header = ["arm", "movies", *bands, *(f"% {b}" for b in bands), "Thon rings", "followed to Å"]
     table(
-        f"paper images {case.name}",
+        f"paper images {case.name}{_without(per_movie)}",
         header,
         rows,
         "FRC with the truth, bands in cycles per fine px; % of full resolution's SSNR.",
@@ -305,7 +311,9 @@ def run(
     return stacks
 
 
-def reconstruct(case: Case, stacks: dict[tuple[str, int], Particles], relion: Path, processes: int) -> None:
+def reconstruct(
+    case: Case, stacks: dict[tuple[str, int], Particles], relion: Path, processes: int, per_movie: int
+) -> None:
     """Maps of both halves of each arm, and what they say."""
     specimen = case.specimen()
     counts = {key: len(stack) for key, stack in stacks.items()}
@@ -329,18 +337,27 @@ def reconstruct(case: Case, stacks: dict[tuple[str, int], Particles], relion: Pa
         rows.append([name, counts[name, 0] + counts[name, 1], *(f"{f:.2f}" for f in figures), *at])
     header = ["arm", "particles", "halves .143 Å", "model .5 Å", "6 Å", "5 Å", "4 Å"]
     table(
-        f"paper maps {case.name}",
+        f"paper maps {case.name}{_without(per_movie)}",
         header,
         rows,
         "FSC between halves of the movies / against the atomic model; true poses.",
     )
 
 
+def _without(per_movie: int) -> str:
+    return "" if per_movie >= 0 else ", without ZSSR"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--movies", type=int, default=20)
     parser.add_argument("--side", type=int, default=1024, help="of a binned frame, px")
-    parser.add_argument("--per-movie", type=int, default=20, help="movies that a network of their own is trained on")
+    parser.add_argument(
+        "--per-movie",
+        type=int,
+        default=20,
+        help="movies that a cryo-ZSSR of their own is trained on; -1: none at all, hours without a GPU",
+    )
     parser.add_argument("--work", type=Path, default=Path("paper_experiment"))
     parser.add_argument("--relion", type=Path, default=Path("/usr/bin/relion_reconstruct"))
     parser.add_argument("--case", type=int, choices=range(len(CASES)), help="one specimen alone")
@@ -356,7 +373,7 @@ def main() -> None:
         print(f"simulated at {time.perf_counter() - began:.0f} s", flush=True)
         stacks = run(case, paths, device, chosen.work, chosen.per_movie)
         print(f"images at {time.perf_counter() - began:.0f} s", flush=True)
-        reconstruct(case, stacks, chosen.relion.absolute(), chosen.processes)
+        reconstruct(case, stacks, chosen.relion.absolute(), chosen.processes, chosen.per_movie)
         print(f"maps at {time.perf_counter() - began:.0f} s", flush=True)
 
 

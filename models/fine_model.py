@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import zssr
 from models.checkpoint import load_net
-from models.gain_residual import MULTIPLE, GainResidualNet, band_noise, correct, sensitivity
+from models.gain_residual import MULTIPLE, GainResidualNet, band_noise, correct
 from models.settings import is_same_pixel_size
 from models.training import bf16_pays
 from streamer.errors import ModelError
@@ -49,7 +49,7 @@ class FineModel:
     def __call__(self, fused: Tensor, grid: AliasGrid, exposures: Tensor, prior: Tensor, white: float) -> Tensor:
         """See ``streamer.networks.FineNetwork``."""
         _check_pixel_size(self.manifest, grid.pixel_size, self.directory)
-        noise = band_noise(grid, sensitivity(grid, exposures), prior, white)
+        noise = band_noise(grid, grid.sensitivity(exposures), prior, white)
         weight = torch.tensor([value for _, value in self.manifest.weight], device=fused.device)
         height, width = fused.shape[-2:]
         # a field of any size; what is added at its edge goes on as at the edge itself

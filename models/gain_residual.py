@@ -67,20 +67,12 @@ class BandNoise:
     """(7,) mean weight of the frames against the prior, 0…1."""
 
 
-def sensitivity(grid: AliasGrid, exposures: Tensor) -> Tensor:
-    """Diagonal of K, (4, side, side//2+1): how much some frames, (t,) e⁻/Å², tell of each alias."""
-    found = torch.zeros_like(grid.power)
-    for exposure in exposures.tolist():
-        found += torch.exp(-2.0 * exposure * grid.rate)
-    return found * grid.power
-
-
 def band_noise(grid: AliasGrid, sensitive: Tensor, prior: Tensor, white: float) -> BandNoise:
     """Noise of the fused image of some frames, its aliases taken as if they were independent.
 
     Parameters
     ----------
-    sensitive : see ``sensitivity``.
+    sensitive : see ``AliasGrid.sensitivity``.
     prior : (4, side, side//2+1), see ``NormalEquations.solve``.
     white : variance of one frame's noise per coarse coefficient of a tile.
     """
@@ -152,8 +144,8 @@ def correct(net: GainResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tens
         torch.fft.rfft2(additions * deviation[:_COARSE]) * windows(fourier.radius(half, fused.device) / 2.0)[:_COARSE]
     )
     added = fourier.to_image(fourier.resize(inner, half, shape), shape)
-    changed = (gains - 1.0) * bands
-    # a gain varies slowly and hardly leaves its band
+    # a gain that varies over the field spills a band into its neighbours, where the signal may be far weaker
+    changed = fourier.to_image(torch.fft.rfft2((gains - 1.0) * bands) * within, shape)
     return torch.cat([changed[:, :_COARSE] + added, changed[:, _COARSE:]], dim=1), bands
 
 
@@ -168,7 +160,7 @@ class Lesson:
         self.movie_id, self.sums = movie_id, sums
         self.grid, self.groups, self.prior = sums.grid, sums.groups, sums.prior
         frames = [sums.exposures[sums.group_of == group] for group in range(len(sums.groups))]
-        self._sensitive = [sensitivity(sums.grid, exposures) for exposures in frames]
+        self._sensitive = [sums.grid.sensitivity(exposures) for exposures in frames]
 
     def __len__(self) -> int:
         """Number of groups."""

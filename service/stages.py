@@ -169,7 +169,7 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
     if result.image is None:
         raise UsageError("nothing was fused", where=path, found=result.verdict.reason)
     image, stem, pixel = result.image.cpu().numpy(), Path(movie.relative).stem, source.pixel_size / 2.0
-    labels = super_resolution_labels(result.verdict)
+    labels = super_resolution_labels(result.verdict, filtered=config.super_resolution.filtered)
     target = output / f"{stem}_SR.mrc"
     write_atomically(target, encode_image(fitting(image, config.outputs.dtype), pixel_size=pixel, labels=labels))
     picture = encode_png(image, longer_side_px=config.outputs.thumbnail_px, label="; ".join(labels))

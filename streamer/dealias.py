@@ -77,6 +77,13 @@ class AliasGrid:
         self.rate = dose.decay_rate(self.radius, pixel_size, voltage_kv) * float(weighted)
         """(4, …) z in Å²/e⁻."""
 
+    def sensitivity(self, exposures: Tensor) -> Tensor:
+        """Diagonal of K, (4, side, side//2+1): how much frames at some exposures, (t,) e⁻/Å², tell of each alias."""
+        found = torch.zeros_like(self.power)
+        for exposure in exposures.tolist():
+            found += torch.exp(-2.0 * exposure * self.rate)
+        return found * self.power
+
     def rings(self, curve: Tensor) -> Tensor:
         """A radial curve (r,) float64, one value per 1/(2·side) cycles per fine px, at each alias: (4, …)."""
         position = (self.radius * self.side).clamp(max=len(curve) - 1.001)

@@ -8,6 +8,7 @@ Both therefore write the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -224,23 +225,23 @@ def _super_resolve(
         blur=None if chosen.mtf is None else read_blur(Path(chosen.mtf)),
         n_groups=split.group_count(len(frames), LESSON_GROUPS) if job.lesson else 0,
     )
-    noise, least = float(spectrum.noise[1:].mean()), chosen.min_diversity
+    noise = float(spectrum.noise[1:].mean())
     lesson = lesson_of(sums, noise, frames.pixel_size) if len(sums.groups) else None
-    if job.zssr is not None:
-        try:
-            made = super_resolve_averages(job.zssr, frame, motion, sums, noise, min_diversity=least)
-        except ModelError as error:
-            return super_resolve(sums, noise, shifts=motion.shifts, min_diversity=least), lesson, _told(error)
-        return made, lesson, ()
+    fused = partial(
+        super_resolve,
+        sums,
+        noise,
+        shifts=motion.shifts,
+        min_diversity=chosen.min_diversity,
+        filtered=chosen.filtered,
+    )
     try:
-        made = super_resolve(sums, noise, shifts=motion.shifts, min_diversity=least, network=job.network)
+        if job.zssr is None:
+            return fused(network=job.network), lesson, ()
+        made = super_resolve_averages(job.zssr, frame, motion, sums, noise, min_diversity=chosen.min_diversity)
     except ModelError as error:
-        return super_resolve(sums, noise, shifts=motion.shifts, min_diversity=least), lesson, _told(error)
+        return fused(), lesson, (f"super-resolution: {error.what}; fused without a network",)
     return made, lesson, ()
-
-
-def _told(error: ModelError) -> tuple[str, ...]:
-    return (f"super-resolution: {error.what}; fused without a network",)
 
 
 def _in_vain(

@@ -201,6 +201,13 @@ class SuperResolutionSettings(Table, frozen=True):
             "what the session learned, for zssr one that is trained anew on every movie, minutes each on a CPU"
         ),
     ] = None
+    filtered: Annotated[
+        bool,
+        Meta(
+            description="fusion: true: the most probable image, to look at and to pick in; false: its noise left white, "
+            "to reconstruct from"
+        ),
+    ] = True
     min_diversity: Annotated[
         float,
         Meta(ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help"),

@@ -25,7 +25,7 @@ from torch import Tensor
 from streamer import fourier, quality
 from streamer.dealias import NormalEquations
 from streamer.fine import diversity
-from streamer.fine_prior import smoothed
+from streamer.fine_prior import flattening, smoothed
 from streamer.published import SuperResolutionVerdict
 from streamer.records import SuperResolution
 from streamer.tiles import BLEND, FADE
@@ -62,6 +62,7 @@ def super_resolve(
     shifts: Tensor,
     min_diversity: float,
     network: FineNetwork | None = None,
+    filtered: bool = True,
 ) -> SuperResolution:
     """Make the fine image of a movie and judge it.
 
@@ -72,6 +73,7 @@ def super_resolve(
     shifts : (t, 2) px, global.
     min_diversity : below it the verdict is "cannot help".
     network : what changes the fused image further; it is judged together with it.
+    filtered : see ``Resolver.image``.
 
     Returns
     -------
@@ -83,7 +85,7 @@ def super_resolve(
         made_by = replace(verdict, method="fusion")
     else:
         made_by = replace(verdict, method="network", model=network.reference)
-    return SuperResolution(image=resolver.image(), verdict=made_by)
+    return SuperResolution(image=resolver.image(filtered=filtered), verdict=made_by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,12 +179,26 @@ class Resolver:
         common, even, odd = self._rings[..., inside].sum((1, 2))
         return float(common / (even * odd).clamp(min=1e-300).sqrt())
 
-    def image(self) -> Tensor:
-        """(2h, 2w) float32 from all frames, on the scale of the plain micrograph at the origin (√frames)."""
+    def image(self, *, filtered: bool = True) -> Tensor:
+        """The fine image from all frames, (2h, 2w) float32.
+
+        Parameters
+        ----------
+        filtered : the most probable image, on the scale of the plain micrograph at the origin (√frames): to look at.
+            Else its noise is made white again, as strong as the micrograph's: to reconstruct from, because programs
+            for that take noise to be white, and their interpolation spoils what lies far below other frequencies.
+        """
         solved = self._equations(self.sums.fractions, None).solve(self.sums.sums.sum(0), self.prior)
         blended = self.sums.tiles.blend(self.grid.image(solved), 2)
         blended = self._changed(blended[None], self.sums.exposures, self.prior)[0]
-        return (blended + self.sums.mean) * math.sqrt(len(self.sums.parity))
+        if filtered:
+            return (blended + self.sums.mean) * math.sqrt(len(self.sums.parity))
+        shape = (blended.shape[0], blended.shape[1])
+        curve = flattening(self.grid, self.sums.exposures, self.prior)
+        place = (fourier.radius(shape, blended.device) * 2.0 * self.grid.side).clamp(max=self.grid.side - 0.001)
+        low = place.floor().to(torch.int64)
+        spectrum = torch.fft.rfft2(blended) * torch.lerp(curve[low], curve[low + 1], place - low)
+        return fourier.to_image(spectrum, shape)
 
     def _changed(self, fused: Tensor, exposures: Tensor, prior: Tensor) -> Tensor:
         """Fused images (b, h, w) of some frames as the network leaves them."""

@@ -168,7 +168,7 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
     directory.add_picture("denoised thumbnail", "_denoised_thumbnail.png", micrograph.restored, side, labels)
     fine, sr = micrograph.super_resolution.image, micrograph.super_resolution.verdict
     if fine is not None and (settings.outputs.super_resolution == "always" or sr.verdict == "helps"):
-        labels = super_resolution_labels(sr)
+        labels = super_resolution_labels(sr, filtered=settings.super_resolution.filtered)
         directory.add_image(
             "super-resolution", "_SR.mrc", fine, dtype=dtype, derived=True, pixel_size=sums.pixel_size / 2.0,
             labels=labels,
@@ -180,10 +180,18 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
     )
 
 
-def super_resolution_labels(verdict: SuperResolutionVerdict) -> list[str]:
-    """MRC labels of an image on half the pixel size, with whether it was shown to help."""
-    program = f"cryoem-streamer {version('cryoem-streamer')}"
-    return [f"{program}: frames fused on half the pixel size: {verdict.verdict}", "NOT FOR RECONSTRUCTION"]
+def super_resolution_labels(verdict: SuperResolutionVerdict, *, filtered: bool) -> list[str]:
+    """MRC labels of an image on half the pixel size: what made it, and whether it was shown to help."""
+    program, version_of = f"cryoem-streamer {version('cryoem-streamer')}", verdict.model
+    made = {"zssr": "cryo-ZSSR", "network": "frames fused, gains of a network"}.get(
+        verdict.method or "", "frames fused"
+    )
+    labels = [
+        f"{program}: half the pixel size: {verdict.verdict}",
+        made if version_of is None else f"{made}: model {version_of.version}",
+    ]
+    # with its noise left white and no network the fused image is a sum like the plain one
+    return labels if verdict.method == "fusion" and not filtered else [*labels, "NOT FOR RECONSTRUCTION"]
 
 
 def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:

@@ -1,0 +1,217 @@
+"""The trainer's second subject: lessons in, versions out, and what the worker and the daemon make of them."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+import torch
+
+from models.checkpoint import load_net, save_version
+from models.fine_gate import FineDecision, FineScore
+from models.gain_residual import GainResidualNet
+from models.manifest import load_manifest
+from models.settings import SessionModelSettings
+from models.store import ROLES, ModelStore, Roles
+from models.training import TrainingReport
+from models.zssr import ZssrNet
+from service import fine_trainer
+from service.config import Config, load
+from service.fine_networks import FineNetworks
+from service.fine_trainer import FineTrainer
+from service.messages import SUPER_RESOLUTION
+from service.pipes import Learn
+from streamer.errors import ConfigError, ModelError
+from streamer.lessons import encode_lesson, lesson_of
+from tests.fine_samples import NOISE, sparse, sums_of
+from tests.model_samples import manifest
+
+
+@dataclass
+class School:
+    """A session's directory and its trainer; training and judging are replaced."""
+
+    directory: object
+    promoted: bool = True
+    trained: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.lessons = self.directory / "lessons"
+        self.lessons.mkdir()
+        self.session = self.directory / "session"
+        self.session.mkdir()
+        self.count = 0
+        frames, motion, _ = sparse(0, size=192)
+        self.sums = sums_of(frames, motion)
+
+    def enter(self, **settings):
+        self.store = ModelStore(self.session / "fine-models")
+        self.trainer = FineTrainer(SessionModelSettings(**settings), self.store, Roles(self.session / ROLES), "cpu")
+        return self.trainer
+
+    def learn(self, movies, pixel_size=3.0):
+        for _ in range(movies):
+            name = f"m{self.count:02d}"
+            self.count += 1
+            path = self.lessons / f"{name}.safetensors"
+            path.write_bytes(encode_lesson(name, lesson_of(self.sums, NOISE, pixel_size)))
+            self.trainer.take(Learn(movie_id=name, groups="", lesson=str(path)))
+
+    def work(self):
+        candidate = self.trainer.propose(lambda: False)
+        if candidate is not None and candidate.result == "promoted":
+            self.store.set_current(candidate.version)
+        return candidate
+
+    def train(self, net, lessons, *, steps, seed, stop, clock):
+        self.trained.append(([lesson.movie_id for lesson in lessons], steps))
+        return TrainingReport(
+            steps=steps, losses=[-1.0], movies=[one.movie_id for one in lessons], seconds=0.0, finite=True
+        )
+
+    def judge(self, net, held_out, *, incumbent, trained_on, seed):
+        self.judged = [lesson.movie_id for lesson in held_out], incumbent, trained_on
+        scores = [FineScore(movie_id=lesson.movie_id, gain=0.2, gain_beyond=0.1) for lesson in held_out]
+        weight = [(0.02 * n, 1.0) for n in range(1, 8)]
+        return FineDecision(promoted=self.promoted, reason="because", weight=weight, scores=scores)
+
+
+@pytest.fixture
+def school(tmp_path, monkeypatch):
+    made = School(tmp_path)
+    monkeypatch.setattr(fine_trainer, "train", made.train)
+    monkeypatch.setattr(fine_trainer, "judge", made.judge)
+    return made
+
+
+def test_it_waits_until_there_is_enough_to_learn_and_to_judge_by(school):
+    trainer = school.enter(first_movies=2)
+    due = []
+    for _ in range(4):
+        school.learn(1)
+        due.append(trainer.is_due)
+    # 1 and 3 are held out
+    assert due == [False, False, False, True]
+
+
+def test_a_promoted_version_is_stored_named_and_gone_on_from(school):
+    trainer = school.enter(first_movies=2, refresh_movies=2, first_steps=50, refresh_steps=7)
+    school.learn(4)
+    candidate = school.work()
+    assert (candidate.result, candidate.version, candidate.network) == ("promoted", "v0001", SUPER_RESOLUTION)
+    assert candidate.figures["gain"] == 0.2
+    assert candidate.figures["held_out"] == 2
+    known = load_manifest(school.store.path("v0001"))
+    assert (known.trained_on, known.held_out, known.pixel_size) == (["m00", "m02"], ["m01", "m03"], 3.0)
+    assert known.sha256 == candidate.sha256
+    assert len(known.weight) == 7
+    assert not trainer.is_due
+    school.learn(2)
+    assert trainer.is_due
+    second = school.work()
+    assert (second.version, load_manifest(school.store.path("v0002")).parent) == ("v0002", "v0001")
+    assert school.trained == [(["m00", "m02"], 50), (["m00", "m02", "m04", "m05"], 14)]
+    assert school.judged[1][1] == known.weight
+    assert school.judged[2] == {"m00", "m02", "m04", "m05"}
+
+
+def test_a_rejected_candidate_is_not_kept_but_gone_on_from_while_nothing_serves(school):
+    trainer = school.enter(first_movies=2)
+    school.promoted = False
+    school.learn(4)
+    assert school.work().result == "rejected"
+    assert school.store.versions() == []
+    school.learn(2)
+    assert trainer.is_due
+    school.work()
+    # what the first candidate saw counts as seen
+    assert school.judged[2] == {"m00", "m02", "m04", "m05"}
+
+
+def test_after_a_restart_what_was_learned_is_not_new(school):
+    school.enter(first_movies=2)
+    school.learn(4)
+    school.work()
+    trainer = school.enter(first_movies=2)
+    for path in sorted(school.lessons.iterdir()):
+        trainer.take(Learn(movie_id=path.stem, groups="", lesson=str(path)))
+    assert not trainer.is_due
+    school.learn(2)
+    assert trainer.is_due
+
+
+def test_what_cannot_be_learned_from_is_told_and_left(school, capsys):
+    trainer = school.enter()
+    school.learn(1)
+    school.learn(1, pixel_size=1.0)
+    broken = school.lessons / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    trainer.take(Learn(movie_id="broken", groups="", lesson=str(broken)))
+    trainer.take(Learn(movie_id="gone", groups="", lesson=str(school.lessons / "gone")))
+    trainer.take(Learn(movie_id="none", groups=""))
+    told = capsys.readouterr().err
+    assert "nothing is learned from it" in told
+    assert "no sums of the fine grid could be read" in told
+    assert len(trainer._learned) == 1
+
+
+def test_ended_by_the_operator_nothing_is_proposed(school):
+    trainer = school.enter(first_movies=2)
+    school.learn(4)
+    assert trainer.propose(lambda: True) is None
+    assert school.store.versions() == []
+
+
+def test_a_damaged_version_is_told_and_training_starts_anew(school, capsys):
+    school.enter(first_movies=2)
+    school.learn(4)
+    school.work()
+    (school.store.path("v0001") / "model.safetensors").write_bytes(b"")
+    trainer = school.enter(first_movies=2)
+    assert "do not match" in capsys.readouterr().err
+    assert trainer._serving is None
+
+
+# ------------------------------------------------------------------------------------------------- which one serves
+
+
+def config(**chosen):
+    return msgspec.structs.replace(
+        Config(), super_resolution=msgspec.structs.replace(Config().super_resolution, **chosen)
+    )
+
+
+@pytest.fixture
+def version(tmp_path):
+    net = GainResidualNet()
+    save_version(tmp_path / "v0003", net, manifest(net=net.config, version="v0003", weight=[(0.1, 1.0)] * 7))
+    return tmp_path / "v0003"
+
+
+def test_the_sessions_version_serves_where_it_is_wanted(version):
+    device = torch.device("cpu")
+    assert FineNetworks(config(), device).on_fusion(str(version)) is None
+    wanted = FineNetworks(config(network=True), device)
+    assert wanted.on_fusion(None) is None
+    assert wanted.on_fusion(str(version)).reference.version == "v0003"
+    assert wanted.on_fusion(str(version)) is wanted.on_fusion(str(version))
+    assert wanted.zssr is None
+    named = FineNetworks(config(model=str(version)), device)
+    assert named.on_fusion(None).reference.version == "v0003"
+
+
+def test_cryo_zssr_takes_its_own_versions_only(version, tmp_path):
+    device = torch.device("cpu")
+    assert FineNetworks(config(method="zssr"), device).zssr.reference is None
+    with pytest.raises(ModelError, match="unknown network"):
+        FineNetworks(config(method="zssr", model=str(version)), device)
+    net = ZssrNet()
+    save_version(tmp_path / "v0004", net, manifest(net=net.config, version="v0004", weight=[]))
+    networks = FineNetworks(config(method="zssr", model=str(tmp_path / "v0004")), device)
+    assert networks.zssr.reference.version == "v0004"
+    assert networks.on_fusion(str(version)) is None
+    assert load_net(tmp_path / "v0004", ZssrNet)[1].version == "v0004"
+
+
+def test_a_network_on_fusion_and_another_method_is_a_contradiction():
+    with pytest.raises(ConfigError, match="needs fusion"):
+        load(None, ("super_resolution.network=true", "super_resolution.method=zssr"))
