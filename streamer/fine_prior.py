@@ -1,4 +1,4 @@
-"""The signal's power on the fine grid, ring by ring, from what a movie's halves have in common; and the noise's."""
+"""The signal's power on the fine grid, ring by ring, from what a movie's halves have in common."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from streamer import fourier, quality
+from streamer import quality
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from streamer.dealias import AliasGrid
 
 _SMOOTHING = (12, 32, 128)
 """Running means of the signal's power, from wide to narrow: half widths as shares of the rings."""
@@ -65,22 +63,3 @@ def _fitted(basis: Tensor, values: Tensor, variance: Tensor) -> Tensor:
         step = torch.linalg.solve(normal, slope.T @ (weight * (values - model))[used])
         found = found + step.clamp(-1.0, 1.0)
     return found
-
-
-def flattening(grid: AliasGrid, exposures: Tensor, prior: Tensor) -> Tensor:
-    """What makes the fused image's noise white and as strong as that of a frame's px, aliases taken as independent.
-
-    Returns
-    -------
-    (side + 1,) float32: one value per 1/(2·side) cycles per fine px, along the radius.
-    """
-    sensitive = grid.sensitivity(exposures)
-    gain = sensitive / (sensitive + prior).square().clamp(min=1e-20)
-    counts = fourier.hermitian_weights(grid.side, grid.device).expand_as(gain)
-    ring = (grid.radius * grid.side).round().to(torch.int64).clamp(max=grid.side).flatten()
-    sums = torch.zeros((2, grid.side + 1), device=grid.device)
-    sums.index_add_(1, ring, torch.stack([(gain * counts).flatten(), counts.flatten()]))
-    mean = sums[0] / sums[1].clamp(min=1e-12)
-    mean[0] = mean[1]  # a tile's mean has no prior
-    # fine coefficients are four times the aliases', and there are four times as many px
-    return (4.0 * mean.clamp(min=1e-20)).rsqrt()

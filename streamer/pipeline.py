@@ -39,8 +39,9 @@ from streamer.records import (
     SuperResolution,
 )
 from streamer.source import describe_source
-from streamer.super_resolve import cannot_help, nothing_near_nyquist, super_resolve
+from streamer.super_resolve import super_resolve
 from streamer.super_resolve_averages import LEAST_FRAMES, super_resolve_averages
+from streamer.verdict import cannot_help, nothing_near_nyquist
 from streamer.writers.atomic import write_atomically
 from streamer.writers.outputs import write_outputs
 

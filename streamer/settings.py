@@ -204,8 +204,8 @@ class SuperResolutionSettings(Table, frozen=True):
     filtered: Annotated[
         bool,
         Meta(
-            description="fusion: true: the most probable image, to look at and to pick in; false: its noise left white, "
-            "to reconstruct from"
+            description="fusion: true: the most probable image, to look at and to pick in; false: with white noise, to "
+            "reconstruct from"
         ),
     ] = True
     min_diversity: Annotated[

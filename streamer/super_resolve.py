@@ -16,26 +16,24 @@ turned by other frames' shifts, which is 0 where the frames' own shifts are what
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from streamer import fourier, quality
 from streamer.dealias import NormalEquations
-from streamer.fine import diversity
-from streamer.fine_prior import flattening, smoothed
-from streamer.published import SuperResolutionVerdict
+from streamer.fine_prior import smoothed
 from streamer.records import SuperResolution
 from streamer.tiles import BLEND, FADE
+from streamer.verdict import Confirmation, confirmation_of, judged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from streamer.fine import FineSums
     from streamer.networks import FineNetwork
-    from streamer.records import Spectrum
 
 _FLAT_PRIOR = 1.0
 """Noise over signal power of one frame, for the halves."""
@@ -43,16 +41,12 @@ _LEAST_SIGNAL = 1e-3
 """Signal over noise power of one frame below which the prior pulls no harder."""
 _LEAST_KEPT = 0.1
 """Share of the signal that the halves' product must keep where its power is believed."""
-_BREAK_EVEN = 0.5
-"""Share of what was added that must be confirmed for it to do more good than harm."""
 _NEVER = 1e12
 """A prior that leaves nothing."""
-_BELOW = 0.8
-"""From here to the physical Nyquist frequency the plain halves must agree, in units of the latter."""
+_FLATTENING = 3
+"""Rings to each side that the noise's power is averaged over."""
 _BEYOND = (1.02, 1.5)
 """Band of the halves' correlation, in units of the physical Nyquist frequency."""
-_WORTH_TRYING, _SIGNIFICANT = 2.0, 4.0
-"""Correlation of the halves below, and confirmation beyond Nyquist, in standard deviations of chance."""
 
 
 def super_resolve(
@@ -80,22 +74,12 @@ def super_resolve(
     SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames).
     """
     resolver = Resolver(sums, noise, network)
-    verdict = judged(resolver, resolver.confirmation(), resolver.control(), shifts, min_diversity)
+    verdict = judged(resolver.confirmation(), resolver.control(), resolver.frc(), sums.exposures, shifts, min_diversity)
     if network is None:
         made_by = replace(verdict, method="fusion")
     else:
         made_by = replace(verdict, method="network", model=network.reference)
     return SuperResolution(image=resolver.image(filtered=filtered), verdict=made_by)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
-    """How far unseen frames confirm what super-resolution adds."""
-
-    share: float
-    """1 all of it, 0 nothing."""
-    error: float
-    """Standard deviation of the share by chance."""
 
 
 class Resolver:
@@ -194,11 +178,25 @@ class Resolver:
         if filtered:
             return (blended + self.sums.mean) * math.sqrt(len(self.sums.parity))
         shape = (blended.shape[0], blended.shape[1])
-        curve = flattening(self.grid, self.sums.exposures, self.prior)
+        curve = self._flattening()
         place = (fourier.radius(shape, blended.device) * 2.0 * self.grid.side).clamp(max=self.grid.side - 0.001)
         low = place.floor().to(torch.int64)
         spectrum = torch.fft.rfft2(blended) * torch.lerp(curve[low], curve[low + 1], place - low)
         return fourier.to_image(spectrum, shape)
+
+    def _flattening(self) -> Tensor:
+        """What makes the fused image's noise white and as strong as that of a frame's px: (rings,) of a fine tile.
+
+        The noise is what the same solver makes of the halves' difference, which holds next to no signal.
+        """
+        sample = self.sums.sample
+        even, odd = self.sums.sums[:, :, sample]
+        solved = self._equations(self.sums.fractions[:, sample], None).solve(even - odd, self.prior)
+        spectra = self._spectra(solved)
+        power = quality.covariance(spectra, spectra, self.fine).sum(0)
+        counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used.sum())
+        smooth = quality.smooth(power.cpu(), _FLATTENING) / quality.smooth(counts, _FLATTENING)
+        return (4.0 * self.white / smooth.clamp(min=1e-20)).sqrt().to(self.grid.device, torch.float32)
 
     def _changed(self, fused: Tensor, exposures: Tensor, prior: Tensor) -> Tensor:
         """Fused images (b, h, w) of some frames as the network leaves them."""
@@ -234,7 +232,7 @@ class Resolver:
                 unseen = equations[1 - parity]
                 left = unseen.residual(sums[1 - parity][:, tiles], plain)
                 judged += self._compared(added, left, unseen, self._noise[tiles])
-        return _confirmation(judged)
+        return confirmation_of(judged)
 
     def confirmation_of(self, images: Sequence[Tensor], chosen: Tensor) -> tuple[Confirmation, Confirmation]:
         """Judge images (2h, 2w) that were made of the even and of the odd frames alone by some other way.
@@ -257,7 +255,7 @@ class Resolver:
             left = unseen.residual(self.sums.sums[1 - parity][:, chosen], plain)
             found += self._compared(added, left, unseen, self._noise[where])
             control += self._compared(added, left.roll(1, 1), unseen, self._noise[where])
-        return _confirmation(found), _confirmation(control)
+        return confirmation_of(found), confirmation_of(control)
 
     def _compared(self, added: Tensor, left: Tensor, unseen: NormalEquations, noise: Tensor) -> Tensor:
         """What is confirmed of an image beyond Nyquist, what it predicts, and the variance by chance: (3,)."""
@@ -278,73 +276,3 @@ class Resolver:
         below = self.grid.is_below
         folded = signal.sum(0) / self.grid.power.clamp(min=1e-6)
         return torch.where(below, 1.0 / folded.clamp(min=1e-6), torch.full_like(folded, _NEVER))
-
-
-def _confirmation(judged: Tensor) -> Confirmation:
-    confirmed, predicted, noise = judged.tolist()
-    if predicted <= 0.0 or noise <= 0.0:
-        return Confirmation(share=0.0, error=math.inf)
-    return Confirmation(share=confirmed / predicted, error=math.sqrt(noise) / predicted)
-
-
-def cannot_help(shifts: torch.Tensor, exposures: torch.Tensor, min_diversity: float) -> SuperResolutionVerdict | None:
-    """The verdict where the frames' positions alone decide it, before anything is fused; else None."""
-    spread = diversity(shifts, exposures)
-    if spread >= min_diversity:
-        return None
-    return SuperResolutionVerdict(
-        verdict="cannot help",
-        reason=f"the frames lie at too few sub-pixel positions (diversity {spread:.2f}, needs {min_diversity:g})",
-        diversity=round(spread, 4),
-    )
-
-
-def nothing_near_nyquist(spectrum: Spectrum) -> SuperResolutionVerdict | None:
-    """The verdict where the plain halves share nothing just below the physical Nyquist frequency, else None."""
-    near = (spectrum.fftfreq >= _BELOW / 2.0) & (spectrum.fftfreq <= 0.5)
-    counts = spectrum.counts[near].sum()
-    # the noise is white, so the rings' correlations may be pooled by their number of coefficients
-    correlation = float((spectrum.counts * spectrum.frc.nan_to_num())[near].sum() / counts.clamp(min=1))
-    if correlation > _WORTH_TRYING * _chance(counts):
-        return None
-    return SuperResolutionVerdict(
-        verdict="not shown",
-        reason=f"the halves share nothing between {_BELOW:g} and 1 times the physical Nyquist frequency",
-    )
-
-
-def _chance(counts: torch.Tensor) -> float:
-    """Standard deviation of the correlation of unrelated coefficients."""
-    return 1.0 / math.sqrt(2.0 * max(1.0, float(counts)))
-
-
-def judged(
-    resolver: Resolver, found: Confirmation, control: Confirmation, shifts: Tensor, min_diversity: float
-) -> SuperResolutionVerdict:
-    """Judge: confirmed beyond chance, beyond the control, and more good than harm."""
-    exposures = resolver.sums.exposures
-    impossible, spread = cannot_help(shifts, exposures, min_diversity), diversity(shifts, exposures)
-    beyond_chance = _SIGNIFICANT * math.hypot(found.error, control.error)
-    verdict: Literal["helps", "cannot help", "not shown"]
-    if impossible is not None:
-        verdict, reason = "cannot help", impossible.reason
-    elif not found.share - max(0.0, control.share) > beyond_chance:
-        verdict, reason = "not shown", "this movie has too few electrons to show anything beyond Nyquist"
-    elif found.share - found.error < _BREAK_EVEN:
-        verdict, reason = "not shown", f"unseen frames confirm only {found.share:.2f} of what was added"
-    else:
-        verdict, reason = "helps", f"unseen frames confirm {found.share:.2f} of what was added beyond Nyquist"
-    return SuperResolutionVerdict(
-        verdict=verdict,
-        reason=reason,
-        diversity=round(spread, 4),
-        frc_beyond_nyquist=round(resolver.frc(), 5),
-        confirmed=_told(found.share),
-        confirmed_error=_told(found.error),
-        control=_told(control.share),
-    )
-
-
-def _told(value: float) -> float | None:
-    """Four digits; None where nothing was added, so that there is nothing to confirm."""
-    return round(value, 4) if abs(value) < 1e4 else None

@@ -15,7 +15,8 @@ import torch
 
 from streamer.averages import Averages, average
 from streamer.records import SuperResolution
-from streamer.super_resolve import Resolver, judged
+from streamer.super_resolve import Resolver
+from streamer.verdict import judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,11 +60,11 @@ def super_resolve_averages(
         part = average(frame, motion, torch.arange(parity, len(motion.shifts), 2))
         halves.append(_on_tiles(apply, replace(part, scale=whole.scale), sums, chosen))
     resolver = Resolver(sums, noise)
-    verdict = judged(resolver, *resolver.confirmation_of(halves, chosen), motion.shifts, min_diversity)
-    image = (apply(whole) + sums.mean) * math.sqrt(len(sums.parity))
+    found, control = resolver.confirmation_of(halves, chosen)
     # the halves of the fused image say nothing of this one
-    told = replace(verdict, method="zssr", model=network.reference, frc_beyond_nyquist=None)
-    return SuperResolution(image=image, verdict=told)
+    verdict = judged(found, control, None, sums.exposures, motion.shifts, min_diversity)
+    image = (apply(whole) + sums.mean) * math.sqrt(len(sums.parity))
+    return SuperResolution(image=image, verdict=replace(verdict, method="zssr", model=network.reference))
 
 
 def _on_tiles(apply: Callable[[Averages], Tensor], averages: Averages, sums: FineSums, chosen: Tensor) -> Tensor:

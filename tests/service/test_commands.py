@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from models import zssr
 from service import cli
 from service.config import default_text
 from streamer.errors import StreamerError, UsageError
@@ -184,6 +185,52 @@ def test_super_resolve_writes_the_finer_image_with_its_verdict(movies, tmp_path)
         assert b"NOT FOR RECONSTRUCTION" in b" ".join(bytes(label) for label in file.header.label)
     assert found["sr"]["verdict"] in {"helps", "not shown", "cannot help"}
     assert len(list(tmp_path.glob("*_SR_thumbnail.png"))) == 1
+
+
+def result_of(*words):
+    """Standard output as JSON, and the exit status."""
+    words = [str(word) for word in words]
+    found = CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    return json.loads(found.stdout), found.return_value
+
+
+def test_cryo_zssr_is_trained_on_a_session_and_applied(movies, gain, tmp_path):
+    training = ("models", "train-super-resolution", *movies[:2], "--method", "zssr", "--steps", 2, "--gain", gain)
+    result, status = result_of(*training, "--out", tmp_path / "v0001", "--json")
+    assert (status, result["steps"], result["method"], len(result["trained_on"])) == (0, 2, "zssr", 2)
+    made = ("super-resolve", movies[2], "--method", "zssr", "--model", tmp_path / "v0001", "--gain", gain)
+    found = json.loads(run(*made, "--output", tmp_path, "--json"))
+    assert (found["sr"]["method"], found["sr"]["model"]["version"]) == ("zssr", "v0001")
+    with mrcfile.open(found["image"]) as file:
+        assert file.data.shape == (768, 768)
+        assert b"cryo-ZSSR" in b" ".join(bytes(label) for label in file.header.label)
+    assert "a version of this name exists" in str(refused(*training, "--out", tmp_path / "v0001"))
+    assert "unknown network" in str(
+        refused("super-resolve", movies[2], "--model", tmp_path / "v0001", "--output", tmp_path)
+    )
+
+
+def test_cryo_zssr_is_trained_on_the_movie_itself(movies, gain, tmp_path, monkeypatch):
+    monkeypatch.setattr(zssr.train, "__kwdefaults__", zssr.train.__kwdefaults__ | {"most_steps": 1})
+    made = ("super-resolve", movies[0], "--method", "zssr", "--per-movie", "--gain", gain)
+    found = json.loads(run(*made, "--output", tmp_path, "--json"))
+    assert (found["sr"]["method"], found["sr"]["model"]) == ("zssr", None)
+    assert "--method zssr" in str(refused("super-resolve", movies[0], "--per-movie", "--output", tmp_path))
+    both = ("--method", "zssr", "--per-movie", "--model", tmp_path)
+    assert "or train on the movie" in str(refused("super-resolve", movies[0], *both, "--output", tmp_path))
+
+
+def test_a_network_on_fusion_is_trained_judged_and_applied(movies, gain, tmp_path):
+    training = ("models", "train-super-resolution", *movies[:4], "--steps", 2, "--gain", gain)
+    result, status = result_of(*training, "--out", tmp_path / "v0001", "--json")
+    assert (len(result["trained_on"]), len(result["held_out"])) == (2, 2)
+    # two steps teach nothing: it is kept and changes nothing
+    assert (status, result["promoted"]) == (1, False)
+    assert "better than by the fused image" in result["reason"]
+    made = ("super-resolve", movies[4], "--model", tmp_path / "v0001", "--gain", gain, "--output", tmp_path, "--json")
+    found = json.loads(run(*made))
+    assert (found["sr"]["method"], found["sr"]["model"]["version"]) == ("network", "v0001")
+    assert "at least 4" in str(refused("models", "train-super-resolution", movies[0], "--out", tmp_path / "v0002"))
 
 
 @pytest.fixture(scope="module")

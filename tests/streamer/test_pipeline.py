@@ -16,6 +16,7 @@ from streamer import fourier, jsontext, pipeline, quality, split
 from streamer.camera import Plan, encode, expose
 from streamer.errors import ModelError, MovieCorrupt, MovieMismatch, MovieNotReady, OutputError, StageError
 from streamer.groups import read_groups
+from streamer.lessons import read_lesson
 from streamer.pipeline import Job, process_movie
 from streamer.published import ModelRef, MovieRecord, Times
 from streamer.readers.gain import read_gain
@@ -285,6 +286,84 @@ def test_a_super_resolved_image_is_written_when_asked_for(root, path, gain, tmp_
     assert output(record, "super-resolution thumbnail").path.endswith("_SR_thumbnail.png")
     assert read_groups(tmp_path / output(record, "groups").path)[0] == record.movie_id
     assert record.metrics.sr.diversity is not None
+
+
+class Gains:
+    """A network on top of fusion that doubles everything, or fails."""
+
+    reference = ModelRef(version="v0007", sha256="0" * 64)
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def __call__(self, fused, grid, exposures, prior, white):
+        if self.error:
+            raise self.error
+        return fused
+
+
+class Averaged:
+    """cryo-ZSSR that only interpolates."""
+
+    reference = None
+
+    def __call__(self, averages):
+        return lambda part: part.whole.repeat_interleave(2, 0).repeat_interleave(2, 1)
+
+
+def super_resolved(root, path, gain, directory, chosen, **job):
+    settings = configured(outputs={"super_resolution": "always"}, super_resolution=chosen)
+    record = process_movie(movie_of(path, root), job_of(directory, gain, settings=settings, **job), Stopwatch())
+    return record, image((record, directory), "super-resolution")
+
+
+def test_a_network_changes_the_fused_image_and_is_named(root, path, gain, tmp_path):
+    plain, before = super_resolved(root, path, gain, tmp_path / "a", {})
+    record, after = super_resolved(root, path, gain, tmp_path / "b", {}, network=Gains())
+    assert (plain.metrics.sr.method, plain.metrics.sr.model) == ("fusion", None)
+    assert (record.metrics.sr.method, record.metrics.sr.model.version) == ("network", "v0007")
+    before, after = (one.astype(np.float64) - one.mean() for one in (before, after))
+    np.testing.assert_allclose(after, 2.0 * before, atol=0.02 * np.abs(before).max())
+    assert "model v0007" in labels(tmp_path / "b" / output(record, "super-resolution").path)
+
+
+def test_a_network_that_fails_leaves_the_fused_image_and_a_flag(root, path, gain, tmp_path):
+    _, before = super_resolved(root, path, gain, tmp_path / "a", {})
+    failing = Gains(ModelError("it has no weights"))
+    record, after = super_resolved(root, path, gain, tmp_path / "b", {}, network=failing)
+    assert "super-resolution: it has no weights; fused without a network" in record.flags
+    assert record.metrics.sr.method == "fusion"
+    np.testing.assert_array_equal(before, after)
+
+
+def test_cryo_zssr_makes_the_image_where_it_is_asked_for(root, path, gain, tmp_path):
+    record, made = super_resolved(root, path, gain, tmp_path, {"method": "zssr"}, zssr=Averaged())
+    assert record.metrics.sr.method == "zssr"
+    assert record.metrics.sr.frc_beyond_nyquist is None
+    assert made.shape == (512, 512)
+    np.testing.assert_array_equal(made[0::2, 0::2], made[1::2, 1::2])
+    assert "cryo-ZSSR" in labels(tmp_path / output(record, "super-resolution").path)
+
+
+def test_an_unfiltered_image_has_white_noise_and_may_be_reconstructed_from(root, path, gain, tmp_path):
+    record, made = super_resolved(root, path, gain, tmp_path, {"filtered": False})
+    assert "NOT FOR RECONSTRUCTION" not in labels(tmp_path / output(record, "super-resolution").path)
+    power = np.abs(np.fft.rfft2(made.astype(np.float64))) ** 2
+    radius = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.rfftfreq(512)[None])
+    rings = [power[(radius > low) & (radius < low + 0.04)].mean() for low in (0.16, 0.22, 0.28, 0.34)]
+    assert max(rings) < 2.0 * min(rings)
+
+
+def test_what_a_network_learns_from_is_written_where_it_is_wanted(root, path, gain, tmp_path):
+    settings = configured(outputs={"super_resolution": "always"})
+    lesson = tmp_path / "lessons" / "m.safetensors"
+    lesson.parent.mkdir()
+    job = job_of(tmp_path, gain, settings=settings, lesson=lesson)
+    record = process_movie(movie_of(path, root), job, Stopwatch())
+    movie_id, found = read_lesson(lesson)
+    assert movie_id == record.movie_id
+    assert len(found.groups) == 8
+    assert found.pixel_size == record.source.pixel_size
 
 
 def test_the_finer_grid_changes_nothing_else(done, root, path, gain, tmp_path):

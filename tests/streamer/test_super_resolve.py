@@ -8,7 +8,8 @@ from streamer import fine, fourier, fuse, quality, split
 from streamer.records import Motion
 from streamer.simulate import Microscope
 from streamer.specimen import random_protein
-from streamer.super_resolve import Resolver, cannot_help, nothing_near_nyquist, super_resolve
+from streamer.super_resolve import Resolver, super_resolve
+from streamer.verdict import cannot_help, nothing_near_nyquist
 from tests.simulated_movies import simulated
 
 BANDS = ((0.255, 0.30), (0.30, 0.36), (0.36, 0.45))
@@ -203,3 +204,24 @@ def test_the_prior_is_the_signal_that_is_there(coarse_movie, shifts):
         frequency = fourier.ring_frequencies(tuple(truth.shape))
         wanted = float(expected[(frequency >= low) & (frequency < high)].mean())
         assert 0.5 * wanted < found < 1.5 * wanted, (low, high)
+
+
+@pytest.mark.parametrize(("shape", "frames"), [((256, 256), 40), ((190, 241), 24)])
+def test_an_unfiltered_image_has_white_noise_as_strong_as_the_micrographs(shape, frames):
+    generator = torch.Generator().manual_seed(5)
+    noise = 0.5 * torch.randn(frames, *shape, generator=generator)
+    shifts = torch.cumsum(0.35 * torch.randn(frames, 2, generator=generator, dtype=torch.float64), 0)
+    scale = {"pixel_size": 3.0, "voltage_kv": 300.0}
+    sums = fine.accumulate(lambda i: noise[i], motion_of(shifts), torch.zeros(frames), **scale)
+    resolver = Resolver(sums, 0.25)
+    # a prior that lets something pass at all
+    resolver.prior = torch.full_like(resolver.prior, 20.0)
+    image = resolver.image(filtered=False)
+    fine_shape = tuple(image.shape)
+    spectrum = torch.fft.rfft2(image)
+    counts = 2.0 * fourier.coefficient_counts(fine_shape) * image.numel()
+    power = quality.covariance(spectrum, spectrum, fine_shape) / counts
+    bands = [float(part.mean()) for part in power[8:].split(len(power) // 8)]
+    assert bands == pytest.approx([0.25] * len(bands), rel=0.15)
+    # the filtered one has lost most of it
+    assert float(resolver.image().var()) < 0.5 * frames * 0.25
