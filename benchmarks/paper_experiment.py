@@ -32,11 +32,11 @@ from streamer.averages import average
 from streamer.ctf import ctf_2d
 from streamer.lessons import lesson_of
 from streamer.published import ModelRef
-from streamer.simulate import Truth
 from streamer.super_resolve import Resolver
 
 if TYPE_CHECKING:
     from streamer.dealias import AliasGrid
+    from streamer.simulate import Truth
 
 BANDS = [(0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
 _ZSSR_STEPS, _NETWORK_STEPS = 300, 400
