@@ -151,7 +151,7 @@ def judge(
     if incumbent is not None:
         lam = [value for _, value in incumbent[1]]
         before = [score(lesson.movie_id, band_sums(incumbent[0], lesson), lam) for lesson in held_out]
-    lower = _lower_bound([a.gain - b for a, b in zip(scores, _gains_of(before, len(scores)), strict=True)], seed)
+    lower = lower_bound([a.gain - b for a, b in zip(scores, _gains_of(before, len(scores)), strict=True)], seed)
     needed = 0.0 if before else _GAIN_MARGIN
     than = "what serves" if before else "the fused image"
     promoted = any(weight) and lower > needed
@@ -171,7 +171,7 @@ def _gains_of(scores: Sequence[FineScore], count: int) -> list[float]:
     return [one.gain for one in scores] or [0.0] * count
 
 
-def _lower_bound(values: Sequence[float], seed: int) -> float:
+def lower_bound(values: Sequence[float], seed: int) -> float:
     """Lower end of the 95 % interval of a mean over movies."""
     each = torch.tensor(values, dtype=torch.float64)
     draws = torch.randint(len(each), (_DRAWS, len(each)), generator=torch.Generator().manual_seed(seed))

@@ -157,7 +157,7 @@ class Lesson:
         if len(sums.groups) < LEAST_GROUPS:
             found = str(len(sums.groups))
             raise ModelError("too few frames to learn from", where=movie_id, expected="4 groups or more", found=found)
-        self.movie_id, self.sums = movie_id, sums
+        self.movie_id, self.sums, self.pixel_size = movie_id, sums, sums.pixel_size
         self.grid, self.groups, self.prior = sums.grid, sums.groups, sums.prior
         frames = [sums.exposures[sums.group_of == group] for group in range(len(sums.groups))]
         self._sensitive = [sums.grid.sensitivity(exposures) for exposures in frames]

@@ -34,8 +34,8 @@ _ANCESTORS = 3
 _NEWEST = 100
 """So many that what outputs name can still be asked for; 32 MB of the default net."""
 
-FINE_MODELS = "fine-models"
-"""Beside the store of denoisers: that of networks on top of fusion."""
+FINE_MODELS = {"fusion": "fine-models", "zssr": "zssr-models"}
+"""Beside the store of denoisers: those of networks of the fine grid, by method."""
 
 ROLES = "roles.jsonl"
 """Beside the store; which movies are held out."""

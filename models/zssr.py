@@ -107,9 +107,9 @@ class ZssrNet(nn.Module):
 class Pair:
     """What one movie gives to train on: late views at half the resolution, and the early average."""
 
-    def __init__(self, movie_id: str, averages: Averages) -> None:
-        """Scale and downsample; the sizes are cut to even ones."""
-        self.movie_id = movie_id
+    def __init__(self, movie_id: str, averages: Averages, pixel_size: float = 0.0) -> None:
+        """Scale and downsample; the sizes are cut to even ones. ``pixel_size`` in Å, where it matters."""
+        self.movie_id, self.pixel_size = movie_id, pixel_size
         height, width = (size // 2 * 2 for size in averages.early.shape)
         if min(height, width) < 16:
             raise ModelError("too small an image to learn from", expected="16 px or more", found=f"{height}×{width}")
@@ -122,12 +122,26 @@ class Pair:
 
     def crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Upsampled views (1, k, p, p) and target (1, 1, p, p) of a patch drawn at random, mirrored at random."""
-        side = min(_CROP, *self.target.shape)
+        side = self._side
         top, left = (2 * draw((size - side) // 2 + 1, generator) for size in self.target.shape)
+        mirrored = [axis for axis in (-2, -1) if draw(2, generator)]
+        inputs, target = self._cut(top, left)
+        return inputs.flip(mirrored), target.flip(mirrored)
+
+    def middle(self) -> tuple[Tensor, Tensor]:
+        """The patch in the middle."""
+        top, left = (2 * ((size - self._side) // 4) for size in self.target.shape)
+        return self._cut(top, left)
+
+    @property
+    def _side(self) -> int:
+        return min(_CROP, int(self.target.shape[0]), int(self.target.shape[1]))
+
+    def _cut(self, top: int, left: int) -> tuple[Tensor, Tensor]:
+        side = self._side
         target = self.target[None, None, top : top + side, left : left + side]
         low = self.views[None, :, top // 2 : (top + side) // 2, left // 2 : (left + side) // 2]
-        mirrored = [axis for axis in (-2, -1) if draw(2, generator)]
-        return upsample(low).flip(mirrored), target.flip(mirrored)
+        return upsample(low), target
 
 
 def upsample(low: Tensor) -> Tensor:
@@ -222,6 +236,17 @@ def loss(found: Tensor, target: Tensor) -> Tensor:
     frequency = (spectrum.real.square() + spectrum.imag.square()) * weight
     total: Tensor = (found - target).abs().mean() + frequency.sum() / (len(found) * side * side)
     return total
+
+
+def held_out_loss(net: ZssrNet | None, pair: Pair) -> float:
+    """Loss on the middle of a movie that was not learned from; None: of the interpolation alone."""
+    inputs, target = pair.middle()
+    with torch.inference_mode():
+        if net is None:
+            return float(loss(inputs.mean(1, keepdim=True), target))
+        with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16_pays(target.device)):
+            found = net(inputs.contiguous(memory_format=torch.channels_last))
+        return float(loss(found.float(), target))
 
 
 def apply(net: ZssrNet, averages: Averages) -> Tensor:

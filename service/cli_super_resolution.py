@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from service.cli_options import SEED, OutputDirectory, configured, exposure, load_config
 from service.printable import printable
@@ -49,10 +50,14 @@ def super_resolve(
     from service.stages import super_resolve_to
 
     settings = load_config(config, _overrides(overrides, method, model))
-    if per_movie and settings.super_resolution.method != "zssr":
+    chosen = settings.super_resolution
+    if per_movie and chosen.method != "zssr":
         raise UsageError("only cryo-ZSSR is trained on a movie", where="--per-movie", expected="--method zssr")
-    if per_movie and settings.super_resolution.model is not None:
+    if per_movie and chosen.model is not None:
         raise UsageError("give a version, or train on the movie", where="--per-movie", found="--model")
+    if chosen.method == "zssr" and chosen.model is None:
+        # one movie has no session to learn from
+        settings = replace(settings, super_resolution=replace(chosen, per_movie=True))
     found = super_resolve_to(path, settings, output.absolute())
     if as_json:
         click.echo(jsontext.encode(found).decode())

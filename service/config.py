@@ -223,6 +223,9 @@ def _check_super_resolution(config: Config, where: str) -> None:
         found = 'super_resolution.network = true with super_resolution.method = "zssr"'
         hint = "cryo-ZSSR is a network of its own"
         raise ConfigError("a network on top of fusion needs fusion", where=where, found=found, hint=hint)
+    if chosen.per_movie and (chosen.method == "fusion" or chosen.model is not None):
+        found = "super_resolution.per_movie = true with a version, or with fusion"
+        raise ConfigError("only cryo-ZSSR without a version is trained on a movie", where=where, found=found)
 
 
 def _check_numbers(config: Config, where: str) -> None:

@@ -107,17 +107,18 @@ class Desk:
             output=str(self._layout.session_output(session)),
             groups=str(self._layout.groups(movie_id)) if self._config.session_model.enabled else None,
             fine_model=self._fine_model(session),
-            lesson=str(self._layout.lesson(movie_id)) if self._learns_on_fusion else None,
+            lesson=str(self._layout.lesson(movie_id)) if self._learns_fine else None,
         )
 
     @property
-    def _learns_on_fusion(self) -> bool:
-        chosen = self._config.super_resolution
-        return chosen.network and chosen.model is None and self._config.session_model.enabled
+    def _learns_fine(self) -> bool:
+        """Whether the session's trainer makes the network of the fine grid."""
+        return self._config.super_resolution.learns and self._config.session_model.enabled
 
     def _fine_model(self, session: str) -> str | None:
-        version = self._serving.fine_version(session) if self._config.super_resolution.network else None
-        return None if version is None else str(self._layout.fine_models(session) / version)
+        chosen = self._config.super_resolution
+        version = self._serving.fine_version(session, chosen.method) if chosen.learns else None
+        return None if version is None else str(version)
 
     def finished(self, message: Finished) -> None:
         """Make a result durable, then known, then learned from."""

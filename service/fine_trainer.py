@@ -1,29 +1,25 @@
-"""Learning what to keep of the fused image where: the trainer's second subject, for ``super_resolution.network``.
+"""Learning for the fine grid, beside the denoiser: what ``fine_subjects`` names.
 
-The same movies are kept from training as for the denoiser. A version that passes the gate of ``models.fine_gate`` is
-stored and announced; the daemon makes it serve. Training goes on from what serves.
+The same movies are kept from training as for the denoiser. A version that passes its gate is stored and announced; the
+daemon makes it serve. Training goes on from what serves.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from models.checkpoint import load_net, save_version
-from models.fine_gate import LEAST_HELD_OUT, FineDecision, judge
-from models.gain_residual import GainResidualNet, Lesson, train
+from models.checkpoint import save_version
+from models.fine_gate import LEAST_HELD_OUT
 from models.manifest import Manifest
 from models.settings import is_same_pixel_size
-from service.messages import SUPER_RESOLUTION
 from service.pipes import Candidate, Learn, plain
 from streamer.errors import ModelError
-from streamer.lessons import read_lesson
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +27,7 @@ if TYPE_CHECKING:
     from models.settings import SessionModelSettings
     from models.store import ModelStore, Roles
     from models.training import TrainingReport
+    from service.fine_subjects import Lesson, Subject, Verdict
 
 _SEED = 60
 
@@ -39,22 +36,28 @@ class FineTrainer:
     """Keeps the lessons of a session and trains when there is enough that is new."""
 
     def __init__(
-        self, settings: SessionModelSettings, store: ModelStore, roles: Roles, device: torch.device | str
+        self,
+        settings: SessionModelSettings,
+        store: ModelStore,
+        roles: Roles,
+        device: torch.device | str,
+        subject: Subject[Any, Any],
     ) -> None:
         """Go on from the version that serves, if there is one that can be read."""
+        self._subject = subject
         self._settings, self._store, self._roles, self._device = settings, store, roles, device
-        self._learned: list[Lesson] = []
-        self._held_out: list[Lesson] = []
+        self._learned: list[Any] = []
+        self._held_out: list[Any] = []
         self._seen: set[str] = set()
         self._new = 0
         self._trainings = int(store.next_version()[1:]) - 1
         self._serving = store.current()
-        self._net: GainResidualNet | None = None
+        self._net: Any = None
         self._manifest: Manifest | None = None
         self._trained_on: set[str] = set()
         if self._serving is not None:
             try:
-                self._net, self._manifest = load_net(store.path(self._serving), GainResidualNet, device)
+                self._net, self._manifest = subject.load(store.path(self._serving), device)
                 self._trained_on.update(self._manifest.trained_on)
             except ModelError as error:
                 sys.stderr.write(f"{error}\n")
@@ -66,23 +69,22 @@ class FineTrainer:
             return
         self._seen.add(message.movie_id)
         try:
-            movie_id, sums = read_lesson(Path(message.lesson), self._device)
-            lesson = Lesson(movie_id, sums)
+            lesson = self._subject.read(Path(message.lesson), self._device)
             self._check_make(lesson)
         except ModelError as error:
             sys.stderr.write(f"{error}\n")
             return
-        if self._roles.held_out(movie_id):
+        if self._roles.held_out(lesson.movie_id):
             self._held_out = [*self._held_out, lesson][-self._settings.most_held_out :]
         else:
             self._learned = [*self._learned, lesson][-self._settings.most_movies :]
-            self._new += movie_id not in self._trained_on
+            self._new += lesson.movie_id not in self._trained_on
 
     def _check_make(self, lesson: Lesson) -> None:
         others = [*self._learned, *self._held_out]
-        known = self._manifest.pixel_size if self._manifest else others[0].sums.pixel_size if others else None
-        if known is not None and not is_same_pixel_size(lesson.sums.pixel_size, known):
-            expected, found = f"{known:g} Å/px", f"{lesson.sums.pixel_size:g} Å/px"
+        known = self._manifest.pixel_size if self._manifest else others[0].pixel_size if others else None
+        if known is not None and not is_same_pixel_size(lesson.pixel_size, known):
+            expected, found = f"{known:g} Å/px", f"{lesson.pixel_size:g} Å/px"
             raise ModelError("nothing is learned from it", where=lesson.movie_id, expected=expected, found=found)
 
     @property
@@ -100,13 +102,15 @@ class FineTrainer:
         self._trainings += 1
         seed = _SEED + self._trainings
         torch.manual_seed(seed)
-        candidate = copy.deepcopy(self._net) if self._net is not None else GainResidualNet().to(self._device)
-        report = train(candidate, self._learned, steps=steps, seed=seed, stop=is_over, clock=time.perf_counter)
+        candidate = copy.deepcopy(self._net) if self._net is not None else self._subject.fresh().to(self._device)
+        report = self._subject.train(candidate, self._learned, steps=steps, seed=seed, stop=is_over)
         if is_over():
             return None
         trained_on = self._trained_on | set(report.movies)
         incumbent = (self._net, self._manifest.weight) if self._serving and self._net and self._manifest else None
-        decision = judge(candidate, self._held_out, incumbent=incumbent, trained_on=frozenset(trained_on), seed=seed)
+        decision = self._subject.judge(
+            candidate, self._held_out, incumbent=incumbent, trained_on=frozenset(trained_on), seed=seed
+        )
         name, digest = self._store.next_version(), None
         if decision.promoted:
             self._manifest = self._save(name, candidate, report, decision, trained_on, seed)
@@ -118,20 +122,21 @@ class FineTrainer:
             version=name,
             reason=decision.reason,
             sha256=digest,
-            figures=_figures(decision) | plain({"steps": report.steps, "seconds": round(report.seconds, 2)}),
-            network=SUPER_RESOLUTION,
+            figures=decision.figures
+            | plain({"held_out": len(self._held_out), "steps": report.steps, "seconds": round(report.seconds, 2)}),
+            network=self._subject.network,
         )
 
     def _save(
         self,
         name: str,
-        net: GainResidualNet,
+        net: Any,
         report: TrainingReport,
-        decision: FineDecision,
+        decision: Verdict,
         trained_on: set[str],
         seed: int,
     ) -> Manifest:
-        pixel_size = self._learned[-1].sums.pixel_size
+        pixel_size = self._learned[-1].pixel_size
         manifest = Manifest(
             version=name,
             parent=self._serving,
@@ -149,13 +154,3 @@ class FineTrainer:
             weight=decision.weight,
         )
         return save_version(self._store.directory / name, net, manifest)
-
-
-def _figures(decision: FineDecision) -> dict[str, float | str | None]:
-    """Means of what the gate looked at."""
-    scores = decision.scores
-    if not scores:
-        return {}
-    means = {name: round(sum(getattr(s, name) for s in scores) / len(scores), 4) for name in ("gain", "gain_beyond")}
-    bands = {f"lambda_{1.0 / frequency:.1f}A": value for frequency, value in decision.weight}
-    return plain(means | bands | {"held_out": len(scores)})

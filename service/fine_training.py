@@ -20,6 +20,7 @@ from service.offline import Bench, bench, describe, job_for
 from streamer import align, detector, pipeline
 from streamer.averages import average
 from streamer.errors import UsageError
+from streamer.lessons import FineLesson
 from streamer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def train_super_resolution(
 def _learning(config: Config) -> Config:
     """Fuse every movie, whatever the verdict, with no network in between."""
     replaced = msgspec.structs.replace
-    chosen = replaced(config.super_resolution, model=None, network=False, method="fusion")
+    chosen = replaced(config.super_resolution, model=None, network=False, per_movie=False, method="fusion")
     return replaced(config, super_resolution=chosen, outputs=replaced(config.outputs, super_resolution="always"))
 
 
@@ -125,7 +126,7 @@ def _lesson(path: Path, prepared: Bench) -> gain_residual.Lesson | None:
     job = replace(job_for(movie, prepared, Path()), lesson=Path("wanted"))
     frames, source = pipeline.read_movie(movie, job, Stopwatch())
     sums = pipeline.compute_micrograph(frames, source, job, Stopwatch()).lesson
-    return None if sums is None else gain_residual.Lesson(movie.movie_id, sums)
+    return gain_residual.Lesson(movie.movie_id, sums) if isinstance(sums, FineLesson) else None
 
 
 def _pair(path: Path, prepared: Bench) -> tuple[zssr.Pair, float]:

@@ -68,12 +68,12 @@ class Layout:
         """Store of a session's versions."""
         return self.session_state(session) / "models"
 
-    def fine_models(self, session: str) -> Path:
-        """Store of a session's networks on top of fusion."""
-        return self.session_state(session) / FINE_MODELS
+    def fine_models(self, session: str, method: str) -> Path:
+        """Store of a session's networks for a method of super-resolution."""
+        return self.session_state(session) / FINE_MODELS[method]
 
     def lesson(self, movie_id: str) -> Path:
-        """What such a network learns from of a movie."""
+        """What a network of the fine grid learns from of a movie."""
         return self.state / "lessons" / f"{movie_id}.safetensors"
 
     def groups(self, movie_id: str) -> Path:

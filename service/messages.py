@@ -140,7 +140,7 @@ NO_VERSION = "none"
 """Stands for the version where no network serves any more."""
 
 
-DENOISER, SUPER_RESOLUTION = "denoiser", "super-resolution"
+DENOISER, SUPER_RESOLUTION, CRYO_ZSSR = "denoiser", "super-resolution", "cryo-zssr"
 """What a version is a network for."""
 
 
@@ -155,7 +155,7 @@ class ModelChange(Struct, frozen=True, kw_only=True):
     figures: dict[str, float | str | None] = {}
     """What the gate measured."""
     network: str = DENOISER
-    """What it is a version of: the denoiser, or the network on top of fusion (super-resolution)."""
+    """What it is a version of: the denoiser, the network on top of fusion (super-resolution), or cryo-zssr."""
 
 
 class Alert(Struct, frozen=True, kw_only=True):

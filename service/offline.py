@@ -114,7 +114,7 @@ def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
         session_directory=output / movie.session,
         groups=None,
         network=bench.networks.on_fusion(None),
-        zssr=bench.networks.zssr,
+        zssr=bench.networks.zssr(None),
         lesson=None,
     )
 

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 from models.manifest import load_manifest
 from models.store import ModelStore
-from service.messages import SUPER_RESOLUTION, ModelChange
+from service.messages import CRYO_ZSSR, SUPER_RESOLUTION, ModelChange
 from streamer.errors import ModelError
 from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from service.journal import Journal
     from service.layout import Layout
     from service.pipes import Candidate
     from service.prometheus import Metrics
 
 _log = logging.getLogger(__name__)
+
+_METHODS = {SUPER_RESOLUTION: "fusion", CRYO_ZSSR: "zssr"}
+"""Of super-resolution, by the network that serves it."""
 
 
 class Serving:
@@ -33,9 +38,11 @@ class Serving:
             self._versions[session] = self._journalled(session)
         return self._versions[session]
 
-    def fine_version(self, session: str) -> str | None:
-        """Version of the network on top of fusion that serves a session."""
-        return ModelStore(self._layout.fine_models(session)).current()
+    def fine_version(self, session: str, method: str) -> Path | None:
+        """Directory of the network that serves a session for a method of super-resolution."""
+        store = ModelStore(self._layout.fine_models(session, method))
+        version = store.current()
+        return None if version is None else store.path(version)
 
     def serve(self, session: str, version: str | None, change: ModelChange) -> None:
         """Let a version serve from the next movie on.
@@ -51,8 +58,8 @@ class Serving:
 
     def judged(self, session: str, message: Candidate) -> None:
         """Hear the gate's decision on a candidate; one that passed serves, unless the operator has chosen since."""
-        result, reason, of_fusion = message.result, message.reason, message.network == SUPER_RESOLUTION
-        if result == "promoted" and not of_fusion:
+        result, reason, method = message.result, message.reason, _METHODS.get(message.network)
+        if result == "promoted" and method is None:
             result, reason = self._checked(session, message)
         change = ModelChange(
             version=message.version,
@@ -64,12 +71,12 @@ class Serving:
         )
         self._metrics.candidate(result)
         _log.info("%s %s %s: %s", message.network, message.version, result, reason)
-        if result == "promoted" and not of_fusion:
+        if result == "promoted" and method is None:
             self.serve(session, message.version, change)
             return
         self._journal.append(change, session)
-        if result == "promoted":
-            ModelStore(self._layout.fine_models(session)).set_current(message.version)
+        if result == "promoted" and method is not None:
+            ModelStore(self._layout.fine_models(session, method)).set_current(message.version)
 
     def _checked(self, session: str, message: Candidate) -> tuple[str, str]:
         """Result and reason of a candidate that passed: it replaces the version it was compared with, no other."""

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,7 @@ from models.manifest import Manifest, NetConfig, load_manifest
 from models.noise2noise import WienerResidualNet
 from models.store import FINE_MODELS, ROLES, ModelStore, Roles
 from models.training import TrainingMovie, TrainingReport, is_made_for, train
+from service.fine_subjects import CryoZssr, OnFusion, Subject
 from service.fine_trainer import FineTrainer
 from service.pipes import Begin, Candidate, Learn, ParentChannel, Pause, Serving, Training, Up, die_with_parent, plain
 from service.worker import device_of, use_threads
@@ -48,7 +49,7 @@ class Trainer:
         self._device = device_of(config.compute.device)
         self._store = ModelStore(directory / "models")
         self._roles = Roles(directory / ROLES)
-        self._fine = FineTrainer(self._settings, ModelStore(directory / FINE_MODELS), self._roles, self._device)
+        self._fine = self._fine_trainer(directory)
         self._learned: list[TrainingMovie] = []
         self._held_out: list[TrainingMovie] = []
         self._new, self._more_rounds, self._seen = 0, _ROUNDS, set[str]()
@@ -64,6 +65,12 @@ class Trainer:
         # a version that was stored but never served, because everything was killed in between, took nothing in
         self._stored = self._learned_by_any_version() if self._serving or self._held else set[str]()
 
+    def _fine_trainer(self, directory: Path) -> FineTrainer:
+        method = self._config.super_resolution.method
+        store = ModelStore(directory / FINE_MODELS[method])
+        subject: Subject[Any, Any] = OnFusion() if method == "fusion" else CryoZssr()
+        return FineTrainer(self._settings, store, self._roles, self._device, subject)
+
     def run(self) -> None:
         """Train whenever there is enough that is new."""
         use_threads(self._settings.threads)
@@ -75,7 +82,7 @@ class Trainer:
                 self._train()
                 continue
             if self._inbox.empty() and self._fine.is_due:
-                self._train_on_fusion()
+                self._train_fine()
                 continue
             message = self._inbox.get()
             if message is None:
@@ -202,8 +209,8 @@ class Trainer:
         self._propose()
         self._channel.send(Training(active=False))
 
-    def _train_on_fusion(self) -> None:
-        """Train the network on top of fusion."""
+    def _train_fine(self) -> None:
+        """Train a network of the fine grid."""
         self._channel.send(Training(active=True))
         candidate = self._fine.propose(self._is_over)
         self._channel.send(Training(active=False))

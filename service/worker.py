@@ -115,7 +115,7 @@ def make_job(
         gain=gain,
         propose=propose,
         network=networks.on_fusion(work.fine_model),
-        zssr=networks.zssr,
+        zssr=networks.zssr(work.fine_model),
         session_directory=Path(work.output),
         groups=None if work.groups is None else Path(work.groups),
         lesson=None if work.lesson is None else Path(work.lesson),

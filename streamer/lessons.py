@@ -1,6 +1,7 @@
-"""What a network on top of fusion learns from: sums of groups of a movie's frames on some tiles of the fine grid.
+"""What networks of the fine grid learn from, one safetensors file per movie.
 
-One safetensors file per movie. All that the normal equations need is in it, so that nobody reads the movie again.
+For a network on top of fusion: sums of groups of the movie's frames on some tiles of the fine grid. All that the normal
+equations need is in it, so that nobody reads the movie again. For cryo-ZSSR: the middle of the early and late averages.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import safetensors
 import torch
 from safetensors.torch import save
 
+from streamer.averages import Averages
 from streamer.dealias import AliasGrid
 from streamer.errors import ModelError
 from streamer.super_resolve import Resolver
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from streamer.fine import FineSums
 
 LESSON_GROUPS = 8
-_FORMAT = "streamer.fine-groups/1"
+_FORMAT, _AVERAGES = "streamer.fine-groups/1", "streamer.averages/1"
+_MIDDLE = 1024
+"""px per side of the averages that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,13 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
     voltage_kv: float
     weighted: bool
     white: float
+
+
+def encoded(movie_id: str, lesson: FineLesson | Averages, pixel_size: float) -> bytes:
+    """What is learned from a movie as the bytes of a file; ``pixel_size`` is the physical one in Å."""
+    if isinstance(lesson, FineLesson):
+        return encode_lesson(movie_id, lesson)
+    return encode_averages(movie_id, lesson, pixel_size)
 
 
 def lesson_of(sums: FineSums, noise: float, pixel_size: float) -> FineLesson:
@@ -126,3 +137,43 @@ def read_lesson(path: Path, device: torch.device | str = "cpu") -> tuple[str, Fi
     )
     lesson = FineLesson(grid=grid, groups=groups, prior=prior, white=told.white, pixel_size=told.pixel_size, **rest)
     return told.movie_id, lesson
+
+
+class _AverageDescription(msgspec.Struct, frozen=True, kw_only=True):
+    format: str
+    movie_id: str
+    pixel_size: float
+    scale: float
+
+
+def encode_averages(movie_id: str, averages: Averages, pixel_size: float) -> bytes:
+    """The middle of a movie's averages as the bytes of a file, float16 of unit contrast; ``pixel_size`` in Å."""
+    height, width = averages.whole.shape
+    rows, columns = (
+        slice(max(0, (size - _MIDDLE) // 2), max(0, (size - _MIDDLE) // 2) + _MIDDLE) for size in (height, width)
+    )
+    kept = averages.window(rows, columns)
+    described = _AverageDescription(
+        format=_AVERAGES, movie_id=movie_id, pixel_size=pixel_size, scale=max(averages.scale, 1e-30)
+    )
+    images = {name: (getattr(kept, name) / described.scale).half() for name in ("early", "late", "whole")}
+    content = {name: tensor.cpu().contiguous() for name, tensor in (images | {"offsets": averages.offsets}).items()}
+    return save(content, {"description": msgspec.json.encode(described).decode()})
+
+
+def read_averages(path: Path, device: torch.device | str = "cpu") -> tuple[str, Averages, float]:
+    """Movie id, averages and pixel size in Å of a file; ModelError if it is not one or not finite."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("description", "{}")
+            told = msgspec.json.decode(text, type=_AverageDescription)
+            images = {name: file.get_tensor(name).float().to(device) for name in ("early", "late", "whole")}
+            offsets = file.get_tensor("offsets")
+    except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
+        raise ModelError(f"no averages could be read: {error}", where=path, expected=_AVERAGES) from error
+    if told.format != _AVERAGES:
+        raise ModelError("averages of another format", where=path, expected=_AVERAGES, found=told.format)
+    if len({tuple(t.shape) for t in images.values()}) > 1 or not all(bool(t.isfinite().all()) for t in images.values()):
+        raise ModelError("damaged averages", where=path)
+    # they were divided by their scale
+    return told.movie_id, Averages(**images, offsets=offsets, scale=1.0), told.pixel_size

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from streamer import align, detector, dose, fine, fuse, orient, quality, restore, split
+from streamer.averages import Averages, average
 from streamer.band import band_of
 from streamer.errors import ModelError, MovieNotReady, StageError
 from streamer.figures import movie_quality
 from streamer.gain_check import check_fit
 from streamer.groups import encode_groups
-from streamer.lessons import LESSON_GROUPS, FineLesson, encode_lesson, lesson_of
+from streamer.lessons import LESSON_GROUPS, FineLesson, encoded, lesson_of
 from streamer.mtf import read_blur
 from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
@@ -199,7 +200,8 @@ def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stop
         if micrograph.groups is not None and job.groups is not None:
             write_atomically(job.groups, encode_groups(movie.movie_id, micrograph.groups))
         if micrograph.lesson is not None and job.lesson is not None:
-            write_atomically(job.lesson, encode_lesson(movie.movie_id, micrograph.lesson))
+            pixel_size = micrograph.source.pixel_size
+            write_atomically(job.lesson, encoded(movie.movie_id, micrograph.lesson, pixel_size))
         return write_outputs(movie, micrograph, job.session_directory, job.settings, job.device, stage)
 
 
@@ -211,7 +213,7 @@ def _super_resolve(
     exposures: Tensor,
     spectrum: Spectrum,
     job: Job,
-) -> tuple[SuperResolution, FineLesson | None, tuple[str, ...]]:
+) -> tuple[SuperResolution, FineLesson | Averages | None, tuple[str, ...]]:
     """Make the image of half the pixel size, a second pass over the frames, unless it is known to be in vain."""
     chosen = job.settings.super_resolution
     in_vain = _in_vain(frames, source, motion, exposures, spectrum, job.settings)
@@ -224,10 +226,9 @@ def _super_resolve(
         pixel_size=frames.pixel_size,
         voltage_kv=frames.voltage_kv,
         blur=None if chosen.mtf is None else read_blur(Path(chosen.mtf)),
-        n_groups=split.group_count(len(frames), LESSON_GROUPS) if job.lesson else 0,
+        n_groups=split.group_count(len(frames), LESSON_GROUPS) if job.lesson and chosen.method == "fusion" else 0,
     )
     noise = float(spectrum.noise[1:].mean())
-    lesson = lesson_of(sums, noise, frames.pixel_size) if len(sums.groups) else None
     fused = partial(
         super_resolve,
         sums,
@@ -236,13 +237,21 @@ def _super_resolve(
         min_diversity=chosen.min_diversity,
         filtered=chosen.filtered,
     )
-    try:
-        if job.zssr is None:
+    if chosen.method == "fusion":
+        lesson = lesson_of(sums, noise, frames.pixel_size) if len(sums.groups) else None
+        try:
             return fused(network=job.network), lesson, ()
-        made = super_resolve_averages(job.zssr, frame, motion, sums, noise, min_diversity=chosen.min_diversity)
-    except ModelError as error:
-        return fused(), lesson, (f"super-resolution: {error.what}; fused without a network",)
-    return made, lesson, ()
+        except ModelError as error:
+            return fused(), lesson, (f"super-resolution: {error.what}; fused without a network",)
+    averages = None
+    try:
+        averages = average(frame, motion)
+        if job.zssr is None:
+            return fused(), averages, ("super-resolution: no cryo-ZSSR of this session serves yet; fused instead",)
+        least = chosen.min_diversity
+        return super_resolve_averages(job.zssr, averages, frame, motion, sums, noise, min_diversity=least), averages, ()
+    except (ModelError, StageError) as error:
+        return fused(), averages, (f"super-resolution: {error.what}; fused instead of cryo-ZSSR",)
 
 
 def _in_vain(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from streamer.averages import Averages
     from streamer.gain_check import GainFit
     from streamer.lessons import FineLesson
     from streamer.published import ModelRef, MovieQuality, MovieSource, SuperResolutionVerdict
@@ -325,7 +326,7 @@ class Micrograph:
     """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
     super_resolution: SuperResolution
     groups: GroupSums | None
-    lesson: FineLesson | None
+    lesson: FineLesson | Averages | None
     motion: Motion
     hot_pixels: np.ndarray
     """(n, 2) rows and columns."""

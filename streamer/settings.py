@@ -197,10 +197,14 @@ class SuperResolutionSettings(Table, frozen=True):
     model: Annotated[
         str | None,
         Meta(
-            description="directory of a version to use: of a network for fusion, or of cryo-ZSSR. Unset: for fusion "
-            "what the session learned, for zssr one that is trained anew on every movie, minutes each on a CPU"
+            description="directory of a version to use: of a network for fusion, or of cryo-ZSSR; unset: what the "
+            "session learned, and until there is something the fused image"
         ),
     ] = None
+    per_movie: Annotated[
+        bool,
+        Meta(description="zssr: train a network anew on every movie, as published; minutes each on a CPU"),
+    ] = False
     filtered: Annotated[
         bool,
         Meta(
@@ -219,6 +223,11 @@ class SuperResolutionSettings(Table, frozen=True):
             "the pixels' own box alone"
         ),
     ] = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether a network of the session's own is to be used."""
+        return self.model is None and (self.network if self.method == "fusion" else not self.per_movie)
 
 
 class DenoiseSettings(Table, frozen=True):

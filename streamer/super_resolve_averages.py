@@ -35,6 +35,7 @@ _MARGIN = 8
 
 def super_resolve_averages(
     network: AverageNetwork,
+    whole: Averages,
     frame: Callable[[int], Tensor],
     motion: Motion,
     sums: FineSums,
@@ -46,6 +47,7 @@ def super_resolve_averages(
 
     Parameters
     ----------
+    whole : averages of all frames.
     frame : returns corrected frame i, (h, w) float32.
     sums, noise : see ``super_resolve``; only to judge by.
 
@@ -53,7 +55,6 @@ def super_resolve_averages(
     -------
     SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames).
     """
-    whole = average(frame, motion)
     apply, chosen = network(whole), sums.lesson
     halves = []
     for parity in (0, 1):

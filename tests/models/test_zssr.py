@@ -193,10 +193,11 @@ def test_a_network_that_invents_is_not_confirmed_and_one_that_knows_is():
     sums = sums_of(frames, motion, 0)
 
     halves = [average(lambda i: frames[i], motion, torch.arange(parity, 16, 2)).whole for parity in (0, 1)]
+    whole = average(lambda i: frames[i], motion)
     verdicts = {}
     for name, image in (("truth", truth), ("invented", truth.flip(0, 1)), ("nothing", torch.zeros_like(truth))):
         network = Knows(partial(_lookup, halves, image))
-        made = super_resolve_averages(network, lambda i: frames[i], motion, sums, NOISE, min_diversity=0.0)
+        made = super_resolve_averages(network, whole, lambda i: frames[i], motion, sums, NOISE, min_diversity=0.0)
         verdicts[name] = made.verdict
         assert made.image.shape == truth.shape
         assert made.verdict.method == "zssr"

@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from models.checkpoint import load_net, save_version
-from models.fine_gate import FineDecision, FineScore
 from models.gain_residual import GainResidualNet
 from models.manifest import load_manifest
 from models.settings import SessionModelSettings
 from models.store import ROLES, ModelStore, Roles
 from models.training import TrainingReport
-from models.zssr import ZssrNet
-from service import fine_trainer
+from models.zssr import Pair, ZssrNet
 from service.config import Config, load
 from service.fine_networks import FineNetworks
+from service.fine_subjects import CryoZssr, OnFusion, Verdict
 from service.fine_trainer import FineTrainer
-from service.messages import SUPER_RESOLUTION
+from service.messages import CRYO_ZSSR, SUPER_RESOLUTION
 from service.pipes import Learn
+from streamer.averages import average
 from streamer.errors import ConfigError, ModelError
-from streamer.lessons import encode_lesson, lesson_of
+from streamer.lessons import encode_averages, encode_lesson, encoded, lesson_of, read_averages
 from tests.fine_samples import NOISE, sparse, sums_of
 from tests.model_samples import manifest
 
@@ -40,12 +40,14 @@ class School:
         self.session = self.directory / "session"
         self.session.mkdir()
         self.count = 0
+        self.subject = OnFusion()
         frames, motion, _ = sparse(0, size=192)
         self.sums = sums_of(frames, motion)
 
     def enter(self, **settings):
         self.store = ModelStore(self.session / "fine-models")
-        self.trainer = FineTrainer(SessionModelSettings(**settings), self.store, Roles(self.session / ROLES), "cpu")
+        roles = Roles(self.session / ROLES)
+        self.trainer = FineTrainer(SessionModelSettings(**settings), self.store, roles, "cpu", self.subject)
         return self.trainer
 
     def learn(self, movies, pixel_size=3.0):
@@ -62,7 +64,7 @@ class School:
             self.store.set_current(candidate.version)
         return candidate
 
-    def train(self, net, lessons, *, steps, seed, stop, clock):
+    def train(self, net, lessons, *, steps, seed, stop):
         self.trained.append(([lesson.movie_id for lesson in lessons], steps))
         return TrainingReport(
             steps=steps, losses=[-1.0], movies=[one.movie_id for one in lessons], seconds=0.0, finite=True
@@ -70,16 +72,15 @@ class School:
 
     def judge(self, net, held_out, *, incumbent, trained_on, seed):
         self.judged = [lesson.movie_id for lesson in held_out], incumbent, trained_on
-        scores = [FineScore(movie_id=lesson.movie_id, gain=0.2, gain_beyond=0.1) for lesson in held_out]
         weight = [(0.02 * n, 1.0) for n in range(1, 8)]
-        return FineDecision(promoted=self.promoted, reason="because", weight=weight, scores=scores)
+        return Verdict(promoted=self.promoted, reason="because", weight=weight, figures={"gain": 0.2})
 
 
 @pytest.fixture
 def school(tmp_path, monkeypatch):
     made = School(tmp_path)
-    monkeypatch.setattr(fine_trainer, "train", made.train)
-    monkeypatch.setattr(fine_trainer, "judge", made.judge)
+    monkeypatch.setattr(made.subject, "train", made.train)
+    monkeypatch.setattr(made.subject, "judge", made.judge)
     return made
 
 
@@ -194,24 +195,106 @@ def test_the_sessions_version_serves_where_it_is_wanted(version):
     assert wanted.on_fusion(None) is None
     assert wanted.on_fusion(str(version)).reference.version == "v0003"
     assert wanted.on_fusion(str(version)) is wanted.on_fusion(str(version))
-    assert wanted.zssr is None
+    assert wanted.zssr(None) is None
     named = FineNetworks(config(model=str(version)), device)
     assert named.on_fusion(None).reference.version == "v0003"
 
 
 def test_cryo_zssr_takes_its_own_versions_only(version, tmp_path):
     device = torch.device("cpu")
-    assert FineNetworks(config(method="zssr"), device).zssr.reference is None
+    assert FineNetworks(config(method="zssr", per_movie=True), device).zssr(None).reference is None
+    assert FineNetworks(config(method="zssr"), device).zssr(None) is None
     with pytest.raises(ModelError, match="unknown network"):
         FineNetworks(config(method="zssr", model=str(version)), device)
     net = ZssrNet()
     save_version(tmp_path / "v0004", net, manifest(net=net.config, version="v0004", weight=[]))
-    networks = FineNetworks(config(method="zssr", model=str(tmp_path / "v0004")), device)
-    assert networks.zssr.reference.version == "v0004"
-    assert networks.on_fusion(str(version)) is None
+    for networks in (
+        FineNetworks(config(method="zssr", model=str(tmp_path / "v0004")), device),
+        FineNetworks(config(method="zssr"), device),
+    ):
+        assert networks.zssr(str(tmp_path / "v0004")).reference.version == "v0004"
+        assert networks.on_fusion(str(version)) is None
     assert load_net(tmp_path / "v0004", ZssrNet)[1].version == "v0004"
+
+
+def test_a_sessions_version_that_cannot_be_loaded_fails_when_it_is_used_not_before(version):
+    (version / "model.safetensors").write_bytes(b"")
+    found = FineNetworks(config(network=True), torch.device("cpu")).on_fusion(str(version))
+    with pytest.raises(ModelError, match="do not match"):
+        found(None, None, None, None, None)
+
+
+def test_only_what_the_session_makes_itself_is_learned():
+    learns = {
+        (): False,
+        (("network", True),): True,
+        (("network", True), ("model", "x")): False,
+        (("method", "zssr"),): True,
+        (("method", "zssr"), ("per_movie", True)): False,
+    }
+    for chosen, expected in learns.items():
+        assert config(**dict(chosen)).super_resolution.learns is expected
 
 
 def test_a_network_on_fusion_and_another_method_is_a_contradiction():
     with pytest.raises(ConfigError, match="needs fusion"):
         load(None, ("super_resolution.network=true", "super_resolution.method=zssr"))
+
+
+def test_per_movie_and_a_version_is_a_contradiction():
+    for others in (("super_resolution.method=zssr", "super_resolution.model=x"), ()):
+        with pytest.raises(ConfigError, match="is trained on a movie"):
+            load(None, ("super_resolution.per_movie=true", *others))
+
+
+# ------------------------------------------------------------------------------------------- cryo-ZSSR in a session
+
+
+@pytest.fixture
+def averages():
+    frames, motion, _ = sparse(3, size=192, strength=6.0)
+    return average(lambda i: frames[i], motion)
+
+
+def test_averages_come_back_at_unit_contrast(averages, tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(encoded("m", averages, 3.0))
+    movie_id, found, pixel_size = read_averages(path)
+    assert (movie_id, pixel_size, found.scale) == ("m", 3.0, 1.0)
+    assert torch.equal(found.offsets, averages.offsets)
+    for name in ("early", "late", "whole"):
+        expected = getattr(averages, name) / averages.scale
+        assert torch.allclose(getattr(found, name), expected, atol=4e-3)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="no averages could be read"):
+        read_averages(path)
+
+
+def test_only_the_middle_of_a_large_field_is_kept(averages, tmp_path):
+    wide = averages.window(slice(0, 96), slice(0, 96))
+    image = torch.randn(1100, 1300, generator=torch.Generator().manual_seed(0))
+    wide = type(wide)(early=image, late=image, whole=image, offsets=wide.offsets, scale=1.0)
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(encode_averages("m", wide, 3.0))
+    found = read_averages(path)[1]
+    assert torch.allclose(found.early, image[38 : 38 + 1024, 138 : 138 + 1024], atol=4e-3)
+
+
+def test_cryo_zssr_is_learned_by_the_session_and_judged_against_interpolation(averages, tmp_path):
+    path, subject = tmp_path / "m.safetensors", CryoZssr()
+    path.write_bytes(encoded("m", averages, 3.0))
+    pair = subject.read(path, "cpu")
+    assert (pair.movie_id, pair.pixel_size) == ("m", 3.0)
+    torch.manual_seed(0)
+    net = subject.fresh()
+    fresh = subject.judge(net, [pair], incumbent=None, trained_on=frozenset(), seed=0)
+    report = subject.train(net, [pair], steps=40, seed=1, stop=lambda: False)
+    assert (report.steps, report.movies, report.finite) == (40, ["m"], True)
+    held_out = Pair("other", averages, 3.0)
+    better = subject.judge(net, [held_out], incumbent=None, trained_on=frozenset({"m"}), seed=0)
+    assert better.figures["loss"] < fresh.figures["loss"]
+    assert better.promoted == (better.figures["loss"] < better.figures["loss_before"])
+    same = subject.judge(net, [held_out], incumbent=(net, []), trained_on=frozenset({"m"}), seed=0)
+    assert not same.promoted
+    assert "were trained on" in subject.judge(net, [pair], incumbent=None, trained_on=frozenset({"m"}), seed=0).reason
+    assert subject.network == CRYO_ZSSR

@@ -16,7 +16,7 @@ from streamer import fourier, jsontext, pipeline, quality, split
 from streamer.camera import Plan, encode, expose
 from streamer.errors import ModelError, MovieCorrupt, MovieMismatch, MovieNotReady, OutputError, StageError
 from streamer.groups import read_groups
-from streamer.lessons import read_lesson
+from streamer.lessons import read_averages, read_lesson
 from streamer.pipeline import Job, process_movie
 from streamer.published import ModelRef, MovieRecord, Times
 from streamer.readers.gain import read_gain
@@ -343,6 +343,15 @@ def test_cryo_zssr_makes_the_image_where_it_is_asked_for(root, path, gain, tmp_p
     assert made.shape == (512, 512)
     np.testing.assert_array_equal(made[0::2, 0::2], made[1::2, 1::2])
     assert "cryo-ZSSR" in labels(tmp_path / output(record, "super-resolution").path)
+
+
+def test_until_a_cryo_zssr_serves_the_movie_is_fused_and_learned_from(root, path, gain, tmp_path):
+    lesson = tmp_path / "m.safetensors"
+    record, _ = super_resolved(root, path, gain, tmp_path, {"method": "zssr"}, lesson=lesson)
+    assert record.metrics.sr.method == "fusion"
+    assert "super-resolution: no cryo-ZSSR of this session serves yet; fused instead" in record.flags
+    movie_id, averages, pixel_size = read_averages(lesson)
+    assert (movie_id, pixel_size, averages.early.shape) == (record.movie_id, record.source.pixel_size, (256, 256))
 
 
 def test_an_unfiltered_image_has_white_noise_and_may_be_reconstructed_from(root, path, gain, tmp_path):
