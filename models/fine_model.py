@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import zssr
 from models.checkpoint import load_net
-from models.gain_residual import MULTIPLE, GainResidualNet, band_noise, correct
+from models.gain_residual import MULTIPLE, BandNoise, GainResidualNet, band_noise, correct
 from models.settings import is_same_pixel_size
 from models.training import bf16_pays
 from streamer.errors import ModelError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from streamer.dealias import AliasGrid
 
 _SEED = 40
+_PART, _HALO = 2048, 256
+"""px per side that are worked on at a time, for the memory of seven bands, and what they see beyond."""
 
 
 def _reference(manifest: Manifest) -> ModelRef:
@@ -50,17 +52,33 @@ class FineModel:
         """See ``streamer.networks.FineNetwork``."""
         _check_pixel_size(self.manifest, grid.pixel_size, self.directory)
         noise = band_noise(grid, grid.sensitivity(exposures), prior, white)
-        weight = torch.tensor([value for _, value in self.manifest.weight], device=fused.device)
         height, width = fused.shape[-2:]
-        # a field of any size; what is added at its edge goes on as at the edge itself
+        change = torch.empty_like(fused)
+        for top in range(0, height, _PART):
+            for left in range(0, width, _PART):
+                rows, columns = slice(top, min(top + _PART, height)), slice(left, min(left + _PART, width))
+                seen = [_around(rows, height), _around(columns, width)]
+                part = self._change(fused[:, seen[0], seen[1]], noise)
+                y, x = rows.start - seen[0].start, columns.start - seen[1].start
+                change[:, rows, columns] = part[:, y : y + rows.stop - rows.start, x : x + columns.stop - columns.start]
+        if not bool(torch.isfinite(change).all()):
+            raise ModelError("the network's output is not finite", where=self.directory)
+        return change
+
+    def _change(self, fused: Tensor, noise: BandNoise) -> Tensor:
+        """What to add to images (b, h, w) that are worked on in one piece."""
+        height, width = fused.shape[-2:]
+        # any size; what is added at its edge goes on as at the edge itself
         around = nn.functional.pad(fused[:, None], (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
         low_precision = bf16_pays(fused.device)
         with torch.inference_mode(), torch.autocast(fused.device.type, dtype=torch.bfloat16, enabled=low_precision):
             changes, _ = correct(self._net, around[:, 0], noise)
-        change = torch.einsum("c,bchw->bhw", weight, changes)[:, :height, :width]
-        if not bool(torch.isfinite(change).all()):
-            raise ModelError("the network's output is not finite", where=self.directory)
-        return change
+        weight = torch.tensor([value for _, value in self.manifest.weight], device=fused.device)
+        return torch.einsum("c,bchw->bhw", weight, changes)[:, :height, :width]
+
+
+def _around(part: slice, size: int) -> slice:
+    return slice(max(0, part.start - _HALO), min(size, part.stop + _HALO))
 
 
 class ZssrModel:

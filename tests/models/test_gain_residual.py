@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import torch
 
+from models import fine_model
 from models.checkpoint import save_version
 from models.fine_gate import band_sums, gains, judge, measure_weight, points
 from models.fine_model import FineModel
@@ -251,6 +252,18 @@ def test_any_size_can_be_changed(version, lessons, shape):
     known, sums, _ = lessons[20]
     change = FineModel(version)(images(*shape), sums.grid, sums.exposures, known.prior, known.sums.white)
     assert change.shape == shape
+
+
+def test_a_large_field_is_worked_on_in_parts_that_do_not_show(version, lessons, monkeypatch):
+    known, sums, _ = lessons[20]
+    rest = sums.grid, sums.exposures, known.prior, known.sums.white
+    fused = resolved(sums).image() / 4.0
+    fused = torch.cat([fused, fused.flip(1), fused, fused.flip(1)], 1)[None]
+    whole = FineModel(version)(fused, *rest)
+    monkeypatch.setattr(fine_model, "_PART", 192)
+    parts = FineModel(version)(fused, *rest)
+    error = float((parts - whole)[:, 16:-16, 16:-16].square().mean().sqrt())
+    assert error < 0.05 * float(whole.std())
 
 
 def test_another_pixel_size_or_kind_is_refused(version, lessons, tmp_path):
