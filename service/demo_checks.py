@@ -18,7 +18,7 @@ from rich.text import Text
 
 from service.journal import Journal
 from service.layout import Layout, layout_of
-from service.messages import Event, movie_record, parse_event
+from service.messages import DENOISER, Event, movie_record, parse_event
 from service.offline import bench, process_all
 from service.printable import printable
 from service.status import Status
@@ -130,7 +130,7 @@ def _check_quality(findings: Findings, done: list[MovieRecord]) -> None:
 
 
 def _check_models(findings: Findings, events: list[Event], done: list[MovieRecord]) -> None:
-    judged = [event.body for event in events if event.kind == "model"]
+    judged = [e.body for e in events if e.kind == "model" and e.body.get("network", DENOISER) == DENOISER]
     promoted = [body["version"] for body in judged if body["result"] == "promoted"]
     runs = [(what, len(list(same))) for what, same in groupby(f"{body['version']} {body['result']}" for body in judged)]
     text = ", ".join(what if times == 1 else f"{what} ×{times}" for what, times in runs)

@@ -230,7 +230,8 @@ def subject_of(body: Body) -> str:
         case MovieRecord():
             return body.movie_id
         case ModelChange():
-            return body.version
+            # each kind of network counts its versions from one
+            return body.version if body.network == DENOISER else f"{body.network} {body.version}"
         case Alert():
             return body.name
         case SessionChange():

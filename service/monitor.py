@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.client import Client, MemoryCursor
-from service.messages import Event, Heartbeat, Position
+from service.messages import DENOISER, Event, Heartbeat, Position
 from service.printable import printable
 from streamer.errors import ServiceError
 
@@ -50,7 +50,7 @@ class Board:
             self._movies[event.body["movie_id"]] = event
             while len(self._movies) > _MOST_MOVIES:
                 del self._movies[next(iter(self._movies))]
-        elif event.kind == "model":
+        elif event.kind == "model" and event.body.get("network", DENOISER) == DENOISER:
             self._model = event
             if event.body.get("result") in ("promoted", "rolled-back"):
                 self._promoted = event

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from service.eventlog import utc_seconds
 from service.loopback import check_loopback
+from service.messages import DENOISER
 from streamer.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -98,7 +99,13 @@ class Metrics:
         self._published = counter("events_published", "Events sent to subscribers.", "kind")
         self._replays = counter("replay_requests", "Pages of events that subscribers asked for.", "result")
         self._restarts = counter("worker_restarts", "Worker processes that had to be replaced.")
-        self._candidates = counter("model_candidates", "Versions of the model that were judged.", "result")
+        self._candidates = counter("model_candidates", "Versions of the denoiser that were judged.", "result")
+        self._fine_candidates = counter(
+            "super_resolution_candidates",
+            "Versions of networks of the fine grid that were judged.",
+            "network",
+            "result",
+        )
         self._ready_delay = histogram(
             "movie_ready_delay_seconds",
             "From the first sight of a file to its being whole.",
@@ -224,9 +231,13 @@ class Metrics:
         self._model_version.set(int(number.group()) if number else None)
         self._promoted.set(utc_seconds(promoted_utc) if promoted_utc else None)
 
-    def candidate(self, result: str) -> None:
+    def candidate(self, result: str, network: str = DENOISER) -> None:
         """Count a version that was promoted, rejected, ..."""
-        self._candidates.labels(self._bounded("candidate", result)).inc()
+        result = self._bounded("candidate", result)
+        if network == DENOISER:
+            self._candidates.labels(result).inc()
+        else:
+            self._fine_candidates.labels(self._bounded("network", network), result).inc()
 
     def training(self, active: bool) -> None:
         """Set whether the trainer is at work."""

@@ -69,13 +69,13 @@ class Serving:
             figures=message.figures,
             network=message.network,
         )
-        self._metrics.candidate(result)
+        self._metrics.candidate(result, message.network)
         _log.info("%s %s %s: %s", message.network, message.version, result, reason)
         if result == "promoted" and method is None:
             self.serve(session, message.version, change)
             return
         self._journal.append(change, session)
-        if result == "promoted" and method is not None:
+        if result == "promoted" and method:
             ModelStore(self._layout.fine_models(session, method)).set_current(message.version)
 
     def _checked(self, session: str, message: Candidate) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from service_samples import UTC, full_fields, make_record
 
 from service.messages import (
     HEADER_BYTES,
+    SUPER_RESOLUTION,
     TOPIC_BYTES,
     Alert,
     Event,
@@ -104,6 +105,8 @@ def test_event_id_depends_on_epoch_and_seq_only() -> None:
 def test_subjects() -> None:
     assert subject_of(make_record()) == make_record().movie_id
     assert subject_of(ModelChange(version="v0001", result="promoted")) == "v0001"
+    other = ModelChange(version="v0001", result="promoted", network=SUPER_RESOLUTION)
+    assert subject_of(other) == "super-resolution v0001"
     assert subject_of(Alert(name="x", severity="info", state="raised")) == "x"
     assert subject_of(SessionChange(state="started")) == ""
 

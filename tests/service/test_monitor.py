@@ -124,6 +124,10 @@ def test_the_gate_says_what_it_last_judged():
     figures = {"snbr": 1.2, "snbr_wiener": 0.8}
     board.take(event("model", {"version": "v0001", "result": "rejected", "figures": figures}))
     assert "v0001 rejected, 1.50× Wiener" in screen(board)
+    # what the networks of the fine grid go through is not the denoiser's
+    board.take(event("model", {"version": "v0009", "result": "promoted", "network": "super-resolution"}))
+    assert "v0001 rejected, 1.50× Wiener" in screen(board)
+    assert "v0009" not in screen(board)
 
 
 def test_a_daemon_that_fell_silent_is_not_shown_as_running(monkeypatch):

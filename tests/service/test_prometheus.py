@@ -80,6 +80,7 @@ def touched() -> Metrics:
     metrics.worker_restarted()
     metrics.model("v0003", UTC)
     metrics.candidate("promoted")
+    metrics.candidate("rejected", "cryo-zssr")
     metrics.training(True)
     metrics.alive("scheduler")
     metrics.alert("disk-full", True)
@@ -116,6 +117,7 @@ def test_what_is_exported() -> None:
         "model_version": 3,
         "model_promoted_timestamp_seconds": 1795176000,
         "model_candidates_total{promoted}": 1,
+        "super_resolution_candidates_total{cryo-zssr,rejected}": 1,
         "training_active": 1,
         "heartbeat_timestamp_seconds{scheduler}": 1000,
         "alert_active{disk-full}": 1,

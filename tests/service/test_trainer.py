@@ -335,6 +335,22 @@ def test_a_candidate_that_passed_serves(desk):
     assert [result for _, result, _ in desk.changes()] == ["promoted"] * 2
 
 
+def test_networks_of_the_fine_grid_serve_beside_the_denoiser(desk):
+    """Each kind counts its versions from one: neither takes the other's place, in the store or in the journal."""
+    desk.candidate()
+    store = ModelStore(desk.layout.fine_models(SESSION, "fusion"))
+    stored(store.directory / "v0001", manifest(version="v0001"))
+    desk.serving.judged(SESSION, Candidate(result="promoted", version="v0001", reason="", network="super-resolution"))
+    desk.serving.judged(SESSION, Candidate(result="rejected", version="v0001", reason="", network="cryo-zssr"))
+    assert desk.serving.fine_version(SESSION, "fusion") == store.path("v0001")
+    assert desk.serving.fine_version(SESSION, "zssr") is None
+    desk.restart()
+    assert desk.serves == "v0001" == desk.store.current()
+    desk.operator("rollback")
+    assert desk.serves is None
+    assert desk.serving.fine_version(SESSION, "fusion") is not None
+
+
 def test_a_candidate_does_not_undo_what_the_operator_chose_meanwhile(desk):
     desk.candidate()
     desk.candidate("v0001")
