@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from models.manifest import NetConfig
-from models.noise2noise import Level
-from models.training import TrainingReport, bf16_pays, draw, schedule
+from models.noise2noise import UNet, from_zero
+from models.training import TrainingReport, bf16_pays, draw, optimise
 from streamer import fourier
 from streamer.dealias import NormalEquations
 from streamer.errors import ModelError
@@ -86,36 +86,22 @@ def band_noise(grid: AliasGrid, sensitive: Tensor, prior: Tensor, white: float) 
     return BandNoise(deviation=total.clamp(min=1e-30).sqrt(), wiener=weight.clamp(1e-4, 1.0 - 1e-4))
 
 
-class GainResidualNet(nn.Module):
+class GainResidualNet(UNet):
     """Features (b, 7, h/2, w/2) of the bands and (7,) Wiener weights → gains and additions; h and w divisible by 16.
 
     It works on the physical grid: the three coarse bands as they are, of the others how much there is in each place.
     """
 
     def __init__(self, config: NetConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or NetConfig(kind=KIND, widths=(16, 24, 32))
-        widths, bands = self.config.widths, len(EDGES) - 1
-        if self.config.kind != KIND or not 2 <= len(widths) <= 4 or min(widths) < 1:
-            raise ModelError("unknown network", expected=f"{KIND} of 2 to 4 widths", found=str(self.config))
-        self.down = nn.ModuleList(Level(a, b) for a, b in zip((bands, *widths), widths, strict=False))
-        pairs = list(zip(widths[::-1], widths[-2::-1], strict=False))
-        self.up = nn.ModuleList(Level(deep + shallow, shallow) for deep, shallow in pairs)
-        self.gains = nn.Conv2d(widths[0], bands, 1)
-        self.additions = nn.Conv2d(widths[0], _COARSE, 3, padding=1)
-        for last in (self.gains, self.additions):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        bands = len(EDGES) - 1
+        super().__init__(bands, config or NetConfig(kind=KIND, widths=(16, 24, 32)), KIND)
+        width = self.config.widths[0]
+        self.gains = from_zero(nn.Conv2d(width, bands, 1))
+        self.additions = from_zero(nn.Conv2d(width, _COARSE, 3, padding=1))
 
     def forward(self, features: Tensor, wiener: Tensor) -> tuple[Tensor, Tensor]:
         """Gains (b, 7, h, w) on the fused image, up to 1/``wiener``, and additions (b, 3, h/2, w/2), whitened."""
-        x = features
-        skips: list[Tensor] = []
-        for depth, level in enumerate(self.down):
-            x = level(x if depth == 0 else nn.functional.avg_pool2d(x, 2))
-            skips.append(x)
-        for level, skip in zip(self.up, skips[-2::-1], strict=True):
-            x = level(torch.cat([nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
+        x = self.features(features)
         slow = self.gains(nn.functional.avg_pool2d(x, _POOL // 2)).float()
         wiener = wiener.to(slow.device, slow.dtype)[:, None, None]
         gains = torch.sigmoid(slow + torch.logit(wiener)) / wiener
@@ -191,7 +177,6 @@ def train(
     *,
     steps: int,
     seed: int,
-    learning_rate: float = 3e-3,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> TrainingReport:
@@ -205,31 +190,14 @@ def train(
     """
     if not lessons:
         raise ModelError("nothing to train on", expected="at least one movie")
-    device = lessons[0].groups.device
+    low_precision = bf16_pays(lessons[0].groups.device)
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
-    low_precision = bf16_pays(device)
-    net.train()
-    began, losses, finite, done = clock(), [], True, 0
-    for step in range(steps):
-        if stop():
-            break
-        optimiser.param_groups[0]["lr"] = learning_rate * schedule(step / steps)
-        error = _step(net, lessons[draw(len(lessons), generator)], generator, low_precision=low_precision)
-        optimiser.zero_grad(set_to_none=True)
-        error.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        losses.append(float(error.detach()))
-        done, finite = step + 1, math.isfinite(losses[-1])
-        if not finite:
-            break
-    net.eval()
-    tenth = max(1, len(losses) // 10)
-    means = [sum(losses[i : i + tenth]) / len(losses[i : i + tenth]) for i in range(0, len(losses), tenth)]
-    finite = finite and all(bool(torch.isfinite(p).all()) for p in net.parameters())
+
+    def misfit() -> Tensor:
+        return _step(net, lessons[draw(len(lessons), generator)], generator, low_precision=low_precision)
+
     movies = [lesson.movie_id for lesson in lessons]
-    return TrainingReport(steps=done, losses=means, movies=movies, seconds=clock() - began, finite=finite)
+    return optimise(net, misfit, movies, steps=steps, stop=stop, clock=clock)
 
 
 def _step(net: GainResidualNet, lesson: Lesson, generator: torch.Generator, *, low_precision: bool) -> Tensor:

@@ -14,7 +14,7 @@ from models.manifest import NetConfig
 from streamer.errors import ModelError
 
 
-class Level(nn.Sequential):
+class _Level(nn.Sequential):
     """Two 3×3 convolutions with leaky rectifiers; keeps the size."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -26,32 +26,47 @@ class Level(nn.Sequential):
         )
 
 
-class WienerResidualNet(nn.Module):
-    """(b, 2, h, w) whitened M and W·M → (b, 1, h, w) whitened estimate of the signal; h and w divisible by 8."""
+class UNet(nn.Module):
+    """(b, inputs, h, w) → (b, widths[0], h, w), halved once per width but the first; h and w divisible accordingly."""
 
-    def __init__(self, config: NetConfig) -> None:
+    def __init__(self, inputs: int, config: NetConfig, kind: str) -> None:
         super().__init__()
-        if config.kind != NetConfig().kind or len(config.widths) < 2 or min(config.widths) < 1:
-            raise ModelError("unknown network", expected=NetConfig().kind, found=str(config))
+        if config.kind != kind or not 2 <= len(config.widths) <= 4 or min(config.widths) < 1:
+            raise ModelError("unknown network", expected=f"{kind} of 2 to 4 widths", found=str(config))
         self.config = config
         widths = config.widths
-        self.down = nn.ModuleList(Level(a, b) for a, b in zip((2, *widths), widths, strict=False))
+        self.down = nn.ModuleList(_Level(a, b) for a, b in zip((inputs, *widths), widths, strict=False))
         pairs = list(zip(widths[::-1], widths[-2::-1], strict=False))
-        self.up = nn.ModuleList(Level(deep + shallow, shallow) for deep, shallow in pairs)
-        self.last = nn.Conv2d(widths[0], 1, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        self.up = nn.ModuleList(_Level(deep + shallow, shallow) for deep, shallow in pairs)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Estimate the signal: the second input channel plus a correction."""
-        x = inputs
+    def features(self, x: Tensor) -> Tensor:
+        """Down and up again, each level beside what it came down with."""
         skips: list[Tensor] = []
         for depth, level in enumerate(self.down):
             x = level(x if depth == 0 else nn.functional.avg_pool2d(x, 2))
             skips.append(x)
         for level, skip in zip(self.up, skips[-2::-1], strict=True):
             x = level(torch.cat([nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
-        estimate: Tensor = inputs[:, 1:2] + self.last(x).to(inputs.dtype)
+        return x
+
+
+def from_zero(last: nn.Conv2d) -> nn.Conv2d:
+    """A last convolution that gives nothing before it has learned."""
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return last
+
+
+class WienerResidualNet(UNet):
+    """(b, 2, h, w) whitened M and W·M → (b, 1, h, w) whitened estimate of the signal; h and w divisible by 8."""
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__(2, config, NetConfig().kind)
+        self.last = from_zero(nn.Conv2d(config.widths[0], 1, 3, padding=1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Estimate the signal: the second input channel plus a correction."""
+        estimate: Tensor = inputs[:, 1:2] + self.last(self.features(inputs)).to(inputs.dtype)
         return estimate
 
 

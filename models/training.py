@@ -172,35 +172,51 @@ def train(
         raise ModelError("nothing to train on", expected="at least one movie with group sums")
     device = movies[0].spectra.device
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     low_precision = bf16_pays(device)
-    net.train()
-    began, losses, finite, done = clock(), [], True, 0
-    for step in range(steps):
-        if stop():
-            break
-        share = step / steps if share_done is None else min(1.0, share_done())
-        optimiser.param_groups[0]["lr"] = learning_rate * schedule(share)
+
+    def distance() -> Tensor:
         inputs, targets = _batch(movies, input_share, patch, generator)
         inputs = inputs.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
-            loss = nn.functional.mse_loss(net(inputs).float(), targets)
+            return nn.functional.mse_loss(net(inputs).float(), targets)
+
+    names = [movie.movie_id for movie in movies]
+    rate = learning_rate
+    return optimise(
+        net, distance, names, steps=steps, learning_rate=rate, stop=stop, clock=clock, share_done=share_done
+    )
+
+
+def optimise(
+    net: nn.Module,
+    loss_of_step: Callable[[], Tensor],
+    movies: list[str],
+    *,
+    steps: int,
+    learning_rate: float = 3e-3,
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = lambda: 0.0,
+    share_done: Callable[[], float] | None = None,
+) -> TrainingReport:
+    """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters."""
+    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    net.train()
+    began, losses, finite = clock(), [], True
+    while finite and len(losses) < steps and not stop():
+        share = len(losses) / steps if share_done is None else min(1.0, share_done())
+        optimiser.param_groups[0]["lr"] = learning_rate * schedule(share)
+        loss = loss_of_step()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         losses.append(float(loss.detach()))
-        done = step + 1
-        if not math.isfinite(losses[-1]):
-            finite = False
-            break
+        finite = math.isfinite(losses[-1])
     net.eval()
     tenth = max(1, len(losses) // 10)
     means = [sum(losses[i : i + tenth]) / len(losses[i : i + tenth]) for i in range(0, len(losses), tenth)]
     finite = finite and all(bool(torch.isfinite(p).all()) for p in net.parameters())
-    return TrainingReport(
-        steps=done, losses=means, movies=[m.movie_id for m in movies], seconds=clock() - began, finite=finite
-    )
+    return TrainingReport(steps=len(losses), losses=means, movies=movies, seconds=clock() - began, finite=finite)
 
 
 def schedule(share: float) -> float:
