@@ -181,9 +181,15 @@ def train(
             return nn.functional.mse_loss(net(inputs).float(), targets)
 
     names = [movie.movie_id for movie in movies]
-    rate = learning_rate
     return optimise(
-        net, distance, names, steps=steps, learning_rate=rate, stop=stop, clock=clock, share_done=share_done
+        net,
+        distance,
+        names,
+        steps=steps,
+        learning_rate=learning_rate,
+        stop=stop,
+        clock=clock,
+        share_done=share_done,
     )
 
 
@@ -201,7 +207,8 @@ def optimise(
     """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters."""
     optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     net.train()
-    began, losses, finite = clock(), [], True
+    losses: list[float] = []
+    began, finite = clock(), True
     while finite and len(losses) < steps and not stop():
         share = len(losses) / steps if share_done is None else min(1.0, share_done())
         optimiser.param_groups[0]["lr"] = learning_rate * schedule(share)
