@@ -148,14 +148,14 @@ def test_damage_of_the_specimen_does_not_lead_astray():
     """What scatters finely fades during the exposure; a draw's error is .08 to .18 px at this information."""
     frames, truth = bent(strength=0.0, mean=6.0, contrast=0.12)
     radius, errors = fourier.radius(frames.shape[1:]), []
-    for seed in range(3):
+    for seed in range(6):
         generator, faded = torch.Generator().manual_seed(seed), []
         for number, frame in enumerate(frames):
             spectrum = torch.fft.rfft2(frame - 6.0) * torch.exp(-number * 12.0 * radius**2)
             expected = (1.2 + 0.2 * fourier.to_image(spectrum, frame.shape)).clamp(min=0)
             faded.append(torch.poisson(expected, generator=generator))
         errors.append(error(estimate(torch.stack(faded)), truth, grid(frames.shape[1:])))
-    assert sum(errors) / len(errors) < 0.18
+    assert sum(errors) / len(errors) < 0.165
 
 
 def test_a_crystal_does_not_lock_to_its_lattice():
