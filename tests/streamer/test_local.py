@@ -145,7 +145,7 @@ def test_frames_of_few_electrons_are_pooled():
 
 
 def test_damage_of_the_specimen_does_not_lead_astray():
-    """What scatters finely fades during the exposure; a draw's error is .08 to .18 px at this information."""
+    """What scatters finely fades during the exposure: .08 to .18 px at this information, or told to be too little."""
     frames, truth = bent(strength=0.0, mean=6.0, contrast=0.12)
     radius, errors = fourier.radius(frames.shape[1:]), []
     for seed in range(6):
@@ -154,7 +154,11 @@ def test_damage_of_the_specimen_does_not_lead_astray():
             spectrum = torch.fft.rfft2(frame - 6.0) * torch.exp(-number * 12.0 * radius**2)
             expected = (1.2 + 0.2 * fourier.to_image(spectrum, frame.shape)).clamp(min=0)
             faded.append(torch.poisson(expected, generator=generator))
-        errors.append(error(estimate(torch.stack(faded)), truth, grid(frames.shape[1:])))
+        motion = estimate(torch.stack(faded))
+        if motion.trusted:
+            errors.append(error(motion, truth, grid(frames.shape[1:])))
+    assert len(errors) >= 4
+    assert max(errors) < 0.25
     assert sum(errors) / len(errors) < 0.165
 
 
