@@ -80,7 +80,7 @@ def sparse_particles() -> None:
     movies = [sparse(seed) for seed in range(_TRAINED + _HELD_OUT + _TESTED)]
     lessons = []
     for seed, (frames, shifts, _) in enumerate(movies[: _TRAINED + _HELD_OUT]):
-        lessons.append(gain_residual.Lesson(str(seed), lesson_of(sums_of(frames, shifts), _NOISE, 3.0)))
+        lessons.append(gain_residual.Lesson(str(seed), lesson_of(Resolver(sums_of(frames, shifts), _NOISE), 3.0)))
     torch.manual_seed(0)
     net = gain_residual.GainResidualNet()
     with measured() as cost:

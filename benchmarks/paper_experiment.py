@@ -62,6 +62,7 @@ class Session:
     network: gain_residual.GainResidualNet
     weight: list[tuple[float, float]]
     reference = ModelRef(version="benchmark", sha256="")
+    trained_on = ()
 
     def __call__(
         self, fused: torch.Tensor, grid: AliasGrid, exposures: torch.Tensor, prior: torch.Tensor, white: float
@@ -86,7 +87,7 @@ def learn(movies: list[Movie], seed: int, *, with_zssr: bool) -> Session:
     lessons = []
     for n, movie in enumerate(movies):
         sums = movie.sums(movie.motion, 8)
-        lessons.append(gain_residual.Lesson(str(n), lesson_of(sums, movie.noise, 2 * movie.case.fine_pixel)))
+        lessons.append(gain_residual.Lesson(str(n), lesson_of(Resolver(sums, movie.noise), 2 * movie.case.fine_pixel)))
     torch.manual_seed(seed)
     network = gain_residual.GainResidualNet().to(device)
     held_out = max(1, len(lessons) // 4)

@@ -196,7 +196,9 @@ def specimens() -> None:
                 sums = fine.accumulate(
                     movie.frame(), motion, movie.exposures, pixel_size=scope.pixel_size, voltage_kv=300.0
                 )
-                result = super_resolve(sums, float(movie.counts.mean()), shifts=motion.shifts, min_diversity=0.2)
+                result = super_resolve(
+                    Resolver(sums, float(movie.counts.mean())), shifts=motion.shifts, min_diversity=0.2
+                )
             if result.image is None:
                 continue
             figures = band_frc(torch.fft.rfft2(result.image), truth, shape, BANDS)

@@ -47,6 +47,7 @@ class FineModel:
         self.directory = directory
         self._net, self.manifest = load_net(directory, GainResidualNet, device)
         self.reference = _reference(self.manifest)
+        self.trained_on = frozenset(self.manifest.trained_on)
 
     def __call__(self, fused: Tensor, grid: AliasGrid, exposures: Tensor, prior: Tensor, white: float) -> Tensor:
         """See ``streamer.networks.FineNetwork``."""
@@ -88,10 +89,11 @@ class ZssrModel:
         """Load and check a session's version; None: a network of its own is trained on every movie."""
         self._net: zssr.ZssrNet | None = None
         self.reference: ModelRef | None = None
+        self.trained_on: frozenset[str] = frozenset()
         self._device = device
         if directory is not None:
             self._net, manifest = load_net(directory, zssr.ZssrNet, device)
-            self.reference = _reference(manifest)
+            self.reference, self.trained_on = _reference(manifest), frozenset(manifest.trained_on)
 
     def __call__(self, averages: Averages) -> Callable[[Averages], Tensor]:
         """See ``streamer.networks.AverageNetwork``."""

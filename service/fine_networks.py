@@ -27,6 +27,11 @@ class _Unusable:
         """There is none."""
         raise self._error
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """None is known."""
+        return frozenset()
+
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Tell why."""
         raise self._error

@@ -107,6 +107,7 @@ def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
     model = bench.model
     serves = model is not None and bench.config.denoise.enabled
     return pipeline.Job(
+        movie_id=movie.movie_id,
         settings=bench.config.data_path(),
         device=bench.device,
         gain=gain_for(movie, bench.config),

@@ -110,6 +110,7 @@ def make_job(
 ) -> pipeline.Job:
     """Settings, gain and models of one movie."""
     return pipeline.Job(
+        movie_id=work.movie.movie_id,
         settings=config.data_path(),
         device=device,
         gain=gain,

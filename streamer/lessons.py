@@ -17,14 +17,13 @@ from safetensors.torch import save
 from streamer.averages import Averages
 from streamer.dealias import AliasGrid
 from streamer.errors import ModelError
-from streamer.super_resolve import Resolver
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from streamer.fine import FineSums
+    from streamer.super_resolve import Resolver
 
 LESSON_GROUPS = 8
 _FORMAT, _AVERAGES = "streamer.fine-groups/1", "streamer.averages/1"
@@ -69,16 +68,17 @@ def encoded(movie_id: str, lesson: FineLesson | Averages, pixel_size: float) -> 
     return encode_averages(movie_id, lesson, pixel_size)
 
 
-def lesson_of(sums: FineSums, noise: float, pixel_size: float) -> FineLesson:
-    """Lesson of what was accumulated with groups; ``noise``: variance of one frame per px."""
+def lesson_of(resolver: Resolver, pixel_size: float) -> FineLesson:
+    """Lesson of a movie that was accumulated with groups; ``pixel_size`` in Å."""
+    sums = resolver.sums
     return FineLesson(
         grid=sums.grid,
         groups=sums.groups,
         group_of=sums.group_of,
         fractions=sums.fractions[:, sums.lesson],
         exposures=sums.exposures,
-        prior=Resolver(sums, noise).prior,
-        white=noise * sums.grid.side**2,
+        prior=resolver.prior,
+        white=resolver.white,
         pixel_size=pixel_size,
     )
 

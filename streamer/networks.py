@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from torch import Tensor
 
@@ -20,6 +20,10 @@ class FineNetwork(Protocol):
     @property
     def reference(self) -> ModelRef:
         """Version that is recorded."""
+
+    @property
+    def trained_on(self) -> Collection[str]:
+        """Ids of the movies that it has learned from."""
 
     def __call__(self, fused: Tensor, grid: AliasGrid, exposures: Tensor, prior: Tensor, white: float) -> Tensor:
         """What to add to fused images of some frames.
@@ -39,6 +43,10 @@ class AverageNetwork(Protocol):
     @property
     def reference(self) -> ModelRef | None:
         """Version that is recorded; None: trained on the movie itself."""
+
+    @property
+    def trained_on(self) -> Collection[str]:
+        """Ids of the movies that it has learned from, but for the one that it may be trained on when it is called."""
 
     def __call__(self, averages: Averages) -> Callable[[Averages], Tensor]:
         """The network for a movie, trained on it if that is wanted: averages (h, w) of frames → image (2h, 2w)."""

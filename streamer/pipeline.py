@@ -40,7 +40,7 @@ from streamer.records import (
     SuperResolution,
 )
 from streamer.source import describe_source
-from streamer.super_resolve import super_resolve
+from streamer.super_resolve import Resolver, super_resolve
 from streamer.super_resolve_averages import LEAST_FRAMES, super_resolve_averages
 from streamer.verdict import cannot_help, nothing_near_nyquist
 from streamer.writers.atomic import write_atomically
@@ -59,10 +59,14 @@ if TYPE_CHECKING:
     from streamer.stopwatch import Stopwatch
 
 
+_SEEN = ("super-resolution: the network learned from this movie, no figure of it is unseen",)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What to do with a movie, and with what."""
 
+    movie_id: str
     settings: DataPathSettings
     device: torch.device
     gain: Gain | None
@@ -228,19 +232,19 @@ def _super_resolve(
         blur=None if chosen.mtf is None else read_blur(Path(chosen.mtf)),
         n_groups=split.group_count(len(frames), LESSON_GROUPS) if job.lesson and chosen.method == "fusion" else 0,
     )
-    noise = float(spectrum.noise[1:].mean())
+    resolver = Resolver(sums, float(spectrum.noise[1:].mean()))
     fused = partial(
         super_resolve,
-        sums,
-        noise,
+        resolver,
         shifts=motion.shifts,
         min_diversity=chosen.min_diversity,
         filtered=chosen.filtered,
     )
     if chosen.method == "fusion":
-        lesson = lesson_of(sums, noise, frames.pixel_size) if len(sums.groups) else None
+        lesson = lesson_of(resolver, frames.pixel_size) if len(sums.groups) else None
+        seen = job.network is not None and job.movie_id in job.network.trained_on
         try:
-            return fused(network=job.network), lesson, ()
+            return fused(network=job.network, learned_from=seen), lesson, _SEEN if seen else ()
         except ModelError as error:
             return fused(), lesson, (f"super-resolution: {error.what}; fused without a network",)
     averages = None
@@ -248,8 +252,8 @@ def _super_resolve(
         averages = average(frame, motion)
         if job.zssr is None:
             return fused(), averages, ("super-resolution: no cryo-ZSSR of this session serves yet; fused instead",)
-        least = chosen.min_diversity
-        return super_resolve_averages(job.zssr, averages, frame, motion, sums, noise, min_diversity=least), averages, ()
+        made = super_resolve_averages(job.zssr, averages, frame, motion, resolver, min_diversity=chosen.min_diversity)
+        return made, averages, _SEEN if job.movie_id in job.zssr.trained_on else ()
     except (ModelError, StageError) as error:
         return fused(), averages, (f"super-resolution: {error.what}; fused instead of cryo-ZSSR",)
 

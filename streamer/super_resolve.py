@@ -15,6 +15,7 @@ turned by other frames' shifts, which is 0 where the frames' own shifts are what
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -50,36 +51,37 @@ _BEYOND = (1.02, 1.5)
 
 
 def super_resolve(
-    sums: FineSums,
-    noise: float,
+    resolver: Resolver,
     *,
     shifts: Tensor,
     min_diversity: float,
     network: FineNetwork | None = None,
+    learned_from: bool = False,
     filtered: bool = True,
 ) -> SuperResolution:
     """Make the fine image of a movie and judge it.
 
     Parameters
     ----------
-    sums : see ``fine.accumulate``.
-    noise : variance of one frame per px, white.
+    resolver : of the movie's sums.
     shifts : (t, 2) px, global.
     min_diversity : below it the verdict is "cannot help".
     network : what changes the fused image further; it is judged together with it.
+    learned_from : the network was trained on this very movie, which cannot judge it: the fused image alone is judged.
     filtered : see ``Resolver.image``.
 
     Returns
     -------
     SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames).
     """
-    resolver = Resolver(sums, noise, network)
-    verdict = judged(resolver.confirmation(), resolver.control(), resolver.frc(), sums.exposures, shifts, min_diversity)
+    judge = resolver.under(None if learned_from else network)
+    found, control, exposures = judge.confirmation(), judge.control(), resolver.sums.exposures
+    verdict = judged(found, control, resolver.frc(), exposures, shifts, min_diversity)
     if network is None:
         made_by = replace(verdict, method="fusion")
     else:
         made_by = replace(verdict, method="network", model=network.reference)
-    return SuperResolution(image=resolver.image(filtered=filtered), verdict=made_by)
+    return SuperResolution(image=resolver.under(network).image(filtered=filtered), verdict=made_by)
 
 
 class Resolver:
@@ -87,7 +89,7 @@ class Resolver:
 
     def __init__(self, sums: FineSums, noise: float, network: FineNetwork | None = None) -> None:
         """Measure the prior; ``noise`` is the variance of one frame per px, white."""
-        self.sums, self.grid, self._network = sums, sums.grid, network
+        self.sums, self.grid, self.network = sums, sums.grid, network
         side = self.grid.side
         self.white = noise * side * side
         """Of one frame per coarse coefficient of a tile that is not faded."""
@@ -101,6 +103,12 @@ class Resolver:
         self._kept = self._kept_by_flat_prior()
         self._rings = self._measured()
         self.prior = self._prior(slice(None))
+
+    def under(self, network: FineNetwork | None) -> Resolver:
+        """The same with another network, or none; nothing is measured again."""
+        other = copy.copy(self)
+        other.network = network
+        return other
 
     def _equations(self, fractions: Tensor, parity: int | None) -> NormalEquations:
         frames = slice(None) if parity is None else self.sums.parity == parity
@@ -200,9 +208,9 @@ class Resolver:
 
     def _changed(self, fused: Tensor, exposures: Tensor, prior: Tensor) -> Tensor:
         """Fused images (b, h, w) of some frames as the network leaves them."""
-        if self._network is None:
+        if self.network is None:
             return fused
-        return fused + self._network(fused, self.grid, exposures, prior, self.white)
+        return fused + self.network(fused, self.grid, exposures, prior, self.white)
 
     # -------------------------------------------------------------------------------------------- confirmation
 
@@ -226,7 +234,7 @@ class Resolver:
                 own = sums[parity][:, tiles]
                 plain = equations[parity].solve(own, self._prior_below(prior))
                 added = equations[parity].solve(own, prior)
-                if self._network is not None:
+                if self.network is not None:
                     exposures = self.sums.exposures[self.sums.parity == parity]
                     added = self.grid.aliases(self._changed(self.grid.image(added), exposures, prior))
                 unseen = equations[1 - parity]

@@ -15,7 +15,6 @@ import torch
 
 from streamer.averages import Averages, average
 from streamer.records import SuperResolution
-from streamer.super_resolve import Resolver
 from streamer.verdict import judged
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from streamer.fine import FineSums
     from streamer.networks import AverageNetwork
     from streamer.records import Motion
+    from streamer.super_resolve import Resolver
 
 LEAST_FRAMES = 4
 """Early and late ones in each half."""
@@ -38,8 +38,7 @@ def super_resolve_averages(
     whole: Averages,
     frame: Callable[[int], Tensor],
     motion: Motion,
-    sums: FineSums,
-    noise: float,
+    resolver: Resolver,
     *,
     min_diversity: float,
 ) -> SuperResolution:
@@ -49,18 +48,18 @@ def super_resolve_averages(
     ----------
     whole : averages of all frames.
     frame : returns corrected frame i, (h, w) float32.
-    sums, noise : see ``super_resolve``; only to judge by.
+    resolver : of the movie's sums; only to judge by.
 
     Returns
     -------
     SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames).
     """
-    apply, chosen = network(whole), sums.lesson
+    apply, sums = network(whole), resolver.sums
+    chosen = sums.lesson
     halves = []
     for parity in (0, 1):
         part = average(frame, motion, torch.arange(parity, len(motion.shifts), 2))
         halves.append(_on_tiles(apply, replace(part, scale=whole.scale), sums, chosen))
-    resolver = Resolver(sums, noise)
     found, control = resolver.confirmation_of(halves, chosen)
     # the halves of the fused image say nothing of this one
     verdict = judged(found, control, None, sums.exposures, motion.shifts, min_diversity)

@@ -50,7 +50,7 @@ def lesson(seed, **options):
     """A lesson, its movie's sums and the truth."""
     frames, motion, truth = sparse(seed, **options)
     sums = sums_of(frames, motion)
-    return Lesson(f"movie-{seed}", lesson_of(sums, NOISE, 3.0)), sums, truth
+    return Lesson(f"movie-{seed}", lesson_of(Resolver(sums, NOISE), 3.0)), sums, truth
 
 
 def noise_lesson(seed):
@@ -58,7 +58,7 @@ def noise_lesson(seed):
     frames, motion, _ = sparse(seed)
     generator = torch.Generator().manual_seed(100 + seed)
     sums = sums_of(NOISE**0.5 * torch.randn(frames.shape, generator=generator), motion)
-    return Lesson(f"noise-{seed}", lesson_of(sums, NOISE, 3.0))
+    return Lesson(f"noise-{seed}", lesson_of(Resolver(sums, NOISE), 3.0))
 
 
 def resolved(sums, network=None):

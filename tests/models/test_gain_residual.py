@@ -15,7 +15,7 @@ from models.manifest import NetConfig
 from streamer import fourier, quality
 from streamer.errors import ModelError
 from streamer.super_resolve import super_resolve
-from tests.fine_samples import NOISE, lesson, noise_lesson, resolved
+from tests.fine_samples import lesson, noise_lesson, resolved
 from tests.model_samples import manifest
 from tests.simulated_movies import images
 
@@ -238,8 +238,8 @@ def test_a_version_serves_and_is_named(version, lessons):
     _, sums, _ = lessons[20]
     shifts = torch.from_numpy(torch.linspace(0, 3, 32).reshape(16, 2).double().numpy())
     model = FineModel(version)
-    found = super_resolve(sums, NOISE, shifts=shifts, min_diversity=0.0, network=model)
-    plain = super_resolve(sums, NOISE, shifts=shifts, min_diversity=0.0)
+    found = super_resolve(resolved(sums), shifts=shifts, min_diversity=0.0, network=model)
+    plain = super_resolve(resolved(sums), shifts=shifts, min_diversity=0.0)
     assert (found.verdict.method, plain.verdict.method) == ("network", "fusion")
     assert found.verdict.model.version == "v0001"
     assert plain.verdict.model is None

@@ -15,6 +15,7 @@ from models.zssr import Pair, ZssrNet, apply, back_project, loss, train, upsampl
 from streamer import fourier
 from streamer.averages import Averages, average
 from streamer.errors import ModelError
+from streamer.super_resolve import Resolver
 from streamer.super_resolve_averages import super_resolve_averages
 from tests.fine_samples import NOISE, sparse, sums_of
 from tests.model_samples import manifest
@@ -197,7 +198,9 @@ def test_a_network_that_invents_is_not_confirmed_and_one_that_knows_is():
     verdicts = {}
     for name, image in (("truth", truth), ("invented", truth.flip(0, 1)), ("nothing", torch.zeros_like(truth))):
         network = Knows(partial(_lookup, halves, image))
-        made = super_resolve_averages(network, whole, lambda i: frames[i], motion, sums, NOISE, min_diversity=0.0)
+        made = super_resolve_averages(
+            network, whole, lambda i: frames[i], motion, Resolver(sums, NOISE), min_diversity=0.0
+        )
         verdicts[name] = made.verdict
         assert made.image.shape == truth.shape
         assert made.verdict.method == "zssr"

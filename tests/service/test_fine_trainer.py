@@ -22,6 +22,7 @@ from service.pipes import Learn
 from streamer.averages import average
 from streamer.errors import ConfigError, ModelError
 from streamer.lessons import encode_averages, encode_lesson, encoded, lesson_of, read_averages
+from streamer.super_resolve import Resolver
 from tests.fine_samples import NOISE, sparse, sums_of
 from tests.model_samples import manifest
 
@@ -55,7 +56,7 @@ class School:
             name = f"m{self.count:02d}"
             self.count += 1
             path = self.lessons / f"{name}.safetensors"
-            path.write_bytes(encode_lesson(name, lesson_of(self.sums, NOISE, pixel_size)))
+            path.write_bytes(encode_lesson(name, lesson_of(Resolver(self.sums, NOISE), pixel_size)))
             self.trainer.take(Learn(movie_id=name, groups="", lesson=str(path)))
 
     def work(self):

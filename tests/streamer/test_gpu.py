@@ -22,7 +22,7 @@ from streamer.records import HalfSums, Motion
 from streamer.settings import MotionSettings
 from streamer.simulate import Detector, Field, Microscope
 from streamer.specimen import random_protein
-from streamer.super_resolve import super_resolve
+from streamer.super_resolve import Resolver, super_resolve
 from tests.model_samples import WEIGHT, synthetic
 from tests.simulated_movies import images
 from tests.streamer.bent_movies import bent
@@ -167,7 +167,7 @@ def test_fuse_and_solve(shape, dose_per_frame):
         fused.append((plain.even, plain.odd, plain.groups, sums.sums, sums.control))
         half = split.half_sums(plain, 1.1, 300.0)
         halves.append((half.even, half.odd))
-        solved.append(super_resolve(sums, 4.0, shifts=shifts, min_diversity=0.0))
+        solved.append(super_resolve(Resolver(sums, 4.0), shifts=shifts, min_diversity=0.0))
     for pairs in (fused, halves):
         for here, there in zip(*pairs, strict=True):
             assert there.device.type == "cuda"
@@ -296,7 +296,7 @@ def test_lessons_fuse_and_judge_the_same():
         sums = fine.accumulate(
             lambda i, f=frames: f[i], motion, exposures, pixel_size=3.0, voltage_kv=300.0, n_groups=8
         )
-        lesson = Lesson("m", lesson_of(sums, 4.0, 3.0))
+        lesson = Lesson("m", lesson_of(Resolver(sums, 4.0), 3.0))
         torch.manual_seed(0)
         net = GainResidualNet()
         for layer in (net.gains, net.additions):

@@ -6,13 +6,14 @@ from safetensors.torch import save
 
 from streamer.errors import ModelError
 from streamer.lessons import encode_lesson, lesson_of, read_lesson
+from streamer.super_resolve import Resolver
 from tests.fine_samples import NOISE, sparse, sums_of
 
 
 @pytest.fixture(scope="module")
 def made():
     frames, motion, _ = sparse(0)
-    return lesson_of(sums_of(frames, motion), NOISE, 3.0)
+    return lesson_of(Resolver(sums_of(frames, motion), NOISE), 3.0)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def job_of(directory, gain=None, propose=None, settings=None, groups=None, **oth
         propose=propose,
         session_directory=directory,
         groups=groups,
-        **{"network": None, "zssr": None, "lesson": None} | others,
+        **{"movie_id": "m", "network": None, "zssr": None, "lesson": None} | others,
     )
 
 
@@ -292,6 +292,7 @@ class Gains:
     """A network on top of fusion that doubles everything, or fails."""
 
     reference = ModelRef(version="v0007", sha256="0" * 64)
+    trained_on = ("seen",)
 
     def __init__(self, error=None):
         self.error = error
@@ -306,6 +307,7 @@ class Averaged:
     """cryo-ZSSR that only interpolates."""
 
     reference = None
+    trained_on = ("seen",)
 
     def __call__(self, averages):
         return lambda part: part.whole.repeat_interleave(2, 0).repeat_interleave(2, 1)
@@ -325,6 +327,21 @@ def test_a_network_changes_the_fused_image_and_is_named(root, path, gain, tmp_pa
     before, after = (one.astype(np.float64) - one.mean() for one in (before, after))
     np.testing.assert_allclose(after, 2.0 * before, atol=0.02 * np.abs(before).max())
     assert "model v0007" in labels(tmp_path / "b" / output(record, "super-resolution").path)
+
+
+def test_a_network_that_learned_from_the_movie_is_not_judged_by_it(root, path, gain, tmp_path):
+    plain, _ = super_resolved(root, path, gain, tmp_path / "a", {})
+    record, made = super_resolved(root, path, gain, tmp_path / "b", {}, network=Gains(), movie_id="seen")
+    told = "super-resolution: the network learned from this movie, no figure of it is unseen"
+    assert told in record.flags
+    assert record.metrics.sr.method == "network"
+    # what is said is said of the fused image; what is written is the network's
+    assert record.metrics.sr.confirmed == plain.metrics.sr.confirmed
+    unseen, same = super_resolved(root, path, gain, tmp_path / "c", {}, network=Gains())
+    assert told not in unseen.flags
+    np.testing.assert_array_equal(made, same)
+    zssr, _ = super_resolved(root, path, gain, tmp_path / "d", {"method": "zssr"}, zssr=Averaged(), movie_id="seen")
+    assert told in zssr.flags
 
 
 def test_a_network_that_fails_leaves_the_fused_image_and_a_flag(root, path, gain, tmp_path):

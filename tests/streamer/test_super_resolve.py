@@ -32,7 +32,7 @@ def motion_of(shifts):
 
 def resolved(movie, shifts):
     noise = float(quality.measure(movie.halves(movie.fuse(shifts))).noise[1:].mean())
-    return super_resolve(movie.fine_sums(motion_of(shifts)), noise, shifts=shifts, min_diversity=0.2)
+    return super_resolve(Resolver(movie.fine_sums(motion_of(shifts)), noise), shifts=shifts, min_diversity=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_noise_alone_never_helps(shape):
     known = nothing_near_nyquist(quality.measure(split.half_sums(plain, **scale)))
     assert known.verdict == "not shown"
     sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, **scale)
-    found = super_resolve(sums, 2.0, shifts=shifts, min_diversity=0.2)
+    found = super_resolve(Resolver(sums, 2.0), shifts=shifts, min_diversity=0.2)
     assert found.verdict.verdict != "helps"
     assert abs(found.verdict.frc_beyond_nyquist) < 0.1
     # and the image fades: its contrast is far below that of the noise it was made from
@@ -179,7 +179,7 @@ def test_what_cannot_be_told_apart_gives_an_image_and_says_so(shape, shifts):
     frames = torch.poisson(torch.full((len(shifts), *shape), 2.0), generator=torch.Generator().manual_seed(0))
     shifts, exposures = shifts.double(), torch.zeros(len(shifts), dtype=torch.float64)
     sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, pixel_size=1.0, voltage_kv=300.0)
-    found = super_resolve(sums, 2.0, shifts=shifts, min_diversity=0.2)
+    found = super_resolve(Resolver(sums, 2.0), shifts=shifts, min_diversity=0.2)
     assert found.image.shape == (2 * shape[0], 2 * shape[1])
     assert torch.isfinite(found.image).all()
     assert float(found.image.mean()) == pytest.approx(2.0 * math.sqrt(len(shifts)), rel=0.05)
