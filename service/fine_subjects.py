@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from msgspec import Struct
 
 from models import fine_gate, gain_residual, zssr
 from models.checkpoint import load_net
+from models.manifest import Manifest
 from models.training import TrainingReport
 from service.messages import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.lessons import read_averages, read_lesson
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from models.manifest import Manifest
+    from models.manifest import NetConfig
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -71,6 +73,27 @@ class Subject(Protocol[Net, Les]):
         seed: int,
     ) -> Verdict:
         """Decide whether a candidate may serve."""
+
+
+def manifest_of(
+    name: str, net: NetConfig, report: TrainingReport, learned: Sequence[Lesson], held_out: Sequence[Lesson], seed: int
+) -> Manifest:
+    """What a version says of itself, but for its parents and its λ."""
+    pixel_size = learned[-1].pixel_size
+    return Manifest(
+        version=name,
+        net=net,
+        resolution=pixel_size,
+        low=0.0,
+        pixel_size=pixel_size,
+        sha256="",
+        software=version("cryoem-streamer"),
+        seed=seed,
+        steps=report.steps,
+        losses=report.losses,
+        trained_on=sorted(report.movies),
+        held_out=[lesson.movie_id for lesson in held_out],
+    )
 
 
 class OnFusion:

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import copy
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec.structs import replace
 
 from models.checkpoint import save_version
 from models.fine_gate import LEAST_HELD_OUT
-from models.manifest import Manifest
 from models.settings import is_same_pixel_size
+from service.fine_subjects import manifest_of
 from service.pipes import Candidate, Learn, plain
 from streamer.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from models.manifest import Manifest
     from models.settings import SessionModelSettings
     from models.store import ModelStore, Roles
-    from models.training import TrainingReport
-    from service.fine_subjects import Lesson, Subject, Verdict
+    from service.fine_subjects import Lesson, Subject
 
 _SEED = 60
 
@@ -113,7 +113,9 @@ class FineTrainer:
         )
         name, digest = self._store.next_version(), None
         if decision.promoted:
-            self._manifest = self._save(name, candidate, report, decision, trained_on, seed)
+            described = manifest_of(name, candidate.config, report, self._learned, self._held_out, seed)
+            described = replace(described, parent=self._serving, trained_on=sorted(trained_on), weight=decision.weight)
+            self._manifest = save_version(self._store.directory / name, candidate, described)
             digest, self._serving = self._manifest.sha256, name
         if decision.promoted or (self._serving is None and report.finite):
             self._net, self._trained_on = candidate, trained_on
@@ -126,31 +128,3 @@ class FineTrainer:
             | plain({"held_out": len(self._held_out), "steps": report.steps, "seconds": round(report.seconds, 2)}),
             network=self._subject.network,
         )
-
-    def _save(
-        self,
-        name: str,
-        net: Any,
-        report: TrainingReport,
-        decision: Verdict,
-        trained_on: set[str],
-        seed: int,
-    ) -> Manifest:
-        pixel_size = self._learned[-1].pixel_size
-        manifest = Manifest(
-            version=name,
-            parent=self._serving,
-            net=net.config,
-            resolution=pixel_size,
-            low=0.0,
-            pixel_size=pixel_size,
-            sha256="",
-            software=version("cryoem-streamer"),
-            seed=seed,
-            steps=report.steps,
-            losses=report.losses,
-            trained_on=sorted(trained_on),
-            held_out=[lesson.movie_id for lesson in self._held_out],
-            weight=decision.weight,
-        )
-        return save_version(self._store.directory / name, net, manifest)

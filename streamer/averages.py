@@ -32,17 +32,21 @@ class Averages:
     """(h, w) float32: first half of the frames, less damaged."""
     late: Tensor
     """(h, w) float32: the others."""
-    whole: Tensor
-    """(h, w) float32: all frames."""
+    early_share: float
+    """Of the frames."""
     offsets: Tensor
     """(k, 2) float64 (y, x) px, within ±½: where the views of ``views`` lie."""
     scale: float
     """Standard deviation of the early average: what a network divides by."""
 
+    @property
+    def whole(self) -> Tensor:
+        """(h, w) float32: mean of all frames."""
+        return torch.lerp(self.late, self.early, self.early_share)
+
     def window(self, rows: slice, columns: slice) -> Averages:
         """A part of the field, at the same scale."""
-        early, late, whole = (image[rows, columns] for image in (self.early, self.late, self.whole))
-        return replace(self, early=early, late=late, whole=whole)
+        return replace(self, early=self.early[rows, columns], late=self.late[rows, columns])
 
 
 def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | None = None, *, k: int = 4) -> Averages:
@@ -72,7 +76,7 @@ def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | Non
     return Averages(
         early=early,
         late=late,
-        whole=(sums[0] + sums[1]) / len(held),
+        early_share=half / len(held),
         offsets=references.round() - references,
         scale=float(early.std()),
     )

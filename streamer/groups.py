@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-import safetensors
 import torch
-from safetensors.torch import save
 
+from streamer.described import encode_described, read_described
 from streamer.errors import ModelError
 from streamer.records import GroupSums
 
@@ -38,21 +37,13 @@ def encode_groups(movie_id: str, sums: GroupSums) -> bytes:
         pixel_size=sums.pixel_size,
         voltage_kv=sums.voltage_kv,
     )
-    metadata = {"description": msgspec.json.encode(description).decode()}
-    return save({"groups": sums.groups.cpu().contiguous()}, metadata)
+    return encode_described({"groups": sums.groups}, description)
 
 
 def read_groups(path: Path) -> tuple[str, GroupSums]:
     """Movie id and group sums of a file; ModelError if it is not one or not finite."""
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get("description", "{}")
-            description = msgspec.json.decode(text, type=_Description)
-            groups = file.get_tensor("groups")
-    except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
-        raise ModelError(f"no frame-group sums could be read: {error}", where=path, expected=_FORMAT) from error
-    if description.format != _FORMAT:
-        raise ModelError("frame-group sums of another format", where=path, expected=_FORMAT, found=description.format)
+    description, tensors = read_described(path, _Description, _FORMAT, "frame-group sums")
+    groups = tensors.get("groups", torch.empty(0))
     if groups.ndim != 3 or len(groups) != len(description.exposures) or not bool(torch.isfinite(groups).all()):
         raise ModelError("damaged frame-group sums", where=path, found=str(tuple(groups.shape)))
     sums = GroupSums(

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
-import safetensors
 import torch
-from safetensors.torch import save
 
 from streamer.averages import Averages
 from streamer.dealias import AliasGrid
+from streamer.described import encode_described, read_described
 from streamer.errors import ModelError
 
 if TYPE_CHECKING:
@@ -106,21 +105,12 @@ def encode_lesson(movie_id: str, lesson: FineLesson) -> bytes:
         "prior": lesson.prior,
         "transfer": torch.view_as_real(grid.transfer),
     }
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(content, {"description": msgspec.json.encode(description).decode()})
+    return encode_described(tensors, description)
 
 
 def read_lesson(path: Path, device: torch.device | str = "cpu") -> tuple[str, FineLesson]:
     """Movie id and lesson of a file; ModelError if it is not one or not finite."""
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get("description", "{}")
-            told = msgspec.json.decode(text, type=_Description)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
-        raise ModelError(f"no sums of the fine grid could be read: {error}", where=path, expected=_FORMAT) from error
-    if told.format != _FORMAT:
-        raise ModelError("sums of the fine grid of another format", where=path, expected=_FORMAT, found=told.format)
+    told, tensors = read_described(path, _Description, _FORMAT, "sums of the fine grid")
     try:
         groups = torch.view_as_complex(tensors["groups"].float() * tensors["scale"]).to(device)
         transfer = torch.view_as_complex(tensors["transfer"]).to(device)
@@ -144,6 +134,7 @@ class _AverageDescription(msgspec.Struct, frozen=True, kw_only=True):
     movie_id: str
     pixel_size: float
     scale: float
+    early_share: float
 
 
 def encode_averages(movie_id: str, averages: Averages, pixel_size: float) -> bytes:
@@ -154,26 +145,27 @@ def encode_averages(movie_id: str, averages: Averages, pixel_size: float) -> byt
     )
     kept = averages.window(rows, columns)
     described = _AverageDescription(
-        format=_AVERAGES, movie_id=movie_id, pixel_size=pixel_size, scale=max(averages.scale, 1e-30)
+        format=_AVERAGES,
+        movie_id=movie_id,
+        pixel_size=pixel_size,
+        scale=max(averages.scale, 1e-30),
+        early_share=averages.early_share,
     )
-    images = {name: (getattr(kept, name) / described.scale).half() for name in ("early", "late", "whole")}
-    content = {name: tensor.cpu().contiguous() for name, tensor in (images | {"offsets": averages.offsets}).items()}
-    return save(content, {"description": msgspec.json.encode(described).decode()})
+    images = {name: (getattr(kept, name) / described.scale).half() for name in ("early", "late")}
+    return encode_described(images | {"offsets": averages.offsets}, described)
 
 
 def read_averages(path: Path, device: torch.device | str = "cpu") -> tuple[str, Averages, float]:
     """Movie id, averages and pixel size in Å of a file; ModelError if it is not one or not finite."""
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get("description", "{}")
-            told = msgspec.json.decode(text, type=_AverageDescription)
-            images = {name: file.get_tensor(name).float().to(device) for name in ("early", "late", "whole")}
-            offsets = file.get_tensor("offsets")
-    except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
-        raise ModelError(f"no averages could be read: {error}", where=path, expected=_AVERAGES) from error
-    if told.format != _AVERAGES:
-        raise ModelError("averages of another format", where=path, expected=_AVERAGES, found=told.format)
+    told, tensors = read_described(path, _AverageDescription, _AVERAGES, "averages")
+    if not {"early", "late", "offsets"} <= tensors.keys():
+        raise ModelError("damaged averages", where=path, found=", ".join(tensors))
+    images = {name: tensors[name].float().to(device) for name in ("early", "late")}
     if len({tuple(t.shape) for t in images.values()}) > 1 or not all(bool(t.isfinite().all()) for t in images.values()):
         raise ModelError("damaged averages", where=path)
     # they were divided by their scale
-    return told.movie_id, Averages(**images, offsets=offsets, scale=1.0), told.pixel_size
+    return (
+        told.movie_id,
+        Averages(**images, early_share=told.early_share, offsets=tensors["offsets"], scale=1.0),
+        told.pixel_size,
+    )

@@ -32,7 +32,7 @@ def averages_of(shape=(64, 96), seed=0, k=4):
     signal = fourier.to_image(torch.fft.rfft2(images(*shape, seed=seed)) * (fourier.radius(shape) < 0.1), shape)
     early, late = (signal + 0.1 * images(*shape, seed=seed + n) for n in (50, 51))
     offsets = torch.rand((k, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
-    return Averages(early=early, late=late, whole=(early + late) / 2, offsets=offsets, scale=float(early.std()))
+    return Averages(early=early, late=late, early_share=0.5, offsets=offsets, scale=float(early.std()))
 
 
 def test_parameters_are_those_of_highres_net():

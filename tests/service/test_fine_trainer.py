@@ -274,7 +274,7 @@ def test_averages_come_back_at_unit_contrast(averages, tmp_path):
 def test_only_the_middle_of_a_large_field_is_kept(averages, tmp_path):
     wide = averages.window(slice(0, 96), slice(0, 96))
     image = torch.randn(1100, 1300, generator=torch.Generator().manual_seed(0))
-    wide = type(wide)(early=image, late=image, whole=image, offsets=wide.offsets, scale=1.0)
+    wide = type(wide)(early=image, late=image, early_share=0.5, offsets=wide.offsets, scale=1.0)
     path = tmp_path / "m.safetensors"
     path.write_bytes(encode_averages("m", wide, 3.0))
     found = read_averages(path)[1]

@@ -271,15 +271,15 @@ def test_a_network_on_fusion_changes_the_same():
 def test_cryo_zssr_makes_the_same_image():
     torch.manual_seed(0)
     net = ZssrNet()
-    early, late, whole = images(3, 70, 82)
+    early, late = images(2, 70, 82)
     offsets = torch.tensor([[0.1, 0.2], [-0.3, 0.4], [0.0, -0.2], [0.4, 0.0]], dtype=torch.float64)
-    averages = Averages(early=early, late=late, whole=whole, offsets=offsets, scale=float(early.std()))
+    averages = Averages(early=early, late=late, early_share=0.5, offsets=offsets, scale=float(early.std()))
     here = apply(net, averages)
-    early, late, whole_there = on("cuda", early, late, whole)
-    there = apply(net.cuda(), replace(averages, early=early, late=late, whole=whole_there))
+    early, late = on("cuda", early, late)
+    there = apply(net.cuda(), replace(averages, early=early, late=late))
     # bfloat16 on both sides where it pays
     assert_same(here, there, 2e-2)
-    assert_same(back_project(here, whole), back_project(here.cuda(), whole.cuda()))
+    assert_same(back_project(here, averages.whole), back_project(here.cuda(), averages.whole.cuda()))
 
 
 def test_lessons_fuse_and_judge_the_same():
