@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from msgspec import Struct
@@ -204,3 +204,9 @@ class CryoZssr:
             reason=f"its loss on unseen movies is {lower:+.2%} below that of {than} at least, needs more than 0 %",
             figures={"loss": round(sum(new) / len(new), 5), "loss_before": round(sum(old) / len(old), 5)},
         )
+
+
+def subject_of(method: str) -> Subject[Any, Any]:
+    """What is learned for a method of super-resolution."""
+    subject: Subject[Any, Any] = CryoZssr() if method == "zssr" else OnFusion()
+    return subject

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,7 +26,7 @@ from models.manifest import Manifest, NetConfig, load_manifest
 from models.noise2noise import WienerResidualNet
 from models.store import FINE_MODELS, ROLES, ModelStore, Roles
 from models.training import TrainingMovie, TrainingReport, is_made_for, train
-from service.fine_subjects import CryoZssr, OnFusion, Subject
+from service.fine_subjects import subject_of
 from service.fine_trainer import FineTrainer
 from service.pipes import Begin, Candidate, Learn, ParentChannel, Pause, Serving, Training, Up, die_with_parent, plain
 from service.worker import device_of, use_threads
@@ -68,8 +68,7 @@ class Trainer:
     def _fine_trainer(self, directory: Path) -> FineTrainer:
         method = self._config.super_resolution.method
         store = ModelStore(directory / FINE_MODELS[method])
-        subject: Subject[Any, Any] = OnFusion() if method == "fusion" else CryoZssr()
-        return FineTrainer(self._settings, store, self._roles, self._device, subject)
+        return FineTrainer(self._settings, store, self._roles, self._device, subject_of(method))
 
     def run(self) -> None:
         """Train whenever there is enough that is new."""

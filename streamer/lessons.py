@@ -164,8 +164,5 @@ def read_averages(path: Path, device: torch.device | str = "cpu") -> tuple[str, 
     if len({tuple(t.shape) for t in images.values()}) > 1 or not all(bool(t.isfinite().all()) for t in images.values()):
         raise ModelError("damaged averages", where=path)
     # they were divided by their scale
-    return (
-        told.movie_id,
-        Averages(**images, early_share=told.early_share, offsets=tensors["offsets"], scale=1.0),
-        told.pixel_size,
-    )
+    found = Averages(**images, early_share=told.early_share, offsets=tensors["offsets"], scale=1.0)
+    return told.movie_id, found, told.pixel_size
