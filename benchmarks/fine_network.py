@@ -24,31 +24,48 @@ from streamer.specimen import apoferritin
 from streamer.super_resolve import Resolver
 
 BANDS = [(0.01, 0.06), (0.06, 0.12), (0.12, 0.18), (0.18, 0.245), (0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
-_FRAMES, _SIZE, _AROUND, _NOISE = 40, 512, 64, 0.25
+_FRAMES, _SIZE = 40, 512
+NOISE = 0.25
+"""Variance of a coarse frame per px."""
 _TRAINED, _HELD_OUT, _TESTED, _STEPS = 4, 2, 4, 400
 
 
-def sparse(seed: int) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Coarse frames, shifts and fine truth of a movie whose particles cover a tenth of the field."""
+def sparse(
+    seed: int,
+    *,
+    size: int = _SIZE,
+    frames: int = _FRAMES,
+    strength: float = 0.23,
+    particles: int = 20,
+    radius: float = 30.0,
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """A movie whose particles cover a part of the field: coarse frames (size/2)², shifts and the fine truth.
+
+    Parameters
+    ----------
+    strength : signal over noise power of a fine detector's sum just beyond the physical Nyquist frequency.
+    radius : of the particles, fine px.
+    """
     generator = torch.Generator().manual_seed(seed)
-    size = _SIZE + 2 * _AROUND
-    power = 0.23 * torch.exp(-10.5 * (fourier.radius((size, size)) - 0.2775)) / _FRAMES
-    noise = torch.randn(size, size, generator=generator)
-    field = fourier.to_image(torch.fft.rfft2(noise) * power.sqrt(), (size, size))
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    mask = torch.zeros(size, size)
-    for place in torch.rand((20, 2), generator=generator) * size:
-        mask = torch.maximum(mask, torch.sigmoid((30.0 - torch.hypot(y - place[0], x - place[1])) / 2.0))
+    around = size // 8
+    wide = size + 2 * around
+    power = strength * torch.exp(-10.5 * (fourier.radius((wide, wide)) - 0.2775)) / frames
+    noise = torch.randn(wide, wide, generator=generator)
+    field = fourier.to_image(torch.fft.rfft2(noise) * power.sqrt(), (wide, wide))
+    y, x = torch.meshgrid(torch.arange(wide), torch.arange(wide), indexing="ij")
+    mask = torch.zeros(wide, wide)
+    for place in torch.rand((particles, 2), generator=generator) * wide:
+        mask = torch.maximum(mask, torch.sigmoid((radius - torch.hypot(y - place[0], x - place[1])) / 2.0))
     truth = field * mask / mask.square().mean().sqrt()
-    steps = 0.7 * torch.randn(_FRAMES, 2, generator=generator, dtype=torch.float64)
+    steps = 0.7 * torch.randn(frames, 2, generator=generator, dtype=torch.float64)
     displacement = torch.cumsum(steps, 0) - steps[0]
-    inner, half, frames = slice(_AROUND, -_AROUND), _SIZE // 2, []
+    inner, half, taken = slice(around, -around), size // 2, []
     spectrum = torch.fft.rfft2(truth)
     for moved in displacement:
-        image = fourier.to_image(spectrum * fourier.shift_ramp((size, size), moved), (size, size))[inner, inner]
-        counted = _NOISE**0.5 * torch.randn(half, half, generator=generator)
-        frames.append(image.reshape(half, 2, half, 2).mean((1, 3)) + counted)
-    return frames, -displacement / 2.0, truth[inner, inner]
+        image = fourier.to_image(spectrum * fourier.shift_ramp((wide, wide), moved), (wide, wide))[inner, inner]
+        counted = NOISE**0.5 * torch.randn(half, half, generator=generator)
+        taken.append(image.reshape(half, 2, half, 2).mean((1, 3)) + counted)
+    return taken, -displacement / 2.0, truth[inner, inner]
 
 
 def sums_of(frames: list[torch.Tensor], shifts: torch.Tensor) -> fine.FineSums:
@@ -80,7 +97,7 @@ def sparse_particles() -> None:
     movies = [sparse(seed) for seed in range(_TRAINED + _HELD_OUT + _TESTED)]
     lessons = []
     for seed, (frames, shifts, _) in enumerate(movies[: _TRAINED + _HELD_OUT]):
-        lessons.append(gain_residual.Lesson(str(seed), lesson_of(Resolver(sums_of(frames, shifts), _NOISE), 3.0)))
+        lessons.append(gain_residual.Lesson(str(seed), lesson_of(Resolver(sums_of(frames, shifts), NOISE), 3.0)))
     torch.manual_seed(0)
     net = gain_residual.GainResidualNet()
     with measured() as cost:
@@ -92,7 +109,7 @@ def sparse_particles() -> None:
         order = torch.randperm(_FRAMES, generator=torch.Generator().manual_seed(1))
         for name, moved in (("", shifts), (", other frames' shifts", shifts[order])):
             sums = sums_of(frames, moved)
-            resolver = Resolver(sums, _NOISE)
+            resolver = Resolver(sums, NOISE)
             image = resolver.image() / _FRAMES**0.5
             sensitive = sums.grid.sensitivity(sums.exposures)
             noise = gain_residual.band_noise(sums.grid, sensitive, resolver.prior, resolver.white)

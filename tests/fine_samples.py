@@ -2,41 +2,23 @@
 
 import torch
 
+from benchmarks.fine_network import NOISE
+from benchmarks.fine_network import sparse as ideal
 from models.gain_residual import Lesson
-from streamer import fine, fourier
+from streamer import fine
 from streamer.lessons import lesson_of
 from streamer.records import Motion
 from streamer.super_resolve import Resolver
-
-FRAMES = 16
-NOISE = 0.25
-"""Variance of a coarse frame per px."""
 
 
 def motion_of(shifts):
     return Motion(shifts=shifts, information=1.0, trusted=True, iterations=0)
 
 
-def sparse(seed, *, size=256, strength=0.5, frames=FRAMES):
+def sparse(seed, *, size=256, strength=0.5, frames=16):
     """Coarse frames (t, size/2, size/2), their motion and the fine truth: fine detail in a few round particles."""
-    generator = torch.Generator().manual_seed(seed)
-    around, big = 32, size + 64
-    power = strength * torch.exp(-10.5 * (fourier.radius((big, big)) - 0.28)) / frames
-    field = fourier.to_image(torch.fft.rfft2(torch.randn(big, big, generator=generator)) * power.sqrt(), (big, big))
-    y, x = torch.meshgrid(torch.arange(big), torch.arange(big), indexing="ij")
-    mask = torch.zeros(big, big)
-    for place in torch.rand((6, 2), generator=generator) * big:
-        mask = torch.maximum(mask, torch.sigmoid((20.0 - torch.hypot(y - place[0], x - place[1])) / 2.0))
-    truth = field * mask / mask.square().mean().sqrt()
-    steps = 0.7 * torch.randn(frames, 2, generator=generator, dtype=torch.float64)
-    displacement = torch.cumsum(steps, 0) - steps[0]
-    inner, half, taken = slice(around, -around), size // 2, []
-    spectrum = torch.fft.rfft2(truth)
-    for moved in displacement:
-        image = fourier.to_image(spectrum * fourier.shift_ramp((big, big), moved), (big, big))[inner, inner]
-        noise = NOISE**0.5 * torch.randn(half, half, generator=generator)
-        taken.append(image.reshape(half, 2, half, 2).mean((1, 3)) + noise)
-    return torch.stack(taken), motion_of(-displacement / 2.0), truth[inner, inner]
+    taken, shifts, truth = ideal(seed, size=size, frames=frames, strength=strength, particles=6, radius=20.0)
+    return torch.stack(taken), motion_of(shifts), truth
 
 
 def sums_of(frames, motion, n_groups=8):
