@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.manifest import NetConfig
+from models.manifest import FINE_KINDS, NetConfig
 from models.noise2noise import UNet, from_zero
 from models.training import TrainingReport, bf16_pays, draw, optimise
 from streamer import fourier
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streamer.dealias import AliasGrid
     from streamer.lessons import FineLesson
 
-KIND = "gain-residual"
+KIND = FINE_KINDS["fusion"]
 EDGES = (0.0, 0.06, 0.12, 0.18, 0.25, 0.30, 0.36, math.inf)
 """Of the bands, cycles per fine px; the physical Nyquist frequency is 0.25."""
 _COARSE = 3

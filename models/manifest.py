@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FORMAT = "streamer.model/1"
+FINE_KINDS = {"fusion": "gain-residual", "zssr": "cryo-zssr"}
+"""Networks of the fine grid, by method of super-resolution."""
 
 
 class NetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

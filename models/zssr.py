@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.manifest import NetConfig
+from models.manifest import FINE_KINDS, NetConfig
 from models.training import bf16_pays, draw
 from streamer import fourier
 from streamer.averages import Averages, views
@@ -38,7 +38,7 @@ from streamer.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-KIND = "cryo-zssr"
+KIND = FINE_KINDS["zssr"]
 _CROP = 256
 _SIGMA = 0.15
 _FIRST_RATE, _LAST_RATE = 1e-3, 1e-5

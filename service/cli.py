@@ -223,7 +223,7 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     """Check a configuration and say where everything would be."""
     from service.gains import GainChoice
     from service.layout import layout_of
-    from service.teacher import check_base
+    from service.teacher import check_versions
     from service.worker import device_of
     from streamer.readers.gain import gain_candidates
 
@@ -231,7 +231,7 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     layout = layout_of(settings)
     GainChoice(layout.root, settings.movie.gain)
     gain = settings.movie.gain or ", ".join(map(str, gain_candidates(layout.root)))
-    check_base(settings)
+    check_versions(settings)
     device_of(settings.compute.device)
     present = "" if layout.root.is_dir() else "  (not there yet)"
     for name, value in (

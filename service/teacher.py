@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.manifest import load_manifest
+from models.manifest import FINE_KINDS, NetConfig, load_manifest
 from models.store import ROLES, ModelStore, Roles
 from service.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
 from streamer.errors import ConfigError, ModelError
@@ -30,20 +30,27 @@ _ROOM = 0.95
 """Of the limit for group sums: some room is made at once, so that it is not looked for with every movie."""
 
 
-def check_base(config: Config) -> None:
-    """Raise ConfigError where training shall start from a version that is not there."""
-    base = config.session_model.base
-    if base is None or not config.session_model.enabled:
-        return
-    try:
-        load_manifest(Path(base).absolute())
-    except ModelError as error:
-        raise ConfigError(
-            f"session_model.base cannot be started from: {error.what}",
-            where=error.where,
-            expected="the directory of a version",
-            hint="streamer models list shows those of a session",
-        ) from error
+def check_versions(config: Config) -> None:
+    """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
+    fine, base = config.super_resolution, config.session_model.base if config.session_model.enabled else None
+    for setting, directory, expected in (
+        ("super_resolution.model", fine.model, FINE_KINDS[fine.method]),
+        ("session_model.base", base, NetConfig().kind),
+    ):
+        if directory is None:
+            continue
+        try:
+            kind = load_manifest(Path(directory).absolute()).net.kind
+        except ModelError as error:
+            raise ConfigError(
+                f"{setting} cannot be started from: {error.what}",
+                where=error.where,
+                expected="the directory of a version",
+                hint="streamer models list shows those of a session",
+            ) from error
+        if kind != expected:
+            what = f"{setting} is a version of another network"
+            raise ConfigError(what, where=directory, expected=expected, found=kind)
 
 
 def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
@@ -78,7 +85,7 @@ class Teacher:
         candidate: Callable[[str, Candidate], None],
         died: Callable[[str], None],
     ) -> None:
-        check_base(config)
+        check_versions(config)
         self._config, self._layout = config, layout
         self._lessons, self._candidate, self._died = lessons, candidate, died
         self._child: Child | None = None

@@ -19,6 +19,7 @@ from service.fine_subjects import CryoZssr, OnFusion, Verdict
 from service.fine_trainer import FineTrainer
 from service.messages import CRYO_ZSSR, SUPER_RESOLUTION
 from service.pipes import Learn
+from service.teacher import check_versions
 from streamer.averages import average
 from streamer.errors import ConfigError, ModelError
 from streamer.lessons import encode_averages, encode_lesson, encoded, lesson_of, read_averages
@@ -299,3 +300,14 @@ def test_cryo_zssr_is_learned_by_the_session_and_judged_against_interpolation(av
     assert not same.promoted
     assert "were trained on" in subject.judge(net, [pair], incumbent=None, trained_on=frozenset({"m"}), seed=0).reason
     assert subject.network == CRYO_ZSSR
+
+
+def test_a_version_that_the_settings_name_is_looked_at_before_anything_starts(version, tmp_path):
+    check_versions(config(model=str(version)))
+    with pytest.raises(ConfigError, match="model cannot be started from"):
+        check_versions(config(model=str(tmp_path / "none")))
+    with pytest.raises(ConfigError, match="another network; expected cryo-zssr; found gain-residual"):
+        check_versions(config(model=str(version), method="zssr"))
+    base = msgspec.structs.replace(Config().session_model, base=str(version))
+    with pytest.raises(ConfigError, match="another network"):
+        check_versions(msgspec.structs.replace(Config(), session_model=base))
