@@ -1,115 +1,326 @@
-"""The session model against each micrograph's own Wiener filter, by the truth, on specimens nobody tuned for.
+"""The session denoiser beside its peers, by the truth, on specimens that nothing was tuned on.
 
-Per specimen: four movies to learn from, two for the gate, six that neither saw. SNBR* is pooled over 100–6 Å of the
-whole sum (not of halves) against the noise-free image through the same transfer. The Wiener filter is the bar: any blur
-beats the raw image.
+    python -m benchmarks.denoise [--topaz PYTHON] [--processes N] [SPECIMEN…]
+
+Per specimen, with ice and without: 20 movies over four defoci, at the exposure that gives halves an SNR of 0.10: four
+to learn from, four for the gate, twelve that nobody saw. Everything goes the product's way: group sums, training with
+one thread, gate, stored version, guard. SNBR* is pooled over 100-6 Å of the whole sum and over the twelve movies. The
+own-micrograph Wiener filter is the bar. topaz runs in its own environment (`PYTHON` is its interpreter).
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
+import argparse
+import multiprocessing
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from benchmarks.harness import Simulated, measured, simulated, snbr_true, table
-from models.gate import Thresholds, judge, weight_curve
-from models.manifest import NetConfig
-from models.noise2noise import WienerResidualNet
+from benchmarks.harness import Simulated, measured, simulated, table
+from models.gate import Thresholds, judge
+from models.manifest import DENOISERS
+from models.noise2noise import build
+from models.proposal import save_candidate
+from models.session import SessionModel
 from models.settings import SessionModelSettings
-from models.training import TrainingMovie, train
-from streamer import fourier, quality, split
-from streamer.band import Band, band_of
+from models.training import train
+from models.training_movie import TrainingMovie, useful_resolution
+from streamer import fourier, fuse, intervals, quality, restore, split
+from streamer.band import band_of
+from streamer.records import GroupSums, HalfSums, Spectrum
 from streamer.simulate import Microscope
 from streamer.specimen import Specimen, apoferritin, random_protein
 
-LEARN, GATE, TEST, STEPS = 4, 2, 6, SessionModelSettings().first_steps
+LEARN, GATE, TEST = 4, 4, 12
+DEFOCI = (0.6, 1.0, 1.5, 2.2)
+"""µm."""
+HALF_SNR = 0.10
+BANDS = ((100.0, 40.0), (40.0, 20.0), (20.0, 12.0), (12.0, 8.0), (8.0, 6.0))
+SPECIMENS = {
+    "r101-2400": lambda: random_protein(101),
+    "r202-1200": lambda: random_protein(202, 1200, 3),
+    "r303-4800": lambda: random_protein(303, 4800, 8),
+    "r404-800": lambda: random_protein(404, 800, 2),
+    "r505-3200": lambda: random_protein(505, 3200, 4),
+    "apoferritin": apoferritin,
+}
+"""The last one was tuned on, and is reported apart."""
+PEER = Path(__file__).parent / "peers" / "topaz_denoise.py"
 
 
-def training_movie(movie: Simulated, name: str) -> tuple[TrainingMovie, Band]:
-    """Group sums as the daemon keeps them."""
-    from streamer import fuse
+@dataclass
+class Prepared:
+    """A movie as all methods get it."""
 
-    scope = movie.scope
+    movie: Simulated
+    sums: HalfSums
+    spectrum: Spectrum
+    groups: GroupSums
+    truth: Tensor
+    """Tapered spectrum of what there is to find."""
+
+
+def prepared(scope: Microscope, specimen: Specimen, seed: int) -> Prepared:
+    """Simulate, fuse with the true shifts, and keep what the daemon keeps."""
+    movie = simulated(scope, specimen, seed)
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
     fused = fuse.fuse(
         movie.frame(),
-        movie.motion().shifts,
+        torch.from_numpy(-movie.truth.displacement).double(),
         movie.exposures,
         pixel_size=scope.pixel_size,
         voltage_kv=scope.voltage_kv,
         group_shape=band.small,
         n_groups=split.group_count(len(movie.counts)),
     )
-    sums = split.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
-    if sums is None:
+    groups = split.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
+    if groups is None:
         raise ValueError("too few frames")
-    return TrainingMovie(name, sums, 100.0), band
+    sums = split.half_sums(fused, scope.pixel_size, scope.voltage_kv)
+    truth = quality.tapered(movie.expected(), scope.shape)
+    return Prepared(movie, sums, quality.measure(sums), groups, truth)
 
 
-def session(specimen: Specimen, seed: int, scope: Microscope) -> dict[str, object]:
-    """Train on one specimen and test on movies of it that were never seen."""
-    movies = []
-    for number in range(LEARN + GATE + TEST):
-        movie = simulated(scope, specimen, seed * 1000 + number)
-        prepared, band = training_movie(movie, str(number))
-        movies.append((prepared, band.crop(movie.expected()), movie.truth.optics.defocus_u_um))
-    learned = [m for m, _, _ in movies[:LEARN]]
+def microscope(specimen: Specimen, defocus: float, ice: float, dose: float) -> Microscope:
+    """One movie's settings; no bending, so that what is judged is the denoiser."""
+    return Microscope(
+        n_frames=20,
+        dose_per_frame=dose,
+        defocus_um=(defocus - 0.05, defocus + 0.05),
+        ice_contrast=ice,
+        bend_px=0.0,
+    )
+
+
+def dose_for(specimen: Specimen, ice: float) -> float:
+    """e⁻/Å² per frame that gives halves the wanted SNR at the middle of the defoci."""
+    pilot = prepared(microscope(specimen, 1.3, ice, 1.0), specimen, 1)
+    even, odd = (quality.tapered(half, pilot.sums.shape) for half in (pilot.sums.even, pilot.sums.odd))
+    mask = quality.band_mask(pilot.sums.shape, pilot.sums.pixel_size, 100.0, 6.0)
+    snr = float(quality.pooled(quality.estimate((even, odd), (even, odd), pilot.sums.shape), mask).snr)
+    return float(np.clip(HALF_SNR / snr, 0.15, 2.5))
+
+
+def trained(
+    movies: list[Prepared], directory: Path, *, flip: bool = False, network: str = "small", seconds: float | None = None
+) -> tuple[SessionModel, str, float]:
+    """Train as the daemon does; the version, the gate's word and CPU-seconds."""
+    import time
+
+    ready = [
+        TrainingMovie(str(n), m.groups, 100.0, optics=m.movie.truth.optics if flip else None)
+        for n, m in enumerate(movies)
+    ]
+    resolution = max(6.0, useful_resolution(ready))
+    for movie in ready:
+        movie.crop(resolution)
+    learned, held_out = ready[:LEARN], ready[LEARN:]
     torch.manual_seed(20)
-    net = WienerResidualNet(NetConfig()).to(memory_format=torch.channels_last)
+    net = build(DENOISERS[network]).to(memory_format=torch.channels_last)
+    began = time.process_time()
     with measured() as cost:
-        train(net, learned, steps=STEPS, seed=20)
+        report = train(
+            net,
+            learned,
+            steps=SessionModelSettings().first_steps if seconds is None else 10**6,
+            seed=20,
+            stop=lambda: seconds is not None and time.process_time() - began > seconds,
+            share_done=None if seconds is None else lambda: (time.process_time() - began) / seconds,
+        )
     net = net.to(memory_format=torch.contiguous_format)
-    held_out = [m for m, _, _ in movies[LEARN : LEARN + GATE]]
-    decision = judge(net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=frozenset("0123"))
-    weight = decision.figures.weight if decision.figures else []
-    return {"decision": decision, "cpu": cost.cpu_s, "scores": [score(net, weight, *m) for m in movies[LEARN + GATE :]]}
+    names = frozenset(movie.movie_id for movie in learned)
+    decision = judge(net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=names)
+    save_candidate(
+        directory,
+        net,
+        decision,
+        report,
+        learned=learned,
+        held_out=held_out,
+        resolution=resolution,
+        trained_on=sorted(names),
+        seed=20,
+    )
+    return SessionModel(directory), f"{decision.result}: {decision.reason}", cost.cpu_s
 
 
-def score(
-    net: WienerResidualNet, weight: list[tuple[float, float]], movie: TrainingMovie, truth: torch.Tensor, defocus: float
-) -> tuple[float, float, float, float]:
-    """Defocus, and SNBR* of raw, Wiener and served output of the whole sum."""
-    from models.gate import outputs
+# ------------------------------------------------------------------------------------------------------------ figures
 
-    small, pixel = movie.band.small, movie.band.band_pixel_size
-    raw, linear, proposed = outputs(net, movie, torch.ones(len(movie), dtype=torch.bool))
-    curve = weight_curve(weight, fourier.ring_frequencies(small) / pixel)
-    served = torch.lerp(linear, proposed, fourier.from_rings(curve, small).to(linear.dtype))
-    mask = quality.band_mask(small, pixel, 100.0, max(6.0, 2.0 * pixel))
-    values = (snbr_true(image / movie.whitening, truth, small, mask) for image in (raw, linear, served))
-    return (defocus, *values)  # type: ignore[return-value]
+
+def against_truth(output: Tensor, movie: Prepared) -> Tensor:
+    """(3, rings) sums of a spectrum with the truth: cross, own, true."""
+    shape = movie.sums.shape
+    found = quality.tapered(output, shape)
+    return torch.stack([quality.covariance(a, b, shape) for a, b in ((found, movie.truth), (found, found),
+                                                                    (movie.truth, movie.truth))])  # fmt: skip
+
+
+def snbr(sums: Tensor, mask: Tensor) -> float:
+    """SNBR* of pooled sums."""
+    cross, own, true = (float(s) for s in sums[:, mask].sum(-1))
+    rho2 = cross**2 / (own * true) if own > 0 else 0.0
+    return rho2 / (1.0 - rho2)
+
+
+def topaz(python: str, movies: list[Prepared]) -> tuple[list[Tensor], float]:
+    """What topaz makes of the plain micrographs, and its CPU-seconds for one."""
+    with tempfile.TemporaryDirectory() as place:
+        source, target = Path(place) / "in.npy", Path(place) / "out.npy"
+        np.save(source, np.stack([fourier.to_image(m.sums.total, m.sums.shape).numpy() for m in movies]))
+        done = subprocess.run([python, str(PEER), str(source), str(target)], check=True, capture_output=True, text=True)
+        images = torch.from_numpy(np.load(target))
+    return [torch.fft.rfft2(image) for image in images], float(done.stdout.split()[-1])
+
+
+def left_out(curves: Tensor) -> list[Tensor]:
+    """Mean of the others' curves, for each."""
+    return [(curves.sum(0) - curve) / (len(curves) - 1) for curve in curves]
+
+
+def wiener(movie: Prepared, ssnr: Tensor) -> Tensor:
+    """The whole sum under the Wiener filter of an SSNR."""
+    return restore.filtered(movie.sums.total, ssnr / (1.0 + ssnr), movie.sums.shape)
+
+
+def estimator(model: SessionModel, movies: list[Prepared], mask: Tensor) -> dict[str, float]:
+    """Estimate of SNBR* from halves over the truth at half the exposure, and whether the interval holds the truth."""
+    estimates, true = [], []
+    for movie in movies:
+        shape, sums = movie.sums.shape, movie.sums
+        proposal = model.propose(sums, movie.spectrum)
+        halves = [
+            restore.merge(restore.filtered(half, movie.spectrum.wiener_half, shape), change, proposal.weight, shape)
+            for half, change in ((sums.even, proposal.even), (sums.odd, proposal.odd))
+        ]
+        raw = quality.tapered(sums.even, shape), quality.tapered(sums.odd, shape)
+        tapered = quality.tapered(halves[0], shape), quality.tapered(halves[1], shape)
+        estimates.append(quality.estimate(raw, tapered, shape)[:, mask].sum(-1))
+        true.append(sum(against_truth(half, movie) for half in halves))
+    table_ = torch.stack(estimates)
+    truth = snbr(torch.stack(true).sum(0), mask)  # type: ignore[arg-type]
+    lower, upper = intervals.bootstrap(table_)["snbr"]
+    single = [float(quality.ratios(e).snbr) / snbr(t, mask) for e, t in zip(estimates, true, strict=True)]  # type: ignore[arg-type]
+    return {
+        "ratio": float(quality.ratios(table_.sum(0)).snbr) / truth,
+        "covered": float(lower <= truth <= upper),
+        "single_low": min(single),
+        "single_high": max(single),
+    }
+
+
+def cell(name: str, ice: float, python: str | None) -> dict[str, object]:
+    """All figures of one specimen with or without ice."""
+    torch.set_num_threads(1)
+    specimen = SPECIMENS[name]()
+    dose = dose_for(specimen, ice)
+    seeds = range(sum(ord(c) for c in name) * 100, 10**9)
+    movies = [
+        prepared(microscope(specimen, DEFOCI[n % 4], ice, dose), specimen, seed)
+        for n, seed in zip(range(LEARN + GATE + TEST), seeds, strict=False)
+    ]
+    unseen = movies[LEARN + GATE :]
+    shape, pixel = unseen[0].sums.shape, unseen[0].sums.pixel_size
+    mask = quality.band_mask(shape, pixel, 100.0, 6.0)
+    sums: dict[str, list[Tensor]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        model, gate, cpu = trained(movies[: LEARN + GATE], Path(place) / "v0001")
+        flipped, _, _ = trained(movies[: LEARN + GATE], Path(place) / "v0002", flip=True)
+    refused = 0
+    with measured() as applying:
+        proposals = [model.propose(m.sums, m.spectrum) for m in unseen]
+        ours = [restore.merge(wiener(m, m.spectrum.ssnr_full), p.total, p.weight, shape) for m, p in
+                zip(unseen, proposals, strict=True)]  # fmt: skip
+    refused = sum(p.refused is not None for p in proposals)
+    turned = [flipped.propose(m.sums, m.spectrum, optics=m.movie.truth.optics) for m in unseen]
+    outputs = {
+        "raw": [m.sums.total for m in unseen],
+        "wiener": [wiener(m, m.spectrum.ssnr_full) for m in unseen],
+        "loo": [wiener(m, s) for m, s in zip(unseen, left_out(torch.stack([m.spectrum.ssnr_full for m in unseen])),
+                                             strict=True)],
+        "ours": ours,
+        "flip": [restore.merge(wiener(m, m.spectrum.ssnr_full), p.total, p.weight, shape) for m, p in
+                 zip(unseen, turned, strict=True)],
+    }  # fmt: skip
+    topaz_cpu = None
+    if python is not None:
+        outputs["topaz"], topaz_cpu = topaz(python, unseen)
+    for method, spectra in outputs.items():
+        sums[method] = [against_truth(s, m) for s, m in zip(spectra, unseen, strict=True)]
+    if python is not None:
+        tables = torch.stack(sums["topaz"])
+        cross, own = left_out(tables[:, 0]), left_out(tables[:, 1])
+        gains = [quality.smooth(c) / quality.smooth(o) for c, o in zip(cross, own, strict=True)]
+        outputs["topaz+gain"] = [restore.filtered(s, g, shape) for s, g in zip(outputs["topaz"], gains, strict=True)]
+        sums["topaz+gain"] = [against_truth(s, m) for s, m in zip(outputs["topaz+gain"], unseen, strict=True)]
+    gains = [snbr(a, mask) / snbr(b, mask) for a, b in zip(sums["ours"], sums["wiener"], strict=True)]
+    band_masks = [quality.band_mask(shape, pixel, *band) for band in BANDS]
+    pooled = {method: torch.stack(values).sum(0) for method, values in sums.items()}
+    return {
+        "specimen": name,
+        "ice": ice,
+        "dose": dose * 20,
+        "pooled": {method: snbr(values, mask) for method, values in pooled.items()},
+        "bands": {m: [snbr(v, b) for b in band_masks] for m, v in pooled.items()},
+        "worst": min(gains),
+        "gate": gate,
+        "refused": refused,
+        "cpu": cpu,
+        "applying": applying.cpu_s / len(unseen),
+        "topaz_cpu": topaz_cpu,
+        "estimator": estimator(model, unseen, mask),
+    }
+
+
+def show(results: list[dict]) -> None:  # type: ignore[type-arg]
+    """Three tables."""
+    methods = [m for m in ("raw", "wiener", "loo", "topaz", "topaz+gain", "ours", "flip") if m in results[0]["pooled"]]
+    rows = []
+    for r in results:
+        p = r["pooled"]
+        rows.append(
+            [r["specimen"], f"{r['ice']:g}", f"{r['dose']:.0f}", *(f"{p[m]:.2f}" for m in methods)]
+            + [f"{p['ours'] / p['wiener']:.2f}", f"{r['worst']:.2f}"]
+            + [f"{p['ours'] / p['topaz']:.2f}" if "topaz" in p else "-"]
+            + [r["gate"].split(":")[0], r["refused"], f"{r['cpu']:.1f}", f"{r['applying']:.2f}"]
+        )
+    header = ["specimen", "ice", "e/Å²", *methods, "ours/Wiener", "worst movie", "ours/topaz"]
+    table(
+        "denoisers against the truth, pooled SNBR*",
+        [*header, "gate", "refused", "training CPU-s", "per movie CPU-s"],
+        rows,
+        f"{LEARN} movies to learn from, {GATE} for the gate, {TEST} unseen; 1024², 1.5 Å, 0.6-2.2 µm; 100-6 Å. Per "
+        "movie: the sum and both halves, FFTs, guard and merge.",
+    )
+    rows = [[r["specimen"], f"{r['ice']:g}", m, *(f"{v:.2f}" for v in r["bands"][m])] for r in results for m in methods]
+    names = [f"{low:g}-{high:g}" for low, high in BANDS]
+    table("denoisers against the truth, by band", ["specimen", "ice", "method", *names], rows, "Å; SNBR* pooled.")
+    rows = []
+    for r in results:
+        e = r["estimator"]
+        row = [r["specimen"], f"{r['ice']:g}", f"{e['ratio']:.3f}", bool(e["covered"])]
+        rows.append([*row, f"{e['single_low']:.2f}-{e['single_high']:.2f}"])
+    header = ["specimen", "ice", "estimate/truth, pooled", "interval covers", "single movies"]
+    table("SNBR* from halves against the truth", header, rows, "Half exposure; interval over the twelve micrographs.")
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    first = int(sys.argv[1]) if len(sys.argv) > 1 else 101
-    specimens = [(apoferritin(), 1), (random_protein(first), 2), (random_protein(first + 1, 1200, 3), 3)]
-    rows: list[list[object]] = []
-    for specimen, seed in specimens:
-        result = session(specimen, seed, Microscope())
-        scores, decision = result["scores"], result["decision"]
-        for defocus, raw, wiener, net in scores:  # type: ignore[attr-defined]
-            rows.append(
-                [
-                    specimen.name,
-                    f"{defocus:.2f}",
-                    f"{raw:.2f}",
-                    f"{wiener:.2f}",
-                    f"{net:.2f}",
-                    f"{net / wiener:.2f}",
-                    "",
-                ]
-            )
-        gains = [net / wiener for _, _, wiener, net in scores]  # type: ignore[attr-defined]
-        verdict = f"{decision.result}, {result['cpu']:.0f} CPU-s"  # type: ignore[attr-defined]
-        rows.append([specimen.name, "median", "", "", "", f"{statistics.median(gains):.2f}", verdict])
-    table(
-        "session model against own Wiener filter, SNBR* by the truth",
-        ["specimen", "defocus µm", "raw", "Wiener", "served", "gain", "gate, training"],
-        rows,
-        f"{LEARN} movies to learn from, {STEPS} steps, {TEST} unseen movies each; 100-6 Å, whole sum.",
-    )
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--topaz", help="Python of an environment that holds topaz-em")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("specimens", nargs="*", default=list(SPECIMENS))
+    given = parser.parse_args()
+    jobs = [(name, ice, given.topaz) for name in given.specimens for ice in (0.03, 0.0)]
+    if given.processes == 1:
+        results = [cell(*job) for job in jobs]
+    else:
+        with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
+            results = pool.starmap(cell, jobs, chunksize=1)
+    show(results)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load, save
 
 from models.manifest import MANIFEST, Manifest, load_manifest
-from models.noise2noise import WienerResidualNet
+from models.noise2noise import build
 from models.store import sync_directory
 from streamer.errors import ModelError
 from streamer.writers.atomic import write_atomically
@@ -26,34 +26,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from models.manifest import NetConfig
+    from models.noise2noise import Denoiser
 
 _WEIGHTS = "model.safetensors"
+_PATTERN = "pattern.safetensors"
 
 _Net = TypeVar("_Net", bound="nn.Module")
 
 
-def save_version(directory: Path, net: nn.Module, manifest: Manifest) -> Manifest:
-    """Write a version into a directory of its own; returns the manifest with the weights' hash filled in."""
+def save_version(directory: Path, net: nn.Module, manifest: Manifest, pattern: Tensor | None = None) -> Manifest:
+    """Write a version into a directory of its own; returns the manifest with the hashes filled in.
+
+    ``pattern`` is (h', w') what the guard looks for in later movies.
+    """
     if directory.exists():
         raise ModelError("a version of this name exists already", where=directory)
     weights = save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
     manifest = msgspec.structs.replace(manifest, sha256=hashlib.sha256(weights).hexdigest())
+    shared = None if pattern is None else save({"pattern": pattern.detach().cpu().to(torch.float16).contiguous()})
+    if shared is not None:
+        manifest = msgspec.structs.replace(manifest, pattern_sha256=hashlib.sha256(shared).hexdigest())
     temporary = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     write_atomically(temporary / _WEIGHTS, weights)
+    if shared is not None:
+        write_atomically(temporary / _PATTERN, shared)
     write_atomically(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     temporary.rename(directory)
     sync_directory(directory.parent)
     return manifest
 
 
-def load_version(directory: Path, device: torch.device | str = "cpu") -> tuple[WienerResidualNet, Manifest]:
+def load_version(directory: Path, device: torch.device | str = "cpu") -> tuple[Denoiser, Manifest]:
     """Session denoiser and manifest of a version, checked."""
-    return load_net(directory, WienerResidualNet, device)
+    return load_net(directory, build, device)
 
 
 def load_net(
@@ -62,17 +72,7 @@ def load_net(
     """Net and manifest of a version of a kind of network, checked."""
     manifest = load_manifest(directory)
     path = directory / _WEIGHTS
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"weights cannot be read: {error.strerror}", where=path) from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != manifest.sha256:
-        raise ModelError("weights do not match their manifest", where=path, expected=manifest.sha256, found=digest)
-    try:
-        tensors = load(data)
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"weights cannot be read: {error}", where=path) from error
+    tensors = _tensors(path, manifest.sha256, "weights")
     try:
         net = network(manifest.net)
     except ModelError as error:
@@ -85,3 +85,25 @@ def load_net(
         raise ModelError("weights are not finite", where=path)
     net.load_state_dict(tensors)
     return net.to(device).eval(), manifest
+
+
+def load_pattern(directory: Path, manifest: Manifest) -> Tensor | None:
+    """What a version's movies hold at the same place, (h', w') float16; None where none was kept."""
+    if manifest.pattern_sha256 is None:
+        return None
+    return _tensors(directory / _PATTERN, manifest.pattern_sha256, "values of the pattern")["pattern"]
+
+
+def _tensors(path: Path, sha256: str, what: str) -> dict[str, Tensor]:
+    """Tensors of a file, checked against its hash."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{what} cannot be read: {error.strerror}", where=path) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise ModelError(f"{what} do not match their manifest", where=path, expected=sha256, found=digest)
+    try:
+        return load(data)
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{what} cannot be read: {error}", where=path) from error

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from models import zssr
 from models.checkpoint import load_net
 from models.gain_residual import MULTIPLE, BandNoise, GainResidualNet, band_noise, correct
+from models.noise2noise import bf16_pays
 from models.settings import is_same_pixel_size
-from models.training import bf16_pays
 from streamer.errors import ModelError
 from streamer.published import ModelRef
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from models.manifest import FINE_KINDS, NetConfig
-from models.noise2noise import UNet, from_zero
-from models.training import TrainingReport, bf16_pays, draw, optimise
+from models.noise2noise import UNet, bf16_pays, from_zero
+from models.training import TrainingReport, draw, optimise
 from streamer import fourier
 from streamer.dealias import NormalEquations
 from streamer.errors import ModelError

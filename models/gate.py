@@ -15,14 +15,14 @@ from msgspec import Struct
 from torch import Tensor
 
 from models.manifest import Figures, MovieScore
-from models.noise2noise import WienerResidualNet, infer
+from models.noise2noise import Denoiser, infer
 from models.probes import probes
 from streamer import fourier, quality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from models.training import TrainingMovie
+    from models.training_movie import TrainingMovie
 
 _BAND_EDGES = (100.0, 40.0, 20.0, 12.0, 8.0, 6.0, 4.0, 3.0)
 """Å, coarse to fine: λ is measured between neighbours."""
@@ -59,7 +59,7 @@ class Thresholds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 # ------------------------------------------------------------------------------------------------- applying a net
 
 
-def outputs(net: WienerResidualNet, movie: TrainingMovie, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def outputs(net: Denoiser, movie: TrainingMovie, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Whitened spectra of a part of a movie: raw M, Wiener estimate W·M and the net's f, each (h', w'//2+1)."""
     micrograph, wiener, _ = movie.part(chosen)
     raw, linear, _ = movie.inputs(chosen)
@@ -103,7 +103,7 @@ def _folds(n: int) -> list[Tensor]:
 # ------------------------------------------------------------------------------------------------------- figures
 
 
-def score(net: WienerResidualNet, movie: TrainingMovie, weight: Sequence[tuple[float, float]]) -> MovieScore:
+def score(net: Denoiser, movie: TrainingMovie, weight: Sequence[tuple[float, float]]) -> MovieScore:
     """Score a net with its λ on one movie."""
     shape, plane = movie.band.small, _plane(weight, movie)
     even = torch.zeros(len(movie), dtype=torch.bool)
@@ -136,7 +136,7 @@ def score(net: WienerResidualNet, movie: TrainingMovie, weight: Sequence[tuple[f
     )
 
 
-def _losses(net: WienerResidualNet, movie: TrainingMovie, plane: Tensor) -> tuple[float, float]:
+def _losses(net: Denoiser, movie: TrainingMovie, plane: Tensor) -> tuple[float, float]:
     """Mean squared distance of the merged output, and of the Wiener estimate, from left-out groups."""
     total, total_wiener, folds = 0.0, 0.0, _folds(len(movie))
     for chosen in folds:
@@ -149,7 +149,7 @@ def _losses(net: WienerResidualNet, movie: TrainingMovie, plane: Tensor) -> tupl
     return total / len(folds), total_wiener / len(folds)
 
 
-def measure_weight(net: WienerResidualNet, movies: Sequence[TrainingMovie], seed: int = 0) -> list[tuple[float, float]]:
+def measure_weight(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> list[tuple[float, float]]:
     """λ per band: the share of the net's correction that left-out frames confirm.
 
     With u = f − W·M and the target T of left-out groups, λ* = Σ u (T − W·M)/Σ u² minimises the distance from the
@@ -177,7 +177,7 @@ def measure_weight(net: WienerResidualNet, movies: Sequence[TrainingMovie], seed
     return [(1.0 / edges[0], points[0][1]), *points, (1.0 / finest, 0.0)]
 
 
-def _tile_sums(net: WienerResidualNet, movie: TrainingMovie, edges: Sequence[float]) -> Tensor:
+def _tile_sums(net: Denoiser, movie: TrainingMovie, edges: Sequence[float]) -> Tensor:
     """(tiles, bands, 2): Σ u (T − W·M) and Σ u² in each tile, over all folds."""
     small = movie.band.small
     radius = fourier.radius(small, movie.spectra.device) / movie.band.band_pixel_size
@@ -206,10 +206,10 @@ def _tiled(image: Tensor) -> Tensor:
 
 
 def judge(
-    net: WienerResidualNet,
+    net: Denoiser,
     held_out: Sequence[TrainingMovie],
     *,
-    incumbent: tuple[WienerResidualNet, Sequence[tuple[float, float]]] | None,
+    incumbent: tuple[Denoiser, Sequence[tuple[float, float]]] | None,
     thresholds: Thresholds,
     trained_on: frozenset[str],
     seed: int = 0,

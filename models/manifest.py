@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
@@ -18,12 +18,31 @@ FINE_KINDS = {"fusion": "gain-residual", "zssr": "cryo-zssr"}
 """Networks of the fine grid, by method of super-resolution."""
 
 
+WIENER_RESIDUAL_KIND = "wiener-residual-unet"
+RESTORE_KIND = "restore-wdsr-unet"
+"""Networks that denoise."""
+
+
 class NetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Shape of the net; stands in every version's manifest."""
 
-    kind: str = "wiener-residual-unet"
-    widths: tuple[int, ...] = (12, 16, 28, 40)
+    kind: str
+    widths: tuple[int, ...]
     """Channels per level, finest first."""
+    stride: int = 1
+    """Side of the squares of pixels that are worked on as channels."""
+    full_resolution_skip: bool = False
+    """restore's network: whether its first features also reach its end."""
+
+
+DENOISERS = {
+    "small": NetConfig(kind=WIENER_RESIDUAL_KIND, widths=(24, 32, 48), stride=2),
+    "large": NetConfig(kind=WIENER_RESIDUAL_KIND, widths=(32, 64, 96, 128), stride=1),
+    "restore": NetConfig(kind=RESTORE_KIND, widths=(32,)),
+    "restore-skip": NetConfig(kind=RESTORE_KIND, widths=(32,), full_resolution_skip=True),
+}
+"""Networks that a session can learn with, by ``session_model.network``."""
+DENOISER_KINDS = (WIENER_RESIDUAL_KIND, RESTORE_KIND)
 
 
 class MovieScore(Struct, frozen=True, kw_only=True):
@@ -67,6 +86,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Coarse end of the band, Å."""
     pixel_size: float
     """Å/px of the movies it learned from."""
+    ctf: Literal["none", "flip"] = "none"
+    """flip: it learned from images whose phases were flipped, and is given such."""
     sha256: str
     """Of the weights' file."""
     software: str
@@ -80,6 +101,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     weight: list[tuple[float, float]] = []
     """λ as (spatial frequency in 1/Å, value), measured on the held-out movies."""
     figures: Figures | None = None
+    pattern_sha256: str | None = None
+    """Of the file with what its movies hold at the same place of the detector; None: there is none."""
 
 
 def load_manifest(directory: Path) -> Manifest:

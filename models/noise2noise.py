@@ -1,17 +1,31 @@
-"""The session denoiser: a small U-Net that corrects the Wiener estimate of a whitened micrograph.
+"""Networks that denoise a micrograph: what goes in, what comes out, and their application to a whole field.
 
-In go the whitened micrograph M and its Wiener estimate W·M, out comes what to add to W·M. The last convolution starts
-at zero, so an untrained net is the Wiener filter. Trained on other frames of the same movie as target (Lehtinen et al.
-2018): the target's noise is independent of the input's, so the least-squares answer is the signal, not the noise.
+All take the whitened micrograph M and its Wiener estimate W·M and give an estimate of the signal. They are trained on
+other frames of the same movie as target (Lehtinen et al. 2018): the target's noise is independent of the input's, so
+the least-squares answer is the signal, not the noise.
+
+``WienerResidualNet`` is ours: a small U-Net that gives what to add to W·M. ``RestoreNet`` is restore's (Palovcak et al.
+2020), at full size: it sees M alone and has to learn everything. ``manifest.DENOISERS`` holds their configurations.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import Tensor, nn
 
-from models.manifest import NetConfig
+from models.manifest import RESTORE_KIND, WIENER_RESIDUAL_KIND
 from streamer.errors import ModelError
+
+if TYPE_CHECKING:
+    from models.manifest import NetConfig
+
+_BORDER = 32
+"""px that a field is reflected beyond its edges, because zero padding disturbs them."""
+_LARGE = 500_000
+"""Parameters from which on half the precision is worth its rounding in inference: 6 times on a CPU that has it."""
 
 
 class _Level(nn.Sequential):
@@ -58,33 +72,159 @@ def from_zero(last: nn.Conv2d) -> nn.Conv2d:
 
 
 class WienerResidualNet(UNet):
-    """(b, 2, h, w) whitened M and W·M → (b, 1, h, w) whitened estimate of the signal; h and w divisible by 8."""
+    """(b, 2, h, w) whitened M and W·M → (b, 1, h, w) whitened estimate; h and w divisible by ``multiple``.
+
+    Pixels are gathered ``stride`` × ``stride`` into channels, worked on there, and spread again: convolutions at full
+    resolution cost most and learn least. W·M is faint beside the noise in M; divided by ``scale``, its spread over the
+    movies that were learned from, it is as loud, and training does not dwell on the Wiener estimate.
+    """
+
+    scale: Tensor
+    """() spread of W·M in training; 0 while nothing was learned."""
 
     def __init__(self, config: NetConfig) -> None:
-        super().__init__(2, config, NetConfig().kind)
-        self.last = from_zero(nn.Conv2d(config.widths[0], 1, 3, padding=1))
+        super().__init__(2 * config.stride**2, config, WIENER_RESIDUAL_KIND)
+        self.last = from_zero(nn.Conv2d(config.widths[0], config.stride**2, 3, padding=1))
+        self.register_buffer("scale", torch.zeros(()))
+        self.multiple = config.stride * 2 ** (len(config.widths) - 1)
+        # two convolutions per level and way, in px, and what pooling and spreading add
+        reach = config.stride * (1 + sum(4 * 2**depth for depth in range(len(config.widths))))
+        self.halo = -(-(reach + self.multiple) // self.multiple) * self.multiple
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Estimate the signal: the second input channel plus a correction."""
-        estimate: Tensor = inputs[:, 1:2] + self.last(self.features(inputs)).to(inputs.dtype)
+        loud = torch.where(self.scale > 0, self.scale, 1.0)
+        both = torch.cat([inputs[:, :1], inputs[:, 1:2] / loud], dim=1)
+        gathered = nn.functional.pixel_unshuffle(both, self.config.stride)
+        change = self.last(self.features(gathered)).to(inputs.dtype)
+        estimate: Tensor = inputs[:, 1:2] + nn.functional.pixel_shuffle(change, self.config.stride)
         return estimate
 
 
-def infer(net: WienerResidualNet, micrograph: Tensor, linear: Tensor, halo: int = 32) -> Tensor:
-    """Apply the net to a whole whitened field.
+# ----------------------------------------------------------------------------------------------------------- restore
+
+
+class _WideActivation(nn.Module):
+    """1×1 to four times the channels, rectifier, 1×1 to 0.8 times, k×k back; added to the input."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        wide, narrow = 4 * channels, int(0.8 * channels)
+        self.wide, self.narrow = nn.Conv2d(channels, wide, 1), nn.Conv2d(wide, narrow, 1)
+        self.last = nn.Conv2d(narrow, channels, kernel)
+        self.border = ((kernel - 1) // 2, kernel // 2) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.narrow(nn.functional.relu(self.wide(x)))
+        change: Tensor = self.last(nn.functional.pad(inner, self.border))
+        return x + change
+
+
+class _Upsampler(nn.Sequential):
+    """32 channels to twice the size: 1×1 to 128, rectifier, a wide block there, pixel shuffle."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, 4 * channels, 1), nn.ReLU(), _WideActivation(4 * channels, 4), nn.PixelShuffle(2)
+        )
+
+
+class RestoreNet(nn.Module):
+    """(b, 2, h, w) whitened M and W·M → (b, 1, h, w) from M alone; h and w divisible by 8.
+
+    96 convolutions, 2,383,826 parameters at 32 channels. 3×3 on the way down, 4×4 on the way up. The skips are taken
+    below each halving, so nothing passes at full resolution unless ``full_resolution_skip`` asks for it.
+
+    Source: Palovcak et al. 2020, supplement; kernel sizes and counts as the released weights have them.
+    """
+
+    multiple = 8
+    halo = 152
+    """Reach of the deepest path, px."""
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        if config.kind != RESTORE_KIND or len(config.widths) != 1 or config.widths[0] < 2:
+            raise ModelError("unknown network", expected=f"{RESTORE_KIND} of 1 width", found=str(config))
+        self.config = config
+        (n,) = config.widths
+        self.first = nn.Conv2d(1, n, 3, padding=1)
+        self.encoder = nn.ModuleList(nn.Sequential(*(_WideActivation(n, 3) for _ in range(4))) for _ in range(3))
+        self.halve = nn.ModuleList(nn.Conv2d(n, n, 3, stride=2, padding=1) for _ in range(3))
+        self.through = nn.ModuleList(_Upsampler(n) for _ in range(3))
+        self.joined = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(2 * n, n, 1), nn.ReLU(), *(_WideActivation(n, 4) for _ in range(3)), _Upsampler(n))
+            for _ in range(3)
+        )
+        self.mix = nn.Conv2d(2 * n if config.full_resolution_skip else n, n, 1)
+        self.last = nn.Conv2d(n, 1, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Estimate the signal from the micrograph alone."""
+        top = x = self.first(inputs[:, :1])
+        skips: list[Tensor] = []
+        for blocks, halve in zip(self.encoder, self.halve, strict=True):
+            x = nn.functional.relu(halve(blocks(x))) + nn.functional.max_pool2d(x, 2)
+            skips.append(x)
+        for through, joined in zip(self.through, self.joined, strict=True):
+            x = through(x) + joined(torch.cat([x, skips.pop()], dim=1))
+        if self.config.full_resolution_skip:
+            x = torch.cat([x, top], dim=1)
+        estimate: Tensor = self.last(nn.functional.relu(self.mix(x))).to(inputs.dtype)
+        return estimate
+
+
+Denoiser = WienerResidualNet | RestoreNet
+"""What a session can learn with."""
+
+
+def build(config: NetConfig) -> Denoiser:
+    """Fresh network of a configuration; raises ModelError where the kind is unknown."""
+    return RestoreNet(config) if config.kind == RESTORE_KIND else WienerResidualNet(config)
+
+
+# ------------------------------------------------------------------------------------------------------- application
+
+
+def infer(net: nn.Module, micrograph: Tensor, linear: Tensor, tile: int = 1536) -> Tensor:
+    """Apply a net to a whole whitened field, in tiles where it is larger than one.
+
+    Tiles overlap by the net's own reach, so that they are the whole field's within rounding.
 
     Parameters
     ----------
-    micrograph, linear : (h, w) float32 M and W·M; h and w divisible by 8.
-    halo : border added by reflection, px, because zero padding disturbs 16 px.
+    micrograph, linear : (h, w) float32 M and W·M; h and w divisible by the net's ``multiple``.
+    tile : longest side of what is worked on at once, px, halos apart.
 
     Returns
     -------
     (h, w) float32.
     """
-    halo = min(halo, (min(micrograph.shape) - 1) // 8 * 8)
-    inputs = nn.functional.pad(torch.stack([micrograph, linear])[None], (halo, halo, halo, halo), mode="reflect")
-    with torch.inference_mode():
-        outputs: Tensor = net(inputs)
-    height, width = micrograph.shape
-    return outputs[0, 0, halo : halo + height, halo : halo + width].clone()
+    multiple, halo = cast("int", getattr(net, "multiple", 8)), cast("int", getattr(net, "halo", 32))
+    border = min(_BORDER, (min(micrograph.shape) - 1) // multiple * multiple)
+    inputs = nn.functional.pad(torch.stack([micrograph, linear])[None], (border,) * 4, mode="reflect")
+    step = max(multiple, tile // multiple * multiple)
+    height, width = inputs.shape[-2:]
+    outputs = inputs.new_empty((height, width))
+    large = sum(parameter.numel() for parameter in net.parameters()) > _LARGE
+    low_precision = large and bf16_pays(inputs.device)
+    with torch.inference_mode(), torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=low_precision):
+        for top in range(0, height, step):
+            for left in range(0, width, step):
+                above, before = max(0, top - halo), max(0, left - halo)
+                cut = inputs[..., above : top + step + halo, before : left + step + halo]
+                inner = net(cut.contiguous(memory_format=torch.channels_last))[0, 0]
+                inner = inner[top - above : top - above + step, left - before : left - before + step]
+                outputs[top : top + step, left : left + step] = inner
+    return outputs[border : height - border, border : width - border].clone()
+
+
+def bf16_pays(device: torch.device | str) -> bool:
+    """Whether bfloat16 convolutions run in hardware there."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from models.noise2noise import WienerResidualNet, infer
+from models.noise2noise import Denoiser, infer
 from streamer import fourier, quality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from models.training import TrainingMovie
+    from models.training_movie import TrainingMovie
 
 _MOST_PAIRS = 4
 
 
-def probes(net: WienerResidualNet, movies: Sequence[TrainingMovie], seed: int = 0) -> dict[str, float]:
+def probes(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> dict[str, float]:
     """Probe a net on movies that it never saw.
 
     Returns
@@ -52,13 +52,13 @@ def probes(net: WienerResidualNet, movies: Sequence[TrainingMovie], seed: int = 
     return results
 
 
-def _apply(net: WienerResidualNet, movie: TrainingMovie, spectrum: Tensor, wiener: Tensor | float) -> Tensor:
+def _apply(net: Denoiser, movie: TrainingMovie, spectrum: Tensor, wiener: Tensor | float) -> Tensor:
     """Output image of the net for a whitened spectrum under a Wiener filter."""
     raw, linear = fourier.to_image(torch.stack([spectrum, spectrum * wiener]) * movie.window, movie.band.small)
     return infer(net, raw, linear)
 
 
-def _noise_probe(net: WienerResidualNet, movie: TrainingMovie, generator: torch.Generator) -> tuple[float, float]:
+def _noise_probe(net: Denoiser, movie: TrainingMovie, generator: torch.Generator) -> tuple[float, float]:
     """Coherence of two outputs for noise, and contrast of a blank."""
     everything = torch.ones(len(movie), dtype=torch.bool)
     micrograph, wiener, _ = movie.part(everything)
@@ -70,7 +70,7 @@ def _noise_probe(net: WienerResidualNet, movie: TrainingMovie, generator: torch.
     return coherence, contrast
 
 
-def _pair_probe(net: WienerResidualNet, movie: TrainingMovie, other: TrainingMovie) -> tuple[float, float]:
+def _pair_probe(net: Denoiser, movie: TrainingMovie, other: TrainingMovie) -> tuple[float, float]:
     """Coherence of halves of two movies, and what comes back of the other's signal."""
     everything = torch.ones(len(movie), dtype=torch.bool)
     even = torch.zeros(len(movie), dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -20,6 +20,14 @@ class SessionModelSettings(Table, frozen=True):
     base: Annotated[str | None, Meta(description="directory of a model version to start from; unset: from scratch")] = (
         None
     )
+    network: Annotated[
+        Literal["small", "large", "restore", "restore-skip"],
+        Meta(
+            description="small: learns in seconds on one core; large: eight times as many weights, for a GPU; restore: "
+            "that of Palovcak et al. 2020, 2.4 million weights, which has to learn the Wiener filter too; "
+            "restore-skip: the same with a skip at full resolution (docs/denoising.md)"
+        ),
+    ] = "small"
     first_movies: Annotated[int, Meta(ge=1, description="movies to learn from before the first training")] = 2
     first_steps: Annotated[int, Meta(ge=1, description="steps of the first training")] = 400
     refresh_movies: Annotated[int, Meta(ge=1, description="new movies to learn from before the next training")] = 2

@@ -4,132 +4,29 @@ Each step draws movies, splits the groups of each at random into an input (half 
 rest), whitens both, filters the input by its own Wiener curve and asks the net for the target. A new split at every
 step means that no noise draw is ever a fixed target, and that the net is at home at any exposure: trained on four
 fifths alone it did well on the whole sum and worse than the Wiener filter on low-defocus halves.
-
-Notation: r_A² = Σ_A w² of the frames in A; Σ_A w F has signal r_A² S and noise r_A² σ², so M_A = Σ_A/r_A has unit
-noise after whitening, and Σ_B · r_A/r_B² has the same signal as M_A.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from models.settings import is_same_pixel_size
-from streamer import dose, fourier, quality
-from streamer.band import Band, band_of
+from models.noise2noise import WienerResidualNet, bf16_pays
+from models.optimiser import MuonAndAdam
 from streamer.errors import ModelError
-from streamer.records import GroupSums, HalfSums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from models.noise2noise import WienerResidualNet
+    from models.noise2noise import Denoiser
+    from models.training_movie import TrainingMovie
 
 
 _WARM_UP = 0.08
-_MULTIPLE = 8
-"""The net halves its input three times."""
-
-
-class TrainingMovie:
-    """A movie's group sums, ready to be split."""
-
-    def __init__(self, movie_id: str, sums: GroupSums, low: float, device: torch.device | str = "cpu") -> None:
-        """Whiten and measure once; ``low`` is the coarse end of the band in Å."""
-        self.movie_id = movie_id
-        small = (int(sums.groups.shape[1]), int(sums.groups.shape[2]))
-        self.band = Band(shape=sums.shape, small=small, pixel_size=sums.pixel_size, low=low)
-        self.spectra = torch.fft.rfft2(sums.groups.to(device=device, dtype=torch.float32))
-        self.window = self.band.window(device)
-        rings = fourier.ring_frequencies(small, device).float()
-        rate = dose.decay_rate(rings, self.band.band_pixel_size, sums.voltage_kv)
-        groups = [dose.sum_of_squares(torch.tensor(e, dtype=torch.float64), rate) for e in sums.exposures]
-        self.squares = torch.stack(groups).to(torch.float64)
-        """(n, rings) Σw² of each group."""
-        total = self.squares.sum(0)
-        whole = self.spectra.sum(0)
-        even = self.spectra[0::2].sum(0)
-        norm = fourier.from_rings(total.sqrt(), small, device)
-        halves = HalfSums(
-            even=even / norm,
-            odd=(whole - even) / norm,
-            even_share=self.squares[0::2].sum(0) / total,
-            shape=small,
-            pixel_size=self.band.band_pixel_size,
-        )
-        self.spectrum = quality.measure(halves)
-        self.whitening = fourier.from_rings(1.0 / self.spectrum.noise.clamp(min=1e-12).sqrt(), small, device)
-        self._total = total
-
-    def __len__(self) -> int:
-        return int(self.spectra.shape[0])
-
-    def part(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whitened micrograph of some groups.
-
-        Parameters
-        ----------
-        chosen : (n,) bool.
-
-        Returns
-        -------
-        M (h', w'//2+1) spectrum with unit noise, W its Wiener filter as a half-plane, r² (rings,) its Σw².
-        """
-        squares = self.squares[chosen].sum(0)
-        root = fourier.from_rings(squares.sqrt(), self.band.small, self.spectra.device)
-        micrograph = self.spectra[chosen].sum(0) * (self.whitening / root)
-        return micrograph, self.wiener(squares), squares
-
-    def wiener(self, squares: Tensor) -> Tensor:
-        """Wiener filter at the exposure of a part, (h', w'//2+1): the SSNR goes with Σw²."""
-        ssnr = self.spectrum.ssnr_full * (squares / self._total)
-        return fourier.from_rings(ssnr / (1.0 + ssnr), self.band.small, self.spectra.device)
-
-    def inputs(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images M and W·M of a part, each (h', w') and band-passed, and its Σw²."""
-        micrograph, wiener, squares = self.part(chosen)
-        both = torch.stack([micrograph, micrograph * wiener]) * self.window
-        images = fourier.to_image(both, self.band.small)
-        return images[0], images[1], squares
-
-    def target(self, others: Tensor, squares: Tensor) -> Tensor:
-        """Image (h', w') of other groups on the scale of a part with the given Σw²."""
-        theirs = self.squares[others].sum(0)
-        scale = fourier.from_rings(squares.sqrt() / theirs, self.band.small, self.spectra.device)
-        spectrum = self.spectra[others].sum(0) * (self.whitening * scale * self.window)
-        return fourier.to_image(spectrum, self.band.small)
-
-
-def is_made_for(band: Band, resolution: float, pixel_size: float) -> bool:
-    """Whether a movie's sums are what ``band_of`` makes to ``resolution`` Å, at about this pixel size, Å/px."""
-    made = band_of(band.shape, band.pixel_size, resolution, band.low)
-    return made.small == band.small and is_same_pixel_size(band.pixel_size, pixel_size)
-
-
-def common_resolution(bands: Sequence[Band], preferred: float) -> float | None:
-    """Fine end in Å that gives all of these bands, ``preferred`` if that does; None if they are not of one make.
-
-    Sizes are rounded to what the net can halve, so many resolutions give the same band; the roundest is taken.
-    """
-    pixel_size = bands[0].pixel_size
-    finest, coarsest = 0.0, math.inf
-    for band in bands:
-        for whole, small in zip(band.shape, band.small, strict=True):
-            if small < whole // _MULTIPLE * _MULTIPLE:
-                finest = max(finest, 2.0 * band.pixel_size * whole / (small + _MULTIPLE / 2))
-            if small > _MULTIPLE:
-                coarsest = min(coarsest, 2.0 * band.pixel_size * whole / (small - _MULTIPLE / 2))
-    # no finer end: the bands reach Nyquist
-    middle = 0.5 * (finest + min(coarsest, 2.0 * finest)) or 2.0 * pixel_size
-    for resolution in (preferred, *(round(middle, digits) for digits in range(4)), middle):
-        if resolution > 0.0 and all(is_made_for(band, resolution, pixel_size) for band in bands):
-            return resolution
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +42,12 @@ class TrainingReport:
 
 
 def train(
-    net: WienerResidualNet,
+    net: Denoiser,
     movies: Sequence[TrainingMovie],
     *,
     steps: int,
     seed: int,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-2,
     input_share: tuple[float, float] = (0.5, 0.9),
     patch: int = 128,
     stop: Callable[[], bool] = lambda: False,
@@ -162,15 +59,18 @@ def train(
     Parameters
     ----------
     movies : at least one; two are drawn per step, newest and oldest alike.
+    learning_rate : Muon's.
     seed : of the draws.
     stop : asked before each step; True ends early.
     share_done : part of a budget in time that is used up, for the learning rate; None: counted in steps.
 
-    Source: recipe of residual-on-Wiener noise2noise with random splits; Adam 3e-3, β₂ 0.99, 8 % warm-up, cosine.
+    Source: recipe of residual-on-Wiener noise2noise with random splits; here Muon at 0.01, 8 % warm-up, cosine.
     """
     if not movies:
         raise ModelError("nothing to train on", expected="at least one movie with group sums")
     device = movies[0].spectra.device
+    if isinstance(net, WienerResidualNet) and float(net.scale) == 0.0:
+        net.scale.fill_(_loudness(movies))
     generator = torch.Generator().manual_seed(seed)
     low_precision = bf16_pays(device)
 
@@ -190,7 +90,14 @@ def train(
         stop=stop,
         clock=clock,
         share_done=share_done,
+        optimiser=MuonAndAdam(net.parameters()),
     )
+
+
+def _loudness(movies: Sequence[TrainingMovie]) -> float:
+    """Spread of W·M over movies, whitened units."""
+    spreads = [movie.inputs(torch.ones(len(movie), dtype=torch.bool))[1].std() for movie in movies]
+    return max(1e-3, float(torch.stack(spreads).mean()))
 
 
 def optimise(
@@ -203,17 +110,23 @@ def optimise(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = lambda: 0.0,
     share_done: Callable[[], float] | None = None,
+    optimiser: MuonAndAdam | torch.optim.Adam | None = None,
 ) -> TrainingReport:
-    """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters."""
-    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters.
+
+    ``optimiser`` None is Adam, β₂ 0.99.
+    """
+    optimiser = optimiser or torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     net.train()
     losses: list[float] = []
     began, finite = clock(), True
     while finite and len(losses) < steps and not stop():
         share = len(losses) / steps if share_done is None else min(1.0, share_done())
-        optimiser.param_groups[0]["lr"] = learning_rate * schedule(share)
+        rate = learning_rate * schedule(share)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
         loss = loss_of_step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
@@ -261,14 +174,3 @@ def _batch(
 def draw(below: int, generator: torch.Generator) -> int:
     """A whole number from 0 to below ``below``, at random."""
     return int(torch.randint(below, (1,), generator=generator))
-
-
-def bf16_pays(device: torch.device | str) -> bool:
-    """Whether bfloat16 convolutions run in hardware there."""
-    if torch.device(device).type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from models.manifest import FINE_KINDS, NetConfig
-from models.training import bf16_pays, draw
+from models.noise2noise import bf16_pays
+from models.training import draw
 from streamer import fourier
 from streamer.averages import Averages, views
 from streamer.errors import ModelError

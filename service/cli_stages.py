@@ -102,6 +102,9 @@ def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_js
     "--band", type=(_BAND_END, _BAND_END), default=(100.0, 6.0), show_default=True, help="Low and high end, Å."
 )
 @click.option("--pixel-size", type=Number(0.01, 100), help="Å/px; else that of the header.")
+@click.option(
+    "--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus: looks at the CTF's zeros too."
+)
 @_JSON
 def quality(
     even: Path,
@@ -110,16 +113,18 @@ def quality(
     denoised_odd: Path | None,
     band: tuple[float, float],
     pixel_size: float | None,
+    ctf: Path | None,
     *,
     as_json: bool,
 ) -> None:
-    """Judge a pair of half images, and a denoiser by what it makes of each half alone.
+    """Judge half images, and a denoiser by what it makes of each half alone.
 
-    Works on any program's halves. The denoiser must not have been trained on these two.
+    Works on any program's halves: two files, or two directories with one file of each micrograph, found by name. The
+    denoiser must not have been trained on them.
     """
-    from service.stages import quality_of
+    from service.judging import quality_of
 
-    found = quality_of(even, odd, denoised_even, denoised_odd, band, pixel_size)
+    found = quality_of(even, odd, denoised_even, denoised_odd, band, pixel_size, ctf)
     if as_json:
         click.echo(jsontext.encode(found).decode())
         return
@@ -130,7 +135,19 @@ def quality(
         names = ("frc", "ssnr_half", "ssnr_full", *(("gamma", "snbr") if denoised_even else ()))
         values = "  ".join(_figure(shell.get(name)) for name in names)
         click.echo(f"{frequency:6.4f}  {resolution}  {values}")
-    click.echo("pooled: " + ", ".join(f"{name} {_figure(value).strip()}" for name, value in found.pooled.items()))
+    pooled = ", ".join(f"{name} {_figure(value).strip()}" for name, value in found.pooled.items())
+    click.echo(f"pooled over {found.micrographs} micrograph{'s' if found.micrographs > 1 else ''}: {pooled}")
+    click.echo(
+        f"95 % intervals over {found.intervals_over}: "
+        + ", ".join(
+            f"{name} {' to '.join(_figure(end).strip() for end in ends)}" for name, ends in found.intervals.items()
+        )
+    )
+    for check in found.checks:
+        verdict = "ok" if check["ok"] else "FAILED"
+        click.echo(f"check {check['name']}: {verdict}, {check['value']:.3g} (limit {check['limit']:.3g})")
+        if not check["ok"]:
+            click.echo(f"  {check['meaning']}")
 
 
 def _figure(value: float | None) -> str:
@@ -141,12 +158,13 @@ def _figure(value: float | None) -> str:
 @click.argument("directory", metavar="MOVIE_OUTPUT_DIRECTORY", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of a version.")
 @click.option("--output", type=OutputDirectory(), required=True, help="Where the images are written.")
+@click.option("--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a model trained with it.")
 @_JSON
-def denoise(directory: Path, model: Path, output: Path, *, as_json: bool) -> None:
+def denoise(directory: Path, model: Path, output: Path, ctf: Path | None, *, as_json: bool) -> None:
     """Apply a model to a finished movie: to its sum and to both halves."""
     from service.stages import denoise_to
 
-    found = denoise_to(directory, model, output.absolute())
+    found = denoise_to(directory, model, output.absolute(), ctf)
     if as_json:
         click.echo(jsontext.encode(found).decode())
     else:

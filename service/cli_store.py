@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.manifest import Manifest, load_manifest
+from models.manifest import DENOISERS, Manifest, load_manifest
 from models.store import ModelStore
 from service.cli_options import SEED, Number, OutputDirectory, configured, connection, load_config
 from service.database import lock_instance
@@ -224,6 +224,18 @@ def show_model(version: str, config: Path | None, overrides: tuple[str, ...], se
     show_default=True,
     help="The same seed gives the same weights.",
 )
+@click.option(
+    "--network",
+    type=click.Choice(list(DENOISERS)),
+    default="small",
+    show_default=True,
+    help="What to train, unless --base says it.",
+)
+@click.option(
+    "--ctf",
+    type=click.Path(path_type=Path),
+    help="STAR file with the movies' defocus: learns from images with their phases flipped, and denoise needs it too.",
+)
 @_JSON
 def train_model(
     directories: tuple[Path, ...],
@@ -232,6 +244,8 @@ def train_model(
     seconds: float | None,
     base: Path | None,
     seed: int,
+    network: str,
+    ctf: Path | None,
     *,
     as_json: bool,
 ) -> int:
@@ -246,7 +260,16 @@ def train_model(
         raise UsageError("give a budget in steps or in seconds, not both")
     if out.exists():
         raise UsageError("a version of this name exists already", where=out)
-    result = train_offline(list(directories), out.absolute(), steps=steps, seconds=seconds, base=base, seed=seed)
+    result = train_offline(
+        list(directories),
+        out.absolute(),
+        steps=steps,
+        seconds=seconds,
+        base=base,
+        network=network,
+        seed=seed,
+        ctf=ctf,
+    )
     if as_json:
         click.echo(jsontext.encode(result).decode())
     else:

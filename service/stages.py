@@ -1,20 +1,21 @@
-"""One stage alone, on files: what the commands motion, quality, super-resolve and denoise do."""
+"""One stage alone, on files: what the commands motion, super-resolve and denoise do."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mrcfile
 import msgspec
 import numpy as np
 import torch
 from msgspec import Struct
 
 from models.session import SessionModel
+from service.images import same_size
 from service.offline import bench, describe, job_for
 from streamer import align, detector, dose, fourier, jsontext, local, pipeline, quality, restore, split
-from streamer.errors import MovieCorrupt, UsageError
+from streamer.ctf_table import optics_of, read_optics
+from streamer.errors import UsageError
 from streamer.figures import denoised_halves
 from streamer.published import MovieRecord, SuperResolutionVerdict
 from streamer.records import HalfSums
@@ -49,13 +50,6 @@ class MotionResult(Struct, frozen=True, kw_only=True):
     """Root mean square over the field of what local shifts add to the global ones, at its largest."""
     flags: list[str] = []
     """What the user should know, as in the record of ``process``: no gain, an unproven number of frames."""
-
-
-class QualityResult(Struct, frozen=True, kw_only=True):
-    """What ``quality --json`` prints."""
-
-    shells: list[dict[str, float | None]]
-    pooled: dict[str, float | None]
 
 
 class SuperResolutionResult(Struct, frozen=True, kw_only=True):
@@ -102,61 +96,6 @@ def motion_of(path: Path, config: Config) -> MotionResult:
     )
 
 
-def quality_of(
-    even: Path,
-    odd: Path,
-    denoised_even: Path | None,
-    denoised_odd: Path | None,
-    band: tuple[float, float],
-    pixel_size: float | None = None,
-) -> QualityResult:
-    """Figures of a pair of halves, and of a denoiser's outputs for them."""
-    if (denoised_even is None) != (denoised_odd is None):
-        raise UsageError("both denoised halves are needed", expected="--denoised-even and --denoised-odd")
-    images, header_pixel = _same_size([even, odd, *(p for p in (denoised_even, denoised_odd) if p)])
-    pixel = pixel_size or header_pixel
-    if not pixel > 0:
-        raise UsageError("the pixel size is unknown", where=even, hint="give --pixel-size in Å/px")
-    _check_pair(images[:2], odd, "the two halves are the same image")
-    _check_pair(images[2:], denoised_odd or odd, "the two denoised halves are the same image")
-    low, high = band[0], max(band[1], 2.0 * pixel)
-    shape = (int(images[0].shape[0]), int(images[0].shape[1]))
-    mask = quality.band_mask(shape, pixel, low, high)
-    if not bool(mask.any()):
-        raise UsageError("the band holds no ring", where="--band", expected="low > high, both in Å", found=str(band))
-    spectra = [quality.tapered(torch.fft.rfft2(image), shape) for image in images]
-    halves = spectra[0], spectra[1]
-    sums = quality.estimate(halves, (spectra[2], spectra[3]) if len(spectra) == 4 else halves, shape)
-    frc = quality.frc(*halves, shape)
-    frequency = fourier.ring_frequencies(shape) / pixel
-    shells: list[dict[str, float | None]] = [
-        {
-            "spatial_frequency": round(float(f), 6),
-            "frc": quality.finite(c),
-            "ssnr_half": quality.finite(half),
-            "ssnr_full": quality.finite(full),
-        }
-        for f, c, half, full in zip(frequency, frc, quality.ssnr_half(frc), quality.ssnr_full(frc), strict=True)
-    ]
-    together = quality.pooled(sums, mask)
-    pooled: dict[str, float | None] = {
-        "snr_half": quality.finite(together.snr),
-        "ssnr_full": quality.finite(2.0 * together.snr),
-        "band_low_angstrom": low,
-        "band_high_angstrom": high,
-    }
-    if len(images) == 4:
-        # variance per pixel that the rings hold (Parseval), what the taper took given back
-        taper = float((fourier.cosine_taper(shape) ** 2).mean())
-        scaled = sums / (taper * (shape[0] * shape[1]) ** 2)
-        together, each = quality.pooled(scaled, mask), quality.ratios(scaled)
-        for name in ("gamma", "bias", "noise", "snbr"):
-            pooled[name] = quality.finite(getattr(together, name))
-            for shell, value in zip(shells, getattr(each, name), strict=True):
-                shell[name] = quality.finite(value)
-    return QualityResult(shells=shells, pooled=pooled)
-
-
 def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutionResult:
     """Fuse a movie on the fine grid and write the image, whatever the verdict."""
     replaced = msgspec.structs.replace
@@ -178,13 +117,16 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
     return SuperResolutionResult(image=str(target), pixel_size=pixel, sr=result.verdict, flags=flags)
 
 
-def denoise_to(directory: Path, model_directory: Path, output: Path) -> DenoiseResult:
-    """Apply a model to the sum and to both halves of a finished movie."""
+def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path | None = None) -> DenoiseResult:
+    """Apply a model to the sum and to both halves of a finished movie.
+
+    ``ctf`` is a STAR file with the micrograph's defocus, which a model needs that learned from flipped phases.
+    """
     record, files = _finished(directory)
     source = record.source
     if source is None:
         raise UsageError("the record tells nothing of the movie", where=directory)
-    images, _ = _same_size([files["even"], files["odd"]])
+    images, _ = same_size([files["even"], files["odd"]])
     shape = (int(images[0].shape[0]), int(images[0].shape[1]))
     exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame)
     share = split.even_share(exposures, shape, source.pixel_size, source.voltage_kv or 300.0)
@@ -197,7 +139,8 @@ def denoise_to(directory: Path, model_directory: Path, output: Path) -> DenoiseR
     )
     spectrum = quality.measure(sums)
     model = SessionModel(model_directory)
-    proposal = model.propose(sums, spectrum) if spectrum.significant else None
+    optics = None if ctf is None else optics_of(read_optics(ctf), files["micrograph"].name, ctf)
+    proposal = model.propose(sums, spectrum, record.movie_id, optics) if spectrum.significant else None
     total, restoration = restore.restore(sums, spectrum, proposal)
     halves = denoised_halves(sums, spectrum, proposal)
     best = halves.get("denoised", halves.get("wiener", (sums.even, sums.odd)))
@@ -256,34 +199,3 @@ def _finished(directory: Path) -> tuple[MovieRecord, dict[str, Path]]:
     if missing:
         raise UsageError("outputs are missing", where=directory, found=", ".join(missing))
     return record, files
-
-
-def _check_pair(pair: list[torch.Tensor], where: Path, what: str) -> None:
-    """Two halves hold noise of their own; what is the same twice has none, and every figure of it is nonsense."""
-    if len(pair) == 2 and torch.equal(*pair):
-        raise UsageError(what, where=where, expected="two images that share no frame")
-
-
-def _same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float]:
-    """Images of MRC files as (h, w) float32, all of one size, and the first one's pixel size in Å/px."""
-    images: list[torch.Tensor] = []
-    pixel_size = 0.0
-    for path in paths:
-        if path.is_dir():
-            hint = "name the image itself, such as the _EVN.mrc or _ODD.mrc in it"
-            raise UsageError("is a directory, where one image is needed", where=path, hint=hint)
-        try:
-            with mrcfile.open(str(path)) as file:
-                image = np.squeeze(np.asarray(file.data, dtype=np.float32))
-                pixel_size = pixel_size or float(file.voxel_size.x)
-        except OSError as error:
-            raise UsageError(f"no image can be read: {error.strerror or error}", where=path) from error
-        except ValueError as error:
-            raise MovieCorrupt(f"no image can be read: {error}", where=path, expected="MRC") from error
-        if image.ndim != 2:
-            raise MovieCorrupt("not one image", where=path, expected="(h, w)", found=str(image.shape))
-        if images and tuple(images[0].shape) != image.shape:
-            expected, found = f"{tuple(images[0].shape)}", f"{image.shape}"
-            raise UsageError("the images differ in size", where=path, expected=expected, found=found)
-        images.append(torch.from_numpy(image.copy()))
-    return images, pixel_size

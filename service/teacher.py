@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.manifest import FINE_KINDS, NetConfig, load_manifest
+from models.manifest import DENOISER_KINDS, FINE_KINDS, load_manifest
 from models.store import ROLES, ModelStore, Roles
 from service.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
 from streamer.errors import ConfigError, ModelError
@@ -34,8 +34,8 @@ def check_versions(config: Config) -> None:
     """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
     fine, base = config.super_resolution, config.session_model.base if config.session_model.enabled else None
     for setting, directory, expected in (
-        ("super_resolution.model", fine.model, FINE_KINDS[fine.method]),
-        ("session_model.base", base, NetConfig().kind),
+        ("super_resolution.model", fine.model, (FINE_KINDS[fine.method],)),
+        ("session_model.base", base, DENOISER_KINDS),
     ):
         if directory is None:
             continue
@@ -48,9 +48,9 @@ def check_versions(config: Config) -> None:
                 expected="the directory of a version",
                 hint="streamer models list shows those of a session",
             ) from error
-        if kind != expected:
+        if kind not in expected:
             what = f"{setting} is a version of another network"
-            raise ConfigError(what, where=directory, expected=expected, found=kind)
+            raise ConfigError(what, where=directory, expected=" or ".join(expected), found=kind)
 
 
 def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:

@@ -14,18 +14,19 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from models.checkpoint import load_version, save_version
+from models.checkpoint import load_version
 from models.gate import Decision, Thresholds, judge
-from models.manifest import Manifest, NetConfig, load_manifest
-from models.noise2noise import WienerResidualNet
+from models.manifest import DENOISERS, Manifest, load_manifest
+from models.noise2noise import Denoiser, build
+from models.proposal import save_candidate
 from models.store import FINE_MODELS, ROLES, ModelStore, Roles
-from models.training import TrainingMovie, TrainingReport, is_made_for, train
+from models.training import TrainingReport, train
+from models.training_movie import TrainingMovie, is_made_for, useful_resolution
 from service.fine_subjects import subject_of
 from service.fine_trainer import FineTrainer
 from service.pipes import Begin, Candidate, Learn, ParentChannel, Pause, Serving, Training, Up, die_with_parent, plain
@@ -56,10 +57,12 @@ class Trainer:
         self._paused = threading.Event()
         self._inbox: queue.Queue[Learn | Serving | None] = queue.Queue()
         self._choices = self._choices_taken = 0
-        self._net: WienerResidualNet | None = None
+        self._net: Denoiser | None = None
         self._parent: Manifest | None = None
         self._learned_before: set[str] = set()
         self._misfit_told = False
+        self._resolution: float | None = None
+        """Fine end in Å of the band that is learned in; None: not chosen yet."""
         self._serving, self._held = self._store.current(), self._store.is_held
         self._trainings = int(self._store.next_version()[1:]) - 1
         # a version that was stored but never served, because everything was killed in between, took nothing in
@@ -114,7 +117,7 @@ class Trainer:
             return
         try:
             movie_id, sums = read_groups(Path(message.groups))
-            movie = TrainingMovie(movie_id, sums, self._band[1], self._device)
+            movie = TrainingMovie(movie_id, sums, self._low, self._device, resolution=self._resolution)
         except ModelError as error:
             sys.stderr.write(f"{error}\n")
             return
@@ -134,6 +137,7 @@ class Trainer:
         self._new = self._more_rounds = 0
         self._learned_before.clear()
         self._resume(version)
+        self._crop()
         self._learned = [movie for movie in self._learned if self._fits(movie)]
         self._held_out = [movie for movie in self._held_out if self._fits(movie)]
 
@@ -150,17 +154,30 @@ class Trainer:
             sys.stderr.write(f"{error}\n")
             return
         self._stored.update(self._parent.trained_on)
+        if serving is not None:
+            self._resolution = self._parent.resolution
 
     @property
-    def _band(self) -> tuple[float, float]:
-        """Fine and coarse end of the band that is learned in, Å: that of what serves, else of the settings."""
+    def _low(self) -> float:
+        """Coarse end of the band that is learned in, Å: that of what serves, else of the settings."""
         if self._serving is not None and self._parent is not None:
-            return self._parent.resolution, self._parent.low
-        return self._config.denoise.resolution, self._config.denoise.low
+            return self._parent.low
+        return self._config.denoise.low
+
+    def _choose_band(self) -> None:
+        """Choose the band by what the first movies hold, within what their sums were made to."""
+        useful = useful_resolution([*self._learned, *self._held_out])
+        self._resolution = max(self._config.denoise.resolution, self._parent.resolution if self._parent else useful)
+        self._crop()
+
+    def _crop(self) -> None:
+        if self._resolution is not None:
+            for movie in (*self._learned, *self._held_out):
+                movie.crop(self._resolution)
 
     def _fits(self, movie: TrainingMovie) -> bool:
         """Whether a movie can be learned from together with the others; told once where it cannot."""
-        resolution, low = self._band
+        resolution, low = self._resolution or self._config.denoise.resolution, self._low
         if self._serving is not None and self._parent is not None:
             pixel_size = self._parent.pixel_size
         else:
@@ -218,6 +235,8 @@ class Trainer:
 
     def _propose(self) -> None:
         serving = self._serving is not None
+        if self._resolution is None:
+            self._choose_band()
         new = min(self._new, len(self._learned))
         steps = self._settings.first_steps if not serving else self._settings.refresh_steps * new
         self._new, self._more_rounds = 0, self._more_rounds - 1
@@ -251,9 +270,9 @@ class Trainer:
         if not serving and decision.result == "rejected" and report.finite:
             self._net = candidate  # nothing serves yet: learning goes on from here instead of from scratch
 
-    def _fresh(self, seed: int) -> WienerResidualNet:
+    def _fresh(self, seed: int) -> Denoiser:
         torch.manual_seed(seed)
-        return WienerResidualNet(NetConfig()).to(self._device)
+        return build(DENOISERS[self._settings.network]).to(self._device)
 
     def _trained_on(self, report: TrainingReport) -> list[str]:
         """Ids of all movies that the candidate's weights have seen."""
@@ -268,7 +287,7 @@ class Trainer:
 
     def _announce(
         self,
-        candidate: WienerResidualNet,
+        candidate: Denoiser,
         report: TrainingReport,
         decision: Decision,
         trained_on: list[str],
@@ -277,28 +296,18 @@ class Trainer:
         name = self._store.next_version()
         digest = None
         if decision.result == "promoted" and decision.figures is not None:
-            resolution, low = self._band
-            manifest = save_version(
+            manifest = save_candidate(
                 self._store.directory / name,
                 candidate,
-                Manifest(
-                    version=name,
-                    parent=self._serving,
-                    base=self._parent.sha256 if self._parent and self._serving is None else None,
-                    net=candidate.config,
-                    resolution=resolution,
-                    low=low,
-                    pixel_size=self._learned[-1].band.pixel_size,
-                    sha256="",
-                    software=version("cryoem-streamer"),
-                    seed=seed,
-                    steps=report.steps,
-                    losses=report.losses,
-                    trained_on=trained_on,
-                    held_out=[movie.movie_id for movie in self._held_out],
-                    weight=decision.figures.weight,
-                    figures=decision.figures,
-                ),
+                decision,
+                report,
+                learned=self._learned,
+                held_out=self._held_out,
+                resolution=self._resolution or self._config.denoise.resolution,
+                trained_on=trained_on,
+                seed=seed,
+                parent=self._serving,
+                base=self._parent.sha256 if self._parent and self._serving is None else None,
             )
             digest = manifest.sha256
             self._serving, self._net, self._parent = name, candidate, manifest

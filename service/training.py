@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
 from msgspec import Struct
 
-from models.checkpoint import load_version, save_version
+from models.checkpoint import load_version
 from models.gate import Decision, Thresholds, judge
-from models.manifest import Manifest, NetConfig
-from models.noise2noise import WienerResidualNet
+from models.manifest import DENOISERS
+from models.noise2noise import build
+from models.proposal import save_candidate
 from models.settings import SessionModelSettings, is_held_out
-from models.training import TrainingMovie, common_resolution, train
+from models.training import train
+from models.training_movie import TrainingMovie, common_resolution, useful_resolution
 from service.worker import use_threads
+from streamer.ctf_table import optics_of, read_optics
 from streamer.errors import UsageError
 from streamer.groups import find_groups, read_groups
 from streamer.settings import DenoiseSettings
@@ -45,9 +47,16 @@ def train_offline(
     steps: int | None,
     seconds: float | None,
     base: Path | None,
+    network: str,
     seed: int,
+    ctf: Path | None,
 ) -> TrainingResult:
     """Train, judge and store a version.
+
+    Parameters
+    ----------
+    network : one of ``DENOISERS``; that of ``base`` where there is one.
+    ctf : STAR file with the movies' CTF, to flip phases by; None: phases stay as they are.
 
     Raises
     ------
@@ -58,12 +67,15 @@ def train_offline(
     """
     settings, low = SessionModelSettings(), DenoiseSettings().low
     use_threads(settings.threads)
-    movies = _movies(directories, low)
-    resolution = _resolution(movies, directories)
+    movies = _movies(directories, low, ctf)
+    torch.manual_seed(seed)
+    net, parent = (build(DENOISERS[network]), None) if base is None else load_version(base)
+    made_to = _resolution(movies, directories)
+    resolution = max(made_to, parent.resolution if parent else useful_resolution(movies))
+    for movie in movies:
+        movie.crop(resolution)
     learned = [movie for index, movie in enumerate(movies) if not is_held_out(index)]
     held_out = [movie for index, movie in enumerate(movies) if is_held_out(index)]
-    torch.manual_seed(seed)
-    net, parent = (WienerResidualNet(NetConfig()), None) if base is None else load_version(base)
     began = time.perf_counter()
     report = train(
         net,
@@ -78,27 +90,17 @@ def train_offline(
     decision = judge(
         net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=frozenset(trained_on), seed=seed
     )
-    save_version(
+    save_candidate(
         out,
         net,
-        Manifest(
-            version=out.name,
-            parent=None,
-            base=parent.sha256 if parent else None,
-            net=net.config,
-            resolution=resolution,
-            low=low,
-            pixel_size=learned[-1].band.pixel_size,
-            sha256="",
-            software=version("cryoem-streamer"),
-            seed=seed,
-            steps=report.steps,
-            losses=report.losses,
-            trained_on=trained_on,
-            held_out=[movie.movie_id for movie in held_out],
-            weight=decision.figures.weight if decision.figures and decision.result == "promoted" else [],
-            figures=decision.figures,
-        ),
+        decision,
+        report,
+        learned=learned,
+        held_out=held_out,
+        resolution=resolution,
+        trained_on=trained_on,
+        seed=seed,
+        base=parent.sha256 if parent else None,
     )
     return TrainingResult(
         directory=str(out),
@@ -110,12 +112,15 @@ def train_offline(
     )
 
 
-def _movies(directories: list[Path], low: float) -> list[TrainingMovie]:
+def _movies(directories: list[Path], low: float, ctf: Path | None) -> list[TrainingMovie]:
     """Movies with signal below some directories, each once."""
     found: dict[str, TrainingMovie] = {}
+    optics = None if ctf is None else read_optics(ctf)
     for path in find_groups(directories):
         movie_id, sums = read_groups(path)
-        movie = TrainingMovie(movie_id, sums, low)
+        movie = TrainingMovie(
+            movie_id, sums, low, optics=None if ctf is None or optics is None else optics_of(optics, path.name, ctf)
+        )
         if movie.spectrum.significant and len(movie) >= 4:
             found[movie_id] = movie
     if len(found) < 2:

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,8 +96,8 @@ def use_threads(count: int) -> None:
 
 
 def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
-    """What a model proposes for a movie, marked where it has learned from that movie."""
-    return replace(model.propose(sums, spectrum), learned_from=movie_id in model.manifest.trained_on)
+    """What a model proposes for a movie."""
+    return model.propose(sums, spectrum, movie_id)
 
 
 def make_job(

@@ -173,7 +173,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     with stage("quality"):
         spectrum = quality.measure(sums)
     with stage("restore"):
-        proposal, model_flags = _propose(job.propose, sums, spectrum)
+        proposal, model_flags = _propose(job.propose, sums, spectrum, frames.gain_fit)
         restored, restoration = restore.restore(sums, spectrum, proposal)
     with stage("super_resolve"):
         super_resolution, lesson, fine_flags = _super_resolve(frame, frames, source, motion, exposures, spectrum, job)
@@ -285,17 +285,21 @@ def _in_vain(
     return None
 
 
-def _propose(propose: Propose | None, sums: HalfSums, spectrum: Spectrum) -> tuple[Correction | None, tuple[str, ...]]:
-    """Ask the session model; what it cannot do is flagged and the Wiener estimate serves."""
+def _propose(
+    propose: Propose | None, sums: HalfSums, spectrum: Spectrum, gain_fit: GainFit | None
+) -> tuple[Correction | None, tuple[str, ...]]:
+    """Ask the session model; what it cannot do or may not do is flagged and the Wiener estimate serves."""
     if propose is None or not spectrum.significant:
         return None, ()
+    if gain_fit is not None and gain_fit.advice is not None:
+        return None, ("model: not applied, the detector's pattern is left in the movie: its halves agree on it",)
     try:
         proposal = propose(sums, spectrum)
-        return proposal, (
-            "model: it learned from this movie, no figure of it is unseen",
-        ) if proposal.learned_from else ()
     except ModelError as error:
         return None, (f"model: {error.what}",)
+    if proposal.refused is not None:
+        return proposal, (f"model: not applied, {proposal.refused}",)
+    return proposal, ("model: it learned from this movie, no figure of it is unseen",) if proposal.learned_from else ()
 
 
 def _motion_flags(motion: Motion) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ the other half's independent noise (V = cov(M1, M2), c_x = ½[cov(D1, M2) + cov(
 geometric means of the variances):
 
     γ = c_x/V     N_d = P_D − c_D     B⊥ = c_D − c_x²/V     ρ² = c_x²/(P_D V)     SNBR* = ρ²/(1 − ρ²)
+    B_total = B⊥ + (1 − γ)² V     SNR* = γ² V/N_d     SBR* = γ² V/B⊥
 
 Shrinkage sits in γ, not in the bias; any scale cancels; SNBR* is the SNR for an untouched half and 0 for a constant
 output. It needs a denoiser that was never trained on these noise draws. Palovcak et al. 2020 define bias and SNBR;
@@ -124,13 +125,21 @@ class Estimates:
     """Of the raw half, V/(P_M − V)."""
     gamma: Tensor
     bias: Tensor
-    """B⊥, in units of the raw half's power."""
+    """B⊥, in units of the raw half's power: what both outputs hold and the specimen does not."""
+    bias_total: Tensor
+    """B⊥ and the signal that was lost, B⊥ + (1 − γ)² V: changes with the output's scale."""
     noise: Tensor
     """N_d."""
     snbr: Tensor
     """SNBR*."""
+    snr_denoised: Tensor
+    """SNR*, γ² V/N_d."""
+    sbr: Tensor
+    """SBR*, γ² V/B⊥; negative where the estimate of B⊥ is."""
     signal: Tensor
     """V."""
+    rho2: Tensor
+    """ρ²; above 1 only by chance or by a leak."""
 
 
 def estimate(raw: Halves, denoised: Halves, shape: fourier.Shape) -> Tensor:
@@ -161,21 +170,44 @@ def estimate(raw: Halves, denoised: Halves, shape: fourier.Shape) -> Tensor:
     )
 
 
+def estimate_held_out(raw: Tensor, denoised: Tensor, held_out: Tensor, shape: fourier.Shape) -> Tensor:
+    """Ring sums as of ``estimate`` for a denoised image, judged by frames that are not in it.
+
+    One denoising at nearly the full exposure instead of two at half. What needs a second output, c_D and with it γ-free
+    figures of noise and bias, is NaN.
+
+    Parameters
+    ----------
+    raw : (h, w//2+1) spectrum of the sum that was denoised, tapered.
+    denoised : of the output, tapered.
+    held_out : of the other frames' sum, tapered and scaled so that its signal is as strong as that of ``raw``.
+    """
+    v, c_x = covariance(raw, held_out, shape), covariance(denoised, held_out, shape)
+    p_m, p_d = covariance(raw, raw, shape), covariance(denoised, denoised, shape)
+    return torch.stack([v, p_m, p_m, c_x, torch.full_like(v, torch.nan), p_d, p_d])
+
+
 def ratios(sums: Tensor) -> Estimates:
     """Figures from the sums of ``estimate``, (7, …); pool before calling. Undefined ratios are NaN."""
     v, p_1, p_2, c_x, c_d, p_d1, p_d2 = sums
     p_m, p_d = (p_1 * p_2).sqrt(), (p_d1 * p_d2).sqrt()
     nan = torch.full_like(v, torch.nan)
     signal = torch.where(v > 0, v, nan)
-    rho = torch.where(p_d > 0, c_x**2 / (p_d * signal), torch.zeros_like(v)).clamp(max=1.0 - 1e-9)
-    rho = torch.where(c_x > 0, rho, torch.zeros_like(rho))
+    rho2 = torch.where(p_d > 0, c_x**2 / (p_d * signal), torch.zeros_like(v))
+    bounded = torch.where(c_x > 0, rho2.clamp(max=1.0 - 1e-9), torch.zeros_like(v))
+    gamma, noise = c_x / signal, p_d - c_d
+    transferred, bias = c_x**2 / signal, c_d - c_x**2 / signal
     return Estimates(
         snr=v / (p_m - v),
-        gamma=c_x / signal,
-        bias=c_d - c_x**2 / signal,
-        noise=p_d - c_d,
-        snbr=torch.where(v > 0, rho / (1.0 - rho), nan),
+        gamma=gamma,
+        bias=bias,
+        bias_total=bias + (1.0 - gamma) ** 2 * signal,
+        noise=noise,
+        snbr=torch.where(v > 0, bounded / (1.0 - bounded), nan),
+        snr_denoised=torch.where(noise > 0, transferred / noise, nan),
+        sbr=torch.where(bias != 0, transferred / bias, nan),
         signal=v,
+        rho2=rho2,
     )
 
 

@@ -286,6 +286,8 @@ class Correction:
     model: ModelRef
     learned_from: bool = False
     """The network was trained on this very movie: its halves cannot judge it."""
+    refused: str | None = None
+    """Why it may not speak for this movie; ``weight`` is 0 then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.manifest import NetConfig
+from models.manifest import DENOISERS
 from models.noise2noise import WienerResidualNet
 from models.training import train
 from streamer.simulate import Microscope
@@ -76,5 +76,5 @@ def session_movies(session_counts):
 def trained(session_movies):
     """A net that learned from four movies for a few seconds, and the report of it."""
     torch.manual_seed(0)
-    net = WienerResidualNet(NetConfig())
+    net = WienerResidualNet(DENOISERS["small"])
     return net, train(net, session_movies[:4], steps=80, seed=0)

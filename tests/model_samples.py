@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from models.manifest import Manifest, NetConfig
-from models.training import TrainingMovie
+from models.manifest import DENOISERS, Manifest
+from models.training_movie import TrainingMovie
 from streamer import fourier
 from streamer.records import GroupSums
 from tests.simulated_movies import images
@@ -14,7 +14,7 @@ WEIGHT = [(0.01, 1.0), (0.05, 0.5), (0.1, 0.25), (1 / 6, 0.0)]
 
 def manifest(**changes):
     """Manifest of a version that learned at 2 Å/px."""
-    known = {"version": "v0001", "net": NetConfig(), "resolution": 6.0, "low": 100.0, "pixel_size": 2.0}
+    known = {"version": "v0001", "net": DENOISERS["small"], "resolution": 6.0, "low": 100.0, "pixel_size": 2.0}
     return Manifest(**known | {"sha256": "", "software": "test", "seed": 0, "steps": 1, "weight": WEIGHT} | changes)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.training import TrainingMovie
+from models.training_movie import TrainingMovie
 from streamer import align, detector, dose, fine, fuse, split
 from streamer.band import band_of
 from streamer.records import Gain, HalfSums

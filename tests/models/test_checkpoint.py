@@ -12,7 +12,7 @@ import models
 import service
 import streamer
 from models.checkpoint import load_version, save_version
-from models.manifest import MANIFEST, NetConfig, load_manifest
+from models.manifest import DENOISERS, MANIFEST, load_manifest
 from models.noise2noise import WienerResidualNet
 from streamer.errors import ModelError, OutputError
 from tests.model_samples import manifest
@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 
 def net_of(seed=0, **config):
     torch.manual_seed(seed)
-    net = WienerResidualNet(NetConfig(**config))
+    net = WienerResidualNet(msgspec.structs.replace(DENOISERS["small"], **config))
     torch.nn.init.normal_(net.last.weight)
     return net
 
@@ -110,8 +110,8 @@ def test_a_flipped_bit_does_not_match(saved, position):
         (lambda t: save(t | {"last.bias": torch.zeros(2)}), "do not fit the network"),
         (lambda t: save({k: v for k, v in t.items() if k != "last.bias"}), "do not fit the network"),
         (lambda t: save(t | {"extra": torch.zeros(1)}), "do not fit the network"),
-        (lambda t: save(t | {"last.bias": torch.tensor([torch.nan])}), "are not finite"),
-        (lambda t: save(t | {"last.bias": torch.tensor([-torch.inf])}), "are not finite"),
+        (lambda t: save(t | {"last.bias": torch.full((4,), torch.nan)}), "are not finite"),
+        (lambda t: save(t | {"last.bias": torch.full((4,), -torch.inf)}), "are not finite"),
         (lambda t: save(t)[:-4], "cannot be read"),
         (lambda _: b"MAP " * 999, "cannot be read"),
         (lambda _: b"", "cannot be read"),

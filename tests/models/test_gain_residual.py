@@ -11,7 +11,7 @@ from models.checkpoint import save_version
 from models.fine_gate import band_sums, gains, judge, measure_weight, points
 from models.fine_model import FineModel
 from models.gain_residual import EDGES, KIND, BandNoise, GainResidualNet, band_noise, correct, train, windows
-from models.manifest import NetConfig
+from models.manifest import DENOISERS, NetConfig
 from streamer import fourier, quality
 from streamer.errors import ModelError
 from streamer.super_resolve import super_resolve
@@ -274,7 +274,7 @@ def test_another_pixel_size_or_kind_is_refused(version, lessons, tmp_path):
             FineModel(version)(images(1, 32, 32), sums.grid, sums.exposures, known.prior, known.sums.white)
     finally:
         sums.grid.pixel_size = 3.0
-    save_version(tmp_path / "v0002", random_net(), manifest(net=NetConfig()))
+    save_version(tmp_path / "v0002", random_net(), manifest(net=DENOISERS["small"]))
     with pytest.raises(ModelError, match="unknown network"):
         FineModel(tmp_path / "v0002")
 

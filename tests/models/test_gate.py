@@ -7,7 +7,7 @@ import torch
 
 from models import gate, probes
 from models.gate import Thresholds, judge, measure_weight, score, weight_curve
-from models.manifest import MovieScore, NetConfig
+from models.manifest import DENOISERS, MovieScore
 from models.noise2noise import WienerResidualNet
 from models.training import train
 from tests.model_samples import Stand, knows, synthetic
@@ -19,7 +19,7 @@ ALL = [(0.0, 1.0), (1.0, 1.0)]
 
 def untrained():
     torch.manual_seed(0)
-    return WienerResidualNet(NetConfig()).eval()
+    return WienerResidualNet(DENOISERS["small"]).eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from models.manifest import MANIFEST, Figures, Manifest, MovieScore, NetConfig, load_manifest
+from models.manifest import DENOISERS, MANIFEST, Figures, Manifest, MovieScore, NetConfig, load_manifest
 from streamer.errors import ModelError
 from tests.model_samples import manifest
 
@@ -55,5 +55,5 @@ def test_unknown_settings_of_a_net_are_refused_and_new_remarks_are_not(tmp_path)
 
 
 def test_the_default_net_is_the_one_that_was_measured():
-    assert NetConfig() == NetConfig(kind="wiener-residual-unet", widths=(12, 16, 28, 40))
+    assert DENOISERS["small"] == NetConfig(kind="wiener-residual-unet", widths=(24, 32, 48), stride=2)
     assert Manifest.__struct_fields__[0] == "format"

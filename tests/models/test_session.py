@@ -5,7 +5,7 @@ import torch
 from models import gate
 from models.checkpoint import save_version
 from models.gate import measure_weight
-from models.manifest import NetConfig
+from models.manifest import DENOISERS
 from models.noise2noise import WienerResidualNet
 from models.session import SessionModel
 from streamer import fourier, quality, restore
@@ -20,7 +20,7 @@ SHAPES = [(160, 160), (161, 150), (96, 203)]
 
 def net_of(last=0.0):
     torch.manual_seed(0)
-    net = WienerResidualNet(NetConfig())
+    net = WienerResidualNet(DENOISERS["small"])
     if last:
         torch.nn.init.normal_(net.last.weight, std=last)
     return net
@@ -65,7 +65,7 @@ def test_a_net_without_a_correction_proposes_the_wiener_estimate(tmp_path, shape
 
 def test_the_weight_is_that_of_the_manifest_at_the_movies_frequencies(tmp_path):
     sums, spectrum = scene()
-    proposal = model_of(tmp_path).propose(sums, spectrum)
+    proposal = model_of(tmp_path, trained_on=["m"]).propose(sums, spectrum, "m")
     frequency = np.arange(81) / 160 / 2.0
     expected = np.interp(frequency, *zip(*WEIGHT, strict=True)) * (frequency <= 1 / 6)
     np.testing.assert_allclose(proposal.weight, expected, atol=1e-9)

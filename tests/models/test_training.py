@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from models import training
+from models import noise2noise, training
 from models.gate import score
-from models.manifest import NetConfig
+from models.manifest import DENOISERS
 from models.noise2noise import WienerResidualNet
-from models.training import TrainingMovie, train
+from models.training import train
+from models.training_movie import TrainingMovie
 from streamer import fourier
 from streamer.errors import ModelError
 from streamer.records import GroupSums
@@ -18,7 +19,7 @@ from tests.simulated_movies import images, unchanged
 
 def fresh(seed=0):
     torch.manual_seed(seed)
-    return WienerResidualNet(NetConfig())
+    return WienerResidualNet(DENOISERS["small"])
 
 
 def mask(n, *chosen):
@@ -196,10 +197,10 @@ def test_stop_ends_before_a_step(movie):
 
 def test_stopping_at_once_leaves_the_net_as_it_was(movie):
     net = fresh()
-    before = copy.deepcopy(net.state_dict())
+    before = copy.deepcopy(dict(net.named_parameters()))
     report = train(net, [movie], steps=5, seed=0, stop=lambda: True)
     assert (report.steps, report.losses, report.finite) == (0, [], True)
-    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in net.named_parameters())
     assert not net.training
 
 
@@ -230,11 +231,11 @@ def test_a_budget_in_time_drives_the_learning_rate(movie, monkeypatch):
 
 def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):
     for flags, pays in (("avx512f avx512_bf16", True), ("amx_bf16", True), ("avx2", False)):
-        monkeypatch.setattr("models.training.Path.read_text", lambda *_, f=flags, **__: f"flags : {f}")
-        assert training.bf16_pays("cpu") is pays
+        monkeypatch.setattr("models.noise2noise.Path.read_text", lambda *_, f=flags, **__: f"flags : {f}")
+        assert noise2noise.bf16_pays("cpu") is pays
 
     def missing(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr("models.training.Path.read_text", missing)
-    assert training.bf16_pays("cpu") is False
+    monkeypatch.setattr("models.noise2noise.Path.read_text", missing)
+    assert noise2noise.bf16_pays("cpu") is False

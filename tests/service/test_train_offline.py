@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from models.checkpoint import load_pattern
 from models.manifest import load_manifest
 from models.session import SessionModel
-from models.training import common_resolution
+from models.training_movie import common_resolution
 from service.training import train_offline
 from streamer.band import band_of
 from streamer.errors import UsageError
@@ -18,12 +19,14 @@ from tests.simulated_movies import images
 SHAPE = (144, 144)
 
 
-def process(directory, *, resolution, pixel_size=2.0, movies=2, first=0, shape=SHAPE):
+def process(directory, *, resolution, pixel_size=2.0, movies=2, first=0, shape=SHAPE, fine=1.0):
     """Group sums as ``process --keep-groups`` leaves them for a setting of denoise.resolution."""
     directory.mkdir(exist_ok=True)
     small = band_of(shape, pixel_size, resolution, 100.0).small
     for number in range(first, first + movies):
-        groups = blobs(small, number) + images(6, *small, seed=1000 + number)
+        # as strong at the end of the band as anywhere, so that the band is learned in whole
+        signal = (2.0 if fine else 0.3) * blobs(small, number) + fine * images(*small, seed=500 + number)
+        groups = signal + images(6, *small, seed=1000 + number)
         sums = GroupSums(
             groups=groups.half(), exposures=((0.0,),) * 6, shape=shape, pixel_size=pixel_size, voltage_kv=300.0
         )
@@ -32,7 +35,7 @@ def process(directory, *, resolution, pixel_size=2.0, movies=2, first=0, shape=S
 
 
 def train(directories, out):
-    train_offline(directories, out, steps=2, seconds=None, base=None, seed=0)
+    train_offline(directories, out, steps=2, seconds=None, base=None, network="small", seed=0, ctf=None)
     return load_manifest(out)
 
 
@@ -43,6 +46,15 @@ def test_the_network_is_applied_in_the_band_it_learned_in(tmp_path, resolution):
     assert manifest.resolution == pytest.approx(resolution, rel=0.05)
     applied = band_of(SHAPE, 2.0, SessionModel(tmp_path / "v0001").manifest.resolution, manifest.low)
     assert applied.small == band_of(SHAPE, 2.0, resolution, 100.0).small
+
+
+def test_a_band_without_signal_at_its_end_is_learned_in_as_far_as_there_is_some(tmp_path):
+    groups = process(tmp_path / "groups", resolution=4.0, fine=0.0)
+    manifest = train([groups], tmp_path / "v0001")
+    assert 4.2 < manifest.resolution <= 20.0
+    small = band_of(SHAPE, 2.0, manifest.resolution, manifest.low).small
+    assert load_pattern(tmp_path / "v0001", manifest).shape == small
+    assert manifest.pattern_sha256
 
 
 def test_movies_of_two_bands_are_refused(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from models import gate
 from models.fine_gate import band_sums
 from models.gain_residual import BandNoise, GainResidualNet, Lesson, correct
-from models.manifest import NetConfig
+from models.manifest import DENOISERS
 from models.noise2noise import WienerResidualNet, infer
 from models.probes import probes
 from models.training import train
@@ -202,7 +202,7 @@ def test_quality_and_restore(shape):
 
 def test_the_network_proposes_the_same():
     torch.manual_seed(0)
-    net = WienerResidualNet(NetConfig()).eval()
+    net = WienerResidualNet(DENOISERS["small"]).eval()
     torch.nn.init.normal_(net.last.weight, std=0.1)
     fields = images(2, 88, 120)
     here = infer(net, *fields)
@@ -231,7 +231,7 @@ def test_the_simulator_expects_the_same_counts():
 
 def test_the_gate_sees_the_same():
     torch.manual_seed(0)
-    net = WienerResidualNet(NetConfig()).eval()
+    net = WienerResidualNet(DENOISERS["small"]).eval()
     torch.nn.init.normal_(net.last.weight, std=0.05)
     scores, probed = [], []
     for device in DEVICES:
@@ -249,7 +249,7 @@ def test_training_goes_the_same_way_for_some_steps():
     for device in DEVICES:
         torch.manual_seed(0)
         movie, _ = synthetic("m", 1, device=device)
-        net = WienerResidualNet(NetConfig()).to(device)
+        net = WienerResidualNet(DENOISERS["small"]).to(device)
         losses.append(train(net, [movie], steps=4, seed=1).losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 

@@ -1,0 +1,64 @@
+"""MRC images of any program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mrcfile
+import numpy as np
+import torch
+
+from streamer.errors import MovieCorrupt, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def image_of(path: Path) -> tuple[torch.Tensor, float]:
+    """An image as (h, w) float32, and its pixel size in Å/px, 0 where the header tells none.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    MovieCorrupt
+        If it is no MRC image.
+    """
+    if path.is_dir():
+        hint = "name the image itself, such as the _EVN.mrc or _ODD.mrc in it"
+        raise UsageError("is a directory, where one image is needed", where=path, hint=hint)
+    try:
+        with mrcfile.open(str(path)) as file:
+            image = np.squeeze(np.array(file.data, dtype=np.float32))
+            pixel_size = float(file.voxel_size.x)
+    except OSError as error:
+        raise UsageError(f"no image can be read: {error.strerror or error}", where=path) from error
+    except ValueError as error:
+        raise MovieCorrupt(f"no image can be read: {error}", where=path, expected="MRC") from error
+    if image.ndim != 2:
+        raise MovieCorrupt("not one image", where=path, expected="(h, w)", found=str(image.shape))
+    return torch.from_numpy(image), pixel_size
+
+
+def size_of(path: Path) -> tuple[tuple[int, int], float]:
+    """Height and width in px, and pixel size in Å/px or 0, from the header alone; errors as of ``image_of``."""
+    try:
+        with mrcfile.open(str(path), header_only=True) as file:
+            return (int(file.header.ny), int(file.header.nx)), float(file.voxel_size.x)
+    except (OSError, ValueError):
+        image, pixel_size = image_of(path)
+        return (int(image.shape[0]), int(image.shape[1])), pixel_size
+
+
+def same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float]:
+    """Images of one size, and the first pixel size in Å/px that a header tells."""
+    images: list[torch.Tensor] = []
+    pixel_size = 0.0
+    for path in paths:
+        image, told = image_of(path)
+        pixel_size = pixel_size or told
+        if images and images[0].shape != image.shape:
+            expected, found = f"{tuple(images[0].shape)}", f"{tuple(image.shape)}"
+            raise UsageError("the images differ in size", where=path, expected=expected, found=found)
+        images.append(image)
+    return images, pixel_size
