@@ -14,8 +14,9 @@ import argparse
 import multiprocessing
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,11 +31,14 @@ from models.session import SessionModel
 from models.settings import SessionModelSettings
 from models.training import train
 from models.training_movie import TrainingMovie, useful_resolution
-from streamer import fourier, fuse, intervals, quality, restore, split
+from streamer import detector, fourier, fuse, intervals, quality, restore, split
 from streamer.band import band_of
-from streamer.records import GroupSums, HalfSums, Spectrum
+from streamer.records import Gain
 from streamer.simulate import Microscope
 from streamer.specimen import Specimen, apoferritin, random_protein
+
+if TYPE_CHECKING:
+    from streamer.records import GroupSums, HalfSums, Spectrum
 
 LEARN, GATE, TEST = 4, 4, 12
 DEFOCI = (0.6, 1.0, 1.5, 2.2)
@@ -65,13 +69,25 @@ class Prepared:
     """Tapered spectrum of what there is to find."""
 
 
-def prepared(scope: Microscope, specimen: Specimen, seed: int) -> Prepared:
-    """Simulate, fuse with the true shifts, and keep what the daemon keeps."""
+def prepared(
+    scope: Microscope, specimen: Specimen | None, seed: int, gain: np.ndarray | None = None, drift_error: float = 0.0
+) -> Prepared:
+    """Simulate, fuse, and keep what the daemon keeps.
+
+    Parameters
+    ----------
+    gain : applied instead of the camera's own reference.
+    drift_error : px by which the shifts are wrong at the end of the movie; 0: the true ones.
+    """
     movie = simulated(scope, specimen, seed)
+    if gain is not None:
+        values = Gain(path="wrong", sha256="", values=gain)
+        movie.frames = replace(movie.frames, gain=values, defects=detector.defects_of(values, movie.frames.hot_pixels))
+    wrong = np.linspace(0.0, drift_error, len(movie.counts))[:, None] ** 2 / max(drift_error, 1e-9)
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
     fused = fuse.fuse(
         movie.frame(),
-        torch.from_numpy(-movie.truth.displacement).double(),
+        torch.from_numpy(-movie.truth.displacement + wrong).double(),
         movie.exposures,
         pixel_size=scope.pixel_size,
         voltage_kv=scope.voltage_kv,
@@ -86,7 +102,7 @@ def prepared(scope: Microscope, specimen: Specimen, seed: int) -> Prepared:
     return Prepared(movie, sums, quality.measure(sums), groups, truth)
 
 
-def microscope(specimen: Specimen, defocus: float, ice: float, dose: float) -> Microscope:
+def microscope(defocus: float, ice: float, dose: float) -> Microscope:
     """One movie's settings; no bending, so that what is judged is the denoiser."""
     return Microscope(
         n_frames=20,
@@ -99,7 +115,7 @@ def microscope(specimen: Specimen, defocus: float, ice: float, dose: float) -> M
 
 def dose_for(specimen: Specimen, ice: float) -> float:
     """e⁻/Å² per frame that gives halves the wanted SNR at the middle of the defoci."""
-    pilot = prepared(microscope(specimen, 1.3, ice, 1.0), specimen, 1)
+    pilot = prepared(microscope(1.3, ice, 1.0), specimen, 1)
     even, odd = (quality.tapered(half, pilot.sums.shape) for half in (pilot.sums.even, pilot.sums.odd))
     mask = quality.band_mask(pilot.sums.shape, pilot.sums.pixel_size, 100.0, 6.0)
     snr = float(quality.pooled(quality.estimate((even, odd), (even, odd), pilot.sums.shape), mask).snr)
@@ -220,7 +236,7 @@ def cell(name: str, ice: float, python: str | None) -> dict[str, object]:
     dose = dose_for(specimen, ice)
     seeds = range(sum(ord(c) for c in name) * 100, 10**9)
     movies = [
-        prepared(microscope(specimen, DEFOCI[n % 4], ice, dose), specimen, seed)
+        prepared(microscope(DEFOCI[n % 4], ice, dose), specimen, seed)
         for n, seed in zip(range(LEARN + GATE + TEST), seeds, strict=False)
     ]
     unseen = movies[LEARN + GATE :]
@@ -283,10 +299,13 @@ def show(results: list[dict]) -> None:  # type: ignore[type-arg]
     for r in results:
         p = r["pooled"]
         rows.append(
-            [r["specimen"], f"{r['ice']:g}", f"{r['dose']:.0f}", *(f"{p[m]:.2f}" for m in methods)]
-            + [f"{p['ours'] / p['wiener']:.2f}", f"{r['worst']:.2f}"]
-            + [f"{p['ours'] / p['topaz']:.2f}" if "topaz" in p else "-"]
-            + [r["gate"].split(":")[0], r["refused"], f"{r['cpu']:.1f}", f"{r['applying']:.2f}"]
+            [
+                *(r["specimen"], f"{r['ice']:g}", f"{r['dose']:.0f}"),
+                *(f"{p[m]:.2f}" for m in methods),
+                *(f"{p['ours'] / p['wiener']:.2f}", f"{r['worst']:.2f}"),
+                f"{p['ours'] / p['topaz']:.2f}" if "topaz" in p else "-",
+                *(r["gate"].split(":")[0], r["refused"], f"{r['cpu']:.1f}", f"{r['applying']:.2f}"),
+            ]
         )
     header = ["specimen", "ice", "e/Å²", *methods, "ours/Wiener", "worst movie", "ours/topaz"]
     table(

@@ -236,7 +236,7 @@ def judge(
     figures = Figures(scores=scores, weight=weight, probes=probed, incumbent=before)
     reason = (
         _not_finite(scores, probed)
-        or _probe_failure(probed, thresholds)
+        or probe_failure(probed, thresholds)
         or (_not_better(scores, before, thresholds, seed) if incumbent else _first_failure(scores, thresholds))
     )
     if reason:
@@ -249,12 +249,16 @@ def _not_finite(scores: Sequence[MovieScore], probed: dict[str, float]) -> str:
     return "" if all(math.isfinite(v) for v in values) else "a figure is not finite"
 
 
-def _probe_failure(probed: dict[str, float], limits: Thresholds) -> str:
+def probe_failure(probed: dict[str, float], limits: Thresholds) -> str:
+    """Which probe says that the net invents; empty where none does."""
     for name in ("noise_coherence", "other_movie_coherence"):
         if probed.get(name, 0.0) > limits.noise_coherence:
             return f"{name} {probed[name]:.3f} is above {limits.noise_coherence:g}: it writes a pattern of its own"
     if probed["blank_contrast"] > limits.blank_contrast:
         return f"blank_contrast {probed['blank_contrast']:.3f} is above {limits.blank_contrast:g}"
+    weak = probed.get("injected_weak", 1.0)
+    if weak > limits.injected_high:
+        return f"a weak injected signal comes back {weak:.2f} times what the Wiener filter gives: louder than it is"
     injected = probed.get("injected", 1.0)
     if not limits.injected_low <= injected <= limits.injected_high:
         allowed = f"{limits.injected_low:g} to {limits.injected_high:g}"

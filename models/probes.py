@@ -33,7 +33,9 @@ def probes(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> dic
     ``injected`` : another movie's signal is added to a movie; how much of it comes back, over what the Wiener filter
         returns. At full strength: of a signal half as strong as a movie's own a good denoiser takes most away, because
         it drowns in noise, and a small limit there would prefer the worse denoiser.
-    The last three are means over movies, or pairs of them; pairs need movies of one size.
+    ``injected_weak`` : the same of a signal half as strong, which tells whether what is faint comes back louder than it
+        is.
+    All but the first two and the coherences are means over movies, or pairs of them; pairs need movies of one size.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = [_noise_probe(net, movie, generator) for movie in movies[:_MOST_PAIRS]]
@@ -47,8 +49,9 @@ def probes(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> dic
         "blank_contrast": sum(contrast for _, contrast in noise) / len(noise),
     }
     if pairs:
-        results["other_movie_coherence"] = max(coherence for coherence, _ in pairs)
-        results["injected"] = sum(returned for _, returned in pairs) / len(pairs)
+        results["other_movie_coherence"] = max(coherence for coherence, _, _ in pairs)
+        results["injected"] = sum(returned for _, returned, _ in pairs) / len(pairs)
+        results["injected_weak"] = sum(weak for _, _, weak in pairs) / len(pairs)
     return results
 
 
@@ -70,8 +73,8 @@ def _noise_probe(net: Denoiser, movie: TrainingMovie, generator: torch.Generator
     return coherence, contrast
 
 
-def _pair_probe(net: Denoiser, movie: TrainingMovie, other: TrainingMovie) -> tuple[float, float]:
-    """Coherence of halves of two movies, and what comes back of the other's signal."""
+def _pair_probe(net: Denoiser, movie: TrainingMovie, other: TrainingMovie) -> tuple[float, float, float]:
+    """Coherence of halves of two movies, and what comes back of the other's signal in full and at half strength."""
     everything = torch.ones(len(movie), dtype=torch.bool)
     even = torch.zeros(len(movie), dtype=torch.bool)
     even[0::2] = True
@@ -79,11 +82,16 @@ def _pair_probe(net: Denoiser, movie: TrainingMovie, other: TrainingMovie) -> tu
     coherence = _coherence(_apply(net, movie, half, half_wiener), _apply(net, other, other_half, other_half_wiener))
     micrograph, wiener, _ = movie.part(everything)
     theirs, their_wiener, _ = other.part(everything)
-    added = theirs * their_wiener
-    changed = torch.fft.rfft2(_apply(net, movie, micrograph + added, wiener) - _apply(net, movie, micrograph, wiener))
-    expected = added * wiener * movie.window
-    returned = quality.covariance(expected, changed, movie.band.small).sum()
-    return coherence, float(returned / quality.covariance(expected, expected, movie.band.small).sum())
+    alone = _apply(net, movie, micrograph, wiener)
+
+    def returned(strength: float) -> float:
+        added = theirs * their_wiener * strength
+        changed = torch.fft.rfft2(_apply(net, movie, micrograph + added, wiener) - alone)
+        expected = added * wiener * movie.window
+        back = quality.covariance(expected, changed, movie.band.small).sum()
+        return float(back / quality.covariance(expected, expected, movie.band.small).sum())
+
+    return coherence, returned(1.0), returned(0.5)
 
 
 def _coherence(a: Tensor, b: Tensor) -> float:

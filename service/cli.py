@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
+from service.cli_denoising import denoise, probe_model, train_model
 from service.cli_options import SEED, Number, OutputDirectory, configured, connection, load_config
-from service.cli_stages import denoise, motion, process, quality
+from service.cli_stages import motion, process, quality
 from service.cli_store import models, movies
 from service.cli_super_resolution import super_resolve, train_super_resolution
 from service.messages import KINDS
@@ -265,7 +266,8 @@ def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
     return Demo(directory.absolute(), movies=movies, seed=seed, limit_s=60.0 * minutes).run()
 
 
-models.add_command(train_super_resolution)
+for command in (train_model, probe_model, train_super_resolution):
+    models.add_command(command)
 for command in (process, motion, quality, super_resolve, denoise, movies, models):
     cli.add_command(command)
 

@@ -152,21 +152,3 @@ def quality(
 
 def _figure(value: float | None) -> str:
     return "       -" if value is None else f"{value:8.4f}"
-
-
-@click.command()
-@click.argument("directory", metavar="MOVIE_OUTPUT_DIRECTORY", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of a version.")
-@click.option("--output", type=OutputDirectory(), required=True, help="Where the images are written.")
-@click.option("--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a model trained with it.")
-@_JSON
-def denoise(directory: Path, model: Path, output: Path, ctf: Path | None, *, as_json: bool) -> None:
-    """Apply a model to a finished movie: to its sum and to both halves."""
-    from service.stages import denoise_to
-
-    found = denoise_to(directory, model, output.absolute(), ctf)
-    if as_json:
-        click.echo(jsontext.encode(found).decode())
-    else:
-        figures = f"SNBR* half {found.snbr_half_denoised or 0:.3g}, Wiener {found.snbr_half_wiener or 0:.3g}"
-        click.echo("\n".join([*map(printable, found.files), f"{found.restoration}, {figures}"]))

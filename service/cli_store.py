@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.manifest import DENOISERS, Manifest, load_manifest
+from models.manifest import Manifest, load_manifest
 from models.store import ModelStore
-from service.cli_options import SEED, Number, OutputDirectory, configured, connection, load_config
+from service.cli_options import configured, connection, load_config
 from service.database import lock_instance
 from service.journal import FINAL, PENDING, Journal
 from service.layout import layout_of, prepare
@@ -209,72 +209,6 @@ def show_model(version: str, config: Path | None, overrides: tuple[str, ...], se
     """Show a version's manifest; VERSION is a name or a directory."""
     directory = Path(version) if Path(version).is_dir() else _version(load_config(config, overrides), session, version)
     click.echo(jsontext.encode(load_manifest(directory), indent=2).decode())
-
-
-@models.command("train")
-@click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=OutputDirectory(), required=True, help="Directory of the new version.")
-@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: session_model.first_steps]")
-@click.option("--seconds", type=Number(0.1), help="Budget in seconds instead.")
-@click.option("--base", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
-@click.option(
-    "--seed",
-    type=SEED,
-    default=20,
-    show_default=True,
-    help="The same seed gives the same weights.",
-)
-@click.option(
-    "--network",
-    type=click.Choice(list(DENOISERS)),
-    default="small",
-    show_default=True,
-    help="What to train, unless --base says it.",
-)
-@click.option(
-    "--ctf",
-    type=click.Path(path_type=Path),
-    help="STAR file with the movies' defocus: learns from images with their phases flipped, and denoise needs it too.",
-)
-@_JSON
-def train_model(
-    directories: tuple[Path, ...],
-    out: Path,
-    steps: int | None,
-    seconds: float | None,
-    base: Path | None,
-    seed: int,
-    network: str,
-    ctf: Path | None,
-    *,
-    as_json: bool,
-) -> int:
-    """Train a version from finished movies' group sums, and have the gate judge it.
-
-    The movies must have been processed with --keep-groups. A quarter of them is held out. The version is written
-    whether it passes or not, with the verdict; exit status 1 says that it did not pass.
-    """
-    from service.training import train_offline
-
-    if steps and seconds:
-        raise UsageError("give a budget in steps or in seconds, not both")
-    if out.exists():
-        raise UsageError("a version of this name exists already", where=out)
-    result = train_offline(
-        list(directories),
-        out.absolute(),
-        steps=steps,
-        seconds=seconds,
-        base=base,
-        network=network,
-        seed=seed,
-        ctf=ctf,
-    )
-    if as_json:
-        click.echo(jsontext.encode(result).decode())
-    else:
-        click.echo(f"{printable(result.directory)}\n{result.decision.result}: {result.decision.reason}")
-    return int(result.decision.result != "promoted")
 
 
 @models.command("promote")

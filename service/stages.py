@@ -22,7 +22,7 @@ from streamer.records import HalfSums
 from streamer.stopwatch import Stopwatch
 from streamer.writers.atomic import write_atomically
 from streamer.writers.mrc import encode_image, fitting
-from streamer.writers.outputs import super_resolution_labels
+from streamer.writers.outputs import corrected_band, super_resolution_labels
 from streamer.writers.thumbnail import encode_png
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class DenoiseResult(Struct, frozen=True, kw_only=True):
     model: str
     snbr_half_wiener: float | None
     snbr_half_denoised: float | None
+    refused: str | None = None
+    """Why the network did not speak for this movie."""
 
 
 def motion_of(path: Path, config: Config) -> MotionResult:
@@ -150,6 +152,7 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
     labels = [
         f"cryoem-streamer: model {model.manifest.version}, {restoration}",
         f"sha256 {model.manifest.sha256}",
+        *([corrected_band(model.reference)] if restoration == "network" else []),
         _OURS,
     ]
     for suffix, image in (
@@ -177,6 +180,7 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
         model=model.manifest.version,
         snbr_half_wiener=snbr.get("wiener"),
         snbr_half_denoised=snbr.get("denoised"),
+        refused=None if proposal is None else proposal.refused,
     )
 
 

@@ -10,13 +10,14 @@ import torch
 from msgspec import Struct
 
 from models.checkpoint import load_version
-from models.gate import Decision, Thresholds, judge
+from models.gate import Decision, Thresholds, judge, probe_failure
 from models.manifest import DENOISERS
 from models.noise2noise import build
+from models.probes import probes
 from models.proposal import save_candidate
 from models.settings import SessionModelSettings, is_held_out
 from models.training import train
-from models.training_movie import TrainingMovie, common_resolution, useful_resolution
+from models.training_movie import TrainingMovie, common_resolution, is_made_for, useful_resolution
 from service.worker import use_threads
 from streamer.ctf_table import optics_of, read_optics
 from streamer.errors import UsageError
@@ -109,6 +110,47 @@ def train_offline(
         seconds=round(report.seconds, 2),
         trained_on=trained_on,
         held_out=[movie.movie_id for movie in held_out],
+    )
+
+
+class ProbeResult(Struct, frozen=True, kw_only=True):
+    """What ``models probe --json`` prints."""
+
+    probes: dict[str, float]
+    """See ``models.probes``."""
+    limits: dict[str, str]
+    """What the gate allows."""
+    failure: str
+    """Empty: all hold."""
+    movies: int
+
+
+def probe(directory: Path, places: list[Path], ctf: Path | None) -> ProbeResult:
+    """Probe a version on finished movies that it has not learned from."""
+    net, manifest = load_version(directory)
+    if manifest.ctf == "flip" and ctf is None:
+        raise UsageError("the model learned from flipped phases", where=directory, hint="give --ctf")
+    movies = _movies(places, manifest.low, ctf if manifest.ctf == "flip" else None)
+    unseen = [movie for movie in movies if movie.movie_id not in manifest.trained_on]
+    for movie in unseen:
+        movie.crop(manifest.resolution)
+    unseen = [movie for movie in unseen if is_made_for(movie.band, manifest.resolution, manifest.pixel_size)]
+    if not unseen:
+        expected = f"sums to {manifest.resolution:g} Å at {manifest.pixel_size:g} Å/px, not learned from"
+        raise UsageError("no movie to probe with", where=places[0], expected=expected, found=f"{len(movies)} others")
+    found, limits = probes(net, unseen), Thresholds()
+    highest = f"at most {limits.noise_coherence:g}"
+    return ProbeResult(
+        probes=found,
+        limits={
+            "noise_coherence": highest,
+            "other_movie_coherence": highest,
+            "blank_contrast": f"at most {limits.blank_contrast:g}",
+            "injected": f"{limits.injected_low:g} to {limits.injected_high:g}",
+            "injected_weak": f"at most {limits.injected_high:g}",
+        },
+        failure=probe_failure(found, limits),
+        movies=len(unseen),
     )
 
 

@@ -17,6 +17,7 @@ from streamer import fourier, quality
 FIGURES = ("snr", "gamma", "bias", "bias_total", "noise", "snbr", "snr_denoised", "sbr", "rho2")
 """Names of ``quality.Estimates`` that intervals are given of."""
 _DRAWS = 1000
+_UNDEFINED = 0.025
 _NORMAL = 1.959964
 """97.5 % quantile."""
 
@@ -48,7 +49,8 @@ def bootstrap(sums: Tensor, seed: int = 0) -> dict[str, Interval]:
     intervals = {}
     for name in FIGURES:
         centre, values = getattr(found, name), getattr(drawn_figures, name)
-        ends = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+        ends = torch.nanquantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+        ends = torch.where(values.isnan().double().mean(0) > _UNDEFINED, torch.nan, ends)
         intervals[name] = (centre + wider * (ends[0] - centre), centre + wider * (ends[1] - centre))
     return intervals
 

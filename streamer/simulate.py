@@ -54,6 +54,8 @@ class Microscope:
     """Range of the mean defocus, µm."""
     astigmatism_um: float = 0.03
     """Largest half-difference of the two defoci, µm."""
+    phase_shift_deg: float = 0.0
+    """Of a phase plate."""
     b_factor: float = 80.0
     """Envelope of atoms, motion within a frame and coherence together, Å²: exp(−B k²/4)."""
     drift_start: float = 1.2
@@ -171,6 +173,7 @@ class Field:
             voltage_kv=scope.voltage_kv,
             cs_mm=scope.cs_mm,
             amplitude_contrast=scope.amplitude_contrast,
+            phase_shift_deg=scope.phase_shift_deg,
         )
         amplitude = 1.0 - np.exp(-np.arange(scope.n_frames) / max(1.0, scope.n_frames / 4.0))
         self.bend_amplitude = amplitude.astype(np.float32)

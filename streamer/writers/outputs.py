@@ -26,7 +26,7 @@ from streamer.writers.star import ROLE_EVEN, ROLE_MICROGRAPH, ROLE_MOTION, ROLE_
 from streamer.writers.thumbnail import encode_png, encode_power_spectrum
 
 if TYPE_CHECKING:
-    from streamer.published import SuperResolutionVerdict
+    from streamer.published import ModelRef, SuperResolutionVerdict
     from streamer.records import Micrograph, Movie
     from streamer.stopwatch import Stopwatch
 
@@ -205,8 +205,17 @@ def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:
         f"{program}: Wiener estimate corrected by model {micrograph.model.version}",
         f"sha256 {micrograph.model.sha256}",
         f"lambda by band {weights}"[:80],
+        corrected_band(micrograph.model),
         "NOT FOR RECONSTRUCTION",
     ]
+
+
+def corrected_band(model: ModelRef) -> str:
+    """MRC label that tells where a network changed the image; elsewhere it is the Wiener estimate."""
+    changed = [1.0 / frequency for frequency, value in model.weight if value > 0.0]
+    # the curve falls to 0 at the next point
+    ends = [1.0 / frequency for frequency, value in model.weight if value <= 0.0 and 1.0 / frequency < min(changed)]
+    return f"changed between {max(changed):.0f} and {max(ends, default=min(changed)):.1f} A, Wiener beyond"
 
 
 def _write_motion(directory: _Directory, movie: Movie, micrograph: Micrograph) -> None:

@@ -161,6 +161,14 @@ def test_passing_noise_shows_on_a_blank(movies):
 def test_an_injected_signal_comes_back_as_far_as_it_is_let_through(movies, kept, comes_back):
     found = probes.probes(Stand(lambda inputs: (kept - 1.0) * inputs[:, 1:2]), movies)
     assert found["injected"] == pytest.approx(comes_back, abs=1e-3)
+    assert found["injected_weak"] == pytest.approx(comes_back, abs=1e-3)
+
+
+def test_a_weak_signal_that_comes_back_louder_than_it_is_fails(movies):
+    """Harmless at full strength, but what is faint is drawn out of the noise."""
+    passing = {"noise_coherence": 0.0, "blank_contrast": 0.0, "injected": 1.0, "injected_weak": 1.0}
+    assert gate.probe_failure(passing, gate.Thresholds()) == ""
+    assert "louder than it is" in gate.probe_failure(passing | {"injected_weak": 1.8}, gate.Thresholds())
 
 
 @pytest.mark.parametrize("other", [{"n": 12}, {"n": 6}, {"shape": (96, 128)}])

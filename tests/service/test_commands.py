@@ -152,6 +152,103 @@ def test_quality_judges_a_denoiser(processed, tmp_path):
     assert "SNBR*" in run("quality", even, odd, *worse)
 
 
+@pytest.fixture(scope="module")
+def directories(processed, tmp_path_factory):
+    """Halves as another program keeps them, and blurred ones as its denoiser might."""
+    places = {name: tmp_path_factory.mktemp(name) for name in ("even", "odd", "denoised_even", "denoised_odd")}
+    for index in range(len(processed[1])):
+        for half in ("even", "odd"):
+            path = file_of(processed, half, index)
+            shutil.copy(path, places[half] / path.name)
+            with mrcfile.open(path) as file:
+                image, pixel = file.data.astype(np.float32), file.voxel_size.x
+            blurred = np.fft.irfft2(np.fft.rfft2(image) * np.exp(-40 * _radius(image.shape) ** 2), image.shape)
+            with mrcfile.new(str(places[f"denoised_{half}"] / f"{path.stem}_denoised.mrc")) as file:
+                file.set_data((0.01 * blurred).astype(np.float32))
+                file.voxel_size = pixel
+    return places
+
+
+def _radius(shape):
+    return np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
+
+
+def test_quality_judges_directories_of_any_program(processed, directories):
+    """Pairs are found by name; figures are pooled, with intervals over micrographs and checks."""
+    words = ("quality", directories["even"], directories["odd"], "--denoised-even", directories["denoised_even"])
+    words = (*words, "--denoised-odd", directories["denoised_odd"])
+    found = json.loads(run(*words, "--json"))
+    assert (found["micrographs"], found["intervals_over"]) == (len(processed[1]), "micrographs")
+    pooled = found["pooled"]
+    assert pooled["snbr"] > pooled["snr_half"], "a blur is better than nothing"
+    assert pooled["gamma"] < 0.02, "the scale of its output does not matter"
+    for name in ("snr_half", "gamma", "bias", "bias_total", "noise", "snbr", "snr_denoised", "sbr"):
+        lower, upper = found["intervals"][name]
+        assert lower <= pooled[name] <= upper, name
+    shell = found["shells"][8]
+    assert shell["snbr_lower"] <= shell["snbr"] <= shell["snbr_upper"]
+    # ring by ring a linear filter changes nothing
+    for shell in found["shells"][6:20]:
+        assert shell["snbr"] == pytest.approx(shell["ssnr_half"], rel=0.15)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert set(checks) == {"rising_to_nyquist", "cauchy_schwarz", "negative_bias", "other_micrograph"}
+    assert all(check["ok"] for check in found["checks"]), checks
+    text = run(*words)
+    assert f"pooled over {len(processed[1])} micrographs" in text
+    assert "95 % intervals over micrographs" in text
+    assert "check other_micrograph: ok" in text
+
+
+def test_quality_of_one_micrograph_has_intervals_over_its_tiles(processed):
+    even, odd = file_of(processed, "even"), file_of(processed, "odd")
+    found = json.loads(run("quality", even, odd, "--json"))
+    assert found["intervals_over"] == "tiles"
+    lower, upper = found["intervals"]["snr_half"]
+    assert lower < found["pooled"]["snr_half"] < upper
+
+
+def test_quality_finds_a_leak(processed, directories, tmp_path):
+    """A denoiser that was given both halves: the check fails and says what it means."""
+    places = [tmp_path / "even", tmp_path / "odd"]
+    for place in places:
+        place.mkdir()
+    for path in directories["even"].iterdir():
+        twin = directories["odd"] / path.name.replace("_EVN", "_ODD")
+        with mrcfile.open(path) as one, mrcfile.open(twin) as other:
+            pixel = one.voxel_size.x
+            images = one.data + 0.5 * other.data, other.data + 0.5 * one.data
+        for place, image, name in zip(places, images, (path.name, twin.name), strict=True):
+            with mrcfile.new(str(place / name)) as file:
+                file.set_data(image.astype(np.float32))
+                file.voxel_size = pixel
+    words = ("quality", directories["even"], directories["odd"], "--denoised-even", places[0], "--denoised-odd")
+    text = run(*words, places[1])
+    assert "check negative_bias: FAILED" in text
+    assert "a leak" in text
+
+
+def test_quality_looks_at_zeros_of_the_ctf(processed, directories, tmp_path):
+    names = [path.stem.removesuffix("_EVN") for path in sorted(directories["even"].iterdir())]
+    star = tmp_path / "ctf.star"
+    columns = ("MicrographName", "DefocusU", "DefocusV", "DefocusAngle", "Voltage", "SphericalAberration")
+    head = "".join(f"_rln{name}\n" for name in (*columns, "AmplitudeContrast"))
+    rows = [f"{name}.mrc 12000 12000 0 300 2.7 0.1\n" for name in names]
+    star.write_text(f"data_\nloop_\n{head}{''.join(rows)}")
+    words = ("quality", directories["even"], directories["odd"], "--ctf", star, "--json")
+    (check,) = [c for c in json.loads(run(*words))["checks"] if c["name"] == "ctf_zeros"]
+    assert check["value"] is not None
+    star.write_text(f"data_\nloop_\n{head}{rows[0]}")
+    assert f"the CTF of a micrograph is missing; expected {names[1].removesuffix('_fractions')}" in str(refused(*words))
+
+
+def test_quality_refuses_directories_that_do_not_belong_together(directories, tmp_path):
+    even, odd = directories["even"], directories["odd"]
+    assert "a file beside a directory" in str(refused("quality", next(even.iterdir()), odd))
+    assert "no images of the same name" in str(refused("quality", even, tmp_path))
+    shutil.copy(next(iter(sorted(odd.iterdir()))), tmp_path)
+    assert "are not in all of the directories" in str(refused("quality", even, tmp_path))
+
+
 def test_quality_refuses_what_is_not_a_pair(processed, tmp_path):
     even, odd = file_of(processed, "even"), file_of(processed, "odd")
     assert "both denoised halves are needed" in str(refused("quality", even, odd, "--denoised-even", even))
@@ -285,6 +382,58 @@ def test_denoise_applies_a_model_to_a_finished_movie(trained, processed, tmp_pat
         with mrcfile.open(file_of(processed, "denoised")) as file:
             served = file.data.astype(np.float64)
         assert np.corrcoef(served.ravel(), image.ravel())[0, 1] > 0.999
+
+
+@pytest.fixture(scope="module")
+def ctf(processed, tmp_path_factory):
+    """The defocus of the processed movies as another program tells it."""
+    star = tmp_path_factory.mktemp("ctf") / "micrographs_ctf.star"
+    columns = ("MicrographName", "DefocusU", "DefocusV", "DefocusAngle", "Voltage", "SphericalAberration")
+    head = "".join(f"_rln{name}\n" for name in (*columns, "AmplitudeContrast"))
+    names = [file_of(processed, "micrograph", i).name for i in range(len(processed[1]))]
+    star.write_text(f"data_\nloop_\n{head}" + "".join(f"{name} 12000 12000 0 300 2.7 0.1\n" for name in names))
+    return star
+
+
+def test_a_model_that_learned_from_flipped_phases_is_given_such(processed, ctf, tmp_path):
+    """And refuses to guess: without the CTF it is not applied."""
+    words = ["models", "train", str(processed[0]), "--out", str(tmp_path / "v0001"), "--steps", "2", "--ctf", str(ctf)]
+    CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    assert json.loads(run("models", "show", tmp_path / "v0001"))["ctf"] == "flip"
+    denoise = ("denoise", directory_of(processed, 0), "--model", tmp_path / "v0001", "--output", tmp_path / "out")
+    assert "the model needs the micrograph's CTF" in str(refused(*denoise))
+    assert len(json.loads(run(*denoise, "--ctf", ctf, "--json"))["files"]) == 3
+    assert "give --ctf" in str(refused("models", "probe", tmp_path / "v0001", processed[0]))
+
+
+def test_models_probe_tells_what_a_version_does_where_the_answer_is_known(trained, processed):
+    directory, result, _ = trained
+    words = ["models", "probe", str(directory), str(processed[0])]
+    found = CliRunner().invoke(cli.cli, [*words, "--json"], catch_exceptions=False, standalone_mode=False)
+    probed = json.loads(found.stdout)
+    assert set(probed["probes"]) == {
+        "noise_coherence",
+        "blank_contrast",
+        "other_movie_coherence",
+        "injected",
+        "injected_weak",
+    }
+    assert probed["movies"] == len(result["held_out"]), "what it learned from is left out"
+    assert set(probed["limits"]) == set(probed["probes"])
+    assert found.return_value == bool(probed["failure"])
+    text = CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False).stdout
+    assert "noise_coherence" in text
+    assert "at most 0.05" in text
+
+
+def test_another_network_is_trained_when_it_is_asked_for(processed, tmp_path):
+    words = ["models", "train", str(processed[0]), "--out", str(tmp_path / "v0001"), "--steps", "1"]
+    CliRunner().invoke(cli.cli, [*words, "--network", "restore"], catch_exceptions=False, standalone_mode=False)
+    shown = json.loads(run("models", "show", tmp_path / "v0001"))
+    assert shown["net"]["kind"] == "restore-wdsr-unet"
+    found = json.loads(run("denoise", directory_of(processed), "--model", tmp_path / "v0001", "--output", tmp_path / "o",
+                           "--json"))  # fmt: skip
+    assert found["model"] == "v0001"
 
 
 def test_denoise_refuses_what_is_no_output(trained, tmp_path):

@@ -292,6 +292,42 @@ def test_a_denoiser_that_knows_the_other_halfs_noise_is_caught(scene):
     assert float(wholly.snbr) > 1e6
 
 
+def test_the_total_bias_counts_what_was_lost_and_the_ratios_do_not(scene):
+    """Half the amplitude: nothing is invented, a quarter of the signal's power is missing."""
+    honest, halved = scene.figures(lambda half: half), scene.figures(lambda half: 0.5 * half)
+    assert float(halved.bias_total) == pytest.approx(0.25 * float(halved.signal), rel=1e-3)
+    assert float(honest.bias_total) == pytest.approx(0.0, abs=1e-6 * float(honest.signal))
+    assert float(halved.snr_denoised) == pytest.approx(float(honest.snr_denoised), rel=1e-5)
+    pattern = signal_of(scene.shape, falling, seed=77)
+    invented, doubled = scene.figures(lambda half: half + pattern), scene.figures(lambda half: 2.0 * (half + pattern))
+    assert float(invented.sbr) == pytest.approx(float(invented.gamma**2 * invented.signal / invented.bias), rel=1e-6)
+    assert float(doubled.sbr) == pytest.approx(float(invented.sbr), rel=1e-5)
+    assert float(invented.rho2) == pytest.approx(float(invented.snbr / (1 + invented.snbr)), rel=1e-6)
+
+
+def test_frames_that_were_held_out_judge_the_whole(scene):
+    """Denoised at four units of exposure, judged by a fifth: SNBR* is that of the sum, not of a half."""
+    shape = scene.shape
+    units = [scene.signal + images(*shape, seed=300 + i) for i in range(5)]
+    whole, rest = sum(units[:4]) / 2.0, 2.0 * units[4]  # the whole has noise 1; the rest the same signal
+    blur = scene.low_pass(0.06)
+    found = {}
+    for name, output in (("nothing", whole), ("blur", blur(whole)), ("blank", torch.zeros(shape))):
+        sums = quality.estimate_held_out(*spectra(whole, output, rest), shape)
+        found[name] = quality.pooled(sums, scene.band)
+    assert float(found["nothing"].snbr) == pytest.approx(float(found["nothing"].snr), rel=1e-6)
+    (truth, plain, blurred) = spectra(scene.signal, whole, blur(whole))
+    for output, figures in ((plain, found["nothing"]), (blurred, found["blur"])):
+        common, power, there = (
+            float(quality.covariance(a, b, shape)[scene.band].sum())
+            for a, b in ((output, truth), (output, output), (truth, truth))
+        )
+        rho2 = common**2 / (power * there)
+        assert float(figures.snbr) == pytest.approx(rho2 / (1 - rho2), rel=0.08)
+        assert math.isnan(float(figures.bias))
+    assert float(found["blank"].snbr) == 0.0
+
+
 def test_where_there_is_no_signal_there_is_no_figure():
     noise = spectra(images(64, 64, seed=1), images(64, 64, seed=2))
     sums = quality.estimate(noise, noise, (64, 64))
