@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TILES = 4
 """Per side, for the spread of a movie's own gain."""
-_SURE = 2.0
+_SURE = 3.0
 """Standard errors by which the gain over the Wiener filter has to clear 1."""
 _SLOPE, _SLOPE_SPREAD = -0.15, 0.15
 """What is known of the gain before anything is measured: its logarithm falls slowly with that of the Wiener SNBR*."""
@@ -31,7 +31,7 @@ _SPREAD, _SPREAD_WEIGHT = 0.12, 4.0
 """The same of its spread between movies of one session, and how many movies that knowledge is worth."""
 _OUTLIER = 4.0
 """Standard deviations below what is expected from which on a movie is of another kind."""
-_PATTERN = 6.0
+_PATTERN = 5.0
 """Standard errors."""
 _PATTERN_LIMIT = 20.0
 """Å; patterns are looked for in what is finer, because ice, holes and beams are where they are in every movie."""

@@ -236,8 +236,12 @@ class DenoiseSettings(Table, frozen=True):
     enabled: Annotated[bool, Meta(description="false: the Wiener estimate is the restored image")] = True
     resolution: Annotated[
         float,
-        Meta(gt=0, description="fine end of the band that the network works in, Å (Nyquist if that is coarser)"),
-    ] = 6.0
+        Meta(
+            gt=0,
+            description="finest end of the band that a network may work in, Å (Nyquist if that is coarser); a session "
+            "that holds nothing there learns in a coarser one",
+        ),
+    ] = 4.0
     low: Annotated[
         float,
         Meta(

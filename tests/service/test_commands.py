@@ -431,8 +431,8 @@ def test_another_network_is_trained_when_it_is_asked_for(processed, tmp_path):
     CliRunner().invoke(cli.cli, [*words, "--network", "restore"], catch_exceptions=False, standalone_mode=False)
     shown = json.loads(run("models", "show", tmp_path / "v0001"))
     assert shown["net"]["kind"] == "restore-wdsr-unet"
-    found = json.loads(run("denoise", directory_of(processed), "--model", tmp_path / "v0001", "--output", tmp_path / "o",
-                           "--json"))  # fmt: skip
+    words = ("denoise", directory_of(processed), "--model", tmp_path / "v0001", "--output", tmp_path / "o")
+    found = json.loads(run(*words, "--json"))
     assert found["model"] == "v0001"
 
 

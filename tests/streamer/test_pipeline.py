@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,7 +228,7 @@ def test_group_sums_are_kept_for_the_session_model(done):
     record, out = done
     movie_id, sums = read_groups(out.parent / "state" / "groups" / "movie.safetensors")
     assert movie_id == record.movie_id
-    assert sums.groups.shape == (8, 168, 168)  # 2 Å/px cropped to 6 Å: two thirds, in eights
+    assert sums.groups.shape == (8, 256, 256)  # at 2 Å/px the whole band to 4 Å
     assert sums.exposures == tuple((3.0 * (i + 1),) for i in range(8))
 
 
@@ -438,6 +439,7 @@ def test_a_model_that_served_is_named(done, root, path, gain, tmp_path):
     assert "corrected by model v0003" in text
     assert "cd" * 32 in text
     assert "lambda by band 0.50 0.25 0.00" in text
+    assert re.search(r"changed between \d+ and [\d.]+ A, Wiener beyond", text)
     assert "NOT FOR RECONSTRUCTION" in text
     half = image((record, tmp_path), "denoised").astype(np.float32)
     np.testing.assert_allclose(half, 0.5 * image(done, "denoised").astype(np.float32), atol=0.02)
@@ -459,6 +461,33 @@ def test_what_the_model_cannot_do_is_flagged_and_wiener_serves(done, root, path,
     assert record.flags == ["model: the model was trained at another pixel size"]
     assert (record.restoration, record.model) == ("wiener", None)
     assert record.outputs == done[0].outputs
+
+
+def test_a_movie_that_the_guard_refuses_is_served_the_wiener_estimate_and_told_why(done, root, path, gain, tmp_path):
+    def refused(sums, spectrum):
+        found = proposal(sums, spectrum)
+        return replace(found, weight=torch.zeros_like(found.weight), refused="no better than the Wiener filter")
+
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, refused), Stopwatch())
+    assert record.flags == ["model: not applied, no better than the Wiener filter"]
+    assert (record.restoration, record.model) == ("wiener", None)
+    assert record.metrics.snbr_half_denoised is None
+    assert record.outputs == done[0].outputs
+
+
+def test_where_the_gain_does_not_fit_the_network_is_not_asked(root, path, gain, tmp_path):
+    """Halves agree on the detector's pattern: no figure of theirs can judge a network."""
+    asked = []
+
+    def never(sums, spectrum):
+        asked.append(True)
+        return proposal(sums, spectrum)
+
+    upside_down = replace(gain, values=gain.values[::-1].copy())
+    record = process_movie(movie_of(path, root), job_of(tmp_path, upside_down, never), Stopwatch())
+    assert not asked
+    assert any("the detector's pattern is left in the movie" in flag for flag in record.flags)
+    assert (record.restoration, record.model) == ("wiener", None)
 
 
 # --------------------------------------------------------------------------------------------- movies of other kinds
