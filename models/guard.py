@@ -76,7 +76,8 @@ class Guard:
         Parameters
         ----------
         scores : of held-out movies.
-        pattern : (h', w') mean of whitened micrographs of the session; None: not looked for.
+        pattern : (h', w') mean of whitened micrographs of the session; None: not looked for, nor in movies of another
+            size.
         """
         used = [s for s in scores if s.snbr > 0.0 and s.snbr_wiener > 0.0]
         self._x = torch.tensor([math.log(s.snbr_wiener) for s in used], dtype=torch.float64)
@@ -87,7 +88,8 @@ class Guard:
         """Judge a movie that the network did not learn from."""
         gain, error, wiener = _own_gain(movie)
         expected, spread = self._expected(wiener)
-        pattern = None if self._pattern is None else pattern_strength(movie, self._pattern)
+        comparable = self._pattern is not None and tuple(self._pattern.shape) == tuple(movie.shape)
+        pattern = pattern_strength(movie, self._pattern) if comparable and self._pattern is not None else None
         return Verdict(
             refusal=self._refusal(gain, error, expected, spread, pattern),
             gain=math.exp(gain) if math.isfinite(gain) else math.nan,

@@ -40,7 +40,7 @@ def check_versions(config: Config) -> None:
         if directory is None:
             continue
         try:
-            kind = load_manifest(Path(directory).absolute()).net.kind
+            manifest = load_manifest(Path(directory).absolute())
         except ModelError as error:
             raise ConfigError(
                 f"{setting} cannot be started from: {error.what}",
@@ -48,9 +48,13 @@ def check_versions(config: Config) -> None:
                 expected="the directory of a version",
                 hint="streamer models list shows those of a session",
             ) from error
+        kind = manifest.net.kind
         if kind not in expected:
             what = f"{setting} is a version of another network"
             raise ConfigError(what, where=directory, expected=" or ".join(expected), found=kind)
+        if manifest.ctf != "none":
+            what = f"{setting} learned from images with their phases flipped, and nothing here measures the CTF"
+            raise ConfigError(what, where=directory, hint="denoise --ctf applies it to finished movies")
 
 
 def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:

@@ -90,6 +90,11 @@ def test_a_pattern_that_all_movies_hold_is_found_and_chance_is_not():
     assert torch.tensor(chance).std() == pytest.approx(1.0, abs=0.35)
 
 
+def test_a_pattern_of_another_size_is_not_looked_for():
+    verdict = Guard(USUAL, torch.ones(128, 256)).look(movie(better=2.0))
+    assert (verdict.refusal, verdict.pattern) == (None, None)
+
+
 def test_smooth_ice_in_the_same_place_is_no_pattern():
     """Holes and beams lie where they lie in every movie."""
     edge = 3.0 * coarse(77)
