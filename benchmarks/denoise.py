@@ -328,8 +328,8 @@ def show(results: list[dict]) -> None:  # type: ignore[type-arg]
         "denoisers against the truth, pooled SNBR*",
         [*header, "gate", "refused", "training CPU-s", "per movie CPU-s"],
         rows,
-        f"{LEARN} movies to learn from, {GATE} for the gate, {TEST} unseen; 1024², 1.5 Å, 0.6-2.2 µm; 100-6 Å. topaz takes "
-        f"{results[0]['topaz_cpu'] or 0:.1f} CPU-s for one image. Per "
+        f"{LEARN} movies to learn from, {GATE} for the gate, {TEST} unseen; 1024², 1.5 Å, 0.6-2.2 µm; 100-6 Å. topaz "
+        f"takes {results[0]['topaz_cpu'] or 0:.1f} CPU-s for one image. Per "
         "movie: the sum and both halves, FFTs, guard and merge.",
     )
     rows = [[r["specimen"], f"{r['ice']:g}", m, *(f"{v:.2f}" for v in r["bands"][m])] for r in results for m in methods]

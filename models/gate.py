@@ -123,7 +123,7 @@ def score(net: Denoiser, movie: TrainingMovie, weight: Sequence[tuple[float, flo
         for name, denoised in (("raw", raw), ("wiener", linear), ("net", merged))
     }
     net_figures = figures["net"]
-    loss, loss_wiener = _losses(net, movie, plane)
+    loss, loss_wiener, held_out = _against_left_out(net, movie, plane, mask)
     transferred = net_figures.gamma**2 * net_figures.signal
     return MovieScore(
         movie_id=movie.movie_id,
@@ -133,20 +133,27 @@ def score(net: Denoiser, movie: TrainingMovie, weight: Sequence[tuple[float, flo
         bias_ratio=float(net_figures.bias / transferred),
         loss=loss,
         loss_wiener=loss_wiener,
+        snbr_held_out=quality.finite(held_out),
     )
 
 
-def _losses(net: Denoiser, movie: TrainingMovie, plane: Tensor) -> tuple[float, float]:
-    """Mean squared distance of the merged output, and of the Wiener estimate, from left-out groups."""
+def _against_left_out(net: Denoiser, movie: TrainingMovie, plane: Tensor, mask: Tensor) -> tuple[float, float, float]:
+    """Mean squared distance of the merged output and of the Wiener estimate from left-out groups, and SNBR* by them."""
     total, total_wiener, folds = 0.0, 0.0, _folds(len(movie))
+    small, sums = movie.band.small, []
     for chosen in folds:
-        _, linear, proposed = outputs(net, movie, chosen)
+        micrograph, linear, proposed = outputs(net, movie, chosen)
         _, _, squares = movie.part(chosen)
         target = movie.target(~chosen, squares)
         merged = torch.lerp(linear, proposed, plane.to(linear.dtype)) * movie.window
-        total += float((fourier.to_image(merged, movie.band.small) - target).square().mean())
-        total_wiener += float((fourier.to_image(linear * movie.window, movie.band.small) - target).square().mean())
-    return total / len(folds), total_wiener / len(folds)
+        total += float((fourier.to_image(merged, small) - target).square().mean())
+        total_wiener += float((fourier.to_image(linear * movie.window, small) - target).square().mean())
+        raw, denoised, held_out = (
+            quality.tapered(s, small) for s in (micrograph * movie.window, merged, torch.fft.rfft2(target))
+        )
+        sums.append(quality.estimate_held_out(raw, denoised, held_out, small)[:, mask].sum(-1))
+    snbr = float(quality.ratios(torch.stack(sums).sum(0)).snbr)
+    return total / len(folds), total_wiener / len(folds), snbr
 
 
 def measure_weight(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> list[tuple[float, float]]:

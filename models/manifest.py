@@ -58,6 +58,8 @@ class MovieScore(Struct, frozen=True, kw_only=True):
     loss: float
     """Mean squared distance of the merged output from held-out groups, whitened units, noise of the target included."""
     loss_wiener: float
+    snbr_held_out: float | None = None
+    """SNBR* at about four fifths of the exposure, nearly what is served, by groups that were left out."""
 
 
 class Figures(Struct, frozen=True, kw_only=True):

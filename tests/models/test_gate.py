@@ -108,6 +108,8 @@ def test_the_untrained_net_scores_as_the_wiener_filter(movies):
     assert found.snbr == pytest.approx(found.snbr_wiener, rel=1e-4)
     assert found.loss == pytest.approx(found.loss_wiener, rel=1e-5)
     assert found.snbr_wiener > found.snbr_raw > 0
+    # four fifths of the exposure instead of half of it
+    assert 1.2 * found.snbr < found.snbr_held_out < 2.0 * found.snbr
     assert found.movie_id == "movie-1"
 
 
@@ -124,6 +126,7 @@ def test_knowing_the_truth_leaves_only_the_noise_of_the_target(pairs, movies):
     assert found.loss == pytest.approx(noise, rel=0.05)
     assert found.loss_wiener > found.loss + 0.05
     assert found.snbr > 10 * found.snbr_wiener
+    assert found.snbr_held_out > 10 * found.snbr_wiener
 
 
 def test_outputs_outside_the_band_are_the_wiener_estimate(movies):
