@@ -219,10 +219,10 @@ def test_odd_file_names_stay_on_their_line(streamer):
     assert (code, lines) == (64, ["streamer: two?lines ?[31m ?.mrc: there is no such file"])
 
 
-def test_quality_says_that_it_was_given_a_directory_or_nothing(refuse, tmp_path):
-    assert "is a directory, where one image is needed" in refuse("quality", tmp_path, tmp_path)
+def test_quality_says_that_it_was_given_empty_directories_or_nothing(refuse, tmp_path):
+    assert "no images of the same name; expected one of each micrograph" in refuse("quality", tmp_path, tmp_path)
     assert refuse("quality", "none.mrc", "x.mrc") == (
-        "streamer: none.mrc: no image can be read: No such file or directory"
+        "streamer: none.mrc: no image can be read: there is no such file or directory"
     )
 
 
