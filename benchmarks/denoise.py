@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import RESULTS, Simulated, measured, simulated, table
+from models.candidate import save_candidate
 from models.gate import Thresholds, judge
 from models.manifest import DENOISERS
 from models.noise2noise import build
-from models.proposal import save_candidate
 from models.session import SessionModel
 from models.settings import SessionModelSettings
 from models.training import train

@@ -135,14 +135,11 @@ def quality(
         names = ("frc", "ssnr_half", "ssnr_full", *(("gamma", "snbr") if denoised_even else ()))
         values = "  ".join(_figure(shell.get(name)) for name in names)
         click.echo(f"{frequency:6.4f}  {resolution}  {values}")
-    pooled = ", ".join(f"{name} {_figure(value).strip()}" for name, value in found.pooled.items())
-    click.echo(f"pooled over {found.micrographs} micrograph{'s' if found.micrographs > 1 else ''}: {pooled}")
-    click.echo(
-        f"95 % intervals over {found.intervals_over}: "
-        + ", ".join(
-            f"{name} {' to '.join(_figure(end).strip() for end in ends)}" for name, ends in found.intervals.items()
-        )
-    )
+    several = f"{found.micrographs} micrograph{'s' if found.micrographs > 1 else ''}"
+    low, high = (found.pooled[f"band_{end}_angstrom"] or 0.0 for end in ("low", "high"))
+    click.echo(f"pooled over {several}, {low:g} to {high:.3g} Å; 95 % intervals over {found.intervals_over}")
+    for name, ends in found.intervals.items():
+        click.echo(f"  {name:12} {_figure(found.pooled[name])}  {_figure(ends[0])} to {_figure(ends[1]).strip()}")
     for check in found.checks:
         verdict = "ok" if check["ok"] else "FAILED"
         click.echo(f"check {check['name']}: {verdict}, {check['value']:.3g} (limit {check['limit']:.3g})")

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from models.candidate import save_candidate
 from models.checkpoint import load_version
 from models.gate import Decision, Thresholds, judge
 from models.manifest import DENOISERS, Manifest, load_manifest
 from models.noise2noise import Denoiser, build
-from models.proposal import save_candidate
 from models.store import FINE_MODELS, ROLES, ModelStore, Roles
 from models.training import TrainingReport, train
 from models.training_movie import TrainingMovie, is_made_for, useful_resolution

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from msgspec import Struct
 
+from models.candidate import save_candidate
 from models.checkpoint import load_version
 from models.gate import Decision, Thresholds, judge, probe_failure
 from models.manifest import DENOISERS
 from models.noise2noise import build
 from models.probes import probes
-from models.proposal import save_candidate
 from models.settings import SessionModelSettings, is_held_out
 from models.training import train
 from models.training_movie import TrainingMovie, common_resolution, is_made_for, useful_resolution

@@ -134,7 +134,9 @@ SCORE = SimpleNamespace(snbr_raw=1.0, snbr_wiener=1.0, snbr=2.0, bias_ratio=0.1,
 
 @pytest.fixture
 def school(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.proposal.save_version", lambda directory, net, manifest, _: stored(directory, manifest))
+    monkeypatch.setattr(
+        "models.candidate.save_version", lambda directory, net, manifest, _: stored(directory, manifest)
+    )
     return School(tmp_path, monkeypatch)
 
 
