@@ -122,7 +122,8 @@ class _Judged:
         self._optics = {} if ctf is None else read_optics(ctf)
         self._sums: list[Tensor] = []
         self._counts: list[Tensor] = []
-        self._cross: list[tuple[Tensor, Tensor]] = []
+        self._cross: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Cross power, root of the product of the powers, and counts, of halves of neighbours."""
         self._tiles: Tensor | None = None
         self._tile_band = torch.zeros(0, dtype=torch.bool)
         self._ctf: list[validity.Check] = []
@@ -158,7 +159,7 @@ class _Judged:
             products = [quality.covariance(a, b, shape) for a, b in ((before, halves[1]), (before, before),
                                                                     (halves[1], halves[1]))]  # fmt: skip
             cross, one, other = (self._shells.gather(p, shape, pixel) for p in products)
-            self._cross.append((cross, (one * other).sqrt()))
+            self._cross.append((cross, (one * other).sqrt(), self._counts[-1]))
         self._previous = halves[0], shape
 
     def _at_zeros(
@@ -236,8 +237,7 @@ class _Judged:
             else:
                 checks += validity.leak(each, over, counts.sum(0))
         if self._cross:
-            cross, power = (torch.stack(part) for part in zip(*self._cross, strict=True))
-            checks.append(validity.other_micrograph(cross, power, counts[1 : 1 + len(cross)]))
+            checks.append(validity.other_micrograph(*(torch.stack(part) for part in zip(*self._cross, strict=True))))
         if self._ctf:
             worst = max(self._ctf, key=lambda check: (check.value or 0.0) - (check.limit or 0.0))
             checks.append(replace(worst, ok=all(check.ok for check in self._ctf)))
