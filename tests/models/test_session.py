@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from models.noise2noise import WienerResidualNet
 from models.session import SessionModel
 from streamer import fourier, quality, restore
 from streamer.band import band_of
+from streamer.ctf import Optics
 from streamer.errors import ModelError
 from streamer.records import HalfSums
 from tests.model_samples import WEIGHT, manifest
@@ -197,3 +199,74 @@ def test_service_and_gate_see_the_same_correction(served, session_movies):
     applied = movie.band.crop(proposal.total - wiener_of(sums.total, spectrum, 1.0, sums.shape))
     a, b = (fourier.to_image(s, movie.band.small).flatten() for s in (judged - linear, applied * movie.whitening))
     assert np.corrcoef(a, b)[0, 1] > 0.98
+
+
+# ------------------------------------------------------------------------------------------------------- the guard
+
+
+def test_the_guard_lets_a_movie_of_the_session_through(served):
+    model, sums, spectrum = served
+    proposal = model.propose(sums, spectrum)
+    assert proposal.refused is None
+    assert bool((proposal.weight > 0).any())
+
+
+def test_a_network_that_does_nothing_for_a_movie_is_refused_there(tmp_path):
+    sums, spectrum = scene()
+    proposal = model_of(tmp_path).propose(sums, spectrum)
+    assert "no better than the Wiener filter" in proposal.refused
+    assert not bool((proposal.weight > 0).any())
+
+
+def test_a_movie_that_was_learned_from_is_no_judge(tmp_path):
+    sums, spectrum = scene()
+    proposal = model_of(tmp_path, trained_on=["m"]).propose(sums, spectrum, "m")
+    assert (proposal.refused, proposal.learned_from) == (None, True)
+
+
+def test_what_other_movies_hold_at_the_same_place_is_looked_for(served, session_movies, tmp_path):
+    """A version that was stored with the movie's own image as its pattern: any pattern is found."""
+    model, sums, spectrum = served
+    own = session_movies[6].plain(torch.ones(len(session_movies[6]), dtype=torch.bool))
+    known = msgspec.structs.replace(model.manifest, version="v0002")
+    save_version(tmp_path / "v0002", model.net, known, own)
+    assert "a detector pattern" in SessionModel(tmp_path / "v0002").propose(sums, spectrum).refused
+    # a movie that is in the pattern itself, because the gate looked at it, is not held against it
+    known = msgspec.structs.replace(known, held_out=["m"])
+    save_version(tmp_path / "v0003", model.net, known, own)
+    assert SessionModel(tmp_path / "v0003").propose(sums, spectrum, "m").refused is None
+
+
+def test_a_pattern_that_does_not_match_its_hash_is_refused(served, tmp_path):
+    model, _, _ = served
+    save_version(tmp_path / "v0002", model.net, model.manifest, torch.ones(8, 8))
+    (tmp_path / "v0002" / "pattern.safetensors").write_bytes(b"other")
+    with pytest.raises(ModelError, match="values of the pattern do not match their manifest"):
+        SessionModel(tmp_path / "v0002")
+    (tmp_path / "v0002" / "pattern.safetensors").unlink()
+    with pytest.raises(ModelError, match="values of the pattern cannot be read"):
+        SessionModel(tmp_path / "v0002")
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_flipped_phases_are_turned_back(tmp_path, negative):
+    """A net that copies its input gives the micrograph back whatever the CTF's sign was."""
+    sums, spectrum = scene()
+    optics = Optics(
+        defocus_u_um=1.5,
+        defocus_v_um=1.5,
+        astigmatism_angle_deg=0.0,
+        voltage_kv=300.0,
+        cs_mm=2.7,
+        amplitude_contrast=0.1,
+        phase_shift_deg=180.0 if negative else 0.0,
+    )
+    plain = model_of(tmp_path / "a", net_of()).propose(sums, spectrum)
+    flipped = model_of(tmp_path / "b", net_of(), ctf="flip").propose(sums, spectrum, optics=optics)
+    assert_near(flipped.total, plain.total)
+    moved = model_of(tmp_path / "c", net_of(0.3), ctf="flip").propose(sums, spectrum, optics=optics).total
+    other = model_of(tmp_path / "d", net_of(0.3)).propose(sums, spectrum).total
+    # the mean is left alone, and far larger than all else
+    assert float((moved - other).abs().max()) > 0.02 * float(other.flatten()[1:].abs().max())
+    with pytest.raises(ModelError, match="needs the micrograph's CTF"):
+        model_of(tmp_path / "e", net_of(), ctf="flip").propose(sums, spectrum)
