@@ -9,6 +9,7 @@ import torch
 from models import gate
 from models.fine_gate import band_sums
 from models.gain_residual import BandNoise, GainResidualNet, Lesson, correct
+from models.guard import Evidence, Guard
 from models.manifest import DENOISERS
 from models.noise2noise import WienerResidualNet, infer
 from models.probes import probes
@@ -242,6 +243,23 @@ def test_the_gate_sees_the_same():
     for name in ("snbr_raw", "snbr_wiener", "snbr", "bias_ratio", "loss"):
         assert getattr(scores[0], name) == pytest.approx(getattr(scores[1], name), rel=1e-3), name
     assert probed[0] == pytest.approx(probed[1], rel=1e-2, abs=1e-3)
+
+
+def test_the_guard_sees_the_same():
+    signal = images(256, 256, seed=9)
+    halves = [torch.fft.rfft2(signal + images(256, 256, seed=i)) for i in (1, 2)]
+    linear = [half * 0.5 for half in halves]
+    served = [0.5 * (0.7 * torch.fft.rfft2(signal) + 0.3 * half) for half in halves]
+    pattern = images(256, 256, seed=20)
+    verdicts = []
+    for device in DEVICES:
+        raw, plain, better = (tuple(on(device, *part)) for part in (halves, linear, served))
+        evidence = Evidence(raw=raw, linear=plain, served=better, shape=(256, 256), band_pixel_size=3.0, low=100.0)
+        verdicts.append(Guard([], pattern.to(device)).look(evidence))
+    here, there = verdicts
+    assert here.gain > 2.0
+    for name in ("gain", "gain_error", "pattern"):
+        assert getattr(here, name) == pytest.approx(getattr(there, name), rel=1e-3, abs=1e-3), name
 
 
 def test_training_goes_the_same_way_for_some_steps():
