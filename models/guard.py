@@ -101,7 +101,8 @@ class Guard:
     def _refusal(
         self, gain: float, error: float, expected: float | None, spread: float, pattern: float | None
     ) -> str | None:
-        if not math.isfinite(gain):
+        if not (math.isfinite(gain) and math.isfinite(error)):
+            # without some of the tiles there is none: what the others share is chance
             return "the halves share no signal in the network's band"
         if pattern is not None and pattern > _PATTERN:
             return f"the micrograph holds what others hold at the same place ({pattern:.0f} sigma): a detector pattern"

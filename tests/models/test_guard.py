@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,20 @@ def test_two_movies_before_leave_more_room_than_many():
 def test_halves_that_share_nothing_are_refused():
     refusals = [Guard(USUAL).look(movie(seed, strength=0.0, better=2.0)).refusal for seed in range(6)]
     assert all(refusals)
+
+
+def test_a_gain_of_unknown_error_is_no_gain():
+    """One tile alone holds all that the halves share: leaving it out leaves nothing."""
+    lucky = movie(3, strength=0.0, better=2.0)
+    place = torch.zeros(SHAPE)
+    place[:64, :64] = 3.0 * coarse(5)[:64, :64]
+    both = torch.fft.rfft2(place)
+    changed = {name: tuple(half + both for half in getattr(lucky, name)) for name in ("raw", "linear", "served")}
+    verdict = Guard([]).look(replace(lucky, **changed))
+    assert math.isnan(verdict.gain_error) or verdict.gain_error > 0.3
+    assert verdict.refusal
+    assert Guard([])._refusal(0.5, math.nan, None, 0.0, None)
+    assert Guard([])._refusal(0.5, 0.01, None, 0.0, None) is None
 
 
 def test_a_pattern_that_all_movies_hold_is_found_and_chance_is_not():

@@ -209,14 +209,17 @@ def test_each_version_is_told_once_and_in_order(played):
 def test_served_movies_name_their_version(played):
     assert versions_of(played.records("before any training")) == [None] * 4
     (record,) = played.records("served")
-    assert (record.restoration, record.model.version) == ("network", "v0001")
+    # the next version may have been promoted while the movie was on its way
+    served = record.model.version
+    assert record.restoration == "network"
+    assert served in {event.body["version"] for event in played.judged(results=("promoted",))}
     (denoised,) = [output for output in record.outputs if output.role == "denoised"]
     assert denoised.derived
     assert denoised.not_for_reconstruction
     with mrcfile.open(played.site.results / denoised.path) as file:
         labels = b" ".join(bytes(label) for label in file.header.label)
     assert b"NOT FOR RECONSTRUCTION" in labels
-    assert b"v0001" in labels
+    assert served.encode() in labels
     assert record.model.sha256[:12].encode() in labels
 
 
