@@ -146,16 +146,15 @@ def trained(
     cpu_s, rounds = 0.0, 0
     while True:
         net = net.to(memory_format=torch.channels_last)
-        began = time.process_time()
         report = train(
             net,
             learned,
-            steps=SessionModelSettings().first_steps if seconds is None else 10**6,
             seed=20 + rounds,
-            stop=lambda b=began: seconds is not None and time.process_time() - b > seconds,
-            share_done=None if seconds is None else lambda b=began: (time.process_time() - b) / seconds,
+            steps=SessionModelSettings().first_steps,
+            seconds=seconds,
+            clock=time.process_time,
         )
-        cpu_s, rounds = cpu_s + time.process_time() - began, rounds + 1
+        cpu_s, rounds = cpu_s + report.seconds, rounds + 1
         net = net.to(memory_format=torch.contiguous_format)
         decision = judge(net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=names)
         # as the trainer does while nothing serves

@@ -115,16 +115,6 @@ def simulated(scope: Microscope, specimen: Specimen | None, seed: int, camera_se
     return Simulated(scope=scope, camera=camera, counts=counts, truth=field.truth(), frames=frames)
 
 
-def snbr_true(image: torch.Tensor, truth: torch.Tensor, shape: fourier.Shape, mask: torch.Tensor) -> float:
-    """SNBR* of a spectrum against the truth's, pooled: ρ²/(1 − ρ²)."""
-    image, truth = quality.tapered(image, shape), quality.tapered(truth, shape)
-    cross, own, true = (
-        float(quality.covariance(a, b, shape)[mask].sum()) for a, b in ((image, truth), (image, image), (truth, truth))
-    )
-    rho = cross**2 / (own * true)
-    return rho / (1.0 - rho)
-
-
 def band_frc(
     image: torch.Tensor, truth: torch.Tensor, shape: fourier.Shape, bands: list[tuple[float, float]]
 ) -> list[float]:

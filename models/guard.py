@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from streamer import fourier, quality
+from streamer import fourier, intervals, quality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,8 +88,8 @@ class Guard:
         """Judge a movie that the network did not learn from."""
         gain, error, wiener = _own_gain(movie)
         expected, spread = self._expected(wiener)
-        comparable = self._pattern is not None and tuple(self._pattern.shape) == tuple(movie.shape)
-        pattern = pattern_strength(movie, self._pattern) if comparable and self._pattern is not None else None
+        known = self._pattern if self._pattern is not None and tuple(self._pattern.shape) == movie.shape else None
+        pattern = None if known is None else pattern_strength(movie, known)
         return Verdict(
             refusal=self._refusal(gain, error, expected, spread, pattern),
             gain=math.exp(gain) if math.isfinite(gain) else math.nan,
@@ -152,19 +152,14 @@ def pattern_strength(movie: Evidence, pattern: Tensor) -> float:
 
 def _own_gain(movie: Evidence) -> tuple[float, float, float]:
     """Log of SNBR* over the Wiener filter's, its standard error, and the Wiener SNBR*."""
-    images = [fourier.to_image(half, movie.shape) for pair in (movie.raw, movie.linear, movie.served) for half in pair]
-    height, width = (size // _TILES for size in movie.shape)
-    tile = (height, width)
-    stack = torch.stack(images)[:, : height * _TILES, : width * _TILES]
-    cut = stack.reshape(6, _TILES, height, _TILES, width).permute(1, 3, 0, 2, 4).reshape(-1, 6, height, width)
+    raw, linear, served = (
+        [fourier.to_image(half, movie.shape) for half in pair] for pair in (movie.raw, movie.linear, movie.served)
+    )
+    tile = intervals.tile_shape(movie.shape, _TILES)
     mask = quality.band_mask(tile, movie.band_pixel_size, movie.low, 2.0 * movie.band_pixel_size)
-    sums = []
-    for part in cut:
-        spectra = quality.tapered(torch.fft.rfft2(part), tile)
-        raw = spectra[0], spectra[1]
-        pairs = ((spectra[2], spectra[3]), (spectra[4], spectra[5]))
-        sums.append(torch.stack([quality.estimate(raw, pair, tile)[:, mask].sum(-1) for pair in pairs]).cpu())
-    table = torch.stack(sums)  # (tiles, 2, 7)
+    table = torch.stack(
+        [intervals.tile_sums([*raw, *pair], _TILES)[:, :, mask].sum(-1).cpu() for pair in (linear, served)], dim=1
+    )  # (tiles, 2, 7)
     whole = table.sum(0)
 
     def log_gain(summed: Tensor) -> float:

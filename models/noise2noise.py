@@ -11,12 +11,13 @@ the least-squares answer is the signal, not the noise.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from models.manifest import RESTORE_KIND, WIENER_RESIDUAL_KIND
+from streamer.band import MULTIPLE
 from streamer.errors import ModelError
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class WienerResidualNet(UNet):
         self.last = from_zero(nn.Conv2d(config.widths[0], config.stride**2, 3, padding=1))
         self.register_buffer("scale", torch.zeros(()))
         self.multiple = config.stride * 2 ** (len(config.widths) - 1)
+        if MULTIPLE % self.multiple:
+            raise ModelError("unknown network", expected=f"one that {MULTIPLE} px are divisible for", found=str(config))
         # two convolutions per level and way, in px, and what pooling and spreading add
         reach = config.stride * (1 + sum(4 * 2**depth for depth in range(len(config.widths))))
         self.halo = -(-(reach + self.multiple) // self.multiple) * self.multiple
@@ -186,7 +189,7 @@ def build(config: NetConfig) -> Denoiser:
 # ------------------------------------------------------------------------------------------------------- application
 
 
-def infer(net: nn.Module, micrograph: Tensor, linear: Tensor, tile: int = 1536) -> Tensor:
+def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536) -> Tensor:
     """Apply a net to a whole whitened field, in tiles where it is larger than one.
 
     Tiles overlap by the net's own reach, so that they are the whole field's within rounding.
@@ -200,7 +203,7 @@ def infer(net: nn.Module, micrograph: Tensor, linear: Tensor, tile: int = 1536) 
     -------
     (h, w) float32.
     """
-    multiple, halo = cast("int", getattr(net, "multiple", 8)), cast("int", getattr(net, "halo", 32))
+    multiple, halo = net.multiple, net.halo
     border = min(_BORDER, (min(micrograph.shape) - 1) // multiple * multiple)
     inputs = nn.functional.pad(torch.stack([micrograph, linear])[None], (border,) * 4, mode="reflect")
     step = max(multiple, tile // multiple * multiple)

@@ -25,7 +25,8 @@ class SessionModelSettings(Table, frozen=True):
         Meta(
             description="small: learns in seconds on one core; large: eight times as many weights, for a GPU; restore: "
             "that of Palovcak et al. 2020, 2.4 million weights, which has to learn the Wiener filter too; "
-            "restore-skip: the same with a skip at full resolution (docs/denoising.md)"
+            "restore-skip: the same with a skip at full resolution (docs/denoising.md); where base is set, that of the "
+            "base"
         ),
     ] = "small"
     first_movies: Annotated[int, Meta(ge=1, description="movies to learn from before the first training")] = 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.noise2noise import WienerResidualNet, bf16_pays
 from models.optimiser import MuonAndAdam
+from streamer.band import MULTIPLE
 from streamer.errors import ModelError
 
 if TYPE_CHECKING:
@@ -45,16 +46,16 @@ def train(
     net: Denoiser,
     movies: Sequence[TrainingMovie],
     *,
-    steps: int,
     seed: int,
+    steps: int = 0,
+    seconds: float | None = None,
     learning_rate: float = 1e-2,
     input_share: tuple[float, float] = (0.5, 0.9),
     patch: int = 128,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = lambda: 0.0,
-    share_done: Callable[[], float] | None = None,
 ) -> TrainingReport:
-    """Train in place for a number of steps.
+    """Train in place for a number of steps, or for some time.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def train(
     learning_rate : Muon's.
     seed : of the draws.
     stop : asked before each step; True ends early.
-    share_done : part of a budget in time that is used up, for the learning rate; None: counted in steps.
+    seconds : budget by ``clock`` instead of ``steps``.
 
     Source: recipe of residual-on-Wiener noise2noise with random splits; here Muon at 0.01, 8 % warm-up, cosine.
     """
@@ -86,10 +87,10 @@ def train(
         distance,
         names,
         steps=steps,
+        seconds=seconds,
         learning_rate=learning_rate,
         stop=stop,
         clock=clock,
-        share_done=share_done,
         optimiser=MuonAndAdam(net.parameters()),
     )
 
@@ -106,10 +107,10 @@ def optimise(
     movies: list[str],
     *,
     steps: int,
+    seconds: float | None = None,
     learning_rate: float = 3e-3,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = lambda: 0.0,
-    share_done: Callable[[], float] | None = None,
     optimiser: MuonAndAdam | torch.optim.Adam | None = None,
 ) -> TrainingReport:
     """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters.
@@ -120,8 +121,12 @@ def optimise(
     net.train()
     losses: list[float] = []
     began, finite = clock(), True
-    while finite and len(losses) < steps and not stop():
-        share = len(losses) / steps if share_done is None else min(1.0, share_done())
+
+    def spent() -> float:
+        """Share of the budget."""
+        return len(losses) / max(1, steps) if seconds is None else (clock() - began) / seconds
+
+    while finite and (share := spent()) < 1.0 and not stop():
         rate = learning_rate * schedule(share)
         for group in optimiser.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
@@ -151,7 +156,7 @@ def _batch(
 ) -> tuple[Tensor, Tensor]:
     """Two patches from each of two movies, randomly drawn, turned and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
     inputs, targets = [], []
-    side = min(patch, *(min(movie.band.small) // 8 * 8 for movie in movies))
+    side = min(patch, *(min(movie.band.small) // MULTIPLE * MULTIPLE for movie in movies))
     for _ in range(2):
         movie = movies[draw(len(movies), generator)]
         order = torch.randperm(len(movie), generator=generator)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.settings import is_same_pixel_size
 from streamer import dose, fourier, quality
-from streamer.band import Band, band_of
+from streamer.band import MULTIPLE, Band, band_of
 from streamer.ctf import ctf_2d
 from streamer.records import GroupSums, HalfSums
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from streamer.ctf import Optics
 
-_MULTIPLE = 8
-"""Sizes are multiples of it, so that networks can halve them three times."""
 _LEAST_SSNR = 1.0 / 30.0
 _COARSEST = 20.0
 """Å; particles are recognised by what is coarser, and it is always learned."""
@@ -185,10 +183,10 @@ def common_resolution(bands: Sequence[Band], preferred: float) -> float | None:
     finest, coarsest = 0.0, math.inf
     for band in bands:
         for whole, small in zip(band.shape, band.small, strict=True):
-            if small < whole // _MULTIPLE * _MULTIPLE:
-                finest = max(finest, 2.0 * band.pixel_size * whole / (small + _MULTIPLE / 2))
-            if small > _MULTIPLE:
-                coarsest = min(coarsest, 2.0 * band.pixel_size * whole / (small - _MULTIPLE / 2))
+            if small < whole // MULTIPLE * MULTIPLE:
+                finest = max(finest, 2.0 * band.pixel_size * whole / (small + MULTIPLE / 2))
+            if small > MULTIPLE:
+                coarsest = min(coarsest, 2.0 * band.pixel_size * whole / (small - MULTIPLE / 2))
     # no finer end: the bands reach Nyquist
     middle = 0.5 * (finest + min(coarsest, 2.0 * finest)) or 2.0 * pixel_size
     for resolution in (preferred, *(round(middle, digits) for digits in range(4)), middle):

@@ -138,8 +138,11 @@ def quality(
     several = f"{found.micrographs} micrograph{'s' if found.micrographs > 1 else ''}"
     low, high = (found.pooled[f"band_{end}_angstrom"] or 0.0 for end in ("low", "high"))
     click.echo(f"pooled over {several}, {low:g} to {high:.3g} Å; 95 % intervals over {found.intervals_over}")
-    for name, ends in found.intervals.items():
-        click.echo(f"  {name:12} {_figure(found.pooled[name])}  {_figure(ends[0])} to {_figure(ends[1]).strip()}")
+    for name, value in found.pooled.items():
+        ends = found.intervals.get(name)
+        between = "" if ends is None else f"  {_figure(ends[0])} to {_figure(ends[1]).strip()}"
+        if not name.startswith("band_"):
+            click.echo(f"  {name:12} {_figure(value)}{between}")
     for check in found.checks:
         verdict = "ok" if check["ok"] else "FAILED"
         click.echo(f"check {check['name']}: {verdict}, {check['value']:.3g} (limit {check['limit']:.3g})")

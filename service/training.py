@@ -27,8 +27,6 @@ from streamer.settings import DenoiseSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
-_UNBOUNDED = 1_000_000
-
 
 class TrainingResult(Struct, frozen=True, kw_only=True):
     """What ``models train --json`` prints."""
@@ -62,7 +60,8 @@ def train_offline(
     Raises
     ------
     UsageError
-        If there are too few movies with group sums and significant signal, or they are not of one make.
+        If there are too few movies with group sums and significant signal, they are not of one make, or the base
+        learned from flipped phases and there is no CTF, or the other way round.
     ModelError
         If the base cannot be loaded, or the version's directory exists.
     """
@@ -71,21 +70,20 @@ def train_offline(
     movies = _movies(directories, low, ctf)
     torch.manual_seed(seed)
     net, parent = (build(DENOISERS[network]), None) if base is None else load_version(base)
+    if parent is not None and (parent.ctf == "flip") != (ctf is not None):
+        raise UsageError(
+            "the base learned from images of another kind",
+            where=base,
+            expected="phases flipped: give --ctf" if parent.ctf == "flip" else "phases as they are: leave --ctf out",
+        )
     made_to = _resolution(movies, directories)
     resolution = max(made_to, parent.resolution if parent else useful_resolution(movies))
     for movie in movies:
         movie.crop(resolution)
     learned = [movie for index, movie in enumerate(movies) if not is_held_out(index)]
     held_out = [movie for index, movie in enumerate(movies) if is_held_out(index)]
-    began = time.perf_counter()
     report = train(
-        net,
-        learned,
-        steps=steps or (_UNBOUNDED if seconds else settings.first_steps),
-        seed=seed,
-        stop=lambda: seconds is not None and time.perf_counter() - began > seconds,
-        clock=time.perf_counter,
-        share_done=None if seconds is None else lambda: (time.perf_counter() - began) / seconds,
+        net, learned, seed=seed, steps=steps or settings.first_steps, seconds=seconds, clock=time.perf_counter
     )
     trained_on = sorted({*report.movies, *(parent.trained_on if parent else [])})
     decision = judge(
@@ -157,12 +155,10 @@ def probe(directory: Path, places: list[Path], ctf: Path | None) -> ProbeResult:
 def _movies(directories: list[Path], low: float, ctf: Path | None) -> list[TrainingMovie]:
     """Movies with signal below some directories, each once."""
     found: dict[str, TrainingMovie] = {}
-    optics = None if ctf is None else read_optics(ctf)
+    table = {} if ctf is None else read_optics(ctf)
     for path in find_groups(directories):
         movie_id, sums = read_groups(path)
-        movie = TrainingMovie(
-            movie_id, sums, low, optics=None if ctf is None or optics is None else optics_of(optics, path.name, ctf)
-        )
+        movie = TrainingMovie(movie_id, sums, low, optics=None if ctf is None else optics_of(table, path.name, ctf))
         if movie.spectrum.significant and len(movie) >= 4:
             found[movie_id] = movie
     if len(found) < 2:

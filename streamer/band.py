@@ -14,8 +14,8 @@ from torch import Tensor
 
 from streamer import fourier
 
-_MULTIPLE = 8
-"""The net halves its input three times."""
+MULTIPLE = 8
+"""Sizes are multiples of it, so that networks can halve them three times."""
 _UPPER_EDGE = 0.96
 """Share of the band's Nyquist above which nothing is corrected."""
 
@@ -70,7 +70,7 @@ def band_of(shape: fourier.Shape, pixel_size: float, resolution: float, low: flo
     factor = min(1.0, 2.0 * pixel_size / resolution)
 
     def size(whole: int) -> int:
-        most = whole // _MULTIPLE * _MULTIPLE
-        return max(_MULTIPLE, min(most, round(whole * factor / _MULTIPLE) * _MULTIPLE))
+        most = whole // MULTIPLE * MULTIPLE
+        return max(MULTIPLE, min(most, round(whole * factor / MULTIPLE) * MULTIPLE))
 
     return Band(shape=shape, small=(size(shape[0]), size(shape[1])), pixel_size=pixel_size, low=low)

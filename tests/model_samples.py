@@ -37,6 +37,8 @@ def synthetic(movie_id, seed, *, strength=0.5, n=10, shape=(192, 192), device="c
 class Stand(nn.Module):
     """A net whose correction of W·M is given: (b, 1, h, w) from (b, 2, h, w)."""
 
+    multiple, halo = 8, 32
+
     def __init__(self, correction):
         super().__init__()
         self.correction = correction

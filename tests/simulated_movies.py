@@ -9,9 +9,19 @@ import torch
 from models.training_movie import TrainingMovie
 from streamer import align, detector, dose, fine, fuse, split
 from streamer.band import band_of
+from streamer.ctf import Optics
 from streamer.records import Gain, HalfSums
 from streamer.settings import MotionSettings
 from streamer.simulate import Detector, Field, Microscope
+
+OPTICS = Optics(
+    defocus_u_um=1.4,
+    defocus_v_um=1.0,
+    astigmatism_angle_deg=30.0,
+    voltage_kv=300.0,
+    cs_mm=2.7,
+    amplitude_contrast=0.1,
+)
 
 
 @contextmanager

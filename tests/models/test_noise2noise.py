@@ -132,7 +132,8 @@ def test_any_number_of_levels():
 
 
 @pytest.mark.parametrize(
-    "config", [{"kind": "other"}, {"widths": (8,)}, {"widths": ()}, {"widths": (8, 0)}, {"widths": (-4, 8)}]
+    "config",
+    [{"stride": 4}, {"kind": "other"}, {"widths": (8,)}, {"widths": ()}, {"widths": (8, 0)}, {"widths": (-4, 8)}],
 )
 def test_unknown_nets_are_refused(config):
     with pytest.raises(ModelError, match="unknown network"):

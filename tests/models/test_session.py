@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,11 +13,10 @@ from models.noise2noise import WienerResidualNet
 from models.session import SessionModel
 from streamer import fourier, quality, restore
 from streamer.band import band_of
-from streamer.ctf import Optics
 from streamer.errors import ModelError
 from streamer.records import HalfSums
 from tests.model_samples import WEIGHT, manifest
-from tests.simulated_movies import half_sums, images, unchanged
+from tests.simulated_movies import OPTICS, half_sums, images, unchanged
 
 SHAPES = [(160, 160), (161, 150), (96, 203)]
 
@@ -252,15 +253,7 @@ def test_a_pattern_that_does_not_match_its_hash_is_refused(served, tmp_path):
 def test_flipped_phases_are_turned_back(tmp_path, negative):
     """A net that copies its input gives the micrograph back whatever the CTF's sign was."""
     sums, spectrum = scene()
-    optics = Optics(
-        defocus_u_um=1.5,
-        defocus_v_um=1.5,
-        astigmatism_angle_deg=0.0,
-        voltage_kv=300.0,
-        cs_mm=2.7,
-        amplitude_contrast=0.1,
-        phase_shift_deg=180.0 if negative else 0.0,
-    )
+    optics = replace(OPTICS, phase_shift_deg=180.0 if negative else 0.0)
     plain = model_of(tmp_path / "a", net_of()).propose(sums, spectrum)
     flipped = model_of(tmp_path / "b", net_of(), ctf="flip").propose(sums, spectrum, optics=optics)
     assert_near(flipped.total, plain.total)

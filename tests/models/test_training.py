@@ -225,8 +225,10 @@ def test_the_learning_rate_rises_and_falls(share, part):
 def test_a_budget_in_time_drives_the_learning_rate(movie, monkeypatch):
     asked = []
     monkeypatch.setattr(training, "schedule", lambda share: (asked.append(share), 0.0)[1])
-    train(fresh(), [movie], steps=3, seed=0, share_done=iter([0.0, 0.7, 1.9]).__next__)
-    assert asked == [0.0, 0.7, 1.0]
+    clock = iter([10.0, 10.0, 17.0, 19.9, 29.0, 31.0]).__next__
+    report = train(fresh(), [movie], seed=0, seconds=10.0, clock=clock)
+    assert asked == pytest.approx([0.0, 0.7, 0.99])
+    assert (report.steps, report.seconds) == (3, 21.0)
 
 
 def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):

@@ -1,22 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.training_movie import TrainingMovie, signs_of, useful_resolution
 from streamer import fourier
-from streamer.ctf import Optics, ctf_2d
+from streamer.ctf import ctf_2d
 from streamer.records import GroupSums
-from tests.simulated_movies import images
+from tests.simulated_movies import OPTICS, images
 
 SHAPE = (240, 240)
 PIXEL = 2.0
-OPTICS = Optics(
-    defocus_u_um=1.4,
-    defocus_v_um=1.3,
-    astigmatism_angle_deg=40.0,
-    voltage_kv=300.0,
-    cs_mm=2.7,
-    amplitude_contrast=0.1,
-)
 
 
 def sums(seed=0, end=12.0, level=1.0):
@@ -68,5 +62,5 @@ def test_flipped_phases_are_those_of_the_ctf_and_the_plain_image_stays_as_the_de
 
 def test_a_phase_plate_turns_the_sign():
     band = TrainingMovie("m", sums(), 100.0).band
-    turned = Optics(**{name: getattr(OPTICS, name) for name in Optics.__slots__} | {"phase_shift_deg": 180.0})
+    turned = replace(OPTICS, phase_shift_deg=180.0)
     assert torch.equal(signs_of(band, OPTICS), -signs_of(band, turned))

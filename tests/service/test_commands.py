@@ -194,6 +194,7 @@ def test_quality_judges_directories_of_any_program(processed, directories):
     assert set(checks) == {"rising_to_nyquist", "cauchy_schwarz", "negative_bias", "other_micrograph"}
     assert all(check["ok"] for check in found["checks"]), checks
     text = run(*words)
+    assert "ssnr_full" in text
     assert f"pooled over {len(processed[1])} micrographs" in text
     assert "95 % intervals over micrographs" in text
     assert "check other_micrograph: ok" in text
@@ -361,6 +362,11 @@ def test_models_train_gives_the_same_weights_again_and_overwrites_nothing(traine
     assert "not both" in str(refused(*words, "--out", tmp_path / "x", "--seconds", 1.0))
 
 
+def test_models_train_does_not_go_on_from_unflipped_phases_with_flipped_ones(trained, processed, ctf, tmp_path):
+    words = ("models", "train", processed[0], "--out", tmp_path / "v", "--steps", 1, "--base", trained[0])
+    assert "leave --ctf out" in str(refused(*words, "--ctf", ctf))
+
+
 def test_models_train_needs_movies(tmp_path):
     error = refused("models", "train", tmp_path, "--out", tmp_path / "v")
     assert isinstance(error, UsageError)
@@ -404,6 +410,8 @@ def test_a_model_that_learned_from_flipped_phases_is_given_such(processed, ctf, 
     assert "the model needs the micrograph's CTF" in str(refused(*denoise))
     assert len(json.loads(run(*denoise, "--ctf", ctf, "--json"))["files"]) == 3
     assert "give --ctf" in str(refused("models", "probe", tmp_path / "v0001", processed[0]))
+    again = ("models", "train", processed[0], "--out", tmp_path / "v0002", "--steps", 1, "--base", tmp_path / "v0001")
+    assert "phases flipped: give --ctf" in str(refused(*again))
 
 
 def test_models_probe_tells_what_a_version_does_where_the_answer_is_known(trained, processed):

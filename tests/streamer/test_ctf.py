@@ -4,17 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamer.ctf import Optics, ctf_2d
+from streamer.ctf import ctf_2d
 from streamer.units import electron_wavelength
-
-OPTICS = Optics(
-    defocus_u_um=1.4,
-    defocus_v_um=1.0,
-    astigmatism_angle_deg=30.0,
-    voltage_kv=300.0,
-    cs_mm=2.7,
-    amplitude_contrast=0.1,
-)
+from tests.simulated_movies import OPTICS
 
 
 def reference(shape, pixel_size, optics):

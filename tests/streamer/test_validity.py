@@ -4,18 +4,10 @@ import pytest
 import torch
 
 from streamer import fourier, intervals, quality, validity
-from streamer.ctf import Optics, ctf_2d
-from tests.simulated_movies import images
+from streamer.ctf import ctf_2d
+from tests.simulated_movies import OPTICS, images
 
 SHAPE = (192, 192)
-OPTICS = Optics(
-    defocus_u_um=1.2,
-    defocus_v_um=1.15,
-    astigmatism_angle_deg=30.0,
-    voltage_kv=300.0,
-    cs_mm=2.7,
-    amplitude_contrast=0.1,
-)
 
 
 def falling(seed):
