@@ -150,7 +150,7 @@ def trained(
             net,
             learned,
             seed=20 + rounds,
-            steps=SessionModelSettings().first_steps,
+            steps=None if seconds else SessionModelSettings().first_steps,
             seconds=seconds,
             clock=time.process_time,
         )

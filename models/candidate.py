@@ -36,6 +36,8 @@ def save_candidate(
     seed: int,
     parent: str | None = None,
     base: str | None = None,
+    specimen: int = 1,
+    general: bool = False,
 ) -> Manifest:
     """Write a candidate as a version; without λ unless the gate promoted it.
 
@@ -45,6 +47,8 @@ def save_candidate(
     trained_on : ids of all movies that the weights have seen, those of parents included.
     parent : version that training continued from.
     base : sha256 of base weights that it started from.
+    specimen : of its session.
+    general : whether it is to serve at any pixel size; then it knows no detector's pattern.
     """
     promoted = decision.result == "promoted" and decision.figures is not None
     manifest = Manifest(
@@ -56,6 +60,8 @@ def save_candidate(
         low=learned[-1].band.low,
         ctf="flip" if learned[-1].is_flipped else "none",
         pixel_size=learned[-1].band.pixel_size,
+        specimen=specimen,
+        general=general,
         sha256="",
         software=version("cryoem-streamer"),
         seed=seed,
@@ -66,7 +72,7 @@ def save_candidate(
         weight=decision.figures.weight if promoted and decision.figures is not None else [],
         figures=decision.figures,
     )
-    return save_version(directory, net, manifest, _pattern([*learned, *held_out]))
+    return save_version(directory, net, manifest, None if general else _pattern([*learned, *held_out]))
 
 
 def _pattern(movies: Sequence[TrainingMovie]) -> Tensor:

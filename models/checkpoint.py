@@ -16,9 +16,10 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 
-from models.manifest import MANIFEST, Manifest, load_manifest
-from models.noise2noise import build
+from models.manifest import MANIFEST, PATTERN, WEIGHTS, Manifest, load_manifest
+from models.noise2noise import build, infer
 from models.store import sync_directory
+from streamer.band import MULTIPLE
 from streamer.errors import ModelError
 from streamer.writers.atomic import write_atomically
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
     from models.manifest import NetConfig
     from models.noise2noise import Denoiser
-
-_WEIGHTS = "model.safetensors"
-_PATTERN = "pattern.safetensors"
 
 _Net = TypeVar("_Net", bound="nn.Module")
 
@@ -52,9 +50,9 @@ def save_version(directory: Path, net: nn.Module, manifest: Manifest, pattern: T
     temporary = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    write_atomically(temporary / _WEIGHTS, weights)
+    write_atomically(temporary / WEIGHTS, weights)
     if shared is not None:
-        write_atomically(temporary / _PATTERN, shared)
+        write_atomically(temporary / PATTERN, shared)
     write_atomically(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     temporary.rename(directory)
     sync_directory(directory.parent)
@@ -62,8 +60,10 @@ def save_version(directory: Path, net: nn.Module, manifest: Manifest, pattern: T
 
 
 def load_version(directory: Path, device: torch.device | str = "cpu") -> tuple[Denoiser, Manifest]:
-    """Session denoiser and manifest of a version, checked."""
-    return load_net(directory, build, device)
+    """Session denoiser and manifest of a version, checked and tried out."""
+    net, manifest = load_net(directory, build, device)
+    try_out(net, directory)
+    return net, manifest
 
 
 def load_net(
@@ -71,7 +71,7 @@ def load_net(
 ) -> tuple[_Net, Manifest]:
     """Net and manifest of a version of a kind of network, checked."""
     manifest = load_manifest(directory)
-    path = directory / _WEIGHTS
+    path = directory / WEIGHTS
     tensors = _tensors(path, manifest.sha256, "weights")
     try:
         net = network(manifest.net)
@@ -87,11 +87,19 @@ def load_net(
     return net.to(device).eval(), manifest
 
 
+def try_out(net: Denoiser, where: Path) -> None:
+    """Let a network denoise some noise before it may serve: weights can be finite and what they compute not."""
+    device = next(net.parameters()).device
+    noise = torch.randn((4 * MULTIPLE, 4 * MULTIPLE), generator=torch.Generator().manual_seed(0)).to(device)
+    if not bool(torch.isfinite(infer(net, noise, 0.5 * noise)).all()):
+        raise ModelError("the network's output for noise is not finite", where=where)
+
+
 def load_pattern(directory: Path, manifest: Manifest) -> Tensor | None:
     """What a version's movies hold at the same place, (h', w') float16; None where none was kept."""
     if manifest.pattern_sha256 is None:
         return None
-    return _tensors(directory / _PATTERN, manifest.pattern_sha256, "values of the pattern")["pattern"]
+    return _tensors(directory / PATTERN, manifest.pattern_sha256, "values of the pattern")["pattern"]
 
 
 def _tensors(path: Path, sha256: str, what: str) -> dict[str, Tensor]:

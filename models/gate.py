@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.manifest import Figures, MovieScore
 from models.noise2noise import Denoiser, infer
-from models.probes import probes
+from models.probes import cost_per_megapixel, probes
+from models.shells import shell_figures, shell_sums
 from streamer import fourier, quality
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Thresholds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     blank_contrast: float = 0.1
     injected_low: float = 0.6
     injected_high: float = 1.5
+    apply_s_per_megapixel: float = 60.0
+    """Of the band; what a live system can wait for."""
+    apply_gib_per_megapixel: float = 16.0
+    """GPU memory."""
 
 
 # ------------------------------------------------------------------------------------------------- applying a net
@@ -105,6 +110,13 @@ def _folds(n: int) -> list[Tensor]:
 
 def score(net: Denoiser, movie: TrainingMovie, weight: Sequence[tuple[float, float]]) -> MovieScore:
     """Score a net with its λ on one movie."""
+    return _scored(net, movie, weight)[0]
+
+
+def _scored(
+    net: Denoiser, movie: TrainingMovie, weight: Sequence[tuple[float, float]]
+) -> tuple[MovieScore, tuple[Tensor, Tensor]]:
+    """Score, and the ring sums (7, rings) of the Wiener filter and of the net that it comes from."""
     shape, plane = movie.band.small, _plane(weight, movie)
     even = torch.zeros(len(movie), dtype=torch.bool)
     even[0::2] = True
@@ -118,14 +130,15 @@ def score(net: Denoiser, movie: TrainingMovie, weight: Sequence[tuple[float, flo
         )
     )
     mask = quality.band_mask(shape, movie.band.band_pixel_size, movie.band.low, 2.0 * movie.band.band_pixel_size)
-    figures = {
-        name: quality.pooled(quality.estimate(raw, denoised, shape), mask)
+    sums = {
+        name: quality.estimate(raw, denoised, shape)
         for name, denoised in (("raw", raw), ("wiener", linear), ("net", merged))
     }
+    figures = {name: quality.pooled(rings, mask) for name, rings in sums.items()}
     net_figures = figures["net"]
     loss, loss_wiener, held_out = _against_left_out(net, movie, plane, mask)
     transferred = net_figures.gamma**2 * net_figures.signal
-    return MovieScore(
+    found = MovieScore(
         movie_id=movie.movie_id,
         snbr_raw=float(figures["raw"].snbr),
         snbr_wiener=float(figures["wiener"].snbr),
@@ -135,6 +148,7 @@ def score(net: Denoiser, movie: TrainingMovie, weight: Sequence[tuple[float, flo
         loss_wiener=loss_wiener,
         snbr_held_out=quality.finite(held_out),
     )
+    return found, (sums["wiener"], sums["net"])
 
 
 def _against_left_out(net: Denoiser, movie: TrainingMovie, plane: Tensor, mask: Tensor) -> tuple[float, float, float]:
@@ -220,6 +234,7 @@ def judge(
     thresholds: Thresholds,
     trained_on: frozenset[str],
     seed: int = 0,
+    first: bool | None = None,
 ) -> Decision:
     """Decide whether a candidate may serve.
 
@@ -228,7 +243,10 @@ def judge(
     held_out : movies with significant signal that were never trained on.
     incumbent : the serving net and its λ, or None for a first promotion.
     trained_on : ids of the movies the candidate learned from; none of them may be held out.
+    first : whether the candidate has to show that it beats the Wiener filter on each movie, as all that follows no
+        version of its own session; None: where nothing serves. Base weights that serve have shown it elsewhere only.
     """
+    first = incumbent is None if first is None else first
     leaked = trained_on.intersection(movie.movie_id for movie in held_out)
     if leaked:
         return Decision(result="rejected", reason=f"{len(leaked)} held-out movies were trained on")
@@ -236,15 +254,26 @@ def judge(
         return Decision(result="deferred", reason=f"{len(held_out)} held-out movies, needs {thresholds.least_held_out}")
     if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
         return Decision(result="rejected", reason="weights are not finite")
+    seconds, gib = cost_per_megapixel(net, held_out[-1])
+    if seconds > thresholds.apply_s_per_megapixel or gib > thresholds.apply_gib_per_megapixel:
+        found = f"{seconds:.0f} s and {gib:.1f} GiB"
+        allowed = f"{thresholds.apply_s_per_megapixel:g} s and {thresholds.apply_gib_per_megapixel:g} GiB"
+        return Decision(result="rejected", reason=f"it takes {found} per megapixel, allowed {allowed}")
     weight = measure_weight(net, held_out, seed)
-    scores = [score(net, movie, weight) for movie in held_out]
+    scored = [_scored(net, movie, weight) for movie in held_out]
+    scores = [one for one, _ in scored]
     probed = probes(net, held_out, seed)
     before = [score(incumbent[0], movie, incumbent[1]) for movie in held_out] if incumbent else []
-    figures = Figures(scores=scores, weight=weight, probes=probed, incumbent=before)
+    finest = max(2.0 * movie.band.band_pixel_size for movie in held_out)
+    pairs = zip(scored, held_out, strict=True)
+    sums = [shell_sums(torch.stack(parts), movie.band, finest) for (_, parts), movie in pairs]
+    shells = shell_figures(sums, finest)
+    figures = Figures(scores=scores, weight=weight, probes=probed, incumbent=before, shells=shells)
     reason = (
         _not_finite(scores, probed)
         or probe_failure(probed, thresholds)
-        or (_not_better(scores, before, thresholds, seed) if incumbent else _first_failure(scores, thresholds))
+        or (_first_failure(scores, thresholds) if first else "")
+        or (_not_better(scores, before, thresholds, seed) if incumbent else "")
     )
     if reason:
         return Decision(result="rejected", reason=reason, figures=figures)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from streamer import fourier, intervals, quality
+from streamer.published import ModelScore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +66,17 @@ class Verdict:
     """What the held-out movies let expect at this movie's SNR."""
     pattern: float | None
     """Standard errors by which the micrograph holds what others hold at the same place of the detector."""
+
+    def score(self, version: str) -> ModelScore | None:
+        """What is published of it; None where the halves give no gain."""
+        if not (math.isfinite(self.gain) and math.isfinite(self.gain_error)):
+            return None
+        return ModelScore(
+            version=version,
+            gain=round(self.gain, 4),
+            gain_error=round(self.gain_error, 4),
+            expected_gain=None if self.expected_gain is None else round(self.expected_gain, 4),
+        )
 
 
 class Guard:

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+PATTERN = "pattern.safetensors"
+"""Files of a version; the last one where there is a pattern."""
 FORMAT = "streamer.model/1"
+SIMULATED = "simulated-"
+"""Begins the ids of movies that were made for learning."""
 FINE_KINDS = {"fusion": "gain-residual", "zssr": "cryo-zssr"}
 """Networks of the fine grid, by method of super-resolution."""
 
@@ -62,6 +67,19 @@ class MovieScore(Struct, frozen=True, kw_only=True):
     """SNBR* at about four fifths of the exposure, nearly what is served, by groups that were left out."""
 
 
+class ShellFigures(Struct, frozen=True, kw_only=True):
+    """Figures of one shell, pooled over the held-out movies, at half the exposure; None where nothing is known."""
+
+    resolution: tuple[float, float]
+    """Coarse and fine end, Å."""
+    gamma: float | None
+    """Share of the signal that the output keeps."""
+    bias_ratio: float | None
+    """B⊥/(γ² V)."""
+    snbr: float | None
+    snbr_wiener: float | None
+
+
 class Figures(Struct, frozen=True, kw_only=True):
     """All that the gate looked at."""
 
@@ -70,6 +88,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     """λ as (spatial frequency in 1/Å, value)."""
     probes: dict[str, float]
     incumbent: list[MovieScore] = []
+    shells: list[ShellFigures] = []
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -88,6 +107,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Coarse end of the band, Å."""
     pixel_size: float
     """Å/px of the movies it learned from."""
+    general: bool = False
+    """Base weights: learned at many pixel sizes in one band in Å, they serve any whose Nyquist lies beyond it."""
+    specimen: int = 1
+    """Which of its session's specimens it learned from last (``models.specimens``)."""
     ctf: Literal["none", "flip"] = "none"
     """flip: it learned from images whose phases were flipped, and is given such."""
     sha256: str

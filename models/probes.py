@@ -5,6 +5,7 @@ A denoiser that writes something of its own shows it here, whatever it was train
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,6 +54,25 @@ def probes(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> dic
         results["injected"] = sum(returned for _, returned, _ in pairs) / len(pairs)
         results["injected_weak"] = sum(weak for _, _, weak in pairs) / len(pairs)
     return results
+
+
+def cost_per_megapixel(net: Denoiser, movie: TrainingMovie) -> tuple[float, float]:
+    """Seconds, the faster of two runs, and GiB of GPU memory for a megapixel of the band."""
+    everything, device = torch.ones(len(movie), dtype=torch.bool), movie.spectra.device
+    megapixels, on_gpu = movie.band.small[0] * movie.band.small[1] / 1e6, device.type == "cuda"
+    raw, linear, _ = movie.inputs(everything)
+    before = torch.cuda.memory_allocated(device) if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        infer(net, raw, linear)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    gib = (torch.cuda.max_memory_allocated(device) - before) / 2**30 if on_gpu else 0.0
+    return min(seconds) / megapixels, gib / megapixels
 
 
 def _apply(net: Denoiser, movie: TrainingMovie, spectrum: Tensor, wiener: Tensor | float) -> Tensor:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from streamer.ctf import Optics
 
 
+_COARSER = 1.02
+"""What base weights stand: their band is then as much coarser in Å."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Corrected:
     """A part of a micrograph and what the net makes of it."""
@@ -74,13 +78,7 @@ class SessionModel:
             or if the output is not finite.
         """
         manifest = self.manifest
-        if not is_same_pixel_size(sums.pixel_size, manifest.pixel_size):
-            raise ModelError(
-                "the model was trained at another pixel size",
-                where=self.directory,
-                expected=f"{manifest.pixel_size:g} Å/px",
-                found=f"{sums.pixel_size:g} Å/px",
-            )
+        self._check_pixel_size(sums.pixel_size)
         if manifest.ctf == "flip" and optics is None:
             raise ModelError("the model needs the micrograph's CTF", where=self.directory, hint="denoise --ctf FILE")
         band = band_of(sums.shape, sums.pixel_size, manifest.resolution, manifest.low)
@@ -99,6 +97,7 @@ class SessionModel:
             guard = self._guard if movie_id not in manifest.held_out else self._guard_of_held_out
             verdict = guard.look(self._evidence(even, odd, band))
         refused = None if verdict is None else verdict.refusal
+        score = None if verdict is None else verdict.score(manifest.version)
         return Correction(
             total=total.whole,
             even=even.whole,
@@ -107,7 +106,27 @@ class SessionModel:
             model=self.reference,
             learned_from=learned_from,
             refused=refused,
+            score=score,
         )
+
+    def _check_pixel_size(self, pixel_size: float) -> None:
+        """Raise ModelError where the network knows nothing of such pixels."""
+        manifest = self.manifest
+        if manifest.general:
+            if 2.0 * pixel_size > _COARSER * manifest.resolution:
+                raise ModelError(
+                    "the pixels are too coarse for the model's band",
+                    where=self.directory,
+                    expected=f"at most {manifest.resolution / 2.0:g} Å/px",
+                    found=f"{pixel_size:g} Å/px",
+                )
+        elif not is_same_pixel_size(pixel_size, manifest.pixel_size):
+            raise ModelError(
+                "the model was trained at another pixel size",
+                where=self.directory,
+                expected=f"{manifest.pixel_size:g} Å/px",
+                found=f"{pixel_size:g} Å/px",
+            )
 
     def _evidence(self, even: _Corrected, odd: _Corrected, band: Band) -> Evidence:
         """The halves in the band as the guard looks at them."""

@@ -7,23 +7,30 @@ No torch: the daemon decides, the trainer learns, the worker loads.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from models.manifest import MANIFEST, load_manifest
+from models.manifest import MANIFEST, PATTERN, WEIGHTS, load_manifest
 from models.settings import is_held_out
 from streamer.errors import ModelError, OutputError
+from streamer.writers.atomic import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Set
     from pathlib import Path
 
+    from models.manifest import Manifest
+
 _VERSION = re.compile(r"v(\d{4}|[1-9]\d{4,})")
+BASE = "v0000"
+"""A session's name for the weights that it started from."""
 _CURRENT = "current"
 _HELD = "none"
 """Where ``current`` leads when the operator wants no network."""
@@ -107,6 +114,14 @@ class ModelStore:
         link = self.directory / _CURRENT
         return str(link.readlink()) if link.is_symlink() else None
 
+    # ------------------------------------------------------------------------------------- coming and going
+
+    def adopt(self, directory: Path) -> Manifest:
+        """Take weights from elsewhere in as the version that this session starts from, kept for good."""
+        manifest = copy_version(directory, self.directory / BASE)
+        self.pin(BASE)
+        return manifest
+
     # -------------------------------------------------------------------------------------------- which stay
 
     def pin(self, version: str) -> None:
@@ -138,6 +153,38 @@ class ModelStore:
         return gone
 
 
+def copy_version(source: Path, target: Path) -> Manifest:
+    """Copy a version under another name, whole or not at all; returns the copy's manifest.
+
+    Raises
+    ------
+    ModelError
+        If there is no version, its weights are not those that its manifest describes, or the target exists.
+    """
+    manifest = msgspec.structs.replace(load_manifest(source), version=target.name)
+    if target.exists():
+        raise ModelError("a version of this name exists already", where=target)
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, digest in ((WEIGHTS, manifest.sha256), (PATTERN, manifest.pattern_sha256)):
+            if digest is not None:
+                data = (source / name).read_bytes()
+                found = hashlib.sha256(data).hexdigest()
+                if found != digest:
+                    raise ModelError(f"{name} does not match its manifest", where=source, expected=digest, found=found)
+                write_atomically(temporary / name, data)
+        write_atomically(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        temporary.rename(target)
+    except OSError as error:
+        raise ModelError(f"the version cannot be copied: {error.strerror}", where=error.filename or source) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_directory(target.parent)
+    return manifest
+
+
 def _number(version: str) -> int:
     return int(version[1:])
 
@@ -147,6 +194,7 @@ class _Role(msgspec.Struct, frozen=True, kw_only=True):
 
     movie_id: str
     held_out: bool
+    specimen: int = 1
 
 
 class Roles:
@@ -155,10 +203,15 @@ class Roles:
     One process gives roles; others may read along with ``refresh``.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read what is there; raises ModelError where it is damaged."""
-        self._path = path
+    def __init__(self, path: Path, specimen: int = 1) -> None:
+        """Read what is there; raises ModelError where it is damaged.
+
+        ``specimen`` is that of the movies which roles are given to; each specimen's movies are counted apart.
+        """
+        self._path, self._specimen = path, specimen
         self._roles: dict[str, bool] = {}
+        self._counts: Counter[int] = Counter()
+        """Movies of each specimen."""
         self._end = 0
         self.refresh()
 
@@ -173,6 +226,7 @@ class Roles:
             for line in lines:
                 role = msgspec.json.decode(line, type=_Role)
                 self._roles[role.movie_id] = role.held_out
+                self._counts[role.specimen] += 1
                 self._end += len(line) + 1
         except msgspec.DecodeError as error:
             hint = "without it nobody knows what was held out: move it away and collect under another session name"
@@ -181,9 +235,11 @@ class Roles:
     def held_out(self, movie_id: str) -> bool:
         """Role of a movie, given when it is first asked for and on disk before it is used."""
         if movie_id not in self._roles:
-            held_out = is_held_out(len(self._roles))
-            self._append(msgspec.json.encode(_Role(movie_id=movie_id, held_out=held_out)) + b"\n")
+            held_out = is_held_out(self._counts[self._specimen])
+            role = _Role(movie_id=movie_id, held_out=held_out, specimen=self._specimen)
+            self._append(msgspec.json.encode(role) + b"\n")
             self._roles[movie_id] = held_out
+            self._counts[self._specimen] += 1
         return self._roles[movie_id]
 
     def all_held_out(self) -> Set[str]:

@@ -47,23 +47,25 @@ def train(
     movies: Sequence[TrainingMovie],
     *,
     seed: int,
-    steps: int = 0,
+    steps: int | None = None,
     seconds: float | None = None,
+    weights: Sequence[float] | None = None,
     learning_rate: float = 1e-2,
     input_share: tuple[float, float] = (0.5, 0.9),
     patch: int = 128,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> TrainingReport:
-    """Train in place for a number of steps, or for some time.
+    """Train in place for a number of steps, or for some time, whichever ends first.
 
     Parameters
     ----------
-    movies : at least one; two are drawn per step, newest and oldest alike.
+    movies : at least one; two are drawn per step.
     learning_rate : Muon's.
     seed : of the draws.
     stop : asked before each step; True ends early.
-    seconds : budget by ``clock`` instead of ``steps``.
+    steps, seconds : budgets, the second by ``clock``; at least one.
+    weights : how often each movie is drawn; None: all alike.
 
     Source: recipe of residual-on-Wiener noise2noise with random splits; here Muon at 0.01, 8 % warm-up, cosine.
     """
@@ -76,12 +78,13 @@ def train(
     low_precision = bf16_pays(device)
 
     def distance() -> Tensor:
-        inputs, targets = _batch(movies, input_share, patch, generator)
+        inputs, targets = _batch(movies, chances, input_share, patch, generator)
         inputs = inputs.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
             return nn.functional.mse_loss(net(inputs).float(), targets)
 
     names = [movie.movie_id for movie in movies]
+    chances = torch.tensor(weights or [1.0] * len(movies), dtype=torch.float64)
     return optimise(
         net,
         distance,
@@ -106,7 +109,7 @@ def optimise(
     loss_of_step: Callable[[], Tensor],
     movies: list[str],
     *,
-    steps: int,
+    steps: int | None = None,
     seconds: float | None = None,
     learning_rate: float = 3e-3,
     stop: Callable[[], bool] = lambda: False,
@@ -118,13 +121,16 @@ def optimise(
     ``optimiser`` None is Adam, β₂ 0.99.
     """
     optimiser = optimiser or torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    if steps is None and seconds is None:
+        raise ModelError("training without a budget would not end", expected="steps or seconds")
     net.train()
     losses: list[float] = []
     began, finite = clock(), True
 
     def spent() -> float:
         """Share of the budget."""
-        return len(losses) / max(1, steps) if seconds is None else (clock() - began) / seconds
+        by_steps = 0.0 if steps is None else len(losses) / max(1, steps)
+        return by_steps if seconds is None else max(by_steps, (clock() - began) / seconds)
 
     while finite and (share := spent()) < 1.0 and not stop():
         rate = learning_rate * schedule(share)
@@ -152,13 +158,17 @@ def schedule(share: float) -> float:
 
 
 def _batch(
-    movies: Sequence[TrainingMovie], input_share: tuple[float, float], patch: int, generator: torch.Generator
+    movies: Sequence[TrainingMovie],
+    chances: Tensor,
+    input_share: tuple[float, float],
+    patch: int,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Two patches from each of two movies, randomly drawn, turned and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
     inputs, targets = [], []
     side = min(patch, *(min(movie.band.small) // MULTIPLE * MULTIPLE for movie in movies))
     for _ in range(2):
-        movie = movies[draw(len(movies), generator)]
+        movie = movies[int(torch.multinomial(chances, 1, generator=generator))]
         order = torch.randperm(len(movie), generator=generator)
         least, most = (max(1, min(len(movie) - 1, round(share * len(movie)))) for share in input_share)
         kept = least + draw(most - least + 1, generator)

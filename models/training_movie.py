@@ -55,6 +55,7 @@ class TrainingMovie:
         self.exposures = [torch.tensor(e, dtype=torch.float64) for e in sums.exposures]
         small = (int(sums.groups.shape[1]), int(sums.groups.shape[2]))
         self.band = Band(shape=sums.shape, small=small, pixel_size=sums.pixel_size, low=low)
+        self._made: Band | None = None
         self.spectra = torch.fft.rfft2(sums.groups.to(device=device, dtype=torch.float32))
         if optics is not None:
             self.spectra = self.spectra * signs_of(self.band, optics, device)
@@ -67,7 +68,24 @@ class TrainingMovie:
         if 2.0 * self.band.band_pixel_size < resolution:
             kept = band_of(self.band.shape, self.band.pixel_size, resolution, self.band.low)
             self.spectra, self.band = fourier.resize(self.spectra, self.band.small, kept.small), kept
+            if self._made is not None:
+                self._made = band_of(self._made.shape, self._made.pixel_size, resolution, self._made.low)
             self._measure()
+
+    def keep_part(self, most_px: int) -> None:
+        """Keep the middle of a larger field only, as a micrograph of its own: memory is bounded for any detector."""
+        height, width = self.band.small
+        if height * width <= most_px:
+            return
+        share = math.sqrt(most_px / (height * width))
+        rows, columns = (max(MULTIPLE, int(size * share) // MULTIPLE * MULTIPLE) for size in (height, width))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        images = fourier.to_image(self.spectra, (height, width))
+        self.spectra = torch.fft.rfft2(images[:, top : top + rows, left : left + columns].contiguous())
+        self._made = self._made or self.band
+        whole = (round(self.band.shape[0] * rows / height), round(self.band.shape[1] * columns / width))
+        self.band = Band(shape=whole, small=(rows, columns), pixel_size=self.band.pixel_size, low=self.band.low)
+        self._measure()
 
     def _measure(self) -> None:
         """Curves and whitening from the groups as they are now."""
@@ -116,6 +134,11 @@ class TrainingMovie:
         """Wiener filter at the exposure of a part, (h', w'//2+1): the SSNR goes with Σw²."""
         ssnr = self.spectrum.ssnr_full * (squares / self._total)
         return fourier.from_rings(ssnr / (1.0 + ssnr), self.band.small, self.spectra.device)
+
+    @property
+    def made_for(self) -> Band:
+        """The whole field's band, whatever part of it is kept."""
+        return self._made or self.band
 
     @property
     def is_flipped(self) -> bool:

@@ -16,11 +16,26 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, 
 
 
 @click.command("train")
-@click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("directories", metavar="[OUTPUT_DIRECTORY]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", type=OutputDirectory(), required=True, help="Directory of the new version.")
 @click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: session_model.first_steps]")
 @click.option("--seconds", type=Number(0.1), help="Budget in seconds instead.")
-@click.option("--base", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
+@click.option("--start", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
+@click.option(
+    "--base",
+    "as_base",
+    is_flag=True,
+    help="Make weights that any session can start with: from simulated sessions of many specimens, and from the "
+    "directories, if any. 36000 steps unless a budget is given.",
+)
+@click.option(
+    "--specimens",
+    type=click.IntRange(min=1),
+    default=130,
+    show_default=True,
+    help="With --base: simulated specimens to learn from; ten more are judged by.",
+)
+@click.option("--device", default="cpu", show_default=True, help="With --base: cpu, cuda or cuda:NUMBER.")
 @click.option(
     "--seed",
     type=SEED,
@@ -33,7 +48,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, 
     type=click.Choice(list(DENOISERS)),
     default="small",
     show_default=True,
-    help="What to train, unless --base says it.",
+    help="What to train, unless --start says it.",
 )
 @click.option(
     "--ctf",
@@ -46,11 +61,14 @@ def train_model(
     out: Path,
     steps: int | None,
     seconds: float | None,
-    base: Path | None,
+    start: Path | None,
     seed: int,
     network: str,
+    specimens: int,
+    device: str,
     ctf: Path | None,
     *,
+    as_base: bool,
     as_json: bool,
 ) -> int:
     """Train a version from finished movies' group sums, and have the gate judge it.
@@ -58,22 +76,34 @@ def train_model(
     The movies must have been processed with --keep-groups. A quarter of them is held out. The version is written
     whether it passes or not, with the verdict; exit status 1 says that it did not pass.
     """
+    from service.pretraining import pretrain
     from service.training import train_offline
 
     if steps and seconds:
         raise UsageError("give a budget in steps or in seconds, not both")
+    if as_base and (start or ctf):
+        raise UsageError("--base starts from scratch, and its images keep their phases", found="--start or --ctf")
+    if not (as_base or directories):
+        raise UsageError("nothing to learn from", expected="OUTPUT_DIRECTORY..., or --base")
     if out.exists():
         raise UsageError("a version of this name exists already", where=out)
-    result = train_offline(
-        list(directories),
-        out.absolute(),
-        steps=steps,
-        seconds=seconds,
-        base=base,
-        network=network,
-        seed=seed,
-        ctf=ctf,
-    )
+    places, out = list(directories), out.absolute()
+    if as_base:
+        result = pretrain(
+            places,
+            out,
+            specimens=specimens,
+            steps=steps,
+            seconds=seconds,
+            network=network,
+            seed=seed,
+            device=device,
+            tell=lambda words: click.echo(words, err=True),
+        )
+    else:
+        result = train_offline(
+            places, out, steps=steps, seconds=seconds, base=start, network=network, seed=seed, ctf=ctf
+        )
     if as_json:
         click.echo(jsontext.encode(result).decode())
     else:

@@ -35,7 +35,7 @@ from service.publisher import Publisher
 from service.serving import Serving
 from service.stars import MicrographTables
 from service.status import Alarms, Status
-from service.teacher import Teacher, what_to_learn
+from service.teacher import Teacher, base_of, what_to_learn
 from service.watching import Watching, watcher_of
 from streamer.errors import OutputError, ServiceError, StreamerError
 
@@ -67,7 +67,7 @@ class Daemon:
         self.metrics = Metrics()
         self.journal = Journal.open(layout.journal, instance=config.instance.name, on_commit=self.metrics.commit)
         self.alarms, self.status = Alarms(self.journal, self.metrics), Status()
-        self.serving = Serving(layout, self.journal, self.metrics)
+        self.serving = Serving(layout, self.journal, self.metrics, base_of(config))
         self.teacher = Teacher(
             config,
             layout,
@@ -241,10 +241,12 @@ class Daemon:
         for movie_id in given_up:
             self.desk.gave_up(movie_id)
 
-    def _lessons(self, session: str) -> list[Learn]:
-        """Finished movies of a session whose group sums are still there, oldest first."""
+    def _lessons(self, session: str, specimen: int) -> list[Learn]:
+        """Finished movies of a specimen whose group sums are still there, oldest first."""
         movies = self.journal.movies(session=session, state="done", limit=_LESSONS)
-        lessons = [what_to_learn(self.layout, movie.movie.movie_id) for movie in reversed(movies)]
+        known = self.desk.specimens.session(session)
+        ids = [movie.movie.movie_id for movie in reversed(movies)]
+        lessons = [what_to_learn(self.layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
         return [lesson for lesson in lessons if lesson is not None]
 
     def _resume_sessions(self) -> None:
@@ -256,9 +258,11 @@ class Daemon:
             self._tables.resume(self.desk.session)
             served = self.serving.version(self.desk.session)
             self.metrics.model(served, None)
-            lessons = self._lessons(self.desk.session)
+            specimen = self.desk.specimens.session(self.desk.session).current
+            self.metrics.specimen(specimen)
+            lessons = self._lessons(self.desk.session, specimen)
             if lessons:
-                self.teacher.learn(self.desk.session, lessons[-1])
+                self.teacher.learn(self.desk.session, lessons[-1], specimen)
 
     def _write_tables(self, *, now: bool = False) -> None:
         try:

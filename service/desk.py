@@ -11,6 +11,7 @@ from service.eventlog import utc_seconds, utc_text
 from service.gain_watch import GainWatch
 from service.messages import SessionChange
 from service.pipes import Failed, Finished, Work
+from service.specimen_watch import SpecimenWatch
 from service.teacher import what_to_learn
 from streamer.errors import MovieNotReady
 from streamer.published import MovieRecord, Times
@@ -59,6 +60,7 @@ class Desk:
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
         self._not_ready_since: dict[str, float] = {}
+        self.specimens = SpecimenWatch(layout.session_state)
         self.session = config.session.name or ""
 
     @property
@@ -108,6 +110,7 @@ class Desk:
             groups=str(self._layout.groups(movie_id)) if self._config.session_model.enabled else None,
             fine_model=self._fine_model(session),
             lesson=str(self._layout.lesson(movie_id)) if self._learns_fine else None,
+            notes=self._notes(session) if version is not None or self._config.session_model.enabled else (),
         )
 
     @property
@@ -130,10 +133,34 @@ class Desk:
         self.waits_no_more(record.movie_id)
         self._tables.add(record)
         self._gain_watch.take(record)
-        lesson = what_to_learn(self._layout, record.movie_id)
-        if lesson is not None:
-            self._teacher.learn(record.session, lesson)
+        self._learn(record)
         _log.info("done: %s, %s", record.path, record.restoration)
+
+    def _learn(self, record: MovieRecord) -> None:
+        """Find out which specimen a movie is of; tell the trainer of the movies that this has made clear."""
+        session = record.session
+        specimens = self.specimens.session(session)
+        decided, change = specimens.take(record, self._serving.version(session))
+        if change is not None:
+            before = self._serving.version(session)
+            serves = self._serving.change_specimen(session, change, specimens.served(change.specimen))
+            self._metrics.specimen(change.specimen, changed=True)
+            known = "is back" if change.returned else "is new"
+            words = f"specimen {change.specimen} {known} since {specimens.since}: {change.reason}"
+            self._alarms.tell("specimen-changed", f"{words}; {serves or 'the Wiener estimate'} serves")
+            self._teacher.change_specimen(session, change.specimen, before if serves is None else None)
+        for movie_id, specimen in decided:
+            lesson = what_to_learn(self._layout, movie_id)
+            if lesson is not None and specimen == specimens.current:
+                self._teacher.learn(session, lesson, specimen)
+
+    def _notes(self, session: str) -> tuple[str, ...]:
+        """What a movie's record has to say because of the movies before it."""
+        specimens = self.specimens.session(session)
+        number = specimens.current
+        if number == 1 or self._serving.has_own(session, number):
+            return ()
+        return (f"model: specimen {number} since {specimens.since}, no network has learned from it yet",)
 
     def failed(self, message: Failed) -> None:
         """Decide what becomes of a movie that could not be processed."""
@@ -145,6 +172,7 @@ class Desk:
             self._wait_for_people(message)
             self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
         elif message.kind == "device":
+            self._teacher.give_way()
             if self._journal.retry_later(message.movie_id, message.revision, reason) == "quarantined":
                 self.gave_up(message.movie_id)
         else:

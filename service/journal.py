@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from service import eventlog, movietable
 from service.database import Database, Migration
 from service.eventlog import EventLog, utc_seconds, utc_text
-from service.messages import DENOISER, NO_VERSION, parse_event
+from service.messages import DENOISER, NO_VERSION, SERVES_AFTER, parse_event
 from service.movietable import (
     JournalMovie,
     bare_record,
@@ -266,15 +266,15 @@ class Journal(EventLog):
         )
         return None if row is None else utc_seconds(row["detected_utc"])
 
-    def serving_version(self, session: str) -> tuple[str | None, bool]:
-        """Version of the denoiser that was made to serve last, and whether the journal knows at all."""
+    def serving_version(self, session: str) -> tuple[str | None, str | None]:
+        """Version of the denoiser that was made to serve last, and by what; (None, None) where none ever was."""
         for row in self._database.rows(
             "SELECT body FROM events WHERE kind = 'model' AND session = ? ORDER BY seq DESC", (session,)
         ):
             body = parse_event(row["body"]).body
-            if body.get("network", DENOISER) == DENOISER and body.get("result") in ("promoted", "rolled-back"):
-                return (None if body["version"] == NO_VERSION else body["version"]), True
-        return None, False
+            if body.get("network", DENOISER) == DENOISER and body.get("result") in SERVES_AFTER:
+                return (None if body["version"] == NO_VERSION else body["version"]), body["result"]
+        return None, None
 
     # ------------------------------------------------------------------------------------------- changing
 

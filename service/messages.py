@@ -144,12 +144,16 @@ DENOISER, SUPER_RESOLUTION, CRYO_ZSSR = "denoiser", "super-resolution", "cryo-zs
 """What a version is a network for."""
 
 
+SERVES_AFTER = ("promoted", "rolled-back", "fell-back", "returned")
+"""Results after which the version that is named serves."""
+
+
 class ModelChange(Struct, frozen=True, kw_only=True):
     """Body of kind ``model``: what became of a version of the session model."""
 
     version: str
     result: str
-    """promoted, rejected, rolled-back, failed, ..."""
+    """promoted, rejected, rolled-back, fell-back or returned (at a change of specimen), failed, ..."""
     reason: str = ""
     sha256: str | None = None
     figures: dict[str, float | str | None] = {}

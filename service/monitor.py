@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.client import Client, MemoryCursor
-from service.messages import DENOISER, Event, Heartbeat, Position
+from service.messages import DENOISER, SERVES_AFTER, Event, Heartbeat, Position
 from service.printable import printable
 from streamer.errors import ServiceError
 
@@ -52,7 +52,7 @@ class Board:
                 del self._movies[next(iter(self._movies))]
         elif event.kind == "model" and event.body.get("network", DENOISER) == DENOISER:
             self._model = event
-            if event.body.get("result") in ("promoted", "rolled-back"):
+            if event.body.get("result") in SERVES_AFTER:
                 self._promoted = event
         elif event.kind == "alert":
             self._alerts = [*self._alerts, event][-20:]

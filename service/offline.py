@@ -117,6 +117,7 @@ def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
         network=bench.networks.on_fusion(None),
         zssr=bench.networks.zssr(None),
         lesson=None,
+        notes=(),
     )
 
 

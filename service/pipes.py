@@ -36,6 +36,10 @@ class Begin(Struct, tag=True, frozen=True, kw_only=True):
     config: Config
     session_directory: str = ""
     """Of the trainer: where versions are kept."""
+    specimen: int = 1
+    """Of the trainer: which of the session's specimens it learns from."""
+    warm: str | None = None
+    """Of the trainer: version of another specimen whose weights it goes on from where nothing serves."""
 
 
 class Work(Struct, tag=True, frozen=True, kw_only=True):
@@ -54,6 +58,8 @@ class Work(Struct, tag=True, frozen=True, kw_only=True):
     """Where the frame-group sums go."""
     lesson: str | None = None
     """Where the fine grid's sums go that a network on top of fusion learns from."""
+    notes: tuple[str, ...] = ()
+    """Flags that the daemon adds to the record: what it knows from the movies before."""
 
 
 class Finish(Struct, tag=True, frozen=True):

@@ -106,6 +106,7 @@ class Metrics:
             "network",
             "result",
         )
+        self._specimen_changes = counter("specimen_changes", "Times that another specimen was found.")
         self._ready_delay = histogram(
             "movie_ready_delay_seconds",
             "From the first sight of a file to its being whole.",
@@ -127,6 +128,7 @@ class Metrics:
         self._disk_free = gauge("disk_free_bytes", "Free space.", "volume")
         self._model_version = gauge("model_version", "Number of the version that serves.")
         self._promoted = gauge("model_promoted_timestamp_seconds", "When it was promoted.")
+        self._specimen = gauge("specimen", "Which of the session's specimens is in the microscope, from 1.")
         self._training = gauge("training_active", "Whether the trainer is at work.")
         self._alive = gauge("heartbeat_timestamp_seconds", "Last sign of life of a part.", "stage")
         self._alerts = gauge("alert_active", "Whether an alert of the daemon is raised.", "name")
@@ -136,6 +138,12 @@ class Metrics:
         gauge = self._gauge
         self._ssnr = gauge("movie_ssnr_full", "Signal over noise power of the last movie's sum, pooled.")
         self._snbr = gauge("movie_snbr_half", "Signal over noise and bias of the last movie's half.", "image")
+        self._gain = gauge(
+            "movie_model_gain_ratio",
+            "What the serving network made of the last movie before it could learn from it, over the Wiener filter; "
+            "expected: as the movies that it was judged by let expect.",
+            "which",
+        )
         self._resolution = gauge("movie_frc_resolution_angstrom", "Where the last movie's halves disagree.")
         self._total_motion = gauge("movie_total_motion_angstrom", "Motion over the last movie.")
         self._early_motion = gauge("movie_early_motion_angstrom", "Motion up to 4 electrons per square angstrom.")
@@ -239,6 +247,12 @@ class Metrics:
         else:
             self._fine_candidates.labels(self._bounded("network", network), result).inc()
 
+    def specimen(self, number: int, *, changed: bool = False) -> None:
+        """Set which of the session's specimens is in the microscope; count a change."""
+        self._specimen.set(number)
+        if changed:
+            self._specimen_changes.inc()
+
     def training(self, active: bool) -> None:
         """Set whether the trainer is at work."""
         self._training.set(active)
@@ -271,6 +285,8 @@ class Metrics:
         self._confirmed.set(metrics.sr.control, "control")
         self._mean.set(metrics.mean_counts)
         self._hot.set(metrics.n_hot_pixels)
+        self._gain.set(metrics.score.gain if metrics.score else None, "own")
+        self._gain.set(metrics.score.expected_gain if metrics.score else None, "expected")
 
     # ----------------------------------------------------------------------------------------------- serving
 

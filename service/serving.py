@@ -6,14 +6,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from models.manifest import load_manifest
-from models.store import ModelStore
-from service.messages import CRYO_ZSSR, SUPER_RESOLUTION, ModelChange
+from models.store import BASE, ModelStore
+from service.messages import CRYO_ZSSR, NO_VERSION, SUPER_RESOLUTION, ModelChange
 from streamer.errors import ModelError
 from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.specimens import Change
     from service.journal import Journal
     from service.layout import Layout
     from service.pipes import Candidate
@@ -28,15 +29,60 @@ _METHODS = {SUPER_RESOLUTION: "fusion", CRYO_ZSSR: "zssr"}
 class Serving:
     """The serving version of each session; movies are told which with their order."""
 
-    def __init__(self, layout: Layout, journal: Journal, metrics: Metrics) -> None:
-        self._layout, self._journal, self._metrics = layout, journal, metrics
+    def __init__(self, layout: Layout, journal: Journal, metrics: Metrics, base: Path | None = None) -> None:
+        """``base`` is the version that a session starts with."""
+        self._layout, self._journal, self._metrics, self._base = layout, journal, metrics, base
         self._versions: dict[str, str | None] = {}
 
     def version(self, session: str) -> str | None:
-        """Version that serves a session; None: the Wiener estimate."""
+        """Version that serves a session; None: the Wiener estimate. A new session begins with the base weights."""
         if session not in self._versions:
-            self._versions[session] = self._journalled(session)
+            self._versions[session] = self._journalled(session) or self._begun(session)
         return self._versions[session]
+
+    def has_own(self, session: str, specimen: int) -> bool:
+        """Whether what serves a session has learned from this one of its specimens."""
+        version = self.version(session)
+        if version is None:
+            return False
+        manifest = load_manifest(self._store(session).path(version))
+        return not manifest.general and manifest.specimen == specimen
+
+    def change_specimen(self, session: str, change: Change, earlier: str | None) -> str | None:
+        """Let what fits the specimen serve that is in the microscope now; returns the version.
+
+        Parameters
+        ----------
+        earlier : version that served it when it was there before.
+        """
+        store, serves = self._store(session), self.version(session)
+        if store.is_held:
+            return serves
+        known = store.versions()
+        version = earlier if change.returned and earlier in known else BASE if BASE in known else None
+        words = f"specimen {change.specimen}: {change.reason}"
+        result = "returned" if change.returned and version == earlier else "fell-back"
+        model = ModelChange(version=version or NO_VERSION, result=result, reason=words)
+        self._metrics.candidate(result)
+        self._journal.append(model, session)
+        self._mark(session, version)
+        self._metrics.model(version, utc_now() if version else None)
+        return version
+
+    def _begun(self, session: str) -> str | None:
+        """Take the base weights in, where there are any and the session has no versions yet."""
+        store = self._store(session)
+        if self._base is None or store.versions() or store.is_held:
+            return None
+        try:
+            manifest = store.adopt(self._base)
+        except ModelError as error:
+            _log.warning("base weights: %s", error)
+            return None
+        reason = f"base weights, {len(manifest.trained_on)} movies of other sessions"
+        change = ModelChange(version=BASE, result="promoted", reason=reason, sha256=manifest.sha256)
+        self.serve(session, BASE, change)
+        return BASE
 
     def fine_version(self, session: str, method: str) -> Path | None:
         """Directory of the network that serves a session for a method of super-resolution."""
@@ -86,23 +132,23 @@ class Serving:
         except ModelError as error:
             return "failed", str(error)
         if store.is_held or compared_with != serves:
-            return "rejected", f"it passed, but the operator had chosen {serves or 'no network'} meanwhile"
+            return "rejected", f"it passed, but {serves or 'no network'} had been chosen meanwhile"
         return message.result, message.reason
 
     def _journalled(self, session: str) -> str | None:
         """Version that the journal says serves, with the store brought in line if the daemon died in between."""
         store = self._store(session)
-        version, is_known = self._journal.serving_version(session)
-        if not is_known:
+        version, result = self._journal.serving_version(session)
+        if result is None:
             return store.current()
-        held = version is None
+        held = version is None and result != "fell-back"
         if version not in store.versions():
             version = None
         if (version, held) != (store.current(), store.is_held):
             self._mark(session, version, held=held)
         return version
 
-    def _mark(self, session: str, version: str | None, *, held: bool) -> None:
+    def _mark(self, session: str, version: str | None, *, held: bool = False) -> None:
         self._store(session).set_current(version, held=held)
         self._versions[session] = version
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.base import base_directory
 from models.manifest import DENOISER_KINDS, FINE_KINDS, load_manifest
 from models.store import ROLES, ModelStore, Roles
 from service.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
@@ -32,7 +33,7 @@ _ROOM = 0.95
 
 def check_versions(config: Config) -> None:
     """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
-    fine, base = config.super_resolution, config.session_model.base if config.session_model.enabled else None
+    fine, base = config.super_resolution, base_of(config)
     for setting, directory, expected in (
         ("super_resolution.model", fine.model, (FINE_KINDS[fine.method],)),
         ("session_model.base", base, DENOISER_KINDS),
@@ -57,6 +58,11 @@ def check_versions(config: Config) -> None:
             raise ConfigError(what, where=directory, hint="denoise --ctf applies it to finished movies")
 
 
+def base_of(config: Config) -> Path | None:
+    """Directory of the version that sessions start with; None: from scratch, or nothing is denoised."""
+    return base_directory(config.session_model) if config.session_model.enabled and config.denoise.enabled else None
+
+
 def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
     """What the trainer is told of a finished movie, if its sums are still there."""
     groups, lesson = layout.groups(movie_id), layout.lesson(movie_id)
@@ -70,7 +76,7 @@ class Teacher:
 
     Parameters
     ----------
-    lessons : gives what a new trainer has to be told of a session: its finished movies, oldest first.
+    lessons : gives what a new trainer has to be told of a specimen of a session: its finished movies, oldest first.
     candidate : called with what the gate decided.
     died : called with how a trainer ended that should not have.
 
@@ -85,7 +91,7 @@ class Teacher:
         config: Config,
         layout: Layout,
         *,
-        lessons: Callable[[str], list[Learn]],
+        lessons: Callable[[str, int], list[Learn]],
         candidate: Callable[[str, Candidate], None],
         died: Callable[[str], None],
     ) -> None:
@@ -96,7 +102,8 @@ class Teacher:
         self._spaces: dict[Path, GroupSpace] = {}
         self._started = -_START_EVERY_S
         self._paused = False
-        self.session = self._wanted = ""
+        self.session, self.specimen = self._wanted = ("", 1)
+        self._warm: str | None = None
         self.is_training = False
 
     def fileno(self) -> int | None:
@@ -108,16 +115,37 @@ class Teacher:
         """Process id of the trainer."""
         return None if self._child is None else self._child.pid
 
-    def learn(self, session: str, lesson: Learn) -> None:
-        """Tell the trainer of a finished movie; a new session gets a new trainer."""
+    def learn(self, session: str, lesson: Learn, specimen: int = 1) -> None:
+        """Tell the trainer of a finished movie; a new session and a new specimen get a new trainer."""
         if not self._config.session_model.enabled:
             return
         for path in filter(None, (lesson.groups, lesson.lesson)):
             self._make_room(session, Path(path))
-        self._wanted = session
-        if session == self.session and self._child is not None:
+        self._wanted = (session, specimen)
+        if self._wanted == (self.session, self.specimen) and self._child is not None:
             self._child.send(lesson)
         self._follow()
+
+    def change_specimen(self, session: str, specimen: int, warm: str | None) -> None:
+        """Let the trainer begin anew with another specimen's movies, at once.
+
+        Parameters
+        ----------
+        warm : version to go on from where nothing serves.
+        """
+        if session != self.session or not self._config.session_model.enabled:
+            return
+        self.close()
+        self.specimen, self._warm = specimen, warm
+        self._wanted = (session, specimen)
+        self._start()
+
+    def give_way(self) -> None:
+        """Free the trainer's memory, because the worker ran out of it; another one is started later."""
+        if self._child is not None:
+            _log.warning("the trainer is ended: the worker needs the memory")
+            self.close()
+            self._started = time.monotonic()
 
     def attend(self, pending: int) -> None:
         """Take what the trainer sent; pause it while movies wait; replace it when it died, but not all the time."""
@@ -149,12 +177,14 @@ class Teacher:
 
         Nothing is lost by waiting: what a session has finished is told when its turn comes.
         """
-        if self._wanted == self.session:
+        if self._wanted == (self.session, self.specimen):
             return
         if self._child is not None and (self.is_training or time.monotonic() - self._started < _TURN_S):
             return
         self.close()
-        self.session = self._wanted
+        if self._wanted[0] != self.session:
+            self._warm = None
+        self.session, self.specimen = self._wanted
         self._start()
 
     def _hear(self, child: Child) -> None:
@@ -179,17 +209,17 @@ class Teacher:
     def _start(self) -> None:
         self._started = time.monotonic()
         self._keep_base()
-        begin = Begin(config=self._config, session_directory=str(self._layout.session_state(self.session)))
+        directory = str(self._layout.session_state(self.session))
+        begin = Begin(config=self._config, session_directory=directory, specimen=self.specimen, warm=self._warm)
         threads = self._config.session_model.threads
         self._child = Child("service.trainer", begin, threads=threads, niceness=_NICENESS)
         self._paused = False
-        for lesson in self._lessons(self.session):
+        for lesson in self._lessons(self.session, self.specimen):
             self._child.send(lesson)
 
     def _keep_base(self) -> None:
         """See to it that the version to start from outlives the session that made it, if it is one of ours."""
-        base = self._config.session_model.base
-        place = None if base is None else Path(base).absolute()
+        place = base_of(self._config)
         if place is not None and place.is_relative_to(self._layout.state):
             with suppress(ModelError):  # the trainer tells of a version that is not there
                 ModelStore(place.parent).pin(place.name)

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from models.base import base_directory
 from models.candidate import save_candidate
 from models.checkpoint import load_version
 from models.gate import Decision, Thresholds, judge
-from models.manifest import DENOISERS, Manifest, load_manifest
+from models.manifest import DENOISERS, SIMULATED, Manifest, load_manifest
 from models.noise2noise import Denoiser, build
+from models.session_movies import SessionMovies
 from models.store import FINE_MODELS, ROLES, ModelStore, Roles
 from models.training import TrainingReport, train
-from models.training_movie import TrainingMovie, is_made_for, useful_resolution
 from service.fine_subjects import subject_of
 from service.fine_trainer import FineTrainer
 from service.pipes import Begin, Candidate, Learn, ParentChannel, Pause, Serving, Training, Up, die_with_parent, plain
@@ -45,25 +46,26 @@ _ROUNDS = 4
 class Trainer:
     """Learns, proposes, and leaves the decision to the gate."""
 
-    def __init__(self, channel: ParentChannel, config: Config, directory: Path) -> None:
+    def __init__(
+        self, channel: ParentChannel, config: Config, directory: Path, *, specimen: int = 1, warm: str | None = None
+    ) -> None:
         self._channel, self._config, self._settings = channel, config, config.session_model
+        self._specimen, self._warm = specimen, warm
         self._device = device_of(config.compute.device)
         self._store = ModelStore(directory / "models")
-        self._roles = Roles(directory / ROLES)
+        self._roles = Roles(directory / ROLES, specimen)
         self._fine = self._fine_trainer(directory)
-        self._learned: list[TrainingMovie] = []
-        self._held_out: list[TrainingMovie] = []
+        self._movies = SessionMovies(self._settings, config.denoise, config.movie.pixel_size, self._device)
         self._new, self._more_rounds, self._seen = 0, _ROUNDS, set[str]()
-        self._paused = threading.Event()
+        self._paused, self._paused_s = threading.Event(), 0.0
         self._inbox: queue.Queue[Learn | Serving | None] = queue.Queue()
         self._choices = self._choices_taken = 0
         self._net: Denoiser | None = None
         self._parent: Manifest | None = None
         self._learned_before: set[str] = set()
-        self._misfit_told = False
-        self._resolution: float | None = None
-        """Fine end in Å of the band that is learned in; None: not chosen yet."""
         self._serving, self._held = self._store.current(), self._store.is_held
+        self._serves: Denoiser | None = None
+        """What serves; learning goes on from ``_net``, which may be a candidate that was rejected."""
         self._trainings = int(self._store.next_version()[1:]) - 1
         # a version that was stored but never served, because everything was killed in between, took nothing in
         self._stored = self._learned_by_any_version() if self._serving or self._held else set[str]()
@@ -117,17 +119,17 @@ class Trainer:
             return
         try:
             movie_id, sums = read_groups(Path(message.groups))
-            movie = TrainingMovie(movie_id, sums, self._low, self._device, resolution=self._resolution)
+            movie = self._movies.read(movie_id, sums)
         except ModelError as error:
             sys.stderr.write(f"{error}\n")
             return
         self._seen.add(message.movie_id)
-        if not movie.spectrum.significant or len(movie) < 4 or not self._fits(movie):
+        if movie is None:
             return
         if self._roles.held_out(movie_id):
-            self._held_out = [*self._held_out, movie][-self._settings.most_held_out :]
+            self._movies.hold_out(movie)
         else:
-            self._learned = [*self._learned, movie][-self._settings.most_movies :]
+            self._movies.learned.add(movie)
             self._new += movie_id not in self._stored
             self._more_rounds = _ROUNDS
 
@@ -137,65 +139,25 @@ class Trainer:
         self._new = self._more_rounds = 0
         self._learned_before.clear()
         self._resume(version)
-        self._crop()
-        self._learned = [movie for movie in self._learned if self._fits(movie)]
-        self._held_out = [movie for movie in self._held_out if self._fits(movie)]
 
     def _resume(self, serving: str | None) -> None:
-        """Continue from the version that serves, else from the base, else from scratch."""
-        base = self._settings.base
-        directory = self._store.path(serving) if serving else Path(base) if base else None
-        self._parent, self._net = None, None
-        if directory is None:
-            return
-        try:
-            self._net, self._parent = load_version(directory, self._device)
-        except ModelError as error:
-            sys.stderr.write(f"{error}\n")
-            return
-        self._stored.update(self._parent.trained_on)
-        if serving is not None:
-            self._resolution = self._parent.resolution
+        """Go on from the version that serves, else from another specimen's, else from the base, else from scratch."""
+        version = serving or self._warm
+        directory = self._store.path(version) if version else base_directory(self._settings)
+        self._parent = self._net = None
+        if directory is not None:
+            try:
+                self._net, self._parent = load_version(directory, self._device)
+                self._stored.update(self._parent.trained_on)
+            except ModelError as error:
+                sys.stderr.write(f"{error}\n")
+        self._serves = self._net if serving is not None else None
+        self._movies.follow(self._parent, serves=self._serves is not None)
 
     @property
-    def _low(self) -> float:
-        """Coarse end of the band that is learned in, Å: that of what serves, else of the settings."""
-        if self._serving is not None and self._parent is not None:
-            return self._parent.low
-        return self._config.denoise.low
-
-    def _choose_band(self) -> None:
-        """Choose the band by what the first movies hold, within what their sums were made to."""
-        useful = useful_resolution([*self._learned, *self._held_out])
-        self._resolution = max(self._config.denoise.resolution, self._parent.resolution if self._parent else useful)
-        self._crop()
-
-    def _crop(self) -> None:
-        if self._resolution is not None:
-            for movie in (*self._learned, *self._held_out):
-                movie.crop(self._resolution)
-
-    def _fits(self, movie: TrainingMovie) -> bool:
-        """Whether a movie can be learned from together with the others; told once where it cannot."""
-        resolution, low = self._resolution or self._config.denoise.resolution, self._low
-        if self._serving is not None and self._parent is not None:
-            pixel_size = self._parent.pixel_size
-        else:
-            others = [*self._learned, *self._held_out, movie]
-            pixel_size = self._config.movie.pixel_size or others[0].band.pixel_size
-        if movie.band.low == low and is_made_for(movie.band, resolution, pixel_size):
-            return True
-        if not self._misfit_told:
-            error = ModelError(
-                "nothing is learned from movies of another make",
-                where=f"movie {movie.movie_id}",
-                expected=f"sums to {resolution:g} Å at {pixel_size:g} Å/px",
-                found=f"to {2.0 * movie.band.band_pixel_size:.3g} Å at {movie.band.pixel_size:g} Å/px",
-                hint="to learn with other settings give the session another name; this is told once",
-            )
-            sys.stderr.write(f"{error}\n")
-            self._misfit_told = True
-        return False
+    def _is_first(self) -> bool:
+        """Whether this specimen has no version of its own yet; base weights that serve are none."""
+        return self._serving is None or (self._parent is not None and self._parent.general)
 
     def _learned_by_any_version(self) -> set[str]:
         """Ids of the movies that are not new: after a rollback they do not bring back what was taken back."""
@@ -212,12 +174,12 @@ class Trainer:
 
         While nothing serves, a rejected candidate is trained on for a few rounds even if no movie comes.
         """
-        if self._held or len(self._held_out) < Thresholds().least_held_out:
+        if self._held or len(self._movies.held_out) < Thresholds().least_held_out:
             return False
-        if self._serving is not None:
+        if not self._is_first:
             return self._new >= self._settings.refresh_movies
         rejected_before = bool(self._learned_before) and self._more_rounds > 0
-        return len(self._learned) >= self._settings.first_movies and (self._new > 0 or rejected_before)
+        return len(self._movies.learned) >= self._settings.first_movies and (self._new > 0 or rejected_before)
 
     def _train(self) -> None:
         """Train a candidate and have it judged, unless the operator chooses another version meanwhile."""
@@ -234,23 +196,25 @@ class Trainer:
             self._channel.send(candidate)
 
     def _propose(self) -> None:
-        serving = self._serving is not None
-        if self._resolution is None:
-            self._choose_band()
-        new = min(self._new, len(self._learned))
-        steps = self._settings.first_steps if not serving else self._settings.refresh_steps * new
+        first = self._is_first
+        self._movies.choose_band()
+        new = min(self._new, len(self._movies.learned))
+        steps = self._settings.first_steps if first else self._settings.refresh_steps * new
+        seconds = self._settings.seconds_per_movie * max(1, new)
         self._new, self._more_rounds = 0, self._more_rounds - 1
         self._trainings += 1
         seed = _SEED + self._trainings
         candidate = copy.deepcopy(self._net) if self._net is not None else self._fresh(seed)
-        incumbent = (self._net, self._parent.weight) if serving and self._net and self._parent else None
+        incumbent = (self._serves, self._parent.weight) if self._serves and self._parent else None
         report = train(
             candidate.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-            self._learned,
+            self._movies.learned.movies,
+            weights=self._movies.learned.weights,
             steps=steps,
+            seconds=seconds,
             seed=seed,
             stop=self._is_over,
-            clock=time.perf_counter,
+            clock=self._clock,
         )
         candidate = candidate.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         if self._is_overruled:
@@ -258,17 +222,25 @@ class Trainer:
         trained_on = self._trained_on(report)
         decision = judge(
             candidate,
-            self._held_out,
+            self._movies.held_out,
             incumbent=incumbent,
             thresholds=Thresholds(),
             trained_on=frozenset(trained_on),
             seed=seed,
+            first=first,
         )
         if self._is_overruled:
             return
         self._announce(candidate, report, decision, trained_on, seed)
-        if not serving and decision.result == "rejected" and report.finite:
-            self._net = candidate  # nothing serves yet: learning goes on from here instead of from scratch
+        if first and decision.result == "rejected" and report.finite:
+            self._net = candidate  # no version of its own yet: learning goes on from here instead of anew
+
+    @property
+    def _base(self) -> str | None:
+        """sha256 of the base weights that this specimen's first version was made from."""
+        if self._parent is None:
+            return None
+        return self._parent.sha256 if self._serving is None or self._parent.general else self._parent.base
 
     def _fresh(self, seed: int) -> Denoiser:
         torch.manual_seed(seed)
@@ -276,14 +248,23 @@ class Trainer:
 
     def _trained_on(self, report: TrainingReport) -> list[str]:
         """Ids of all movies that the candidate's weights have seen."""
-        self._learned_before |= {*(self._parent.trained_on if self._parent else []), *report.movies}
+        before = self._parent.trained_on if self._parent else []
+        # base weights are named by their sha256; none of their simulated movies will ever be met
+        real = (movie_id for movie_id in before if not movie_id.startswith(SIMULATED))
+        self._learned_before |= {*real, *report.movies}
         return sorted(self._learned_before)
 
     def _is_over(self) -> bool:
         """Hold training while movies wait; end it early only when the operator has chosen another version."""
+        began = time.perf_counter()
         while self._paused.is_set() and not self._is_overruled:
             time.sleep(0.05)
+        self._paused_s += time.perf_counter() - began
         return self._is_overruled
+
+    def _clock(self) -> float:
+        """Seconds that were spent on learning: none while movies waited."""
+        return time.perf_counter() - self._paused_s
 
     def _announce(
         self,
@@ -301,16 +282,18 @@ class Trainer:
                 candidate,
                 decision,
                 report,
-                learned=self._learned,
-                held_out=self._held_out,
-                resolution=self._resolution or self._config.denoise.resolution,
+                learned=self._movies.learned.movies,
+                held_out=self._movies.held_out,
+                resolution=self._movies.resolution or self._config.denoise.resolution,
                 trained_on=trained_on,
                 seed=seed,
                 parent=self._serving,
-                base=self._parent.sha256 if self._parent and self._serving is None else None,
+                base=self._base,
+                specimen=self._specimen,
             )
             digest = manifest.sha256
             self._serving, self._net, self._parent = name, candidate, manifest
+            self._serves = candidate
             self._stored.update(trained_on)
         figures = _figures(decision) | plain({"steps": report.steps, "seconds": round(report.seconds, 2)})
         self._channel.send(
@@ -330,15 +313,23 @@ def _figures(decision: Decision) -> dict[str, float | str | None]:
     return plain(means | decision.figures.probes | {"held_out": len(scores)})
 
 
+def _give_way() -> None:
+    """Let the kernel end this process first when memory runs out: movies do without a trainer."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
+
+
 def main() -> int:
     """Run as a child of the daemon."""
     die_with_parent()
+    _give_way()
     channel = ParentChannel()
     begin = channel.receive()
     if not isinstance(begin, Begin):
         return 64
     try:
-        Trainer(channel, begin.config, Path(begin.session_directory)).run()
+        directory = Path(begin.session_directory)
+        Trainer(channel, begin.config, directory, specimen=begin.specimen, warm=begin.warm).run()
     except StreamerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

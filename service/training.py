@@ -83,7 +83,12 @@ def train_offline(
     learned = [movie for index, movie in enumerate(movies) if not is_held_out(index)]
     held_out = [movie for index, movie in enumerate(movies) if is_held_out(index)]
     report = train(
-        net, learned, seed=seed, steps=steps or settings.first_steps, seconds=seconds, clock=time.perf_counter
+        net,
+        learned,
+        seed=seed,
+        steps=None if seconds else steps or settings.first_steps,
+        seconds=seconds,
+        clock=time.perf_counter,
     )
     trained_on = sorted({*report.movies, *(parent.trained_on if parent else [])})
     decision = judge(

@@ -120,6 +120,7 @@ def make_job(
         session_directory=Path(work.output),
         groups=None if work.groups is None else Path(work.groups),
         lesson=None if work.lesson is None else Path(work.lesson),
+        notes=work.notes,
     )
 
 

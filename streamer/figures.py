@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streamer import align, local, quality, restore
 from streamer.published import MovieQuality, SuperResolutionVerdict
+from streamer.texture import texture
 
 if TYPE_CHECKING:
     from streamer.records import Correction, Frames, HalfSums, Motion, Spectrum
@@ -67,6 +68,8 @@ def movie_quality(
         local_motion_angstrom=_rounded(local_motion) or 0.0,
         residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),
         residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
+        texture=texture(sums),
+        score=None if proposal is None else proposal.score,
     )
 
 

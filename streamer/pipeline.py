@@ -82,6 +82,8 @@ class Job:
     """Where the frame-group sums go that a session model learns from; None: they are not made for one."""
     lesson: Path | None
     """Where the fine grid's sums go that a network on top of fusion learns from; None: not made for one."""
+    notes: tuple[str, ...] = ()
+    """Flags that are known before the movie is read."""
 
 
 def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
@@ -192,7 +194,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         restoration=restoration,
         model=proposal.model if proposal is not None and restoration == "network" else None,
         source=source,
-        flags=(*frames.flags, *model_flags, *fine_flags, *_motion_flags(motion)),
+        flags=(*frames.flags, *job.notes, *model_flags, *fine_flags, *_motion_flags(motion)),
     )
 
 

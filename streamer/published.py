@@ -57,6 +57,22 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelScore:
+    """What the serving network did on a movie before it could learn from it, served or refused: prequential.
+
+    From the movie's own halves, in the network's band.
+    """
+
+    version: str
+    gain: float
+    """SNBR* over that of the movie's own Wiener filter."""
+    gain_error: float
+    """Standard error of its logarithm."""
+    expected_gain: float | None
+    """What the movies that the version was judged by let expect at this movie's SNR."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SuperResolutionVerdict:
     """Whether fusing the frames on the finer grid can help, and why."""
 
@@ -119,6 +135,10 @@ class MovieQuality:
     the wrong sense. None without a gain or where it has no pattern."""
     residual_gain_error: float | None = None
     """Its standard error."""
+    texture: tuple[float, ...] | None = None
+    """What the plain micrograph looks like: tells one specimen from another."""
+    score: ModelScore | None = None
+    """Of the network that served when the movie was processed; None where there was none, or it had learned from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

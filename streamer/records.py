@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamer.averages import Averages
     from streamer.gain_check import GainFit
     from streamer.lessons import FineLesson
-    from streamer.published import ModelRef, MovieQuality, MovieSource, SuperResolutionVerdict
+    from streamer.published import ModelRef, ModelScore, MovieQuality, MovieSource, SuperResolutionVerdict
     from streamer.readers.stack import FrameStack
 
 
@@ -288,6 +288,8 @@ class Correction:
     """The network was trained on this very movie: its halves cannot judge it."""
     refused: str | None = None
     """Why it may not speak for this movie; ``weight`` is 0 then."""
+    score: ModelScore | None = None
+    """What it did on this movie's halves; None where it has learned from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

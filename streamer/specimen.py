@@ -109,6 +109,23 @@ def random_protein(seed: int, residues: int = 2400, domains: int = 5) -> Specime
     return Specimen(f"random-{seed}", (atoms - atoms.mean(0)).astype(np.float32), factors)
 
 
+def assembled(part: Specimen, copies: int, *, dihedral: bool = False) -> Specimen:
+    """Copies of a part around an axis, as close as their diameters let them; ``dihedral`` adds the same upside down."""
+    angles = 2.0 * math.pi * np.arange(copies) / copies
+    half = 0.4 * part.diameter
+    radius = 0.0 if copies == 1 else half / math.sin(math.pi / copies)
+    rings = []
+    for side in (1.0, -1.0) if dihedral else (1.0,):
+        unit = part.positions * np.array([1.0, side, side]) + np.array([radius, 0.0, side * half * dihedral])
+        for angle in angles:
+            cos, sin = math.cos(angle), math.sin(angle)
+            rings.append(unit @ np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]]))
+    positions = np.concatenate(rings)
+    symmetry = f"{'D' if dihedral else 'C'}{copies}"
+    factors = np.tile(part.factors, len(rings))
+    return Specimen(f"{part.name}-{symmetry}", (positions - positions.mean(0)).astype(np.float32), factors)
+
+
 def phase_of_atom(voltage_kv: float) -> float:
     """Phase shift in rad·Å² per Å of scattering factor."""
     return interaction_constant(voltage_kv) * _POTENTIAL_PER_FACTOR

@@ -1,0 +1,145 @@
+"""Simulated sessions with a truth: what a night at the microscope gives, one movie after the other.
+
+Movies of one session differ as real ones do: defocus, how many particles, how thick the ice. Each is simulated, summed
+with its true shifts and kept as the daemon keeps it; ``PLACE`` keeps them between runs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.denoise import SPECIMENS
+from benchmarks.harness import simulated
+from streamer import fuse, quality, split
+from streamer.band import band_of
+from streamer.records import GroupSums, HalfSums, Spectrum
+from streamer.simulate import Microscope
+from streamer.specimen import Specimen, apoferritin, random_protein
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLACE = Path(os.environ.get("STREAMER_SESSIONS", Path(tempfile.gettempdir()) / "streamer-sessions"))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What lies in the microscope, and how it is looked at."""
+
+    specimen: str
+    dose: float = 10.0
+    """e⁻/Å² of a movie."""
+    defocus_um: tuple[float, float] = (0.7, 2.0)
+    coverage: tuple[float, float] = (0.15, 0.4)
+    ice_contrast: tuple[float, float] = (0.015, 0.04)
+    pixel_size: float = 1.5
+    side: int = 1024
+
+    @property
+    def name(self) -> str:
+        low, high = self.defocus_um
+        parts = [self.specimen, f"{self.dose:g}", f"{low:g}-{high:g}", f"{self.pixel_size:g}", f"{self.side}"]
+        return "_".join([*parts, f"{self.coverage[0]:g}"])
+
+
+@dataclass
+class SessionMovie:
+    """A movie as the daemon has it after alignment."""
+
+    name: str
+    sums: HalfSums
+    spectrum: Spectrum
+    groups: GroupSums
+    truth: Tensor
+    """Tapered spectrum of what there is to find."""
+
+
+def specimen_of(name: str) -> Specimen:
+    """One of ``benchmarks.denoise``, apoferritin, or ``r<seed>-<residues>-<domains>``."""
+    if name in SPECIMENS:
+        return SPECIMENS[name]()
+    if name == "apoferritin":
+        return apoferritin()
+    seed, residues, domains = (int(part) for part in name.removeprefix("r").split("-"))
+    return random_protein(seed, residues, domains)
+
+
+def movie_of(sample: Sample, index: int) -> SessionMovie:
+    """The index-th movie of a sample, the same whenever it is asked for."""
+    path = PLACE / sample.name / f"{index:04d}.pt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        torch.save(_made(sample, index), temporary)
+        temporary.replace(path)
+    kept = torch.load(path, weights_only=True)
+    groups, shape = kept["groups"], (sample.side, sample.side)
+    sums = HalfSums(
+        even=kept["even"], odd=kept["odd"], even_share=kept["even_share"], shape=shape, pixel_size=sample.pixel_size
+    )
+    return SessionMovie(
+        name=f"{sample.name}/{index:04d}",
+        sums=sums,
+        spectrum=quality.measure(sums),
+        groups=GroupSums(
+            groups=groups,
+            exposures=tuple(tuple(e) for e in kept["exposures"].tolist()),
+            shape=shape,
+            pixel_size=sample.pixel_size,
+            voltage_kv=300.0,
+        ),
+        truth=kept["truth"],
+    )
+
+
+def movies(sample: Sample, first: int, count: int) -> list[SessionMovie]:
+    return [movie_of(sample, index) for index in range(first, first + count)]
+
+
+def _made(sample: Sample, index: int) -> dict[str, Tensor]:
+    """Simulate, sum with the true shifts."""
+    seed = [*(ord(letter) for letter in sample.name), index]
+    rng = np.random.default_rng(seed)
+    defocus = float(rng.uniform(*sample.defocus_um))
+    scope = Microscope(
+        shape=(sample.side, sample.side),
+        n_frames=10,
+        pixel_size=sample.pixel_size,
+        dose_per_frame=sample.dose / 10.0,
+        defocus_um=(defocus - 0.02, defocus + 0.02),
+        ice_contrast=float(rng.uniform(*sample.ice_contrast)),
+        ice_thickness_angstrom=float(rng.uniform(300.0, 700.0)),
+        coverage=float(rng.uniform(*sample.coverage)),
+        bend_px=0.0,
+    )
+    movie = simulated(scope, specimen_of(sample.specimen), int(rng.integers(1 << 31)))
+    band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
+    fused = fuse.fuse(
+        movie.frame(),
+        torch.from_numpy(-movie.truth.displacement).double(),
+        movie.exposures,
+        pixel_size=scope.pixel_size,
+        voltage_kv=scope.voltage_kv,
+        group_shape=band.small,
+        n_groups=split.group_count(len(movie.counts)),
+    )
+    groups = split.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
+    sums = split.half_sums(fused, scope.pixel_size, scope.voltage_kv)
+    if groups is None:
+        raise ValueError("too few frames")
+    return {
+        "groups": groups.groups,
+        "exposures": torch.tensor(groups.exposures),
+        "even": sums.even,
+        "odd": sums.odd,
+        "even_share": sums.even_share,
+        "truth": quality.tapered(movie.expected(), scope.shape),
+    }

@@ -1,0 +1,180 @@
+"""Which specimen is in the microscope: told from what its movies look like, movie by movie.
+
+A movie's texture (``streamer.texture``) is held against those of the movies before it. The distance is Mahalanobis'
+with the spread within a session, which is known beforehand from simulated sessions and learned from the session's own
+movies as they come. One odd movie is an outlier; two in a row that are odd in the same way are another specimen, a
+new one or one that was there before. No torch: the daemon decides this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.settings import is_same_pixel_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Vector = NDArray[np.float64]
+
+LEAST_KNOWN = 4
+"""Movies of a specimen before another can be told from it."""
+_MOST_KNOWN = 64
+_PRIOR_MOVIES = 20.0
+"""How many movies the spread that is known beforehand is worth."""
+ODD = 32.0
+"""Squared distance of one movie from which on it is odd; seventeen numbers of one specimen have 17 ± 6."""
+OTHER = 60.0
+"""Squared distance of the mean of odd movies in a row from which on they are of another specimen."""
+_SAME = 40.0
+"""Squared distance of such a mean up to which they are of a specimen that was there before."""
+_MOST_SUSPECTS = 3
+
+
+class _Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """The file with the spread within a session."""
+
+    source: str
+    covariance: list[list[float]]
+
+
+def _prior() -> Vector:
+    data = (files("models") / "data" / "texture_spread.json").read_bytes()
+    return np.array(msgspec.json.decode(data, type=_Spread).covariance, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a movie looks like."""
+
+    movie_id: str
+    texture: tuple[float, ...]
+    pixel_size: float
+    """Å/px."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Another specimen than before."""
+
+    previous: int
+    specimen: int
+    returned: bool
+    """Whether it was there before."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A movie whose specimen is clear."""
+
+    look: Look
+    specimen: int
+    odd: bool = False
+    """It does not tell what the specimen looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a movie has made clear."""
+
+    decided: tuple[Decided, ...]
+    """This movie and those that waited for it, in order; none while it is unclear."""
+    change: Change | None = None
+
+
+@dataclass(slots=True)
+class _Known:
+    """A specimen's movies."""
+
+    pixel_size: float
+    textures: list[Vector] = field(default_factory=list)
+
+    def add(self, look: Look) -> None:
+        self.textures = [*self.textures, np.array(look.texture)][-_MOST_KNOWN:]
+
+
+class Specimens:
+    """The specimens of one session."""
+
+    def __init__(self) -> None:
+        self.current = 0
+        """Number of the specimen, from 1; 0: no movie yet."""
+        self._known: dict[int, _Known] = {}
+        self._suspects: list[Look] = []
+        self._spread = _prior()
+
+    def remember(self, look: Look, specimen: int, *, odd: bool = False) -> None:
+        """Take over what was decided earlier."""
+        self.current = specimen
+        known = self._known.setdefault(specimen, _Known(look.pixel_size))
+        if not odd:
+            known.add(look)
+
+    def take(self, look: Look) -> Told:
+        """Decide about a finished movie, or wait for the next one."""
+        if self.current == 0:
+            return self._decide([look], 1)
+        if not is_same_pixel_size(look.pixel_size, self._known[self.current].pixel_size):
+            reason = f"{look.pixel_size:g} Å/px instead of {self._known[self.current].pixel_size:g}"
+            return self._changed([*self._suspects, look], reason)
+        if self._is_young(self.current) or self._distance([look], self.current) < ODD:
+            return self._decide([*self._suspects, look], self.current)
+        suspects = [*self._suspects, look]
+        distance = self._distance(suspects, self.current)
+        if len(suspects) > 1 and distance > OTHER:
+            reason = f"{len(suspects)} movies in a row look otherwise ({distance:.0f}, of one specimen below {OTHER:g})"
+            return self._changed(suspects, reason)
+        self._suspects = suspects[-(_MOST_SUSPECTS - 1) :]
+        given_up = suspects[: -(_MOST_SUSPECTS - 1)]
+        return self._note([Decided(other, self.current, odd=True) for other in given_up])
+
+    # ------------------------------------------------------------------------------------------------ details
+
+    def _is_young(self, specimen: int) -> bool:
+        return len(self._known[specimen].textures) < LEAST_KNOWN
+
+    def _changed(self, looks: list[Look], reason: str) -> Told:
+        previous = self.current
+        same_pixels = [look for look in looks if is_same_pixel_size(look.pixel_size, looks[-1].pixel_size)]
+        distances = {
+            number: self._distance(same_pixels, number)
+            for number, known in self._known.items()
+            if number != previous
+            and not self._is_young(number)
+            and is_same_pixel_size(known.pixel_size, looks[-1].pixel_size)
+        }
+        nearest = min(distances, key=distances.__getitem__, default=0)
+        returned = nearest > 0 and distances[nearest] < _SAME
+        specimen = nearest if returned else max(self._known) + 1
+        decided = [
+            Decided(look, specimen if look in same_pixels else previous, odd=look not in same_pixels) for look in looks
+        ]
+        self._suspects = []
+        return self._note(decided, Change(previous, specimen, returned, reason))
+
+    def _decide(self, looks: Sequence[Look], specimen: int) -> Told:
+        """Movies are of a specimen; those before the newest were odd."""
+        *outliers, newest = looks
+        self._suspects = []
+        return self._note([*(Decided(look, specimen, odd=True) for look in outliers), Decided(newest, specimen)])
+
+    def _note(self, decided: list[Decided], change: Change | None = None) -> Told:
+        for one in decided:
+            self.remember(one.look, one.specimen, odd=one.odd)
+        return Told(tuple(decided), change)
+
+    def _distance(self, looks: Sequence[Look], specimen: int) -> float:
+        """Squared Mahalanobis distance of the mean of some movies from that of a specimen's."""
+        known = np.array(self._known[specimen].textures)
+        n, m = len(known), len(looks)
+        own = np.cov(known.T) if n > 1 else np.zeros_like(self._spread)
+        spread = (_PRIOR_MOVIES * self._spread + (n - 1) * own) / (_PRIOR_MOVIES + n - 1)
+        away = np.mean([look.texture for look in looks], axis=0) - known.mean(0)
+        return float(away @ np.linalg.solve(spread, away)) / (1.0 / m + 1.0 / n)
