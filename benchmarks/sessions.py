@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from streamer.band import band_of
 from streamer.records import GroupSums, HalfSums, Spectrum
 from streamer.simulate import Microscope
 from streamer.specimen import Specimen, apoferritin, random_protein
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 PLACE = Path(os.environ.get("STREAMER_SESSIONS", Path(tempfile.gettempdir()) / "streamer-sessions"))
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.base import base_directory
 from models.manifest import DENOISER_KINDS, FINE_KINDS, load_manifest
+from models.start_weights import base_directory
 from models.store import ROLES, ModelStore, Roles
 from service.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
 from streamer.errors import ConfigError, ModelError

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.base import base_directory
 from models.candidate import save_candidate
 from models.checkpoint import load_version
 from models.gate import Decision, Thresholds, judge
 from models.manifest import DENOISERS, SIMULATED, Manifest, load_manifest
 from models.noise2noise import Denoiser, build
 from models.session_movies import SessionMovies
+from models.start_weights import base_directory
 from models.store import FINE_MODELS, ROLES, ModelStore, Roles
 from models.training import TrainingReport, train
 from service.fine_subjects import subject_of

@@ -27,6 +27,9 @@ from streamer.settings import DenoiseSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.manifest import Manifest
+    from models.noise2noise import Denoiser
+
 
 class TrainingResult(Struct, frozen=True, kw_only=True):
     """What ``models train --json`` prints."""
@@ -68,14 +71,7 @@ def train_offline(
     settings, low = SessionModelSettings(), DenoiseSettings().low
     use_threads(settings.threads)
     movies = _movies(directories, low, ctf)
-    torch.manual_seed(seed)
-    net, parent = (build(DENOISERS[network]), None) if base is None else load_version(base)
-    if parent is not None and (parent.ctf == "flip") != (ctf is not None):
-        raise UsageError(
-            "the base learned from images of another kind",
-            where=base,
-            expected="phases flipped: give --ctf" if parent.ctf == "flip" else "phases as they are: leave --ctf out",
-        )
+    net, parent = _started(base, network, seed, flipped=ctf is not None)
     made_to = _resolution(movies, directories)
     resolution = max(made_to, parent.resolution if parent else useful_resolution(movies))
     for movie in movies:
@@ -114,6 +110,21 @@ def train_offline(
         trained_on=trained_on,
         held_out=[movie.movie_id for movie in held_out],
     )
+
+
+def _started(base: Path | None, network: str, seed: int, *, flipped: bool) -> tuple[Denoiser, Manifest | None]:
+    """Network to go on with, and the manifest of the version that it is from."""
+    torch.manual_seed(seed)
+    if base is None:
+        return build(DENOISERS[network]), None
+    net, parent = load_version(base)
+    if (parent.ctf == "flip") != flipped:
+        raise UsageError(
+            "the version to start from learned from images of another kind",
+            where=base,
+            expected="phases flipped: give --ctf" if parent.ctf == "flip" else "phases as they are: leave --ctf out",
+        )
+    return net, parent
 
 
 class ProbeResult(Struct, frozen=True, kw_only=True):

@@ -134,7 +134,7 @@ def test_every_step_splits_anew(monkeypatch):
     )
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
-        training._batch([movie], (0.5, 0.9), 32, generator)
+        training._batch([movie], torch.ones(1), (0.5, 0.9), 32, generator)
     assert all(bool((a ^ b).all()) for a, b in zip(inputs, targets, strict=True))
     sizes = {int(chosen.sum()) for chosen in inputs}
     assert sizes == {5, 6, 7, 8, 9}
@@ -150,7 +150,7 @@ def test_few_groups_leave_at_least_one_for_the_target(monkeypatch, n):
     original = movie.target
     monkeypatch.setattr(movie, "target", lambda others, s: (seen.append(int(others.sum())), original(others, s))[1])
     for seed in range(30):
-        training._batch([movie], (0.5, 0.9), 32, torch.Generator().manual_seed(seed))
+        training._batch([movie], torch.ones(1), (0.5, 0.9), 32, torch.Generator().manual_seed(seed))
     assert min(seen) == 1
     assert max(seen) == n // 2
 
@@ -159,7 +159,7 @@ def test_patches_are_turned_together():
     """Input, Wiener estimate and target of a patch keep to the same place and orientation."""
     movie, signal = synthetic("a", 1, strength=8.0)
     for seed in range(8):
-        inputs, targets = training._batch([movie], (0.5, 0.5), 64, torch.Generator().manual_seed(seed))
+        inputs, targets = training._batch([movie], torch.ones(1), (0.5, 0.5), 64, torch.Generator().manual_seed(seed))
         assert inputs.shape == (4, 2, 64, 64)
         assert targets.shape == (4, 1, 64, 64)
         for pair, target in zip(inputs, targets, strict=True):
@@ -170,7 +170,7 @@ def test_patches_are_turned_together():
 
 def test_movies_smaller_than_a_patch_are_cut_in_eights():
     movie, _ = synthetic("a", 1, shape=(72, 88))
-    inputs, _ = training._batch([movie], (0.5, 0.9), 128, torch.Generator().manual_seed(0))
+    inputs, _ = training._batch([movie], torch.ones(1), (0.5, 0.9), 128, torch.Generator().manual_seed(0))
     assert inputs.shape[2:] == (72, 72)
 
 

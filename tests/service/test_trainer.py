@@ -12,6 +12,7 @@ from models.checkpoint import save_version
 from models.gate import Decision
 from models.manifest import DENOISERS, Figures, load_manifest
 from models.noise2noise import WienerResidualNet
+from models.settings import SessionModelSettings
 from models.store import ROLES, ModelStore, Roles
 from models.training import TrainingReport
 from service import teacher as teacher_module
@@ -64,6 +65,11 @@ def group_file(directory, movie_id, *, resolution=4.0, pixel_size=2.0, strength=
     return path
 
 
+def alone(**settings):
+    """Settings without base weights; two movies before the first training."""
+    return Config(session_model=SessionModelSettings(base="none", first_movies=2), **settings)
+
+
 class School:
     """A session's directory, and trainers that learn there one after the other."""
 
@@ -73,7 +79,7 @@ class School:
         """Ids of the movies of each training, in order."""
         self.during = lambda trainer: None
         """What happens while a candidate is trained."""
-        self.config = Config()
+        self.config = alone()
         self.session = directory / "sessions" / SESSION
         self.store = ModelStore(self.session / "models")
         monkeypatch.setattr(trainer_module, "train", self._train)
@@ -159,7 +165,7 @@ def test_the_first_version_comes_with_enough_movies_the_next_with_new_ones(schoo
     assert school.ear.candidates() == []
     school.learn(1)
     assert [c.version for c in school.ear.candidates()] == ["v0001"]
-    assert school.trained == [["m00", "m02"]]
+    assert school.trained == [["m00", "m03"]]
     school.learn(2)
     assert [(c.version, c.result) for c in school.ear.candidates()] == [("v0001", "promoted"), ("v0002", "promoted")]
     assert load_manifest(school.store.path("v0002")).parent == "v0001"
@@ -185,7 +191,7 @@ def test_no_network_stays_no_network_whatever_comes_and_through_a_restart(school
 def test_after_a_rollback_to_a_version_only_new_movies_count(school):
     school.enter()
     school.learn(9)
-    assert school.trained == [["m00", "m02"], ["m00", "m02", "m04", "m05"], ["m00", "m02", "m04", "m05", "m06", "m08"]]
+    assert school.trained == [["m00", "m03"], ["m00", "m03", "m04", "m05"], ["m00", "m03", "m04", "m05", "m06", "m08"]]
     school.choose("v0001")
     assert len(school.trained) == 3, "not at once, although v0001 has seen less"
     school.learn(1)
@@ -243,14 +249,14 @@ def test_a_rejected_first_candidate_is_trained_on_for_a_few_rounds_only(school):
 
 
 def test_movies_of_another_band_or_pixel_size_are_left_out_and_told_once(school, capsys):
-    school.config = Config(denoise=DenoiseSettings(resolution=8.0))
+    school.config = alone(denoise=DenoiseSettings(resolution=8.0))
     school.enter()
     school.learn(2, resolution=6.0)
-    assert school.trainer._learned == []
+    assert len(school.trainer._movies.learned) == 0
     school.learn(1, resolution=8.0)
     school.learn(1, resolution=8.0, pixel_size=2.5)
     school.learn(3, resolution=8.0)
-    assert school.trained == [["m02", "m05"]]
+    assert school.trained == [["m02", "m06"]]
     told = capsys.readouterr().err
     assert told.count("another make") == 1
     assert "movie m00" in told
@@ -261,14 +267,14 @@ def test_movies_of_another_band_or_pixel_size_are_left_out_and_told_once(school,
 def test_what_serves_says_what_is_learned_from_when_the_settings_change(school, capsys):
     school.enter()
     school.learn(4)
-    school.config = Config(denoise=DenoiseSettings(resolution=8.0))
+    school.config = alone(denoise=DenoiseSettings(resolution=8.0))
     school.enter_again()
     school.learn(4, resolution=8.0)
     assert len(school.trained) == 1
     learned_to = load_manifest(school.store.path("v0001")).resolution
     assert 4.0 <= learned_to < 8.0
     assert f"expected sums to {learned_to:g} Å" in capsys.readouterr().err
-    school.config = Config()
+    school.config = alone()
     school.enter_again()
     school.learn(2)
     assert len(school.trained) == 2
@@ -278,10 +284,10 @@ def test_what_serves_says_what_is_learned_from_when_the_settings_change(school, 
 def test_a_pixel_size_that_was_put_right_is_believed(school):
     school.enter()
     school.learn(2, pixel_size=2.5)
-    school.config = Config(movie=MovieSettings(pixel_size=2.0))
+    school.config = alone(movie=MovieSettings(pixel_size=2.0))
     school.enter_again()
     school.learn(6)
-    assert school.trained == [["m02", "m04", "m05", "m06"]]
+    assert school.trained == [["m03", "m04", "m05", "m06"]]
 
 
 # ------------------------------------------------------------------------------------- the daemon and its operator
@@ -366,7 +372,7 @@ def test_a_candidate_does_not_undo_what_the_operator_chose_meanwhile(desk):
     desk.candidate()
     assert desk.serves is None
     assert desk.store.is_held
-    assert desk.changes()[-1] == ("v0005", "rejected", "it passed, but the operator had chosen no network meanwhile")
+    assert desk.changes()[-1] == ("v0005", "rejected", "it passed, but no network had been chosen meanwhile")
     assert desk.operator("promote", version="v0005") == "v0005", "it is there all the same"
     assert desk.candidate("v0005") == desk.serves
     assert desk.told == ["v0001", None, "v0005"]
@@ -498,9 +504,9 @@ def teacher(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_module, "Child", Child)
     CHILDREN.clear()
     layout = Layout(root=tmp_path / "in", output=tmp_path / "out", state=tmp_path, runtime=tmp_path / "run")
-    config = Config(session_model=Config().session_model.__class__(groups_limit_gb=550 / 1e9, most_held_out=2))
+    config = Config(session_model=SessionModelSettings(base="none", groups_limit_gb=550 / 1e9, most_held_out=2))
     (tmp_path / "groups").mkdir()
-    return Teacher(config, layout, lessons=lambda _: [], candidate=lambda *_: None, died=lambda _: None)
+    return Teacher(config, layout, lessons=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
 
 
 def test_the_limit_holds_while_the_trainer_does_nothing(teacher, tmp_path, monkeypatch):
@@ -583,15 +589,15 @@ def test_a_version_to_start_from_is_kept_if_it_is_one_of_ours(tmp_path, monkeypa
     for directory in (ours, theirs):
         stored(directory, manifest(version=directory.name))
     for base in (ours, theirs):
-        config = Config(session_model=Config().session_model.__class__(base=str(base)))
-        teacher = Teacher(config, layout, lessons=lambda _: [], candidate=lambda *_: None, died=lambda _: None)
+        config = Config(session_model=SessionModelSettings(base=str(base)))
+        teacher = Teacher(config, layout, lessons=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
         path = sums_file(tmp_path, "m0")
         teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
     with pytest.raises(ConfigError, match=r"session_model\.base cannot be started from"):
         Teacher(
-            Config(session_model=Config().session_model.__class__(base=str(tmp_path / "nothing"))),
+            Config(session_model=SessionModelSettings(base=str(tmp_path / "nothing"))),
             layout,
-            lessons=lambda _: [],
+            lessons=lambda *_: [],
             candidate=lambda *_: None,
             died=lambda _: None,
         )

@@ -1,0 +1,417 @@
+"""The session model beside the truth, over whole sessions: learning curves, changes of specimen, sabotage.
+
+    python -m benchmarks.session_model [curves] [change] [gate] [specimens] [--spread]
+
+Movies come every 15 s of a simulated clock; training and judging take the CPU-seconds that they take, on one thread, and
+a version serves from the first movie after it. Trainer, store, journal, gate and specimen watch are the product's own;
+only processes and pipes are left out. SNBR* by the truth, whole sum, 100-6 Å. The specimens were never used in
+pre-training, which knows only its own random proteins. ``specimens`` uses other sessions than those that the spread
+within a session was measured on (``--spread`` measures it anew).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from benchmarks import session_sabotage
+from benchmarks.denoise import against_truth, snbr
+from benchmarks.harness import table
+from benchmarks.sessions import Sample, movie_of
+from models.session import SessionModel
+from models.settings import SessionModelSettings
+from models.specimens import Look, Specimens
+from models.start_weights import base_directory
+from models.store import ModelStore
+from service.config import Config
+from service.journal import Journal
+from service.layout import Layout
+from service.pipes import Candidate, Learn
+from service.prometheus import Metrics
+from service.serving import Serving
+from service.specimen_watch import SessionSpecimens
+from service.trainer import Trainer
+from streamer import quality, restore
+from streamer.groups import encode_groups
+from streamer.texture import texture
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.sessions import SessionMovie
+
+CADENCE_S = 15.0
+CURVES = (Sample("r101-2400"), Sample("r303-4800"), Sample("r505-3200"))
+MOVIES = 36
+TEST = 8
+"""Movies after the session, for the last version and for the one that is trained on everything."""
+SESSION = "benchmark"
+SPREAD = Path(__file__).parent.parent / "models" / "data" / "texture_spread.json"
+
+
+@dataclass
+class Row:
+    """What one movie got."""
+
+    version: str
+    restoration: str
+    wiener: float
+    served: float
+    flagged: bool
+    specimen: int
+
+    @property
+    def ratio(self) -> float:
+        return self.served / self.wiener
+
+
+@dataclass
+class Ear:
+    """The daemon's end of the trainer's channel."""
+
+    heard: list[Candidate] = field(default_factory=list)
+
+    def send(self, message: object) -> None:
+        if isinstance(message, Candidate):
+            self.heard.append(message)
+
+
+class Night:
+    """One session on the simulated clock."""
+
+    def __init__(self, place: Path, settings: SessionModelSettings) -> None:
+        self.config = replace(Config(), session_model=settings)
+        self.layout = Layout(root=place / "in", output=place / "out", state=place, runtime=place / "run")
+        self.journal = Journal.open(place / "journal.db", instance="benchmark")
+        self.serving = Serving(self.layout, self.journal, Metrics(), base_directory(settings))
+        self.specimens = SessionSpecimens(self.layout.session_state(SESSION) / "specimens.jsonl")
+        self.ear, self.models = Ear(), dict[str, SessionModel]()
+        self.trainer = self._trainer(None)
+        self.waiting: list[Learn] = []
+        self.busy_until, self.now, self.cpu_s = 0.0, 0.0, 0.0
+        self.decisions: list[tuple[int, str, str]] = []
+        self.rows: list[Row] = []
+        self.changes: list[tuple[int, int, bool]] = []
+
+    def _trainer(self, warm: str | None) -> Trainer:
+        self.serving.version(SESSION)
+        directory = self.layout.session_state(SESSION)
+        trainer = Trainer(self.ear, self.config, directory, specimen=self.specimens.current, warm=warm)  # type: ignore[arg-type]
+        trainer._resume(trainer._serving)
+        return trainer
+
+    def take(self, movie: SessionMovie) -> None:
+        """One movie, from its arrival to the trainer."""
+        self._work(self.now)
+        version = self.serving.version(SESSION)
+        number = self.specimens.current
+        self.rows.append(self._served(movie, version, flagged=number > 1 and not self.serving.has_own(SESSION, number)))
+        path = self.layout.groups(movie.name.replace("/", "-"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_groups(path.stem, movie.groups))
+        metrics = SimpleNamespace(texture=texture(movie.sums))
+        record = SimpleNamespace(
+            movie_id=path.stem, metrics=metrics, source=SimpleNamespace(pixel_size=movie.sums.pixel_size)
+        )
+        decided, change = self.specimens.take(record, version)  # type: ignore[arg-type]
+        if change is not None:
+            self.changes.append((len(self.rows), change.specimen, change.returned))
+            serves = self.serving.change_specimen(SESSION, change, self.specimens.served(change.specimen))
+            self.trainer, self.waiting = self._trainer(version if serves is None else None), []
+            if change.returned:
+                earlier = sorted(
+                    (p for p in self.layout.groups("x").parent.iterdir()), key=lambda p: p.stat().st_mtime_ns
+                )
+                self.waiting = [self._learn(p.stem) for p in earlier if self.specimens.of(p.stem) == change.specimen]
+            self.busy_until = self.now
+        self.waiting += [self._learn(movie_id) for movie_id, n in decided if n == self.specimens.current]
+        self.now += CADENCE_S
+        self._work(self.now)
+
+    def _learn(self, movie_id: str) -> Learn:
+        return Learn(movie_id=movie_id, groups=str(self.layout.groups(movie_id)))
+
+    def _work(self, until: float) -> None:
+        """Let the trainer work while it has time before ``until``; what it finishes later serves later."""
+        while self.busy_until <= until:
+            for lesson in self.waiting:
+                self.trainer._take(lesson)
+            self.waiting = []
+            for candidate in self.ear.heard:
+                self.serving.judged(SESSION, candidate)
+                self.decisions.append((len(self.rows), candidate.version, f"{candidate.result}: {candidate.reason}"))
+            self.ear.heard = []
+            if not self.trainer._is_due():
+                return
+            began = time.process_time()
+            self.trainer._train()
+            spent = time.process_time() - began
+            self.cpu_s += spent
+            self.busy_until = max(self.busy_until, until - CADENCE_S) + spent
+
+    def _served(self, movie: SessionMovie, version: str | None, *, flagged: bool) -> Row:
+        shape = movie.sums.shape
+        mask = quality.band_mask(shape, movie.sums.pixel_size, 100.0, 6.0)
+        linear = restore.filtered(movie.sums.total, movie.spectrum.wiener, shape)
+        wiener = snbr(against_truth(linear, movie), mask)  # type: ignore[arg-type]
+        if version is None:
+            return Row("-", "wiener", wiener, wiener, flagged, self.specimens.current)
+        if version not in self.models:
+            self.models = {version: SessionModel(ModelStore(self.layout.models(SESSION)).path(version))}
+        proposal = self.models[version].propose(movie.sums, movie.spectrum, movie.name)
+        merged = restore.merge(linear, proposal.total, proposal.weight, shape)
+        made = "refused" if proposal.refused else "network"
+        served = snbr(against_truth(merged, movie), mask)  # type: ignore[arg-type]
+        return Row(version, made, wiener, served, flagged, self.specimens.current)
+
+
+def score_of(version: Path, movies: Sequence[SessionMovie]) -> float:
+    """Pooled SNBR* by the truth over some movies, by a version."""
+    model, sums = SessionModel(version), []
+    for movie in movies:
+        shape = movie.sums.shape
+        proposal = model.propose(movie.sums, movie.spectrum)
+        linear = restore.filtered(movie.sums.total, movie.spectrum.wiener, shape)
+        sums.append(against_truth(restore.merge(linear, proposal.total, proposal.weight, shape), movie))  # type: ignore[arg-type]
+    mask = quality.band_mask(shape, movies[0].sums.pixel_size, 100.0, 6.0)
+    return snbr(torch.stack(sums).sum(0), mask)
+
+
+def offline(sample: Sample, place: Path, settings: SessionModelSettings) -> Path:
+    """A version trained on the whole session at leisure, by ``models train``'s own function."""
+    from service.training import train_offline
+
+    groups = place / "offline-groups"
+    groups.mkdir()
+    for index in range(MOVIES):
+        movie = movie_of(sample, index)
+        name = movie.name.replace("/", "-")
+        (groups / f"{name}.safetensors").write_bytes(encode_groups(name, movie.groups))
+    out = place / "offline"
+    train_offline(
+        [groups], out, steps=4000, seconds=None, base=base_directory(settings), network="small", seed=20, ctf=None
+    )
+    return out
+
+
+def curves(base: str) -> None:
+    """SNBR* of what was served against the movie's index."""
+    rows: list[list[object]] = []
+    points: dict[str, list[float]] = {}
+    for sample in CURVES:
+        with tempfile.TemporaryDirectory() as name:
+            place = Path(name)
+            settings = SessionModelSettings(base=base)
+            night = Night(place, settings)
+            for index in range(MOVIES):
+                night.take(movie_of(sample, index))
+            ratios = [row.ratio for row in night.rows]
+            points[sample.specimen] = [round(r, 3) for r in ratios]
+            last = night.serving.version(SESSION)
+            unseen = [movie_of(sample, index) for index in range(MOVIES, MOVIES + TEST)]
+            final = score_of(ModelStore(night.layout.models(SESSION)).path(last), unseen) if last else float("nan")
+            whole = score_of(offline(sample, place, settings), unseen)
+            promoted = sum(why.startswith("promoted") for _, _, why in night.decisions)
+            above = next((i for i in range(MOVIES) if all(r > 1.0 for r in ratios[i:])), -1)
+            rows.append(
+                [
+                    sample.specimen,
+                    *(f"{ratios[i]:.2f}" for i in (0, 2, 3, 5, 10, 20, MOVIES - 1)),
+                    f"{np.mean(ratios[10:]):.2f}",
+                    f"{min(ratios):.2f}",
+                    above,
+                    f"{final / whole:.3f}",
+                    f"{promoted} of {len(night.decisions)}",
+                    sum(row.restoration == "refused" for row in night.rows),
+                    f"{night.cpu_s / MOVIES:.1f}",
+                ]
+            )
+            print(rows[-1], night.decisions, night.changes, flush=True)
+    header = ["specimen", *(f"movie {i}" for i in (0, 2, 3, 5, 10, 20, MOVIES - 1)), "mean from 10", "worst"]
+    table(
+        f"served over Wiener, {base} base",
+        [*header, "above 1 for good from", "last/offline", "promoted", "refused", "trainer CPU-s per movie"],
+        rows,
+        f"SNBR* by the truth over the own Wiener filter's; {MOVIES} movies, one every {CADENCE_S:g} s, indices from 0. "
+        f"last/offline: last version over one trained on the whole session for 4000 steps, on {TEST} movies after it. "
+        f"{json.dumps(points)}",
+    )
+
+
+def change(base: str) -> None:
+    """Another specimen in the middle of a session, and the first one again."""
+    rows: list[list[object]] = []
+    for first, second in ((0, 1), (1, 2), (2, 0)):
+        one, other = CURVES[first], CURVES[second]
+        with tempfile.TemporaryDirectory() as name:
+            night = Night(Path(name), SessionModelSettings(base=base))
+            plan = [(one, range(20)), (other, range(16)), (one, range(20, 30))]
+            for sample, indices in plan:
+                for index in indices:
+                    night.take(movie_of(sample, index))
+            found = night.rows
+            # own level: what a session of the other specimen alone serves at the same movies (curves)
+            after = found[20:36]
+            flagged = next((i + 1 for i, row in enumerate(after) if row.flagged or row.specimen > 1), -1)
+            late = [row.ratio for row in after[10:]]
+            rows.append(
+                [
+                    f"{one.specimen} > {other.specimen} > {one.specimen}",
+                    [(at - 20, number, "back" if returned else "new") for at, number, returned in night.changes],
+                    flagged,
+                    f"{np.mean([row.ratio for row in found[10:20]]):.2f}",
+                    " ".join(f"{row.ratio:.2f}" for row in after[:5]),
+                    f"{np.mean(late):.2f}",
+                    f"{min(row.ratio for row in after):.2f}",
+                    " ".join(f"{row.ratio:.2f}" for row in found[36:]),
+                    " ".join(row.version for row in found[36:]),
+                ]
+            )
+            print(rows[-1], night.decisions, flush=True)
+    table(
+        f"a change of specimen, {base} base",
+        [
+            *("session", "changes (movies after the switch, specimen)", "noticed at", "before", "first five after"),
+            *("mean after ten", "worst after", "back", "versions then"),
+        ],
+        rows,
+        "SNBR* by the truth over the own Wiener filter's. 20 movies, 16 of another specimen, 10 of the first again.",
+    )
+
+
+# ---------------------------------------------------------------------------------------- telling specimens apart
+
+
+def textures(samples: Sequence[Sample], count: int) -> dict[str, list[tuple[float, ...]]]:
+    """Textures of the first movies of each sample."""
+    found = {}
+    for sample in samples:
+        looks = [texture(movie_of(sample, index).sums) for index in range(count)]
+        found[sample.name] = [look for look in looks if look is not None]
+    return found
+
+
+def random_samples(count: int, seed: int) -> list[Sample]:
+    """Sessions of random proteins at one exposure."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for number in range(count):
+        residues = int(np.exp(rng.uniform(np.log(600), np.log(6000))))
+        samples.append(Sample(f"r{100 * seed + number}-{residues}-{int(rng.integers(2, 9))}"))
+    return samples
+
+
+def measure_spread() -> None:
+    """Measure the spread of textures within a session anew and keep it where the program finds it."""
+    samples = [Sample(name) for name in ("r101-2400", "r202-1200", "r303-4800", "r404-800", "r505-3200")]
+    samples += [Sample("apoferritin", dose=20.0), *random_samples(14, 6)]
+    found = [np.array(rows) for rows in textures(samples, 30).values()]
+    pooled = sum(np.cov(rows.T) * (len(rows) - 1) for rows in found) / sum(len(rows) - 1 for rows in found)
+    lines = ",\n  ".join("[" + ", ".join(f"{value:.4g}" for value in row) + "]" for row in pooled)
+    source = f"{len(found)} simulated sessions of 30 movies each: benchmarks/session_model.py --spread"
+    SPREAD.write_text(f'{{\n "source": "{source}",\n "covariance": [\n  {lines}\n ]\n}}\n')
+
+
+def tell_apart() -> None:
+    """Switches that were noticed, and alarms without one, on sessions that the spread was not measured on."""
+    known, movies = random_samples(20, 9), 25
+    found = textures(known, movies)
+    names = list(found)
+    alarms = seen = 0
+    for name in names:
+        watch = Specimens()
+        for index, look in enumerate(found[name]):
+            alarms += watch.take(Look(f"{name}{index}", look, 1.5)).change is not None
+            seen += 1
+    rows: list[list[object]] = [["no switch", seen, f"{alarms} alarms", f"{alarms / seen * 500:.1f} in 500 movies", ""]]
+    ways: list[tuple[str, list[tuple[list, list]]]] = [
+        (
+            "each to the next: the 20 switches",
+            [(found[a], found[b]) for a, b in zip(names, names[1:] + names[:1], strict=True)],
+        ),
+        ("every ordered pair", [(found[a], found[b]) for a in names for b in names if a != b]),
+    ]
+    moved = {
+        "defocus 2.4-3.4 µm instead of 0.7-2.0": lambda s: Sample(s.specimen, defocus_um=(2.4, 3.4)),
+        "a third of the particles": lambda s: Sample(s.specimen, coverage=(0.05, 0.12)),
+    }
+    for label, moving in moved.items():
+        chosen = known[:6]
+        after = textures([moving(sample) for sample in chosen], 6)
+        ways.append((label, [(found[s.name], after[moving(s).name]) for s in chosen]))
+    for label, pairs in ways:
+        for before in (5, 12) if label.startswith("every") else (12,):
+            within, back, returns = [], 0, 0
+            for old, new in pairs:
+                watch, at = Specimens(), 99
+                for index, look in enumerate(old[:before]):
+                    watch.take(Look(f"a{index}", look, 1.5))
+                start = watch.current
+                for index, look in enumerate(new[:6]):
+                    if watch.take(Look(f"b{index}", look, 1.5)).change is not None:
+                        at = index + 1
+                        break
+                within.append(at)
+                if at < 99 and len(old) >= before + 6:
+                    for index, look in enumerate(new[at:6]):
+                        watch.take(Look(f"c{index}", look, 1.5))
+                    steps = [
+                        watch.take(Look(f"d{index}", look, 1.5)).change
+                        for index, look in enumerate(old[before : before + 6])
+                    ]
+                    told = next((step for step in steps if step is not None), None)
+                    returns += 1
+                    back += told is not None and told.returned and told.specimen == start
+            three = sum(at <= 3 for at in within)
+            share = f"{three} of {len(within)} ({three / len(within):.1%})"
+            never = f"{sum(at == 99 for at in within)} not in six"
+            rows.append(
+                [
+                    f"{label}, after {before} movies",
+                    len(within),
+                    share,
+                    never,
+                    f"{back} of {returns}" if returns else "",
+                ]
+            )
+    table(
+        "telling specimens apart",
+        ["switch", "n", "noticed within 3 movies", "", "first one known again within 6"],
+        rows,
+        "Random proteins of 600-6000 residues at one exposure; defocus 0.7-2.0 µm, coverage 0.15-0.4 and ice vary from "
+        "movie to movie. A change of pixel size is told by the header.",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", default=["curves", "change", "gate", "specimens"])
+    parser.add_argument("--base", choices=["none", "shipped"], nargs="*", default=["none", "shipped"])
+    parser.add_argument("--spread", action="store_true", help="measure the spread within a session anew first")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.spread:
+        measure_spread()
+    for base in given.base:
+        if "curves" in given.parts:
+            curves(base)
+        if "change" in given.parts:
+            change(base)
+    if "specimens" in given.parts:
+        tell_apart()
+    if "gate" in given.parts:
+        session_sabotage.run()
+
+
+if __name__ == "__main__":
+    main()

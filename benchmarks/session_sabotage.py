@@ -1,0 +1,4 @@
+"""Placeholder while being written."""
+
+
+def run() -> None: ...
