@@ -2,9 +2,9 @@
 
     python -m benchmarks.session_model [curves] [change] [gate] [specimens] [--spread]
 
-Movies come every 15 s of a simulated clock; training and judging take the CPU-seconds that they take, on one thread, and
-a version serves from the first movie after it. Trainer, store, journal, gate and specimen watch are the product's own;
-only processes and pipes are left out. SNBR* by the truth, whole sum, 100-6 Å. The specimens were never used in
+Movies come every 15 s of a simulated clock; training and judging take the CPU-seconds that they take, on one thread,
+and a version serves from the first movie after it. Trainer, store, journal, gate and specimen watch are the product's
+own; only processes and pipes are left out. SNBR* by the truth, whole sum, 100-6 Å. The specimens were never used in
 pre-training, which knows only its own random proteins. ``specimens`` uses other sessions than those that the spread
 within a session was measured on (``--spread`` measures it anew).
 """
@@ -43,6 +43,7 @@ from service.specimen_watch import SessionSpecimens
 from service.trainer import Trainer
 from streamer import quality, restore
 from streamer.groups import encode_groups
+from streamer.settings import DenoiseSettings
 from streamer.texture import texture
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
+        """Served over Wiener."""
         return self.served / self.wiener
 
 
@@ -82,6 +84,7 @@ class Ear:
     heard: list[Candidate] = field(default_factory=list)
 
     def send(self, message: object) -> None:
+        """Hear a candidate."""
         if isinstance(message, Candidate):
             self.heard.append(message)
 
@@ -90,7 +93,7 @@ class Night:
     """One session on the simulated clock."""
 
     def __init__(self, place: Path, settings: SessionModelSettings) -> None:
-        self.config = replace(Config(), session_model=settings)
+        self.config = replace(Config(), session_model=settings, denoise=DenoiseSettings(resolution=6.0))
         self.layout = Layout(root=place / "in", output=place / "out", state=place, runtime=place / "run")
         self.journal = Journal.open(place / "journal.db", instance="benchmark")
         self.serving = Serving(self.layout, self.journal, Metrics(), base_directory(settings))
@@ -107,7 +110,7 @@ class Night:
         self.serving.version(SESSION)
         directory = self.layout.session_state(SESSION)
         trainer = Trainer(self.ear, self.config, directory, specimen=self.specimens.current, warm=warm)  # type: ignore[arg-type]
-        trainer._resume(trainer._serving)
+        trainer.begin()
         return trainer
 
     def take(self, movie: SessionMovie) -> None:
@@ -145,16 +148,16 @@ class Night:
         """Let the trainer work while it has time before ``until``; what it finishes later serves later."""
         while self.busy_until <= until:
             for lesson in self.waiting:
-                self.trainer._take(lesson)
+                self.trainer.take(lesson)
             self.waiting = []
             for candidate in self.ear.heard:
                 self.serving.judged(SESSION, candidate)
                 self.decisions.append((len(self.rows), candidate.version, f"{candidate.result}: {candidate.reason}"))
             self.ear.heard = []
-            if not self.trainer._is_due():
+            if not self.trainer.is_due():
                 return
             began = time.process_time()
-            self.trainer._train()
+            self.trainer.train_denoiser()
             spent = time.process_time() - began
             self.cpu_s += spent
             self.busy_until = max(self.busy_until, until - CADENCE_S) + spent
@@ -322,6 +325,25 @@ def measure_spread() -> None:
     SPREAD.write_text(f'{{\n "source": "{source}",\n "covariance": [\n  {lines}\n ]\n}}\n')
 
 
+_NEVER = 99
+
+
+def _switched(old: list, new: list, before: int) -> tuple[int, bool | None]:  # type: ignore[type-arg]
+    """Movies until a switch is noticed, and whether the first specimen is known again; None: that was not tried."""
+    watch, at = Specimens(), _NEVER
+    for index, look in enumerate(old[:before]):
+        watch.take(Look(f"a{index}", look, 1.5))
+    start = watch.current
+    for index, look in enumerate(new[:6]):
+        if watch.take(Look(f"b{index}", look, 1.5)).change is not None and at == _NEVER:
+            at = index + 1
+    if at == _NEVER or len(old) < before + 6:
+        return at, None
+    steps = [watch.take(Look(f"c{i}", look, 1.5)).change for i, look in enumerate(old[before : before + 6])]
+    told = next((step for step in steps if step is not None), None)
+    return at, told is not None and told.returned and told.specimen == start
+
+
 def tell_apart() -> None:
     """Switches that were noticed, and alarms without one, on sessions that the spread was not measured on."""
     known, movies = random_samples(20, 9), 25
@@ -351,39 +373,12 @@ def tell_apart() -> None:
         ways.append((label, [(found[s.name], after[moving(s).name]) for s in chosen]))
     for label, pairs in ways:
         for before in (5, 12) if label.startswith("every") else (12,):
-            within, back, returns = [], 0, 0
-            for old, new in pairs:
-                watch, at = Specimens(), 99
-                for index, look in enumerate(old[:before]):
-                    watch.take(Look(f"a{index}", look, 1.5))
-                start = watch.current
-                for index, look in enumerate(new[:6]):
-                    if watch.take(Look(f"b{index}", look, 1.5)).change is not None:
-                        at = index + 1
-                        break
-                within.append(at)
-                if at < 99 and len(old) >= before + 6:
-                    for index, look in enumerate(new[at:6]):
-                        watch.take(Look(f"c{index}", look, 1.5))
-                    steps = [
-                        watch.take(Look(f"d{index}", look, 1.5)).change
-                        for index, look in enumerate(old[before : before + 6])
-                    ]
-                    told = next((step for step in steps if step is not None), None)
-                    returns += 1
-                    back += told is not None and told.returned and told.specimen == start
-            three = sum(at <= 3 for at in within)
-            share = f"{three} of {len(within)} ({three / len(within):.1%})"
-            never = f"{sum(at == 99 for at in within)} not in six"
-            rows.append(
-                [
-                    f"{label}, after {before} movies",
-                    len(within),
-                    share,
-                    never,
-                    f"{back} of {returns}" if returns else "",
-                ]
-            )
+            found_at, known_again = zip(*(_switched(old, new, before) for old, new in pairs), strict=True)
+            three, asked = sum(at <= 3 for at in found_at), [known for known in known_again if known is not None]
+            share = f"{three} of {len(pairs)} ({three / len(pairs):.1%})"
+            never = f"{sum(at == _NEVER for at in found_at)} not in six"
+            back = f"{sum(asked)} of {len(asked)}" if asked else ""
+            rows.append([f"{label}, after {before} movies", len(pairs), share, never, back])
     table(
         "telling specimens apart",
         ["switch", "n", "noticed within 3 movies", "", "first one known again within 6"],

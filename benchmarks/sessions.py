@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks.denoise import SPECIMENS
 from benchmarks.harness import simulated
-from streamer import fuse, quality, split
+from streamer import detector, fuse, quality, split
 from streamer.band import band_of
-from streamer.records import GroupSums, HalfSums, Spectrum
+from streamer.records import Gain, GroupSums, HalfSums, Spectrum
 from streamer.simulate import Microscope
 from streamer.specimen import Specimen, apoferritin, random_protein
 
@@ -38,12 +38,15 @@ class Sample:
     ice_contrast: tuple[float, float] = (0.015, 0.04)
     pixel_size: float = 1.5
     side: int = 1024
+    gain: bool = True
+    """Whether the detector's pattern is taken out."""
 
     @property
     def name(self) -> str:
+        """Of its directory."""
         low, high = self.defocus_um
         parts = [self.specimen, f"{self.dose:g}", f"{low:g}-{high:g}", f"{self.pixel_size:g}", f"{self.side}"]
-        return "_".join([*parts, f"{self.coverage[0]:g}"])
+        return "_".join([*parts, f"{self.coverage[0]:g}", *([] if self.gain else ["raw"])])
 
 
 @dataclass
@@ -96,10 +99,6 @@ def movie_of(sample: Sample, index: int) -> SessionMovie:
     )
 
 
-def movies(sample: Sample, first: int, count: int) -> list[SessionMovie]:
-    return [movie_of(sample, index) for index in range(first, first + count)]
-
-
 def _made(sample: Sample, index: int) -> dict[str, Tensor]:
     """Simulate, sum with the true shifts."""
     seed = [*(ord(letter) for letter in sample.name), index]
@@ -117,6 +116,9 @@ def _made(sample: Sample, index: int) -> dict[str, Tensor]:
         bend_px=0.0,
     )
     movie = simulated(scope, specimen_of(sample.specimen), int(rng.integers(1 << 31)))
+    if not sample.gain:
+        flat = Gain(path="none", sha256="", values=np.ones(scope.shape, dtype=np.float32))
+        movie.frames = replace(movie.frames, gain=flat, defects=detector.defects_of(flat, movie.frames.hot_pixels))
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
     fused = fuse.fuse(
         movie.frame(),

@@ -78,12 +78,12 @@ class Trainer:
     def run(self) -> None:
         """Train whenever there is enough that is new."""
         use_threads(self._settings.threads)
-        self._resume(self._serving)
+        self.begin()
         self._channel.send(Up(device=str(self._device), threads=self._settings.threads))
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         while True:
-            if self._inbox.empty() and self._is_due():
-                self._train()
+            if self._inbox.empty() and self.is_due():
+                self.train_denoiser()
                 continue
             if self._inbox.empty() and self._fine.is_due:
                 self._train_fine()
@@ -91,7 +91,11 @@ class Trainer:
             message = self._inbox.get()
             if message is None:
                 return
-            self._take(message)
+            self.take(message)
+
+    def begin(self) -> None:
+        """Go on from what serves."""
+        self._resume(self._serving)
 
     # ------------------------------------------------------------------------------------------------ input
 
@@ -109,7 +113,8 @@ class Trainer:
         """Whether the operator has chosen a version that was not yet taken note of."""
         return self._choices != self._choices_taken
 
-    def _take(self, message: Learn | Serving) -> None:
+    def take(self, message: Learn | Serving) -> None:
+        """Take in a finished movie, or what the operator has chosen."""
         if isinstance(message, Serving):
             self._choices_taken += 1
             self._obey(message.version)
@@ -169,7 +174,7 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------- training
 
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
         """Enough new movies, and enough held out for the gate to say something.
 
         While nothing serves, a rejected candidate is trained on for a few rounds even if no movie comes.
@@ -181,7 +186,7 @@ class Trainer:
         rejected_before = bool(self._learned_before) and self._more_rounds > 0
         return len(self._movies.learned) >= self._settings.first_movies and (self._new > 0 or rejected_before)
 
-    def _train(self) -> None:
+    def train_denoiser(self) -> None:
         """Train a candidate and have it judged, unless the operator chooses another version meanwhile."""
         self._channel.send(Training(active=True))
         self._propose()

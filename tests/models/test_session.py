@@ -144,7 +144,7 @@ def test_an_output_that_is_not_finite_is_refused(tmp_path):
     with torch.no_grad():
         net.last.weight *= 1e38
         net.down[0][0].weight *= 1e20
-    with pytest.raises(ModelError, match="output (for noise )?is not finite"):
+    with pytest.raises(ModelError, match=r"output (for noise )?is not finite"):
         model_of(tmp_path, net).propose(*scene())
 
 

@@ -99,14 +99,14 @@ class School:
         """A trainer, as it is after its start."""
         self.ear = Ear(self.store)
         self.trainer = Trainer(self.ear, self.config, self.session)
-        self.trainer._resume(self.trainer._serving)
+        self.trainer.begin()
         return self.trainer
 
     def enter_again(self):
         """Another trainer, told of all movies whose group sums are there."""
         self.enter()
         for path in sorted((self.directory / "groups").iterdir()):
-            self.trainer._take(Learn(movie_id=path.stem, groups=str(path)))
+            self.trainer.take(Learn(movie_id=path.stem, groups=str(path)))
         self.work()
 
     def lesson(self, **what):
@@ -116,22 +116,22 @@ class School:
 
     def learn(self, movies, **what):
         for _ in range(movies):
-            self.trainer._take(self.lesson(**what))
+            self.trainer.take(self.lesson(**what))
             self.work()
 
     def work(self):
         """Train as long as there is a reason to, as the trainer's loop does."""
         rounds = 0
-        while self.trainer._is_due():
+        while self.trainer.is_due():
             rounds += 1
             assert rounds < 20, "it never ends"
-            self.trainer._train()
+            self.trainer.train_denoiser()
 
     def choose(self, version):
         """The operator's choice, as the daemon marks and tells it."""
         self.store.set_current(version, held=version is None)
         self.trainer._choices += 1
-        self.trainer._take(Serving(version=version))
+        self.trainer.take(Serving(version=version))
         self.work()
 
 
@@ -215,15 +215,15 @@ def test_a_training_that_is_overtaken_by_the_operator_is_dropped(school, version
         trainer._inbox.put(Serving(version=version))
 
     school.during = choose
-    school.trainer._take(school.lesson())
-    school.trainer._take(school.lesson())
-    assert school.trainer._is_due()
-    school.trainer._train()
+    school.trainer.take(school.lesson())
+    school.trainer.take(school.lesson())
+    assert school.trainer.is_due()
+    school.trainer.train_denoiser()
     assert [c.version for c in school.ear.candidates()] == ["v0001"]
     assert school.store.versions() == ["v0001"]
     assert not [m for m in school.ear.heard if isinstance(m, Training)][-1].active
-    school.trainer._take(school.trainer._inbox.get())
-    assert not school.trainer._is_due()
+    school.trainer.take(school.trainer._inbox.get())
+    assert not school.trainer.is_due()
 
 
 def test_a_paused_training_ends_when_the_operator_chooses(school):
