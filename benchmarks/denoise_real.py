@@ -22,9 +22,9 @@ from torch import Tensor
 
 from benchmarks.denoise import topaz_images
 from benchmarks.harness import table
-from models.gate import measure_weight, outputs, weight_curve
 from models.manifest import DENOISERS
 from models.noise2noise import build
+from models.scoring import measure_weight, outputs, weight_curve
 from models.training import train
 from models.training_movie import TrainingMovie
 from streamer import fourier, quality

@@ -20,9 +20,10 @@ import torch
 
 from benchmarks.denoise import DEFOCI, SPECIMENS, against_truth, dose_for, microscope, prepared, snbr, trained, wiener
 from benchmarks.harness import table
-from models.gate import Thresholds, judge, weight_curve
+from models.gate import Thresholds, judge
 from models.manifest import DENOISERS
 from models.noise2noise import build
+from models.scoring import weight_curve
 from models.training import train
 from models.training_movie import TrainingMovie, useful_resolution
 from streamer import quality, restore

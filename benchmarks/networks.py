@@ -36,9 +36,9 @@ from benchmarks.denoise import (
     wiener,
 )
 from benchmarks.harness import measured, table
-from models.gate import weight_curve
 from models.manifest import DENOISERS
 from models.noise2noise import bf16_pays, build, infer
+from models.scoring import weight_curve
 from models.training_movie import TrainingMovie
 from streamer import quality, restore
 from streamer.ctf import ctf_2d

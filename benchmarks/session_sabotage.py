@@ -22,9 +22,10 @@ from benchmarks.denoise import against_truth, snbr
 from benchmarks.harness import table
 from benchmarks.sessions import Sample, movie_of
 from models.checkpoint import load_version, save_version
-from models.gate import Decision, Thresholds, judge, measure_weight, outputs, weight_curve
+from models.gate import Decision, Thresholds, judge
 from models.manifest import DENOISERS
 from models.noise2noise import build
+from models.scoring import measure_weight, outputs, weight_curve
 from models.start_weights import shipped_base
 from models.training import train
 from models.training_movie import TrainingMovie
@@ -213,8 +214,12 @@ def run(each: int = 34) -> None:
     judged = sum(len(decisions) for decisions in counts.values())
     rows.append(["one bit of the weights' file", 100 - judged, flipped(100 - judged), "refused when it is loaded"])
     rows.append(["all", 100, sum(int(str(row[2])) for row in rows), ""])
-    table("sabotaged candidates", ["candidate", "n", "promoted", "first reason"], rows,
-          "Offered to replace base weights trained on for 400 steps; three specimens, 8 or 34 held-out movies.")  # fmt: skip
+    table(
+        "sabotaged candidates",
+        ["candidate", "n", "promoted", "first reason"],
+        rows,
+        "Offered to replace base weights trained on for 400 steps; three specimens, 8 or 34 held-out movies.",
+    )
     found = [honest(one, each) for one in classes]
     improved, promoted, attempts = (sum(part) for part in zip(*found, strict=True))
     share = f"{promoted / max(1, improved):.1%}"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_pattern, load_version
-from models.gate import weight_curve
 from models.guard import Evidence, Guard
 from models.noise2noise import infer
+from models.scoring import weight_curve
 from models.settings import is_same_pixel_size
 from models.training_movie import signs_of
 from streamer import fourier

@@ -35,9 +35,9 @@ class SessionModelSettings(Table, frozen=True):
         ),
     ] = "small"
     first_movies: Annotated[int, Meta(ge=1, description="movies to learn from before the first training")] = 1
-    first_steps: Annotated[int, Meta(ge=1, description="steps of the first training")] = 400
+    first_steps: Annotated[int, Meta(ge=1, description="steps of the first training")] = 250
     refresh_movies: Annotated[int, Meta(ge=1, description="new movies to learn from before the next training")] = 2
-    refresh_steps: Annotated[int, Meta(ge=1, description="steps per new movie")] = 60
+    refresh_steps: Annotated[int, Meta(ge=1, description="steps per new movie")] = 120
     seconds_per_movie: Annotated[
         float,
         Meta(gt=0, description="training ends after so many seconds per new movie, whatever steps are left"),

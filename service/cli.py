@@ -12,9 +12,10 @@ from pathlib import Path
 import click
 
 from service.cli_denoising import denoise, probe_model, train_model
+from service.cli_models import models
 from service.cli_options import SEED, Number, OutputDirectory, configured, connection, load_config
 from service.cli_stages import motion, process, quality
-from service.cli_store import models, movies
+from service.cli_store import movies
 from service.cli_super_resolution import super_resolve, train_super_resolution
 from service.messages import KINDS
 from service.printable import printable

@@ -1,4 +1,4 @@
-"""Commands for what the daemon has stored: movies in the journal, versions of the session model.
+"""Commands for what the daemon has stored: movies in the journal; ``cli_models`` has those for versions.
 
 A running daemon is asked over its local socket; where none runs, the journal is opened directly, under the same lock.
 """
@@ -6,13 +6,10 @@ A running daemon is asked over its local socket; where none runs, the journal is
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.manifest import Manifest, load_manifest
-from models.store import ModelStore
 from service.cli_options import configured, connection, load_config
 from service.database import lock_instance
 from service.journal import FINAL, PENDING, Journal
@@ -20,10 +17,11 @@ from service.layout import layout_of, prepare
 from service.messages import ProtocolError
 from service.printable import printable
 from streamer import jsontext
-from streamer.errors import AlreadyRunning, ModelError, UsageError
+from streamer.errors import AlreadyRunning, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from service.config import Config
     from service.movietable import JournalMovie
@@ -35,7 +33,7 @@ _ALL = -1
 
 
 @contextmanager
-def _reading(config: Config) -> Iterator[Journal]:
+def reading(config: Config) -> Iterator[Journal]:
     """Journal, read-only, whether a daemon runs or not."""
     layout = layout_of(config)
     if not layout.journal.is_file():
@@ -48,7 +46,7 @@ def _reading(config: Config) -> Iterator[Journal]:
 
 
 @contextmanager
-def _operator(config: Config) -> Iterator[Callable[..., dict[str, Any]]]:
+def operator(config: Config) -> Iterator[Callable[..., dict[str, Any]]]:
     """Give what carries out commands: the daemon if one runs, else one on the journal itself, for all of them."""
     layout = layout_of(config)
     prepare(layout)
@@ -86,7 +84,7 @@ def list_movies(
     config: Path | None, overrides: tuple[str, ...], state: str | None, limit: int, *, as_json: bool
 ) -> None:
     """List movies, newest first."""
-    with _reading(load_config(config, overrides)) as journal:
+    with reading(load_config(config, overrides)) as journal:
         for movie in journal.movies(state=state, limit=limit):
             if as_json:
                 click.echo(jsontext.encode(_summary(movie)).decode())
@@ -102,7 +100,7 @@ def list_movies(
 @_JSON
 def show_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """Show all that is known of a movie."""
-    with _reading(load_config(config, overrides)) as journal:
+    with reading(load_config(config, overrides)) as journal:
         movie = journal.movie(movie_id)
     if movie is None:
         raise UsageError("the journal does not know this movie", where=movie_id, hint="streamer movies list")
@@ -127,7 +125,7 @@ def retry_movies(movie_ids: tuple[str, ...], state: str | None, config: Path | N
         click.echo(f"no movie is {state}", err=True)
         return 0
     refused = 0
-    with _operator(settings) as tell:
+    with operator(settings) as tell:
         for movie_id in chosen:
             try:
                 result = tell("retry", movie_id=movie_id)
@@ -143,7 +141,7 @@ def retry_movies(movie_ids: tuple[str, ...], state: str | None, config: Path | N
 
 def _of_state(config: Config, state: str | None) -> list[str]:
     """Ids of all movies in a state, oldest first."""
-    with _reading(config) as journal:
+    with reading(config) as journal:
         return [movie.movie.movie_id for movie in reversed(journal.movies(state=state, limit=_ALL))]
 
 
@@ -153,7 +151,7 @@ def _of_state(config: Config, state: str | None) -> list[str]:
 @configured
 def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple[str, ...]) -> None:
     """Leave a movie out that waits, is at work or failed."""
-    with _operator(load_config(config, overrides)) as tell:
+    with operator(load_config(config, overrides)) as tell:
         tell("skip", movie_id=movie_id, reason=reason)
     click.echo(f"{movie_id}: skipped")
 
@@ -169,114 +167,3 @@ def _summary(movie: JournalMovie) -> dict[str, Any]:
         "detected": movie.detected_utc,
         "reason": movie.reason,
     }
-
-
-# --------------------------------------------------------------------------------------------------------- models
-
-
-@click.group()
-def models() -> None:
-    """Look at the versions of the session model, train one, decide which serves."""
-
-
-_SESSION = click.option("--session", help="Which session; without: the only one, or the one collected last.")
-
-
-@models.command("list")
-@configured
-@_SESSION
-@_JSON
-def list_models(config: Path | None, overrides: tuple[str, ...], session: str | None, *, as_json: bool) -> None:
-    """List the versions of a session."""
-    settings = load_config(config, overrides)
-    store = _store(settings, session)
-    current = store.current()
-    for name in store.versions():
-        manifest = load_manifest(store.path(name))
-        if as_json:
-            click.echo(jsontext.encode({"serves": name == current, "manifest": manifest}).decode())
-        else:
-            click.echo(f"{'*' if name == current else ' '} {name}  {_figures(manifest)}")
-    if not as_json and not store.versions():
-        click.echo(f"no versions in {printable(str(store.directory))}", err=True)
-
-
-@models.command("show")
-@click.argument("version")
-@configured
-@_SESSION
-def show_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
-    """Show a version's manifest; VERSION is a name or a directory."""
-    directory = Path(version) if Path(version).is_dir() else _version(load_config(config, overrides), session, version)
-    click.echo(jsontext.encode(load_manifest(directory), indent=2).decode())
-
-
-@models.command("promote")
-@click.argument("version")
-@configured
-@_SESSION
-def promote_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
-    """Let a version serve from the next movie on."""
-    settings = load_config(config, overrides)
-    _version(settings, session, version)
-    with _operator(settings) as tell:
-        result = tell("promote", version=version, session=_session(settings, session))
-    click.echo(f"{result['version']} serves from the next movie on")
-
-
-@models.command("rollback")
-@configured
-@_SESSION
-def rollback_model(config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
-    """Let the version that the serving one was trained from serve.
-
-    Before the first there is the Wiener estimate; then nothing is trained until models promote names a version.
-    """
-    settings = load_config(config, overrides)
-    with _operator(settings) as tell:
-        result = tell("rollback", session=_session(settings, session))
-    click.echo(f"{result['version'] or 'no network'} serves from the next movie on")
-
-
-def _session(config: Config, named: str | None = None) -> str:
-    """Session that is meant where none is named; one that is named must be there."""
-    state = layout_of(config).state
-    if named is not None:
-        known = sorted(path.name for path in (state / "sessions").glob("*") if path.is_dir())
-        if named not in known:
-            hint = f"known: {', '.join(known) or 'none'}"
-            raise UsageError("nothing was learned in a session of this name", where=state, found=named, hint=hint)
-        return named
-    if config.session.name:
-        return config.session.name
-    if layout_of(config).journal.is_file():
-        with _reading(config) as journal:
-            newest = journal.movies(limit=1)
-        if newest:
-            return newest[0].movie.session
-    sessions = sorted((state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)
-    if not sessions:
-        raise UsageError("there is no session with a model yet", where=state)
-    return sessions[-1].parent.name
-
-
-def _store(config: Config, session: str | None) -> ModelStore:
-    return ModelStore(layout_of(config).models(_session(config, session)))
-
-
-def _version(config: Config, session: str | None, version: str) -> Path:
-    """Directory of a version that the user has named."""
-    try:
-        return _store(config, session).path(version)
-    except ModelError as error:
-        raise UsageError(error.what, where=error.where, found=error.found, hint=error.hint) from error
-
-
-def _figures(manifest: Manifest) -> str:
-    """One line about a version."""
-    text = f"from {manifest.parent or 'scratch'}, {manifest.steps} steps on {len(manifest.trained_on)} movies"
-    if manifest.figures is None or not manifest.figures.scores:
-        return text
-    scores = manifest.figures.scores
-    gain = sum(s.snbr / s.snbr_wiener for s in scores) / len(scores)
-    return f"{text}; {gain:.2f}× Wiener on {len(scores)} held-out movies"

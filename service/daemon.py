@@ -287,6 +287,7 @@ class Daemon:
                 settling=0 if self._watching is None else self._watching.settling,
                 oldest_pending=oldest,
                 model_version=self.serving.version(self.desk.session) if self.desk.session else None,
+                specimen=self.desk.specimens.session(self.desk.session).current if self.desk.session else 1,
                 training=self.teacher.is_training,
                 disk_free_bytes=free,
                 alarms=self.alarms.raised,

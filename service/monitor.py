@@ -26,9 +26,11 @@ _STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "s
 _ENDED_BADLY = {"failed", "quarantined", "incomplete", "vanished"}
 _MOST_MOVIES = 200
 _SILENT_S = 3.0
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE_MOVIES = 18
 _EPU = re.compile(r"GridSquare_(\d+)/.*FoilHole_(\d+)_", re.IGNORECASE)
 _PATH = re.compile(r"/(?:[^\s:;,/]+/)+")
-_FRAME_LINES = 11
+_FRAME_LINES = 12
 """Lines that everything but the micrographs takes."""
 
 
@@ -110,6 +112,7 @@ class Board:
             _label("disk"),
             "  ".join(f"{name} {free / 1e9:.0f} GB" for name, free in beat.disk_free_bytes.items() if name != "state"),
         )
+        grid.add_row(_label("learned"), self._learning_curve(), _label("specimen"), self._specimen())
         grid.add_row(
             _label("gate"),
             self._gate(),
@@ -132,6 +135,21 @@ class Board:
         if figures.get("snbr") and figures.get("snbr_wiener"):
             gain = f", {figures['snbr'] / figures['snbr_wiener']:.2f}× Wiener"
         return f"{self._model.body.get('version')} {self._model.body.get('result')}{gain}"
+
+    def _learning_curve(self) -> str:
+        """What the network gained over the Wiener filter on the latest movies, each before it was learned from."""
+        scores = [(e.body.get("metrics") or {}).get("score") for e in self._movies.values()]
+        gains = [score["gain"] for score in scores if score][-_CURVE_MOVIES:]
+        if not gains:
+            return "no movie scored yet"
+        top = max(2.0, *gains)
+        # the lowest bar is the Wiener filter or less
+        heights = [min(7, max(0, round(7.0 * (gain - 1.0) / (top - 1.0)))) for gain in gains]
+        return f"{''.join(_BARS[height] for height in heights)} {gains[-1]:.2f}×"
+
+    def _specimen(self) -> str:
+        number = (self.heartbeat.rates if self.heartbeat else {}).get("specimen")
+        return "-" if number is None else f"{number:.0f}"
 
     def _table(self, rows: int) -> Table:
         table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")

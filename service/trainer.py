@@ -36,11 +36,11 @@ from streamer.errors import ModelError, StreamerError
 from streamer.groups import read_groups
 
 if TYPE_CHECKING:
+    from models.manifest import MovieScore
     from service.config import Config
 
 _SEED = 20
-_ROUNDS = 4
-"""Trainings on the same movies before anything serves."""
+_ROUNDS = 4  # trainings on the same movies before anything serves
 
 
 class Trainer:
@@ -66,6 +66,8 @@ class Trainer:
         self._serving, self._held = self._store.current(), self._store.is_held
         self._serves: Denoiser | None = None
         """What serves; learning goes on from ``_net``, which may be a candidate that was rejected."""
+        self._known: dict[str, MovieScore] = {}
+        """Scores of what serves on held-out movies."""
         self._trainings = int(self._store.next_version()[1:]) - 1
         # a version that was stored but never served, because everything was killed in between, took nothing in
         self._stored = self._learned_by_any_version() if self._serving or self._held else set[str]()
@@ -156,6 +158,7 @@ class Trainer:
                 self._stored.update(self._parent.trained_on)
             except ModelError as error:
                 sys.stderr.write(f"{error}\n")
+        self._known.clear()
         self._serves = self._net if serving is not None else None
         self._movies.follow(self._parent, serves=self._serves is not None)
 
@@ -233,6 +236,7 @@ class Trainer:
             trained_on=frozenset(trained_on),
             seed=seed,
             first=first,
+            known=self._known,
         )
         if self._is_overruled:
             return
@@ -243,9 +247,9 @@ class Trainer:
     @property
     def _base(self) -> str | None:
         """sha256 of the base weights that this specimen's first version was made from."""
-        if self._parent is None:
-            return None
-        return self._parent.sha256 if self._serving is None or self._parent.general else self._parent.base
+        if self._parent is None or not (self._serving is None or self._parent.general):
+            return self._parent.base if self._parent else None
+        return self._parent.sha256
 
     def _fresh(self, seed: int) -> Denoiser:
         torch.manual_seed(seed)
@@ -299,6 +303,7 @@ class Trainer:
             digest = manifest.sha256
             self._serving, self._net, self._parent = name, candidate, manifest
             self._serves = candidate
+            self._known = {one.movie_id: one for one in decision.figures.scores}
             self._stored.update(trained_on)
         figures = _figures(decision) | plain({"steps": report.steps, "seconds": round(report.seconds, 2)})
         self._channel.send(

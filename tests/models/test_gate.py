@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import gate, probes
-from models.gate import Thresholds, judge, measure_weight, score, weight_curve
+from models import gate, probes, scoring
+from models.gate import Thresholds, judge
 from models.manifest import DENOISERS, MovieScore
 from models.noise2noise import WienerResidualNet
+from models.scoring import measure_weight, score, weight_curve
 from models.training import train
 from tests.model_samples import Stand, knows, synthetic
 from tests.simulated_movies import images
@@ -95,7 +96,7 @@ def test_a_useless_correction_has_no_weight(movies):
 
 @pytest.mark.parametrize(("n", "left_out"), [(10, 2), (8, 1), (4, 1), (5, 1), (20, 4)])
 def test_each_group_is_left_out_once(n, left_out):
-    folds = torch.stack(gate._folds(n))
+    folds = torch.stack(scoring._folds(n))
     np.testing.assert_array_equal((~folds).sum(0), 1)
     np.testing.assert_array_equal((~folds).sum(1), left_out)
 
@@ -131,7 +132,7 @@ def test_knowing_the_truth_leaves_only_the_noise_of_the_target(pairs, movies):
 
 def test_outputs_outside_the_band_are_the_wiener_estimate(movies):
     movie = movies[0]
-    micrograph, linear, proposed = gate.outputs(Stand(Pattern(1.0)), movie, torch.ones(10, dtype=torch.bool))
+    micrograph, linear, proposed = scoring.outputs(Stand(Pattern(1.0)), movie, torch.ones(10, dtype=torch.bool))
     outside = movie.window == 0
     assert torch.equal(proposed[outside], linear[outside])
     expected, wiener, _ = movie.part(torch.ones(10, dtype=torch.bool))

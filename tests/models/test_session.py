@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import gate
+from models import scoring
 from models.checkpoint import save_version
-from models.gate import measure_weight
 from models.manifest import DENOISERS
 from models.noise2noise import WienerResidualNet
+from models.scoring import measure_weight
 from models.session import SessionModel
 from streamer import fourier, quality, restore
 from streamer.band import band_of
@@ -195,7 +195,7 @@ def test_service_and_gate_see_the_same_correction(served, session_movies):
     model, sums, spectrum = served
     movie = session_movies[6]
     everything = torch.ones(len(movie), dtype=torch.bool)
-    _, linear, judged = gate.outputs(model.net, movie, everything)
+    _, linear, judged = scoring.outputs(model.net, movie, everything)
     proposal = model.propose(sums, spectrum)
     applied = movie.band.crop(proposal.total - wiener_of(sums.total, spectrum, 1.0, sums.shape))
     a, b = (fourier.to_image(s, movie.band.small).flatten() for s in (judged - linear, applied * movie.whitening))

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from models import noise2noise, training
-from models.gate import score
 from models.manifest import DENOISERS
 from models.noise2noise import WienerResidualNet
+from models.scoring import score
 from models.training import train
 from models.training_movie import TrainingMovie
 from streamer import fourier

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks import denoise
-from models.gate import outputs
 from models.manifest import DENOISERS
 from models.noise2noise import build
+from models.scoring import outputs
 from models.training import train
 from models.training_movie import TrainingMovie
 from streamer import fourier, intervals, quality, validity

@@ -363,7 +363,7 @@ def test_models_train_gives_the_same_weights_again_and_overwrites_nothing(traine
 
 
 def test_models_train_does_not_go_on_from_unflipped_phases_with_flipped_ones(trained, processed, ctf, tmp_path):
-    words = ("models", "train", processed[0], "--out", tmp_path / "v", "--steps", 1, "--base", trained[0])
+    words = ("models", "train", processed[0], "--out", tmp_path / "v", "--steps", 1, "--start", trained[0])
     assert "leave --ctf out" in str(refused(*words, "--ctf", ctf))
 
 
@@ -410,7 +410,7 @@ def test_a_model_that_learned_from_flipped_phases_is_given_such(processed, ctf, 
     assert "the model needs the micrograph's CTF" in str(refused(*denoise))
     assert len(json.loads(run(*denoise, "--ctf", ctf, "--json"))["files"]) == 3
     assert "give --ctf" in str(refused("models", "probe", tmp_path / "v0001", processed[0]))
-    again = ("models", "train", processed[0], "--out", tmp_path / "v0002", "--steps", 1, "--base", tmp_path / "v0001")
+    again = ("models", "train", processed[0], "--out", tmp_path / "v0002", "--steps", 1, "--start", tmp_path / "v0001")
     assert "phases flipped: give --ctf" in str(refused(*again))
 
 

@@ -7,6 +7,7 @@ import pytest
 from service import desk as desk_module
 from service.config import Config
 from service.desk import Desk
+from service.layout import Layout
 from service.pipes import Failed, Finished
 from service.prometheus import Metrics
 from service.status import Alarms, Status
@@ -16,17 +17,17 @@ from tests.service.service_samples import make_movie, make_record
 
 @pytest.fixture
 def scene(journal, tmp_path, monkeypatch):
-    metrics, now = Metrics(), [100.0]
+    metrics, now, given_way = Metrics(), [100.0], []
     monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
     alarms = Alarms(journal, metrics)
-    layout = SimpleNamespace(groups=lambda movie_id: tmp_path / movie_id, lesson=lambda movie_id: tmp_path / "none")
+    layout = Layout(root=tmp_path, output=tmp_path / "out", state=tmp_path / "state", runtime=tmp_path / "run")
     desk = Desk(
         Config(),
         layout,
         journal,
         gains=None,
-        serving=None,
-        teacher=None,
+        serving=SimpleNamespace(version=lambda session: None),
+        teacher=SimpleNamespace(give_way=lambda: given_way.append(True)),
         tables=SimpleNamespace(add=lambda record: None),
         metrics=metrics,
         status=Status(),
@@ -54,6 +55,7 @@ def scene(journal, tmp_path, monkeypatch):
             return [row for row in journal.events(1) if row.kind == "alert"]
 
     made = Scene()
+    made.given_way = given_way
     made.now, made.desk, made.alarms, made.journal = now, desk, alarms, journal
     return made
 
@@ -108,3 +110,4 @@ def test_a_movie_given_up_for_its_device_is_named(scene):
     states = [scene.fail(movie, "device") for _ in range(3)]
     assert states == ["ready", "ready", "quarantined"]
     assert b"grid1/a.tif: given up" in scene.alerts()[-1].raw
+    assert len(scene.given_way) == 3, "the trainer gives its memory back first"

@@ -135,7 +135,9 @@ class School:
         self.work()
 
 
-SCORE = SimpleNamespace(snbr_raw=1.0, snbr_wiener=1.0, snbr=2.0, bias_ratio=0.1, loss=1.0, loss_wiener=1.0)
+SCORE = SimpleNamespace(
+    movie_id="m01", snbr_raw=1.0, snbr_wiener=1.0, snbr=2.0, bias_ratio=0.1, loss=1.0, loss_wiener=1.0
+)
 
 
 @pytest.fixture

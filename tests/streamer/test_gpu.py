@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import gate
+from models import scoring
 from models.fine_gate import band_sums
 from models.gain_residual import BandNoise, GainResidualNet, Lesson, correct
 from models.guard import Evidence, Guard
@@ -238,7 +238,7 @@ def test_the_gate_sees_the_same():
     for device in DEVICES:
         movies = [synthetic(name, seed, device=device)[0] for seed, name in enumerate("mn")]
         net = net.to(device)
-        scores.append(gate.score(net, movies[0], WEIGHT))
+        scores.append(scoring.score(net, movies[0], WEIGHT))
         probed.append(probes(net, movies))
     for name in ("snbr_raw", "snbr_wiener", "snbr", "bias_ratio", "loss"):
         assert getattr(scores[0], name) == pytest.approx(getattr(scores[1], name), rel=1e-3), name

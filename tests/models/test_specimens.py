@@ -1,0 +1,106 @@
+"""Telling specimens apart: two movies in a row, never one, and the first one known again."""
+
+import numpy as np
+import pytest
+
+from models import specimens
+from models.specimens import LEAST_KNOWN, Look, Specimens
+
+RNG = np.random.default_rng(0)
+SPREAD = specimens.Specimens()._spread
+ROOT = np.linalg.cholesky(SPREAD)
+
+
+def look(centre=0.0, seed=None, pixel_size=1.5):
+    """A movie of a specimen whose textures lie about a centre, so many standard deviations away along each axis."""
+    rng = np.random.default_rng(seed) if seed is not None else RNG
+    texture = ROOT @ (rng.normal(size=len(ROOT)) + centre)
+    return Look(f"m{rng.integers(1 << 40)}", tuple(texture), pixel_size)
+
+
+@pytest.fixture
+def watch():
+    watch = Specimens()
+    for seed in range(10):
+        watch.take(look(seed=seed))
+    return watch
+
+
+def test_the_spread_that_is_known_is_a_covariance():
+    assert SPREAD.shape == (17, 17)
+    assert np.allclose(SPREAD, SPREAD.T, atol=1e-9)
+    assert np.linalg.eigvalsh(SPREAD).min() > 0
+
+
+def test_movies_of_one_specimen_stay_one(watch):
+    for seed in range(100, 160):
+        assert watch.take(look(seed=seed)).change is None
+    assert watch.current == 1
+
+
+def test_the_second_movie_of_another_specimen_tells(watch):
+    first, second = look(4.0, 1000), look(4.0, 1001)
+    assert watch.take(first).decided == ()
+    told = watch.take(second)
+    assert (told.change.previous, told.change.specimen, told.change.returned) == (1, 2, False)
+    assert [(one.look, one.specimen) for one in told.decided] == [(first, 2), (second, 2)]
+    assert "look otherwise" in told.change.reason
+
+
+def test_one_odd_movie_is_an_outlier(watch):
+    odd = look(4.0, 1000)
+    assert watch.take(odd).decided == ()
+    usual = look(seed=200)
+    told = watch.take(usual)
+    assert told.change is None
+    assert [(one.look, one.specimen, one.odd) for one in told.decided] == [(odd, 1, True), (usual, 1, False)]
+    assert watch.current == 1
+
+
+def test_movies_that_are_odd_in_different_ways_are_no_specimen(watch, monkeypatch):
+    """Each is odd by itself; their mean is not, and none is waited for longer than two movies."""
+    axis = np.zeros(17)
+    axis[0] = 6.5
+    looks = [Look(f"o{n}", tuple(ROOT @ (sign * axis)), 1.5) for n, sign in enumerate((1, -1, 1, -1))]
+    monkeypatch.setattr(specimens, "OTHER", 80.0)
+    told = [watch.take(one) for one in looks]
+    assert all(one.change is None for one in told)
+    assert [one.look.movie_id for t in told for one in t.decided] == ["o0", "o1"]
+    assert all(one.odd for t in told for one in t.decided)
+
+
+def test_a_specimen_that_returns_is_known_again(watch):
+    for seed in range(2000, 2008):
+        watch.take(look(4.0, seed))
+    assert watch.current == 2
+    changes = [watch.take(look(seed=seed)).change for seed in range(300, 306)]
+    (change,) = [one for one in changes if one is not None]
+    assert (change.specimen, change.returned) == (1, True)
+    third = [watch.take(look(-5.0, seed)).change for seed in range(3000, 3003)]
+    assert [one.specimen for one in third if one] == [3]
+
+
+def test_another_pixel_size_tells_at_once(watch):
+    told = watch.take(look(seed=400, pixel_size=0.8))
+    assert told.change.specimen == 2
+    assert "0.8 Å/px instead of 1.5" in told.change.reason
+    back = watch.take(look(seed=401))
+    assert (back.change.specimen, back.change.returned) == (1, True)
+
+
+def test_few_movies_tell_nothing():
+    watch = Specimens()
+    for seed in range(LEAST_KNOWN - 1):
+        watch.take(look(seed=seed))
+    assert watch.take(look(4.0, 1000)).change is None
+    assert watch.current == 1
+
+
+def test_what_was_decided_can_be_taken_over(watch):
+    again = Specimens()
+    for seed in range(10):
+        again.remember(look(seed=seed), 1)
+    for one, other in ((watch, again),):
+        for seed in (1000, 1001):
+            assert (one.take(look(4.0, seed)).change is None) == (other.take(look(4.0, seed)).change is None)
+    assert watch.current == again.current == 2
