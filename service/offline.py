@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.session import SessionModel
+from models.settings import SHIPPED
+from models.start_weights import shipped_base
 from models.store import ModelStore
 from service.fine_networks import FineNetworks
 from service.gains import GainChoice
@@ -56,6 +58,8 @@ def bench(config: Config, model: str | None = None) -> Bench:
 def _model_directory(config: Config, model: str) -> Path:
     if Path(model).is_dir():
         return Path(model)
+    if model == SHIPPED:
+        return shipped_base()
     layout = layout_of(config)
     stores = [ModelStore(path / "models") for path in sorted((layout.state / "sessions").glob("*"))]
     found = [store.path(model) for store in stores if model in store.versions()]
@@ -63,7 +67,7 @@ def _model_directory(config: Config, model: str) -> Path:
         raise UsageError(
             "no such model" if not found else "several sessions have a version of this name",
             where="--model",
-            expected="the directory of a version, or the name of one in the state directory",
+            expected="the directory of a version, the name of one in the state directory, or shipped",
             found=model if not found else ", ".join(map(str, found)),
         )
     return found[0]

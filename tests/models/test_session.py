@@ -53,6 +53,28 @@ def assert_near(found, expected, tolerance=1e-5):
     assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
+def test_base_weights_serve_any_pixel_size_that_reaches_their_band(tmp_path):
+    model = model_of(tmp_path, net_of(0.02), general=True, resolution=8.0)
+    for pixel_size in (1.0, 2.0, 4.0):
+        assert model.propose(*scene(pixel_size=pixel_size)).model.version == "v0001"
+    with pytest.raises(ModelError, match="too coarse") as caught:
+        model.propose(*scene(pixel_size=4.3))
+    assert "at most 4 Å/px" in str(caught.value)
+
+
+def test_a_movie_is_scored_whether_it_is_served_or_refused_but_not_where_it_was_learned_from(tmp_path):
+    model = model_of(tmp_path, net_of(0.02), trained_on=["mine"])
+    sums, spectrum = scene()
+    served = model.propose(sums, spectrum, "other")
+    assert served.score.version == "v0001"
+    assert served.score.gain > 0.0
+    assert served.score.gain_error >= 0.0
+    assert model.propose(sums, spectrum, "mine").score is None
+    worse = model_of(tmp_path / "b", net_of(3.0)).propose(sums, spectrum, "other")
+    assert worse.refused
+    assert worse.score.gain < 1.0
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("share", [0.5, 2 / 3])
 def test_a_net_without_a_correction_proposes_the_wiener_estimate(tmp_path, shape, share):

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from models import zssr
+from models.manifest import load_manifest
+from models.start_weights import shipped_base
 from service import cli
 from service.config import default_text
 from streamer.errors import StreamerError, UsageError
@@ -365,6 +367,62 @@ def test_models_train_gives_the_same_weights_again_and_overwrites_nothing(traine
 def test_models_train_does_not_go_on_from_unflipped_phases_with_flipped_ones(trained, processed, ctf, tmp_path):
     words = ("models", "train", processed[0], "--out", tmp_path / "v", "--steps", 1, "--start", trained[0])
     assert "leave --ctf out" in str(refused(*words, "--ctf", ctf))
+
+
+def test_models_compare_judges_two_versions_on_movies_that_neither_saw(trained, processed, tmp_path):
+    directory, result, _ = trained
+    longer = tmp_path / "v0002"
+    words = ["models", "train", str(processed[0]), "--out", str(longer), "--steps", "40", "--start", str(directory)]
+    CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    found = json.loads(run("models", "compare", directory, longer, processed[0], "--json"))
+    assert sorted(found["movies"]) == sorted(result["held_out"])
+    assert found["first"]["version"] == "v0001"
+    assert found["second"]["version"] == "v0002"
+    low, high = found["loss_interval"]
+    assert low <= found["loss_difference"] <= high
+    same = json.loads(run("models", "compare", directory, directory, processed[0], "--json"))
+    assert (same["loss_difference"], same["verdict"]) == (0.0, "no difference is shown")
+    assert "on 3 movies" in run("models", "compare", directory, longer, processed[0])
+    assert "different bands" in str(refused("models", "compare", directory, shipped_base(), processed[0]))
+    assert "too few movies" in str(refused("models", "compare", directory, longer, file_of(processed, "micrograph")))
+
+
+def test_models_export_takes_a_version_along(trained, tmp_path):
+    assert "4 steps" in run("models", "export", trained[0], "--to", tmp_path / "mine")
+    shown = json.loads(run("models", "show", tmp_path / "mine"))
+    assert shown["version"] == "mine"
+    assert shown["sha256"] == json.loads(run("models", "show", trained[0]))["sha256"]
+    assert "exists already" in str(refused("models", "export", trained[0], "--to", tmp_path / "mine"))
+
+
+def test_models_train_base_learns_from_simulated_sessions_and_named_ones(processed, tmp_path, monkeypatch):
+    monkeypatch.setattr("models.pretraining._SIDE", 320)
+    monkeypatch.setattr("service.pretraining._JUDGED", 1)
+    words = ["models", "train", str(processed[0]), "--base", "--specimens", "2", "--steps", "2", "--seed", "3"]
+    found = CliRunner().invoke(
+        cli.cli, [*words, "--out", str(tmp_path / "one"), "--json"], catch_exceptions=False, standalone_mode=False
+    )
+    result = json.loads(found.stdout)
+    made = load_manifest(tmp_path / "one")
+    assert made.general
+    assert made.pattern_sha256 is None
+    simulated = [movie_id for movie_id in made.trained_on if movie_id.startswith("simulated-3-")]
+    assert simulated
+    assert len(made.trained_on) > len(simulated), "the session that was named"
+    assert all(movie_id.startswith("simulated-3-2-") for movie_id in result["held_out"])
+    again = [*words, "--out", str(tmp_path / "two")]
+    CliRunner().invoke(cli.cli, again, catch_exceptions=False, standalone_mode=False)
+    assert load_manifest(tmp_path / "two").sha256 == made.sha256, "the same seed, the same weights"
+    assert "keep their phases" in str(refused(*again[:-1], tmp_path / "x", "--start", tmp_path / "one"))
+    assert "nothing to learn from" in str(refused("models", "train", "--out", tmp_path / "x"))
+
+
+def test_the_shipped_weights_serve_a_movie_by_name(movies, tmp_path):
+    (record,) = [json.loads(line) for line in run("process", movies[0], "--output", tmp_path, "--model", "shipped",
+                                                  "--json").splitlines()]  # fmt: skip
+    assert record["restoration"] == "network"
+    assert record["model"]["sha256"] == load_manifest(shipped_base()).sha256
+    assert record["metrics"]["score"]["gain"] > 1.0
 
 
 def test_models_train_needs_movies(tmp_path):

@@ -178,3 +178,21 @@ def test_files_that_are_not_yet_whole_are_counted():
     board = full_board(0)
     board.beat(msgspec.structs.replace(BEAT, oldest_pending_s=None, settling=2))
     assert "3 waiting, 2 not yet whole" in screen(board)
+
+
+def test_the_learning_curve_shows_what_the_network_gained_before_it_learned():
+    board = full_board(0)
+    assert "no movie scored yet" in screen(board)
+    for number, gain in enumerate((0.9, 1.5, 2.0, 3.0)):
+        body = msgspec.to_builtins(record(f"m{number}"))
+        body["metrics"]["score"] = {"version": "v0001", "gain": gain, "gain_error": 0.1, "expected_gain": None}
+        board.take(event("movie", body))
+    (line,) = [line for line in screen(board).splitlines() if "learned" in line]
+    assert "▁▃▅█ 3.00×" in line
+    assert "specimen" in line
+
+
+def test_a_version_that_serves_again_is_the_one_whose_age_is_told():
+    board = full_board(0)
+    board.take(event("model", {"version": "v0003", "result": "returned", "reason": "specimen 1"}))
+    assert board._promoted.body["version"] == "v0003"

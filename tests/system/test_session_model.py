@@ -144,6 +144,7 @@ def played(tmp_path_factory):
         directory,
         tmp_path_factory.mktemp("run"),
         session_model__enabled="true",
+        session_model__base='"none"',
         session_model__first_steps="150",
         session_model__refresh_steps="8",
         session_model__most_held_out="2",
@@ -262,3 +263,28 @@ def test_no_movie_is_lost_or_doubled(played):
     assert len(records) == played.movies
     assert len({record.movie_id for record in records}) == played.movies
     assert {record.state for record in records} == {"done"}
+
+
+def test_a_new_session_is_served_by_base_weights_and_reproduced_with_them(tmp_path, tmp_path_factory):
+    """From the first movie on; and what they made is made again from the version that the session keeps."""
+    site = Site(tmp_path, tmp_path_factory.mktemp("run"), session_model__enabled="true", outputs__thumbnail_px="128")
+    played = Played(site)
+    try:
+        daemon = site.start()
+        played.expose("served", 1)
+        process_again(played)
+        played.operator("rollback")
+        played.expose("plain", 1)
+        assert site.stop(daemon) == 0, site.log()
+    finally:
+        for process in site.daemons:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+    (live,) = played.records("served")
+    assert live.model.version == "v0000"
+    assert live.restoration == "network"
+    assert live.metrics.score.gain > 1.0
+    assert dataclasses.replace(played.offline, times=Times()) == dataclasses.replace(live, times=Times())
+    assert changes(played) == [("v0000", "promoted"), (NO_VERSION, "rolled-back")]
+    assert versions_of(played.records("plain")) == [None]
