@@ -10,6 +10,7 @@ import torch
 from models.checkpoint import save_version
 from models.guard import pattern_of
 from models.manifest import Manifest
+from models.training import LEARNING_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,7 @@ def save_candidate(
     seed: int,
     parent: str | None = None,
     base: str | None = None,
+    learning_rate: float = LEARNING_RATE,
     specimen: int = 1,
     general: bool = False,
 ) -> Manifest:
@@ -66,6 +68,7 @@ def save_candidate(
         software=version("cryoem-streamer"),
         seed=seed,
         steps=report.steps,
+        learning_rate=learning_rate,
         losses=report.losses,
         trained_on=trained_on,
         held_out=[movie.movie_id for movie in held_out],

@@ -119,6 +119,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     seed: int
     steps: int
     """Of this version's own training."""
+    learning_rate: float = 1e-2
+    """The same."""
     losses: list[float] = []
     trained_on: list[str] = []
     """Movie ids, those of its parents included."""

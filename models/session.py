@@ -55,6 +55,8 @@ class SessionModel:
         self.directory = directory
         self.net, self.manifest = load_version(directory, device)
         scores = self.manifest.figures.scores if self.manifest.figures else []
+        if self.manifest.general:
+            scores = []  # of many specimens: what is to be expected of another one they do not tell
         self._guard = Guard(scores, load_pattern(directory, self.manifest))
         self._guard_of_held_out = Guard(scores)  # the pattern holds such a movie itself
         self.reference = ModelRef(

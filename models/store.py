@@ -82,6 +82,14 @@ class ModelStore:
         older = [name for name in self.versions() if _number(name) < _number(version)]
         return older[-1] if older else None
 
+    def learned_from(self) -> set[str]:
+        """Ids of the movies that are not new: after a rollback they do not bring back what was taken back."""
+        learned: set[str] = set()
+        for name in self.versions():
+            with suppress(ModelError):
+                learned.update(load_manifest(self.path(name)).trained_on)
+        return learned
+
     # ------------------------------------------------------------------------------------------- which serves
 
     def current(self) -> str | None:
@@ -127,6 +135,11 @@ class ModelStore:
     def pin(self, version: str) -> None:
         """Keep a version for good."""
         (self.path(version) / _PINNED).touch()
+
+    def sweep(self) -> None:
+        """Remove what a process left that was killed while it stored a version; only where nobody else stores one."""
+        for left_over in self.directory.glob(".v*.tmp-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
 
     def prune(self) -> list[str]:
         """Remove versions that nobody will ask for any more; returns their names.
@@ -189,7 +202,7 @@ def _number(version: str) -> int:
     return int(version[1:])
 
 
-class _Role(msgspec.Struct, frozen=True, kw_only=True):
+class _Role(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line of the file of roles."""
 
     movie_id: str

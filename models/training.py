@@ -23,11 +23,23 @@ from streamer.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from models.manifest import Manifest
     from models.noise2noise import Denoiser
     from models.training_movie import TrainingMovie
 
 
 _WARM_UP = 0.08
+LEARNING_RATE = 1e-2
+"""Muon's, from scratch."""
+_GENTLE = 1e-3
+"""From base weights on: at ten times as much they forget in hundreds of steps what took them ten thousands."""
+
+
+def learning_rate_after(parent: Manifest | None) -> float:
+    """Learning rate at which training goes on from a version; from scratch without one."""
+    if parent is None:
+        return LEARNING_RATE
+    return _GENTLE if parent.general else parent.learning_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +62,7 @@ def train(
     steps: int | None = None,
     seconds: float | None = None,
     weights: Sequence[float] | None = None,
-    learning_rate: float = 1e-2,
+    learning_rate: float = LEARNING_RATE,
     input_share: tuple[float, float] = (0.5, 0.9),
     patch: int = 128,
     stop: Callable[[], bool] = lambda: False,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from models.store import BASE
 from service.cli_options import connection
 from service.config import Config, load
 from service.demo_checks import Findings, check, report
@@ -212,12 +213,13 @@ class Demo:
         return sum(n for state, n in counts.items() if state not in ("ready", "started", "superseded"))
 
     def _has_learned(self) -> bool:
-        """Whether a model serves, or the trainer has had its say and waits for more movies."""
+        """Whether a version of the session's own serves, or the trainer has had its say and waits for more movies."""
         if self._beat is None:
             return False
         training = bool(self._beat.rates.get("training"))
         self._idle_since = self._idle_since if not training else time.monotonic()
-        return self._beat.model_version is not None or time.monotonic() - self._idle_since > _TRAINER_IDLE_S
+        own = self._beat.model_version not in (None, BASE)
+        return own or time.monotonic() - self._idle_since > _TRAINER_IDLE_S
 
     def _caught_up(self) -> bool:
         """Whether picker and subscriber have dealt with the newest event."""

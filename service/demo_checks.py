@@ -16,6 +16,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from models.store import BASE
 from service.journal import Journal
 from service.layout import Layout, layout_of
 from service.messages import DENOISER, Event, movie_record, parse_event
@@ -134,7 +135,8 @@ def _check_models(findings: Findings, events: list[Event], done: list[MovieRecor
     promoted = [body["version"] for body in judged if body["result"] == "promoted"]
     runs = [(what, len(list(same))) for what, same in groupby(f"{body['version']} {body['result']}" for body in judged)]
     text = ", ".join(what if times == 1 else f"{what} ×{times}" for what, times in runs)
-    findings.add("candidates the gate judged", text or "none", bool(promoted))
+    own = [version for version in promoted if version != BASE]
+    findings.add("versions, base weights first", text or "none", promoted[:1] == [BASE] and bool(own))
     rejected = {body["version"] for body in judged if body["result"] == "rejected"}
     again = sorted(name for name in rejected if sum(body["version"] == name for body in judged) > 1)
     if again:

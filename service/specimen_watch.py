@@ -26,7 +26,7 @@ _MOST_SESSIONS = 8
 SPECIMENS = "specimens.jsonl"
 
 
-class _Decided(msgspec.Struct, tag="movie", frozen=True, kw_only=True):
+class _Decided(msgspec.Struct, tag="movie", frozen=True, kw_only=True, omit_defaults=True):
     """A movie's specimen."""
 
     movie_id: str

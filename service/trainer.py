@@ -22,12 +22,12 @@ import torch
 from models.candidate import save_candidate
 from models.checkpoint import load_version
 from models.gate import Decision, Thresholds, judge
-from models.manifest import DENOISERS, SIMULATED, Manifest, load_manifest
+from models.manifest import DENOISERS, SIMULATED, Manifest
 from models.noise2noise import Denoiser, build
 from models.session_movies import SessionMovies
 from models.start_weights import base_directory
 from models.store import FINE_MODELS, ROLES, ModelStore, Roles
-from models.training import TrainingReport, train
+from models.training import TrainingReport, learning_rate_after, train
 from service.fine_subjects import subject_of
 from service.fine_trainer import FineTrainer
 from service.pipes import Begin, Candidate, Learn, ParentChannel, Pause, Serving, Training, Up, die_with_parent, plain
@@ -70,7 +70,7 @@ class Trainer:
         """Scores of what serves on held-out movies."""
         self._trainings = int(self._store.next_version()[1:]) - 1
         # a version that was stored but never served, because everything was killed in between, took nothing in
-        self._stored = self._learned_by_any_version() if self._serving or self._held else set[str]()
+        self._stored = self._store.learned_from() if self._serving or self._held else set[str]()
 
     def _fine_trainer(self, directory: Path) -> FineTrainer:
         method = self._config.super_resolution.method
@@ -97,6 +97,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Go on from what serves."""
+        self._store.sweep()
         self._resume(self._serving)
 
     # ------------------------------------------------------------------------------------------------ input
@@ -167,14 +168,6 @@ class Trainer:
         """Whether this specimen has no version of its own yet; base weights that serve are none."""
         return self._serving is None or (self._parent is not None and self._parent.general)
 
-    def _learned_by_any_version(self) -> set[str]:
-        """Ids of the movies that are not new: after a rollback they do not bring back what was taken back."""
-        learned: set[str] = set()
-        for name in self._store.versions():
-            with suppress(ModelError):
-                learned.update(load_manifest(self._store.path(name)).trained_on)
-        return learned
-
     # --------------------------------------------------------------------------------------------- training
 
     def is_due(self) -> bool:
@@ -218,6 +211,7 @@ class Trainer:
             candidate.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
             self._movies.learned.movies,
             weights=self._movies.learned.weights,
+            learning_rate=learning_rate_after(self._parent),
             steps=steps,
             seconds=seconds,
             seed=seed,
@@ -298,6 +292,7 @@ class Trainer:
                 seed=seed,
                 parent=self._serving,
                 base=self._base,
+                learning_rate=learning_rate_after(self._parent),
                 specimen=self._specimen,
             )
             digest = manifest.sha256

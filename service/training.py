@@ -16,7 +16,7 @@ from models.manifest import DENOISERS
 from models.noise2noise import build
 from models.probes import probes
 from models.settings import SessionModelSettings, is_held_out
-from models.training import train
+from models.training import learning_rate_after, train
 from models.training_movie import TrainingMovie, common_resolution, is_made_for, useful_resolution
 from service.worker import use_threads
 from streamer.ctf_table import optics_of, read_optics
@@ -82,6 +82,7 @@ def train_offline(
         net,
         learned,
         seed=seed,
+        learning_rate=learning_rate_after(parent),
         steps=None if seconds else steps or settings.first_steps,
         seconds=seconds,
         clock=time.perf_counter,
@@ -101,6 +102,7 @@ def train_offline(
         trained_on=trained_on,
         seed=seed,
         base=parent.sha256 if parent else None,
+        learning_rate=learning_rate_after(parent),
     )
     return TrainingResult(
         directory=str(out),
