@@ -174,6 +174,8 @@ class Night:
         proposal = self.models[version].propose(movie.sums, movie.spectrum, movie.name)
         merged = restore.merge(linear, proposal.total, proposal.weight, shape)
         made = "refused" if proposal.refused else "network"
+        if proposal.refused:
+            print(f"  {movie.name} by {version}: {proposal.refused}", flush=True)
         served = snbr(against_truth(merged, movie), mask)  # type: ignore[arg-type]
         return Row(version, made, wiener, served, flagged, self.specimens.current)
 
