@@ -64,6 +64,7 @@ def train(
     steps: int | None = None,
     seconds: float | None = None,
     weights: Sequence[float] | None = None,
+    blanks: bool = True,
     learning_rate: float = LEARNING_RATE,
     input_share: tuple[float, float] = (0.5, 0.9),
     patch: int = 128,
@@ -80,6 +81,7 @@ def train(
     stop : asked before each step; True ends early.
     steps, seconds : budgets, the second by ``clock``; at least one.
     weights : how often each movie is drawn; None: all alike.
+    blanks : whether now and then a blank is learned from, whose answer is nothing.
 
     Source: recipe of residual-on-Wiener noise2noise with random splits; here Muon at 0.01, 8 % warm-up, cosine.
     """
@@ -92,7 +94,7 @@ def train(
     low_precision = bf16_pays(device)
 
     def distance() -> Tensor:
-        inputs, targets = _batch(movies, chances, input_share, patch, generator)
+        inputs, targets = _batch(movies, chances, input_share, patch, generator, blanks=blanks)
         inputs = inputs.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
             return nn.functional.mse_loss(net(inputs).float(), targets)
@@ -177,6 +179,8 @@ def _batch(
     input_share: tuple[float, float],
     patch: int,
     generator: torch.Generator,
+    *,
+    blanks: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Two patches from each of two movies, randomly drawn, turned and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
     inputs, targets = [], []
@@ -190,7 +194,7 @@ def _batch(
         chosen[order[:kept]] = True
         micrograph, linear, squares = movie.inputs(chosen)
         target = movie.target(~chosen, squares)
-        if draw(_BLANK_EVERY, generator) == 0:
+        if blanks and draw(_BLANK_EVERY, generator) == 0:
             # nothing there, and the Wiener filter knows it: what is made of that must stay nothing
             micrograph, linear, target = (torch.randn(target.shape, generator=generator).to(target), 0.0 * linear,
                                           torch.zeros_like(target))  # fmt: skip

@@ -69,6 +69,7 @@ def pretrain(
         net,
         learned,
         seed=seed,
+        blanks=False,  # so many specimens keep the network calm by themselves
         steps=None if seconds else steps or BASE_STEPS,
         seconds=seconds,
         clock=time.perf_counter,

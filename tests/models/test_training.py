@@ -1,4 +1,6 @@
 import copy
+import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from models.training_movie import TrainingMovie
 from streamer import fourier
 from streamer.errors import ModelError
 from streamer.records import GroupSums
-from tests.model_samples import synthetic
+from tests.model_samples import manifest, synthetic
 from tests.simulated_movies import images, unchanged
 
 
@@ -241,3 +243,52 @@ def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):
 
     monkeypatch.setattr("models.noise2noise.Path.read_text", missing)
     assert noise2noise.bf16_pays("cpu") is False
+
+
+def test_a_blank_is_learned_as_nothing():
+    """One movie in sixteen: white noise whose Wiener estimate is nothing, and nothing is the answer."""
+    movie, _ = synthetic("a", 1, strength=4.0)
+    blanks = 0
+    for seed in range(64):
+        generator = torch.Generator().manual_seed(seed)
+        inputs, targets = training._batch([movie], torch.ones(1), (0.5, 0.9), 64, generator, blanks=True)
+        for pair, target in zip(inputs, targets, strict=True):
+            if not pair[1].any():
+                blanks += 1
+                assert not target.any()
+                assert float(pair[0].std()) == pytest.approx(1.0, abs=0.1)
+    assert 4 <= blanks <= 40
+    inputs, _ = training._batch([movie], torch.ones(1), (0.5, 0.9), 64, torch.Generator().manual_seed(3))
+    assert all(pair[1].any() for pair in inputs)
+
+
+def test_learning_goes_on_gently_from_base_weights():
+    assert training.learning_rate_after(None) == training.LEARNING_RATE
+    base = manifest(general=True)
+    assert training.learning_rate_after(base) < training.LEARNING_RATE / 3
+    child = manifest(learning_rate=training.learning_rate_after(base))
+    assert training.learning_rate_after(child) == training.learning_rate_after(base)
+    assert training.learning_rate_after(manifest()) == training.LEARNING_RATE
+
+
+def test_movies_are_drawn_as_often_as_their_weights_say():
+    seen = Counter()
+    movies = [synthetic(name, seed)[0] for seed, name in enumerate("ab")]
+    for movie in movies:
+        inputs = movie.inputs
+        movie.inputs = lambda chosen, inputs=inputs, name=movie.movie_id: (seen.update([name]), inputs(chosen))[1]
+    for seed in range(60):
+        training._batch(
+            movies, torch.tensor([0.8, 0.2], dtype=torch.float64), (0.5, 0.9), 32, torch.Generator().manual_seed(seed)
+        )
+    assert 0.65 < seen["a"] / 120 < 0.95
+
+
+def test_whichever_budget_ends_first_ends_the_training():
+    movie, _ = synthetic("a", 1)
+    now = itertools.count()
+    net = WienerResidualNet(DENOISERS["small"])
+    assert train(net, [movie], seed=1, steps=50, seconds=6.0, clock=lambda: float(next(now))).steps < 10
+    assert train(net, [movie], seed=1, steps=3, seconds=1e9, clock=lambda: 0.0).steps == 3
+    with pytest.raises(ModelError, match="without a budget"):
+        train(net, [movie], seed=1)
