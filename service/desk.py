@@ -13,7 +13,7 @@ from service.messages import SessionChange
 from service.pipes import Failed, Finished, Work
 from service.specimen_watch import SpecimenWatch
 from service.teacher import what_to_learn
-from streamer.errors import MovieNotReady
+from streamer.errors import MovieNotReady, OutputError
 from streamer.published import MovieRecord, Times
 from streamer.stopwatch import utc_now
 
@@ -140,7 +140,12 @@ class Desk:
         """Find out which specimen a movie is of; tell the trainer of the movies that this has made clear."""
         session = record.session
         specimens = self.specimens.session(session)
-        decided, change = specimens.take(record, self._serving.version(session))
+        try:
+            decided, change = specimens.take(record, self._serving.version(session))
+            self._alarms.clear("state-failing")
+        except OutputError as error:
+            self._alarms.raise_("state-failing", str(error), "critical")
+            return  # nothing is learned from it; it is done and published all the same
         if change is not None:
             before = self._serving.version(session)
             serves = self._serving.change_specimen(session, change, specimens.served(change.specimen))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from models.manifest import load_manifest
 from models.store import BASE, ModelStore
 from service.messages import CRYO_ZSSR, NO_VERSION, SUPER_RESOLUTION, ModelChange
-from streamer.errors import ModelError
+from streamer.errors import ModelError, OutputError
 from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ class Serving:
         version = self.version(session)
         if version is None:
             return False
-        manifest = load_manifest(self._store(session).path(version))
+        try:
+            manifest = load_manifest(self._store(session).path(version))
+        except ModelError:
+            return False  # damaged: the worker tells
         return not manifest.general and manifest.specimen == specimen
 
     def change_specimen(self, session: str, change: Change, earlier: str | None) -> str | None:
@@ -76,7 +79,7 @@ class Serving:
             return None
         try:
             manifest = store.adopt(self._base)
-        except ModelError as error:
+        except (ModelError, OutputError, OSError) as error:
             _log.warning("base weights: %s", error)
             return None
         reason = f"base weights, {len(manifest.trained_on)} movies of other sessions"

@@ -20,7 +20,7 @@ from service.prometheus import Metrics
 from service.serving import Serving
 from service.teacher import base_of
 from service.trainer import Trainer
-from streamer.errors import ModelError
+from streamer.errors import ModelError, OutputError
 from streamer.settings import DenoiseSettings
 from tests.model_samples import manifest
 from tests.service.test_trainer import Ear, group_file
@@ -248,3 +248,21 @@ def test_roles_are_counted_for_each_specimen(trainer, site):
     other.directory = trainer.directory
     learn(other, ["d", "e", "f"])
     assert [movie.movie_id for movie in other._movies.held_out] == ["e", "f"]
+
+
+# ------------------------------------------------------------------------------------------------------------ trouble
+
+
+def test_a_damaged_manifest_of_what_serves_does_not_end_the_daemon(site):
+    version = site.serving.version(SESSION)
+    (site.store.path(version) / "manifest.json").write_text("{")
+    assert not site.serving.has_own(SESSION, 1)
+
+
+def test_a_full_disk_leaves_a_session_without_base_weights_but_not_without_a_daemon(site, monkeypatch):
+    def full(*_):
+        raise OutputError("no space left on device", where="there")
+
+    monkeypatch.setattr("models.store.write_atomically", full)
+    assert site.serving.version(SESSION) is None
+    assert not list(site.store.directory.glob(".v*"))

@@ -111,3 +111,17 @@ def test_a_movie_given_up_for_its_device_is_named(scene):
     assert states == ["ready", "ready", "quarantined"]
     assert b"grid1/a.tif: given up" in scene.alerts()[-1].raw
     assert len(scene.given_way) == 3, "the trainer gives its memory back first"
+
+
+def test_a_movie_is_done_even_if_its_specimen_cannot_be_written_down(scene, tmp_path):
+    """The state's volume is full: an alarm, and the next movie."""
+    movie = scene.start("a")
+    (tmp_path / "state" / "sessions").parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "state" / "sessions").write_text("a file where a directory should be")
+    scene.desk.finished(Finished(record=make_record("grid1/a.tif")))
+    assert scene.state(movie) == "done"
+    assert [alert.name for alert in scene.alarms.raised] == ["state-failing"]
+    (tmp_path / "state" / "sessions").unlink()
+    scene.start("b")
+    scene.desk.finished(Finished(record=make_record("grid1/b.tif")))
+    assert scene.alarms.raised == []
