@@ -89,9 +89,6 @@ def test_another_specimen_is_told_flagged_served_by_the_base_and_learned_apart(s
     assert scene.changed == [("grid1", 2, None)]
     served = [(b["version"], b["result"]) for b in scene.bodies("model")]
     assert served == [("v0000", "promoted"), ("v0000", "fell-back")]
-        ("v0000", "promoted"),
-        ("v0000", "fell-back"),
-    ]
     (alert,) = [b for b in scene.bodies("alert") if b["name"] == "specimen-changed"]
     assert "specimen 2 is new since" in alert["message"]
     assert "v0000 serves" in alert["message"]
