@@ -15,7 +15,7 @@ from models.pretraining import LOW, RESOLUTION, simulated_movies
 from models.settings import SessionModelSettings
 from models.training import train
 from models.training_movie import TrainingMovie
-from service.training import TrainingResult
+from service.training import TrainingResult, told
 from service.worker import device_of, use_threads
 from streamer.errors import UsageError
 from streamer.groups import find_groups, read_groups
@@ -92,14 +92,7 @@ def pretrain(
         seed=seed,
         general=True,
     )
-    return TrainingResult(
-        directory=str(out),
-        decision=decision,
-        steps=report.steps,
-        seconds=round(report.seconds, 2),
-        trained_on=trained_on,
-        held_out=[movie.movie_id for movie in held_out],
-    )
+    return told(out, decision, report, trained_on, held_out)
 
 
 def _own(directories: list[Path], device: torch.device) -> list[TrainingMovie]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from models.manifest import Manifest
     from models.noise2noise import Denoiser
+    from models.training import TrainingReport
 
 
 class TrainingResult(Struct, frozen=True, kw_only=True):
@@ -104,6 +105,13 @@ def train_offline(
         base=parent.sha256 if parent else None,
         learning_rate=learning_rate_after(parent),
     )
+    return told(out, decision, report, trained_on, held_out)
+
+
+def told(
+    out: Path, decision: Decision, report: TrainingReport, trained_on: list[str], held_out: list[TrainingMovie]
+) -> TrainingResult:
+    """What is printed of a training."""
     return TrainingResult(
         directory=str(out),
         decision=decision,

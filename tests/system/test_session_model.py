@@ -137,6 +137,14 @@ def play_killed_trainer(played, daemon):
     until(lambda: played.judged("kill"), "another candidate")
 
 
+def end_all(site):
+    """Nothing outlives a test that failed."""
+    for process in site.daemons:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     directory = tmp_path_factory.mktemp("site")
@@ -162,10 +170,7 @@ def played(tmp_path_factory):
         played.expose("after a restart", 1)
         assert site.stop(daemon) == 0, site.log()
     finally:
-        for process in site.daemons:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        end_all(site)
     return played
 
 
@@ -277,10 +282,7 @@ def test_a_new_session_is_served_by_base_weights_and_reproduced_with_them(tmp_pa
         played.expose("plain", 1)
         assert site.stop(daemon) == 0, site.log()
     finally:
-        for process in site.daemons:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        end_all(site)
     (live,) = played.records("served")
     assert live.model.version == "v0000"
     assert live.restoration == "network"
