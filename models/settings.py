@@ -54,6 +54,9 @@ class SessionModelSettings(Table, frozen=True):
         float,
         Meta(gt=0, description="memory for movies to learn from and to judge by, GB; of larger ones a part is kept"),
     ] = 2.0
+    gpu_memory_share: Annotated[
+        float, Meta(gt=0, le=1, description="of the GPU's memory, what the trainer may take at most")
+    ] = 0.5
     groups_limit_gb: Annotated[
         float,
         Meta(

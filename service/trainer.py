@@ -80,6 +80,8 @@ class Trainer:
     def run(self) -> None:
         """Train whenever there is enough that is new."""
         use_threads(self._settings.threads)
+        if self._device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(self._settings.gpu_memory_share, self._device)
         self.begin()
         self._channel.send(Up(device=str(self._device), threads=self._settings.threads))
         threading.Thread(target=self._listen, name="listen", daemon=True).start()

@@ -14,6 +14,7 @@ from service_samples import UTC, full_fields, make_record
 
 from service.prometheus import MAX_VALUES, Metrics
 from streamer.errors import ConfigError, Reason, ServiceError
+from streamer.published import ModelScore
 
 # reliability.md section 6, as far as it can be filled today.
 NAMES = {
@@ -40,6 +41,9 @@ NAMES = {
     "model_version",
     "model_promoted_timestamp_seconds",
     "model_candidates",
+    "movie_model_gain_ratio",
+    "specimen",
+    "specimen_changes",
     "training_active",
     "heartbeat_timestamp_seconds",
     "build_info",
@@ -67,7 +71,8 @@ def touched() -> Metrics:
     metrics.ready(5.0)
     fields = full_fields("a.tif")
     sr = dataclasses.replace(fields["metrics"].sr, confirmed=0.9, control=0.1)
-    fields["metrics"] = dataclasses.replace(fields["metrics"], snbr_half_denoised=0.3, sr=sr)
+    score = ModelScore(version="v0003", gain=2.5, gain_error=0.1, expected_gain=2.4)
+    fields["metrics"] = dataclasses.replace(fields["metrics"], snbr_half_denoised=0.3, sr=sr, score=score)
     metrics.finished(make_record(**fields), latency_s=3.0)
     metrics.finished(make_record(state="failed"), stage="align")
     metrics.retried("OutputError")
@@ -78,6 +83,7 @@ def touched() -> Metrics:
     metrics.commit(0.002)
     metrics.disks({"output": 10**9})
     metrics.worker_restarted()
+    metrics.specimen(2, changed=True)
     metrics.model("v0003", UTC)
     metrics.candidate("promoted")
     metrics.candidate("rejected", "cryo-zssr")
@@ -118,6 +124,10 @@ def test_what_is_exported() -> None:
         "model_promoted_timestamp_seconds": 1795176000,
         "model_candidates_total{promoted}": 1,
         "super_resolution_candidates_total{cryo-zssr,rejected}": 1,
+        "movie_model_gain_ratio{own}": 2.5,
+        "movie_model_gain_ratio{expected}": 2.4,
+        "specimen": 2,
+        "specimen_changes_total": 1,
         "training_active": 1,
         "heartbeat_timestamp_seconds{scheduler}": 1000,
         "alert_active{disk-full}": 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -582,6 +584,45 @@ def test_where_sessions_alternate_each_has_its_turn_and_nothing_said_is_lost(tea
     teacher.is_training = False
     teacher.attend(0)
     assert teacher.session == "one"
+
+
+def test_a_new_specimen_gets_a_trainer_of_its_own_at_once(teacher, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(Child, "__init__", lambda self, module, begin, **_: (begun.append(begin), CHILDREN.append(self),
+                        setattr(self, "sent", []), setattr(self, "alive", True), None)[-1])  # fmt: skip
+    monkeypatch.setattr(teacher, "_lessons", lambda session, specimen: [Learn(movie_id=f"of{specimen}", groups="x")])
+    path = sums_file(tmp_path / "groups", "m0")
+    teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
+    teacher.change_specimen("another session", 2, None)
+    assert len(begun) == 1, "not the one that is trained on"
+    teacher.change_specimen(SESSION, 2, "v0003")
+    assert [(one.specimen, one.warm) for one in begun] == [(1, None), (2, "v0003")]
+    assert [one.movie_id for one in CHILDREN[-1].sent] == ["of2"]
+    teacher.learn(SESSION, Learn(movie_id="m1", groups=str(path)), 2)
+    assert [one.movie_id for one in CHILDREN[-1].sent] == ["of2", "m1"]
+    assert len(begun) == 2
+
+
+def test_the_trainer_gives_way_to_a_worker_without_memory_and_comes_back(teacher, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(teacher_module.time, "monotonic", lambda: now[0])
+    path = sums_file(tmp_path / "groups", "m0")
+    teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
+    teacher.give_way()
+    assert teacher.pid is None
+    now[0] += 5.0
+    teacher.attend(0)
+    assert teacher.pid is None, "not at once"
+    now[0] += 30.0
+    teacher.attend(0)
+    assert teacher.pid is not None
+
+
+def test_the_kernel_ends_the_trainer_first_when_memory_runs_out():
+    words = "from pathlib import Path; from service.trainer import _give_way; _give_way(); "
+    words += "print(Path('/proc/self/oom_score_adj').read_text())"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 800
 
 
 def test_a_version_to_start_from_is_kept_if_it_is_one_of_ours(tmp_path, monkeypatch):
