@@ -1,6 +1,6 @@
 """The session model beside the truth, over whole sessions: learning curves, changes of specimen, sabotage.
 
-    python -m benchmarks.session_model [curves] [change] [gate] [specimens] [--spread]
+    python -m benchmarks.session_model [curves] [change] [gate] [improvements] [specimens] [--spread]
 
 Movies come every 15 s of a simulated clock; training and judging take the CPU-seconds that they take, on one thread,
 and a version serves from the first movie after it. Trainer, store, journal, gate and specimen watch are the product's
@@ -392,7 +392,8 @@ def tell_apart() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", default=["curves", "change", "gate", "specimens"])
+    parser.add_argument("parts", nargs="*", default=["curves", "change", "gate", "improvements", "specimens"])
+    parser.add_argument("--each", type=int, default=34, help="improvements that are tried for each specimen")
     parser.add_argument("--base", choices=["none", "shipped"], nargs="*", default=["none", "shipped"])
     parser.add_argument("--spread", action="store_true", help="measure the spread within a session anew first")
     given = parser.parse_args()
@@ -407,7 +408,9 @@ def main() -> None:
     if "specimens" in given.parts:
         tell_apart()
     if "gate" in given.parts:
-        session_sabotage.run()
+        session_sabotage.sabotage()
+    if "improvements" in given.parts:
+        session_sabotage.improvements(given.each)
 
 
 if __name__ == "__main__":

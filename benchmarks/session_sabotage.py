@@ -199,8 +199,8 @@ def honest(one: Bench, count: int) -> tuple[int, int, int]:
     return improved, promoted, attempts
 
 
-def run(each: int = 34) -> None:
-    """Both tables; ``each`` is how many improvements are tried for each specimen."""
+def sabotage() -> None:
+    """What must not be promoted."""
     classes = [Bench(name) for name in SPECIMENS]
     counts: dict[str, list[Decision]] = {}
     for number, one in enumerate(classes):
@@ -220,6 +220,11 @@ def run(each: int = 34) -> None:
         rows,
         "Offered to replace base weights trained on for 400 steps; three specimens, 8 or 34 held-out movies.",
     )
+
+
+def improvements(each: int = 34) -> None:
+    """What should be promoted; ``each`` is how many are tried for each specimen."""
+    classes = [Bench(name) for name in SPECIMENS]
     found = [honest(one, each) for one in classes]
     improved, promoted, attempts = (sum(part) for part in zip(*found, strict=True))
     share = f"{promoted / max(1, improved):.1%}"

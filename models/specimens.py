@@ -108,6 +108,8 @@ class Specimens:
         """Number of the specimen, from 1; 0: no movie yet."""
         self._known: dict[int, _Known] = {}
         self._suspects: list[Look] = []
+        self._latest: list[Look] = []
+        """The newest that was decided about."""
         self._spread = _prior()
 
     def remember(self, look: Look, specimen: int, *, odd: bool = False) -> None:
@@ -124,7 +126,9 @@ class Specimens:
         if not is_same_pixel_size(look.pixel_size, self._known[self.current].pixel_size):
             reason = f"{look.pixel_size:g} Å/px instead of {self._known[self.current].pixel_size:g}"
             return self._changed([*self._suspects, look], reason)
-        if self._is_young(self.current) or self._distance([look], self.current) < ODD:
+        if self._is_young(self.current):
+            return self._settle(look)
+        if self._distance([look], self.current) < ODD:
             return self._decide([*self._suspects, look], self.current)
         suspects = [*self._suspects, look]
         distance = self._distance(suspects, self.current)
@@ -140,19 +144,32 @@ class Specimens:
     def _is_young(self, specimen: int) -> bool:
         return len(self._known[specimen].textures) < LEAST_KNOWN
 
-    def _changed(self, looks: list[Look], reason: str) -> Told:
-        previous = self.current
-        same_pixels = [look for look in looks if is_same_pixel_size(look.pixel_size, looks[-1].pixel_size)]
+    def _earlier(self, looks: Sequence[Look]) -> int | None:
+        """Specimen other than the present one that movies in a row are of; None: none that is known."""
         distances = {
-            number: self._distance(same_pixels, number)
+            number: self._distance(looks, number)
             for number, known in self._known.items()
-            if number != previous
+            if number != self.current
             and not self._is_young(number)
             and is_same_pixel_size(known.pixel_size, looks[-1].pixel_size)
         }
         nearest = min(distances, key=distances.__getitem__, default=0)
-        returned = nearest > 0 and distances[nearest] < _SAME
-        specimen = nearest if returned else max(self._known) + 1
+        return nearest if nearest and distances[nearest] < _SAME else None
+
+    def _settle(self, look: Look) -> Told:
+        """A movie of a specimen that has just come: an outlier before the change may have hidden which it is."""
+        latest = [*self._latest, look][-2:]
+        earlier = self._earlier(latest) if len(latest) == 2 else None
+        if earlier is None:
+            return self._decide([look], self.current)
+        reason = f"the last two movies look as specimen {earlier} did"
+        return self._note([Decided(look, earlier)], Change(self.current, earlier, True, reason))
+
+    def _changed(self, looks: list[Look], reason: str) -> Told:
+        previous = self.current
+        same_pixels = [look for look in looks if is_same_pixel_size(look.pixel_size, looks[-1].pixel_size)]
+        earlier = self._earlier(same_pixels)
+        returned, specimen = earlier is not None, earlier or max(self._known) + 1
         decided = [
             Decided(look, specimen if look in same_pixels else previous, odd=look not in same_pixels) for look in looks
         ]
@@ -168,6 +185,7 @@ class Specimens:
     def _note(self, decided: list[Decided], change: Change | None = None) -> Told:
         for one in decided:
             self.remember(one.look, one.specimen, odd=one.odd)
+            self._latest = [one.look]
         return Told(tuple(decided), change)
 
     def _distance(self, looks: Sequence[Look], specimen: int) -> float:

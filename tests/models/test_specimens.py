@@ -104,3 +104,15 @@ def test_what_was_decided_can_be_taken_over(watch):
         for seed in (1000, 1001):
             assert (one.take(look(4.0, seed)).change is None) == (other.take(look(4.0, seed)).change is None)
     assert watch.current == again.current == 2
+
+
+def test_an_outlier_just_before_the_change_hides_for_one_movie_which_specimen_is_back(watch):
+    for seed in range(2000, 2008):
+        watch.take(look(4.0, seed))
+    assert watch.current == 2
+    odd = look(-6.0, 5000)  # a hole without particles, say
+    assert watch.take(odd).change is None
+    told = [watch.take(look(seed=seed)).change for seed in range(300, 303)]
+    assert [(one.specimen, one.returned) for one in told if one] == [(3, False), (1, True)]
+    assert "look as specimen 1 did" in told[1].reason
+    assert watch.current == 1
