@@ -393,7 +393,7 @@ def tell_apart() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", default=["curves", "change", "gate", "improvements", "specimens"])
-    parser.add_argument("--each", type=int, default=34, help="improvements that are tried for each specimen")
+    parser.add_argument("--each", type=int, default=25, help="improvements that are tried for each specimen")
     parser.add_argument("--base", choices=["none", "shipped"], nargs="*", default=["none", "shipped"])
     parser.add_argument("--spread", action="store_true", help="measure the spread within a session anew first")
     given = parser.parse_args()

@@ -26,11 +26,11 @@ Vector = NDArray[np.float64]
 LEAST_KNOWN = 4
 """Movies of a specimen before another can be told from it."""
 _MOST_KNOWN = 64
-_PRIOR_MOVIES = 20.0
+_PRIOR_MOVIES = 60.0
 """How many movies the spread that is known beforehand is worth."""
-ODD = 32.0
+ODD = 28.0
 """Squared distance of one movie from which on it is odd; seventeen numbers of one specimen have 17 ± 6."""
-OTHER = 60.0
+OTHER = 70.0
 """Squared distance of the mean of odd movies in a row from which on they are of another specimen."""
 _SAME = 40.0
 """Squared distance of such a mean up to which they are of a specimen that was there before."""

@@ -62,7 +62,7 @@ def test_movies_that_are_odd_in_different_ways_are_no_specimen(watch, monkeypatc
     axis = np.zeros(17)
     axis[0] = 6.5
     looks = [Look(f"o{n}", tuple(ROOT @ (sign * axis)), 1.5) for n, sign in enumerate((1, -1, 1, -1))]
-    monkeypatch.setattr(specimens, "OTHER", 80.0)
+    monkeypatch.setattr(specimens, "OTHER", 90.0)
     told = [watch.take(one) for one in looks]
     assert all(one.change is None for one in told)
     assert [one.look.movie_id for t in told for one in t.decided] == ["o0", "o1"]
