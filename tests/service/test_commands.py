@@ -384,7 +384,7 @@ def test_models_compare_judges_two_versions_on_movies_that_neither_saw(trained, 
     assert (same["loss_difference"], same["verdict"]) == (0.0, "no difference is shown")
     assert "on 3 movies" in run("models", "compare", directory, longer, processed[0])
     assert "different bands" in str(refused("models", "compare", directory, shipped_base(), processed[0]))
-    assert "too few movies" in str(refused("models", "compare", directory, longer, file_of(processed, "micrograph")))
+    assert "too few movies" in str(refused("models", "compare", directory, longer, directory_of(processed, 0)))
 
 
 def test_models_export_takes_a_version_along(trained, tmp_path):

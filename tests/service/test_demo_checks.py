@@ -87,7 +87,7 @@ def test_quality_is_named_as_in_the_monitor_and_says_over_which_movies():
 def test_a_name_that_stands_twice_is_explained():
     findings = Findings()
     _check_models(findings, judged(("v0001", "rejected"), ("v0001", "rejected"), ("v0001", "promoted")), [])
-    assert value_of(findings, "candidates the gate judged") == "v0001 rejected ×2, v0001 promoted"
+    assert value_of(findings, "versions, base weights first") == "v0001 rejected ×2, v0001 promoted"
     assert any("its name is used again: v0001" in note for note in findings.notes)
     once = Findings()
     _check_models(once, judged(("v0001", "promoted"), ("v0002", "rejected")), [])
