@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from benchmarks.harness import table
@@ -28,9 +29,7 @@ from service.config import load
 from service.eventlog import utc_seconds
 from service.journal import Journal
 from service.layout import layout_of, read_endpoints
-
-if TYPE_CHECKING:
-    from streamer.published import MovieRecord
+from streamer.published import MovieRecord
 
 INTERVAL_S = 6.0
 CONFIG = """\
@@ -82,12 +81,12 @@ def session(movies: int, seed: int, *, learns: bool) -> tuple[list[MovieRecord],
             finally:
                 daemon.send_signal(signal.SIGTERM)
                 daemon.wait(120)
-        with Journal.open(layout.journal, instance="load", read_only=True) as journal:
-            records = [movie.record for movie in journal.movies(state="done", limit=-1)]
+        with closing(Journal.open(layout.journal, instance="load", read_only=True)) as journal:
+            found = [movie.record for movie in journal.movies(state="done", limit=-1)]
             judged = sum(
                 json.loads(row.raw)["result"] in ("promoted", "rejected") for row in journal.events(1, kinds=["model"])
             )
-        return [record for record in records if record is not None], judged
+        return [msgspec.convert(record, MovieRecord) for record in found if record is not None], judged
 
 
 def _done(config: object) -> int:
