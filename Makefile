@@ -35,7 +35,7 @@ test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
 
 bench: $(INSTALLED)
-	for file in benchmarks/motion.py benchmarks/local_motion.py benchmarks/eer.py benchmarks/decoding.py benchmarks/super_resolution.py benchmarks/denoise.py benchmarks/guard.py benchmarks/networks.py benchmarks/pipeline.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/motion.py benchmarks/local_motion.py benchmarks/eer.py benchmarks/decoding.py benchmarks/super_resolution.py benchmarks/denoise.py benchmarks/guard.py benchmarks/networks.py benchmarks/session_model.py benchmarks/session_load.py benchmarks/pipeline.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo-output build dist *.egg-info
