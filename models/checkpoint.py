@@ -7,8 +7,6 @@ shapes against the manifest's configuration, and that all are finite.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -16,12 +14,11 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 
-from models.manifest import MANIFEST, PATTERN, WEIGHTS, Manifest, load_manifest
+from models.manifest import PATTERN, WEIGHTS, Manifest, load_manifest
 from models.noise2noise import build, infer
-from models.store import sync_directory
+from models.store import write_version
 from streamer.band import MULTIPLE
 from streamer.errors import ModelError
-from streamer.writers.atomic import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,22 +37,12 @@ def save_version(directory: Path, net: nn.Module, manifest: Manifest, pattern: T
 
     ``pattern`` is (h', w') what the guard looks for in later movies.
     """
-    if directory.exists():
-        raise ModelError("a version of this name exists already", where=directory)
     weights = save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
     manifest = msgspec.structs.replace(manifest, sha256=hashlib.sha256(weights).hexdigest())
     shared = None if pattern is None else save({"pattern": pattern.detach().cpu().to(torch.float16).contiguous()})
     if shared is not None:
         manifest = msgspec.structs.replace(manifest, pattern_sha256=hashlib.sha256(shared).hexdigest())
-    temporary = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_atomically(temporary / WEIGHTS, weights)
-    if shared is not None:
-        write_atomically(temporary / PATTERN, shared)
-    write_atomically(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-    temporary.rename(directory)
-    sync_directory(directory.parent)
+    write_version(directory, {WEIGHTS: weights} | ({} if shared is None else {PATTERN: shared}), manifest)
     return manifest
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _BYTES_PER_PX = 4
 """Of a half-plane spectrum in single precision, per px of the image."""
-_LEAST_GROUPS = 4
 
 
 class SessionMovies:
@@ -69,7 +68,7 @@ class SessionMovies:
     def read(self, movie_id: str, sums: GroupSums) -> TrainingMovie | None:
         """A movie ready to be learned from; None where it has no signal, few frames, or is of another make."""
         movie = TrainingMovie(movie_id, sums, self.low, self._device, resolution=self.resolution)
-        if not movie.spectrum.significant or len(movie) < _LEAST_GROUPS or not self._fits(movie):
+        if not movie.can_teach or not self._fits(movie):
             return None
         if self.resolution is not None:
             movie.keep_part(self._most_px(movie))

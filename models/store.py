@@ -175,27 +175,35 @@ def copy_version(source: Path, target: Path) -> Manifest:
         If there is no version, its weights are not those that its manifest describes, or the target exists.
     """
     manifest = msgspec.structs.replace(load_manifest(source), version=target.name)
-    if target.exists():
-        raise ModelError("a version of this name exists already", where=target)
-    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    files = {}
+    try:
+        for name, digest in ((WEIGHTS, manifest.sha256), (PATTERN, manifest.pattern_sha256)):
+            if digest is not None:
+                files[name] = (source / name).read_bytes()
+                found = hashlib.sha256(files[name]).hexdigest()
+                if found != digest:
+                    raise ModelError(f"{name} does not match its manifest", where=source, expected=digest, found=found)
+    except OSError as error:
+        raise ModelError(f"the version cannot be copied: {error.strerror}", where=error.filename or source) from error
+    write_version(target, files, manifest)
+    return manifest
+
+
+def write_version(directory: Path, files: dict[str, bytes], manifest: Manifest) -> None:
+    """Write a version's files and manifest into a directory of its own, whole or not at all."""
+    if directory.exists():
+        raise ModelError("a version of this name exists already", where=directory)
+    temporary = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        for name, digest in ((WEIGHTS, manifest.sha256), (PATTERN, manifest.pattern_sha256)):
-            if digest is not None:
-                data = (source / name).read_bytes()
-                found = hashlib.sha256(data).hexdigest()
-                if found != digest:
-                    raise ModelError(f"{name} does not match its manifest", where=source, expected=digest, found=found)
-                write_atomically(temporary / name, data)
+        for name, data in files.items():
+            write_atomically(temporary / name, data)
         write_atomically(temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-        temporary.rename(target)
-    except OSError as error:
-        raise ModelError(f"the version cannot be copied: {error.strerror}", where=error.filename or source) from error
+        temporary.rename(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    sync_directory(target.parent)
-    return manifest
+    sync_directory(directory.parent)
 
 
 def _number(version: str) -> int:
@@ -261,19 +269,24 @@ class Roles:
 
     def _append(self, line: bytes) -> None:
         try:
-            is_new = not self._path.exists()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("wb" if is_new else "r+b") as file:
-                file.truncate(self._end)
-                file.seek(self._end)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-            if is_new:
-                sync_directory(self._path.parent)
+            append_durably(self._path, self._end, line)
         except OSError as error:
             raise OutputError(f"the role of a movie cannot be written: {error.strerror}", where=self._path) from error
         self._end += len(line)
+
+
+def append_durably(path: Path, end: int, data: bytes) -> None:
+    """Write behind the first ``end`` bytes of a file, over what a kill may have left there; raises OSError."""
+    is_new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb" if is_new else "r+b") as file:
+        file.truncate(end)
+        file.seek(end)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -16,14 +16,18 @@ from models.settings import is_same_pixel_size
 from streamer import dose, fourier, quality
 from streamer.band import MULTIPLE, Band, band_of
 from streamer.ctf import ctf_2d
+from streamer.groups import find_groups, read_groups
 from streamer.records import GroupSums, HalfSums
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
+    from models.manifest import Manifest
     from streamer.ctf import Optics
 
 _LEAST_SSNR = 1.0 / 30.0
+_LEAST_GROUPS = 4
 _COARSEST = 20.0
 """Å; particles are recognised by what is coarser, and it is always learned."""
 
@@ -136,6 +140,11 @@ class TrainingMovie:
         return fourier.from_rings(ssnr / (1.0 + ssnr), self.band.small, self.spectra.device)
 
     @property
+    def can_teach(self) -> bool:
+        """Whether it holds signal, and groups enough to be split."""
+        return self.spectrum.significant and len(self) >= _LEAST_GROUPS
+
+    @property
     def made_for(self) -> Band:
         """The whole field's band, whatever part of it is kept."""
         return self._made or self.band
@@ -189,6 +198,37 @@ def useful_resolution(movies: Sequence[TrainingMovie]) -> float:
     if last <= 0.0:
         return max(finest, _COARSEST)
     return max(finest, min(_COARSEST, math.floor(10.0 / (1.1 * last)) / 10.0))
+
+
+def movies_below(
+    places: Iterable[Path],
+    low: float,
+    *,
+    resolution: float | None = None,
+    device: torch.device | str = "cpu",
+    optics: Callable[[Path], Optics] | None = None,
+) -> list[TrainingMovie]:
+    """Movies that can teach in or below some directories, each once, in the order of their ids.
+
+    Parameters
+    ----------
+    low, resolution, device : as of ``TrainingMovie``.
+    optics : gives a movie's from the path of its group sums; None: phases stay as they are.
+    """
+    found: dict[str, TrainingMovie] = {}
+    for path in find_groups(places):
+        movie_id, sums = read_groups(path)
+        made = None if optics is None else optics(path)
+        movie = TrainingMovie(movie_id, sums, low, device, resolution=resolution, optics=made)
+        if movie.can_teach:
+            found[movie_id] = movie
+    return [found[movie_id] for movie_id in sorted(found)]
+
+
+def fits(movie: TrainingMovie, manifest: Manifest) -> bool:
+    """Whether a version can be judged by a movie: one of its band and pixel size, which base weights have any of."""
+    pixel_size = movie.band.pixel_size if manifest.general else manifest.pixel_size
+    return is_made_for(movie.made_for, manifest.resolution, pixel_size)
 
 
 def is_made_for(band: Band, resolution: float, pixel_size: float) -> bool:

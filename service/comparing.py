@@ -10,10 +10,9 @@ from msgspec import Struct
 from models.checkpoint import load_version
 from models.scoring import score
 from models.settings import SessionModelSettings
-from models.training_movie import TrainingMovie, is_made_for
+from models.training_movie import fits, movies_below
 from service.worker import use_threads
 from streamer.errors import UsageError
-from streamer.groups import find_groups, read_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +73,12 @@ def compare(first: Path, second: Path, places: Sequence[Path], allowed: frozense
         raise UsageError("versions that learned from flipped phases cannot be compared here", where=first)
     seen = {*made.trained_on, *made_2.trained_on}
     movies = [
-        m for m in _movies(places, made, made_2) if m.movie_id not in seen and (not allowed or m.movie_id in allowed)
+        movie
+        for movie in movies_below(places, made.low, resolution=made.resolution)
+        if movie.movie_id not in seen
+        and (allowed is None or movie.movie_id in allowed)
+        and fits(movie, made)
+        and fits(movie, made_2)
     ]
     if len(movies) < _LEAST:
         expected = f"at least {_LEAST} movies with signal that neither has learned from"
@@ -98,23 +102,6 @@ def compare(first: Path, second: Path, places: Sequence[Path], allowed: frozense
         loss_interval=(low, high),
         verdict=verdict,
     )
-
-
-def _movies(places: Sequence[Path], *versions: Manifest) -> list[TrainingMovie]:
-    """Movies with signal, in the versions' band."""
-    found = {}
-    for path in find_groups(places):
-        movie_id, sums = read_groups(path)
-        movie = TrainingMovie(movie_id, sums, versions[0].low, resolution=versions[0].resolution)
-        fits = (
-            is_made_for(
-                movie.band, version.resolution, movie.band.pixel_size if version.general else version.pixel_size
-            )
-            for version in versions
-        )
-        if movie.spectrum.significant and all(fits):
-            found[movie_id] = movie
-    return list(found.values())
 
 
 def _side(directory: Path, manifest: Manifest, scores: Sequence[MovieScore]) -> Side:

@@ -14,11 +14,10 @@ from models.noise2noise import build
 from models.pretraining import LOW, RESOLUTION, simulated_movies
 from models.settings import SessionModelSettings
 from models.training import train
-from models.training_movie import TrainingMovie
+from models.training_movie import TrainingMovie, movies_below
 from service.training import TrainingResult, told
 from service.worker import device_of, use_threads
 from streamer.errors import UsageError
-from streamer.groups import find_groups, read_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,13 +96,9 @@ def pretrain(
 
 def _own(directories: list[Path], device: torch.device) -> list[TrainingMovie]:
     """Movies with signal of finished sessions, whose sums reach as far as the band."""
-    found = {}
-    for path in find_groups(directories):
-        movie_id, sums = read_groups(path)
-        movie = TrainingMovie(movie_id, sums, LOW, device, resolution=RESOLUTION)
-        if movie.spectrum.significant and 2.0 * movie.band.band_pixel_size < 1.05 * RESOLUTION:
-            found[movie_id] = movie
+    movies = movies_below(directories, LOW, resolution=RESOLUTION, device=device)
+    found = [movie for movie in movies if 2.0 * movie.band.band_pixel_size < 1.05 * RESOLUTION]
     if directories and not found:
         expected = f"movies with signal and group sums to {RESOLUTION:g} Å (process --keep-groups)"
         raise UsageError("nothing to learn from", where=directories[0], expected=expected)
-    return list(found.values())
+    return found

@@ -7,13 +7,13 @@ new specimen's own pass; a specimen that returns is served at once by the versio
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from models.specimens import Change, Look, Specimens
+from models.store import append_durably
 from streamer.errors import OutputError
 
 if TYPE_CHECKING:
@@ -128,16 +128,12 @@ class SessionSpecimens:
         return [(one.look.movie_id, one.specimen) for one in told.decided], told.change
 
     def _write(self, lines: list[_Decided | _Left]) -> None:
+        if not lines:
+            return
         self._of.update({line.movie_id: line.specimen for line in lines if isinstance(line, _Decided)})
         data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("r+b" if self._path.exists() else "wb") as file:
-                file.truncate(self._end)
-                file.seek(self._end)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            append_durably(self._path, self._end, data)
         except OSError as error:
             raise OutputError(
                 f"which specimen a movie is of cannot be written: {error.strerror}", where=self._path

@@ -153,8 +153,8 @@ class Trainer:
     def _resume(self, serving: str | None) -> None:
         """Go on from the version that serves, else from another specimen's, else from the base, else from scratch."""
         version = serving or self._warm
-        directory = self._store.path(version) if version else base_directory(self._settings)
         self._parent = self._net = None
+        directory = self._store.directory / version if version else base_directory(self._settings)
         if directory is not None:
             try:
                 self._net, self._parent = load_version(directory, self._device)

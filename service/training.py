@@ -17,19 +17,20 @@ from models.noise2noise import build
 from models.probes import probes
 from models.settings import SessionModelSettings, is_held_out
 from models.training import learning_rate_after, train
-from models.training_movie import TrainingMovie, common_resolution, is_made_for, useful_resolution
+from models.training_movie import TrainingMovie, common_resolution, fits, movies_below, useful_resolution
 from service.worker import use_threads
 from streamer.ctf_table import optics_of, read_optics
 from streamer.errors import UsageError
-from streamer.groups import find_groups, read_groups
 from streamer.settings import DenoiseSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from models.manifest import Manifest
     from models.noise2noise import Denoiser
     from models.training import TrainingReport
+    from streamer.ctf import Optics
 
 
 class TrainingResult(Struct, frozen=True, kw_only=True):
@@ -158,7 +159,7 @@ def probe(directory: Path, places: list[Path], ctf: Path | None) -> ProbeResult:
     unseen = [movie for movie in movies if movie.movie_id not in manifest.trained_on]
     for movie in unseen:
         movie.crop(manifest.resolution)
-    unseen = [movie for movie in unseen if is_made_for(movie.band, manifest.resolution, manifest.pixel_size)]
+    unseen = [movie for movie in unseen if fits(movie, manifest)]
     if not unseen:
         expected = f"sums to {manifest.resolution:g} Å at {manifest.pixel_size:g} Å/px, not learned from"
         raise UsageError("no movie to probe with", where=places[0], expected=expected, found=f"{len(movies)} others")
@@ -180,13 +181,7 @@ def probe(directory: Path, places: list[Path], ctf: Path | None) -> ProbeResult:
 
 def _movies(directories: list[Path], low: float, ctf: Path | None) -> list[TrainingMovie]:
     """Movies with signal below some directories, each once."""
-    found: dict[str, TrainingMovie] = {}
-    table = {} if ctf is None else read_optics(ctf)
-    for path in find_groups(directories):
-        movie_id, sums = read_groups(path)
-        movie = TrainingMovie(movie_id, sums, low, optics=None if ctf is None else optics_of(table, path.name, ctf))
-        if movie.spectrum.significant and len(movie) >= 4:
-            found[movie_id] = movie
+    found = movies_below(directories, low, optics=None if ctf is None else _reader_of_optics(ctf))
     if len(found) < 2:
         raise UsageError(
             "too few movies to learn from",
@@ -195,7 +190,13 @@ def _movies(directories: list[Path], low: float, ctf: Path | None) -> list[Train
             found=str(len(found)),
             hint="process them with --keep-groups",
         )
-    return [found[movie_id] for movie_id in sorted(found)]
+    return found
+
+
+def _reader_of_optics(star: Path) -> Callable[[Path], Optics]:
+    """Gives a movie's CTF from the path of its group sums."""
+    table = read_optics(star)
+    return lambda path: optics_of(table, path.name, star)
 
 
 def _resolution(movies: list[TrainingMovie], directories: list[Path]) -> float:

@@ -81,7 +81,7 @@ def test_a_version_that_could_not_be_written_is_not_there(tmp_path, monkeypatch)
     def full(path, data):
         raise OutputError("cannot be written", where=path)
 
-    monkeypatch.setattr("models.checkpoint.write_atomically", full)
+    monkeypatch.setattr("models.store.write_atomically", full)
     with pytest.raises(OutputError):
         save_version(tmp_path / "models" / "v0001", net_of(), manifest())
     assert not (tmp_path / "models" / "v0001").exists()

@@ -266,3 +266,11 @@ def test_a_full_disk_leaves_a_session_without_base_weights_but_not_without_a_dae
     monkeypatch.setattr("models.store.write_atomically", full)
     assert site.serving.version(SESSION) is None
     assert not list(site.store.directory.glob(".v*"))
+
+
+def test_a_version_to_go_on_from_that_is_gone_does_not_end_the_trainer(tmp_path, journal, capsys):
+    site = Site(tmp_path, journal, None)
+    trainer = Trainer(Ear(site.store), Config(), site.layout.session_state(SESSION), specimen=2, warm="v0042")
+    trainer.begin()
+    assert trainer._net is None
+    assert "no version of a model" in capsys.readouterr().err

@@ -425,6 +425,12 @@ def test_the_shipped_weights_serve_a_movie_by_name(movies, tmp_path):
     assert record["metrics"]["score"]["gain"] > 1.0
 
 
+def test_base_weights_are_probed_on_movies_of_any_pixel_size(processed):
+    assert load_manifest(shipped_base()).pixel_size != processed[1][0]["source"]["pixel_size"]
+    found = json.loads(run("models", "probe", shipped_base(), processed[0], "--json"))
+    assert found["movies"] == 8
+
+
 def test_models_train_needs_movies(tmp_path):
     error = refused("models", "train", tmp_path, "--out", tmp_path / "v")
     assert isinstance(error, UsageError)
