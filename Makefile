@@ -1,13 +1,14 @@
 # make demo   the whole system on simulated movies; ends by itself
 # make test   what CI runs: lint, types, import contracts, tests
 # make check  the first three of these; make test-slow the long tests; make bench the benchmarks
+# make faults the fault matrix, few of each; make faults FULL=1 as many as a release asks for, into docs/fault-matrix.md
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check bench clean
+.PHONY: install demo test test-slow faults check bench clean
 
 install: $(INSTALLED)
 
@@ -29,10 +30,15 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not faults"
+
+faults: $(INSTALLED)
+	mkdir -p build/faults && rm -f build/faults/rows.jsonl
+	FAULTS_FULL=$(if $(FULL),1,0) $(BIN)/pytest -m faults tests/faults; status=$$?; \
+	$(BIN)/python -m tests.faults.matrix build/faults/rows.jsonl $(if $(FULL),docs,build/faults)/fault-matrix.md; exit $$status
 
 bench: $(INSTALLED)
 	for file in benchmarks/motion.py benchmarks/local_motion.py benchmarks/eer.py benchmarks/decoding.py benchmarks/super_resolution.py benchmarks/denoise.py benchmarks/guard.py benchmarks/networks.py benchmarks/session_model.py benchmarks/session_load.py benchmarks/pipeline.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
