@@ -12,9 +12,10 @@ import click
 
 from service.cli_options import configured, connection, load_config
 from service.database import lock_instance
-from service.journal import FINAL, PENDING, Journal
+from service.journal import FINAL, Journal
 from service.layout import layout_of, prepare
 from service.messages import ProtocolError
+from service.movieviews import PENDING
 from service.printable import printable
 from streamer import jsontext
 from streamer.errors import AlreadyRunning, UsageError

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from service import eventlog, movietable
 from service.database import Database, Migration
-from service.eventlog import EventLog, utc_seconds, utc_text
-from service.messages import DENOISER, NO_VERSION, SERVES_AFTER, parse_event
+from service.eventlog import utc_text
 from service.movietable import (
     JournalMovie,
     bare_record,
@@ -29,32 +28,30 @@ from service.movietable import (
     refresh,
     update,
 )
+from service.movieviews import BACKOFF_S, PENDING, READY, STARTED, MovieViews
 from streamer import jsontext
 from streamer.errors import Reason, ServiceError, UsageError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from service.messages import Event
     from streamer.published import MovieRecord
-    from streamer.records import FileIdentity, Movie
+    from streamer.records import Movie
 
 MAX_ATTEMPTS = 3
 MAX_DEATHS = 2
-BACKOFF_S = (5.0, 30.0, 120.0)
 
-READY, STARTED = "ready", "started"
-PENDING = (READY, STARTED)
 FINAL = ("done", "failed", "quarantined", "skipped", "vanished", "incomplete", "superseded")
 REARMED = ("vanished", "incomplete")
 """Final only until the file is seen again: the same revision goes on."""
 _AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0, "complete_utc": ""}
 
-MIGRATIONS: tuple[Migration, ...] = ((*eventlog.SCHEMA, *movietable.SCHEMA),)
+MIGRATIONS: tuple[Migration, ...] = ((*eventlog.SCHEMA, *movietable.SCHEMA), movietable.SCHEMA_2)
 
 
-class Journal(EventLog):
+class Journal(MovieViews):
     """States of all movies of an instance, and the events. One writer, one thread."""
 
     @classmethod
@@ -77,7 +74,14 @@ class Journal(EventLog):
 
     # ------------------------------------------------------------------------------------------- arrivals
 
-    def add_ready(self, movie: Movie, detected_utc: str, ready_utc: str, complete_utc: str = "") -> JournalMovie:
+    def add_ready(
+        self,
+        movie: Movie,
+        detected_utc: str,
+        ready_utc: str,
+        complete_utc: str = "",
+        fingerprint: str | None = None,
+    ) -> JournalMovie:
         """Take in a movie that is whole, unless it is known as it is.
 
         The same path with other content is a new revision; the old one is superseded at once, by an event.
@@ -95,7 +99,31 @@ class Journal(EventLog):
             else:
                 # Known as it is; only what the file system calls it may have changed.
                 row = update(connection, old, identity=jsontext.encode(movie.identity))
+            if fingerprint is not None:
+                row = update(connection, row, fingerprint=fingerprint)
             return journal_movie(row)
+
+    def restore(self, movies: Iterable[tuple[Movie, MovieRecord]]) -> int:
+        """Take in what sidecars say is done, each movie's revisions in order, all or nothing. Returns how many."""
+        count = 0
+        with self._database.transaction() as connection:
+            for movie, record in movies:
+                old = latest(connection, movie.movie_id)
+                if old is not None:
+                    self._finish(connection, old, bare_record(old, "superseded"))
+                row = movietable.insert(
+                    connection,
+                    movie,
+                    state=READY,
+                    revision=movie.revision,
+                    supersedes=record.supersedes,
+                    detected_utc=record.times.detected or "",
+                    ready_utc=record.times.ready,
+                    complete_utc=record.times.complete or "",
+                )
+                self._finish(connection, row, record)
+                count += 1
+        return count
 
     def add_final(self, movie: Movie, record: MovieRecord, detected_utc: str) -> Event | None:
         """End a movie that was not started: incomplete, vanished, skipped or failed on arrival.
@@ -115,16 +143,6 @@ class Journal(EventLog):
             return self._finish(connection, row, record)
 
     # ----------------------------------------------------------------------------------------------- work
-
-    def next_ready(self) -> JournalMovie | None:
-        """Oldest movie that may be started now; the journal does not change."""
-        now = self._clock()
-        row = self._database.row(
-            # A retry can only be due within the longest delay: later than that, the clock was set back.
-            "SELECT * FROM movies WHERE state = ? AND (not_before <= ? OR not_before > ?) ORDER BY number LIMIT 1",
-            (READY, now, now + BACKOFF_S[-1]),
-        )
-        return None if row is None else journal_movie(row)
 
     def start(self, movie_id: str, revision: int) -> int:
         """Count the attempt and commit it, before a worker sees the movie. Returns its number, from 1."""
@@ -216,66 +234,6 @@ class Journal(EventLog):
             why = Reason(error="Skipped", message=reason)
             return self._finish(connection, row, bare_record(row, "skipped", why))
 
-    # -------------------------------------------------------------------------------------------- reading
-
-    def movie(self, movie_id: str, revision: int | None = None) -> JournalMovie | None:
-        """One movie, its latest revision unless one is named."""
-        row = self._database.row(
-            "SELECT * FROM movies WHERE movie_id = ? AND (? IS NULL OR revision = ?) ORDER BY revision DESC",
-            (movie_id, revision, revision),
-        )
-        return None if row is None else journal_movie(row)
-
-    def movies(self, session: str | None = None, state: str | None = None, limit: int = 100) -> list[JournalMovie]:
-        """Movies of a session and state, newest first."""
-        rows = self._database.rows(
-            "SELECT * FROM movies WHERE (? IS NULL OR session = ?) AND (? IS NULL OR state = ?)"
-            " ORDER BY number DESC LIMIT ?",
-            (session, session, state, state, limit),
-        )
-        return [journal_movie(row) for row in rows]
-
-    def done(self, session: str) -> Iterator[MovieRecord]:
-        """Records of a session's movies that are done, oldest first."""
-        return movietable.done_records(self._database, session)
-
-    def identities(self) -> dict[str, FileIdentity]:
-        """List what the watcher need not report again: path below the root, and the identity seen.
-
-        Vanished files are not among them: one that comes back is news.
-        """
-        rows = self._database.rows(
-            "SELECT relative, identity FROM movies WHERE state NOT IN ('superseded', 'vanished')"
-        )
-        return {movietable.relative_of(row): movietable.identity_of(row) for row in rows}
-
-    def counts_by_state(self) -> dict[str, int]:
-        """How many revisions are in each state."""
-        rows = self._database.rows("SELECT state, count(*) AS n FROM movies GROUP BY state")
-        return {row["state"]: row["n"] for row in rows}
-
-    def pending(self) -> int:
-        """Movies that are ready or started."""
-        counts = self.counts_by_state()
-        return sum(counts.get(state, 0) for state in PENDING)
-
-    def oldest_pending(self) -> float | None:
-        """UTC seconds at which the oldest pending movie was detected."""
-        row = self._database.row(
-            "SELECT detected_utc FROM movies WHERE state IN (?, ?) ORDER BY number LIMIT 1", PENDING
-        )
-        return None if row is None else utc_seconds(row["detected_utc"])
-
-    def serving_version(self, session: str) -> tuple[str | None, str | None]:
-        """Version of the denoiser that was made to serve last, and by what; (None, None) where none ever was."""
-        for row in self._database.rows(
-            "SELECT body FROM events WHERE kind = 'model' AND session = ? ORDER BY seq DESC", (session,)
-        ):
-            body = parse_event(row["body"]).body
-            if body.get("network", DENOISER) == DENOISER and body.get("result") in SERVES_AFTER:
-                return (None if body["version"] == NO_VERSION else body["version"]), body["result"]
-        return None, None
-
     # ------------------------------------------------------------------------------------------- changing
 
     def _insert(
@@ -322,7 +280,13 @@ class Journal(EventLog):
             # The record of what was made of it stays: the files are still there.
             update(connection, row, state=record.state)
         else:
-            update(connection, row, state=record.state, record=jsontext.encode(record), reason=reason)
+            row = update(connection, row, state=record.state, record=jsontext.encode(record), reason=reason)
+            update(
+                connection,
+                row,
+                shed=" ".join(record.shed),
+                fingerprint=record.source.fingerprint if record.source else row["fingerprint"],
+            )
         return event
 
     def _again(self, connection: sqlite3.Connection, row: sqlite3.Row, reason: Reason | None, **columns: object) -> str:

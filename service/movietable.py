@@ -34,6 +34,14 @@ SCHEMA = (
     "CREATE INDEX movies_by_state ON movies (state, number)",
 )
 
+SCHEMA_2 = (
+    "ALTER TABLE movies ADD COLUMN usual_frames INTEGER",
+    "ALTER TABLE movies ADD COLUMN fingerprint TEXT",
+    "ALTER TABLE movies ADD COLUMN shed TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX movies_by_fingerprint ON movies (fingerprint)",
+)
+"""Since version 2: what is usual in the session, what the content hashes to, what was left out under load."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalMovie:
@@ -96,7 +104,8 @@ def insert(
     """Add a row and return it."""
     connection.execute(
         "INSERT INTO movies (movie_id, revision, supersedes, relative, path, session, identity, evidence,"
-        " acquisition, state, detected_utc, ready_utc, complete_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " acquisition, state, detected_utc, ready_utc, complete_utc, usual_frames)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             movie.movie_id,
             revision,
@@ -111,6 +120,7 @@ def insert(
             detected_utc,
             ready_utc,
             complete_utc,
+            movie.usual_frames,
         ),
     )
     return known(connection, movie.movie_id, revision)
@@ -133,6 +143,7 @@ def refresh(connection: sqlite3.Connection, row: sqlite3.Row, movie: Movie) -> s
         identity=jsontext.encode(movie.identity),
         evidence=movie.evidence,
         acquisition=jsontext.encode(movie.acquisition),
+        usual_frames=movie.usual_frames,
     )
 
 
@@ -170,6 +181,7 @@ def journal_movie(row: sqlite3.Row) -> JournalMovie:
         identity=identity_of(row),
         evidence=row["evidence"],
         acquisition=msgspec.convert(_object(row["acquisition"]), Acquisition),
+        usual_frames=row["usual_frames"],
     )
     return JournalMovie(
         movie=movie,

@@ -198,6 +198,8 @@ class MovieRecord:
     state: Literal["done", "failed", "quarantined", "vanished", "superseded", "skipped", "incomplete"]
     reason: Reason | None = None
     flags: list[str] = field(default_factory=list)
+    shed: list[str] = field(default_factory=list)
+    """What was left out because the daemon could not keep up: preview, denoise, super-resolution."""
     source: MovieSource | None = None
     metrics: MovieQuality | None = None
     restoration: Literal["none", "wiener", "network"] | None = None

@@ -133,6 +133,8 @@ class Movie:
     """What proved the frame count: a sidecar, the MRC header with the file's size, only the waiting time, or
     nothing because the movie was named by hand."""
     acquisition: Acquisition = Acquisition()
+    usual_frames: int | None = None
+    """What most of the session's movies had before this one, where counts do not vary; None: too few to tell."""
 
     @property
     def movie_id(self) -> str:

@@ -52,6 +52,14 @@ class WatchSettings(Table, frozen=True):
     unproven_wait_s: Annotated[
         float, Meta(ge=0, description="how long one waits whose frame count nothing proves; it is flagged, s")
     ] = 60.0
+    backlog: Annotated[
+        Literal["oldest", "latest", "alternate"],
+        Meta(description="which of the movies that wait comes next; alternate: the oldest and the latest in turn"),
+    ] = "oldest"
+    duplicates: Annotated[
+        Literal["process", "skip"],
+        Meta(description="a movie with the size and the first and last MiB of one that is done under another path"),
+    ] = "process"
     incomplete_after_s: Annotated[
         float, Meta(gt=0, description="a file that stands still this long without being whole is reported, s")
     ] = 1800.0

@@ -6,6 +6,7 @@ a file server takes part. Source of the rules: design.md section 6 and reliabili
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -30,6 +31,10 @@ Evidence = Literal["sidecar", "header", "unproven"]
 LOOKS_AT_A_TIME = 256
 """Files opened per observation, so that a session found at start does not hold up the one who asks."""
 
+_FEWEST_TO_TELL = 3
+"""Movies of a session before it is known what is usual."""
+_SHORT_WAITS = 4
+"""How many times longer one has to stand still that has fewer frames than usual and no proof of them."""
 _YEAR_1980_NS = 315_532_800 * 10**9
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _REASONS = {
@@ -53,6 +58,8 @@ class Arrival:
     """From the first sight to now."""
     still_s: float
     """From the last change to now: since when the file was complete."""
+    fingerprint: str | None = None
+    """Where it was asked for: hash of the size and of the first and last MiB."""
 
 
 @dataclass(slots=True)
@@ -113,13 +120,21 @@ class Settling:
         self._reported: dict[str, _Reported] = {}
         self._looks = 0
         self._came_back: set[str] = set()
+        self._renamed: set[str] = set()
+        self._frames: dict[str, Counter[int]] = defaultdict(Counter)
+        """How many movies of a session had how many frames."""
 
     def waiting(self) -> dict[str, str]:
         """Tell what each file that is not yet whole waits for, by path below the root."""
         return {relative: candidate.reason for relative, candidate in dict(self._candidates).items()}
 
+    def renamed(self, relative: str) -> None:
+        """A file was given this name: copy programs do that when they are done, so its wait may be shorter."""
+        self._renamed.add(relative)
+
     def forget(self, relative: str) -> None:
         """A file is gone: should it come back, that is news, whatever was known of it."""
+        self._renamed.discard(relative)
         self._candidates.pop(relative, None)
         self._reported.pop(relative, None)
         if self._known(relative) is not None:
@@ -154,6 +169,7 @@ class Settling:
                 self._reported[relative] = _Reported(candidate.identity, arrival.error is not None)
                 del self._candidates[relative]
                 self._came_back.discard(relative)
+                self._renamed.discard(relative)
         return arrivals
 
     def _is_done(self, relative: str, identity: FileIdentity) -> bool:
@@ -165,6 +181,8 @@ class Settling:
 
     def _note(self, now: float, relative: str, identity: FileIdentity) -> _Candidate:
         candidate = self._candidates.get(relative)
+        if candidate is not None and candidate.identity.size != identity.size:
+            self._renamed.discard(relative)  # who still writes under the final name has renamed nothing
         if candidate is None:
             candidate = _Candidate(identity, first_seen=now, detected_utc=self._utc(), since=now)
         elif candidate.identity != identity:
@@ -194,7 +212,7 @@ class Settling:
         try:
             if not self._sidecar_stands(candidate, path, sidecar_read) or still < quickest:
                 return None
-            verdict = self._verdict(candidate, path, header_check)
+            verdict = self._verdict(candidate, relative, path, header_check)
         except MovieNotReady as error:
             candidate.reason = error.message()
             candidate.next_check = now + candidate.pause
@@ -225,7 +243,7 @@ class Settling:
         before, candidate.acquisition = candidate.acquisition, sidecar_read(path)
         return before == candidate.acquisition
 
-    def _verdict(self, candidate: _Candidate, path: Path, header_check: HeaderCheck) -> _Verdict:
+    def _verdict(self, candidate: _Candidate, relative: str, path: Path, header_check: HeaderCheck) -> _Verdict:
         """Find what proves the number of frames, and how long the file has to stand still for it."""
         if candidate.identity.mtime_ns < _YEAR_1980_NS:
             # Copy programs date a file 1970 until it is complete.
@@ -240,7 +258,18 @@ class Settling:
         wait_s = settings.settle_s if acquisition else max(settings.settle_s, settings.sidecar_wait_s)
         if header.proves_its_length:
             return _Verdict("header", wait_s)
-        return _Verdict("unproven", max(wait_s, settings.unproven_wait_s))
+        if header.n_frames < (self._usual_frames(self._session_of(relative)) or 0):
+            return _Verdict("unproven", _SHORT_WAITS * max(wait_s, settings.unproven_wait_s))
+        return _Verdict("unproven", wait_s if relative in self._renamed else max(wait_s, settings.unproven_wait_s))
+
+    def _session_of(self, relative: str) -> str:
+        return sidecars.session_of(relative, self._root.name, self._session_name)
+
+    def _usual_frames(self, session: str) -> int | None:
+        """What most of the session's movies have had so far."""
+        counted = self._frames[session]
+        (usual, times), *_ = counted.most_common(1) or [(0, 0)]
+        return usual if times >= _FEWEST_TO_TELL and times > counted.total() / 2 else None
 
     def _arrival(
         self,
@@ -250,17 +279,24 @@ class Settling:
         error: StreamerError | None,
         evidence: Literal["sidecar", "header", "unproven", "none"] = "none",
     ) -> Arrival:
+        session, header = self._session_of(relative), candidate.header
+        # raw frames of an EER movie vary from one to the next
+        counts = error is None and header is not None and header.n_raw_frames is None
+        usual = self._usual_frames(session) if counts else None
+        if counts and header is not None:
+            self._frames[session][header.n_frames] += 1
         movie = Movie(
             path=str(self._root / relative),
             relative=relative,
-            session=sidecars.session_of(relative, self._root.name, self._session_name),
+            session=session,
             identity=candidate.identity,
             evidence=evidence,
             acquisition=sidecars.with_position(candidate.acquisition or Acquisition(), relative),
+            usual_frames=usual,
         )
         return Arrival(
             movie=movie,
-            header=candidate.header,
+            header=header,
             error=error,
             detected_utc=candidate.detected_utc,
             ready_utc=self._utc(),

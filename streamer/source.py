@@ -65,6 +65,8 @@ def describe_source(
     flags += _gain_flags(movie, gain, is_set=set_by_user.gain is not None)
     if movie.evidence == "unproven":
         flags.append("frame count: unproven")
+    if movie.usual_frames is not None and header.n_frames < movie.usual_frames:
+        flags.append(f"short: {header.n_frames} frames, {movie.usual_frames} are usual in this session")
     source = MovieSource(
         path=movie.relative,
         bytes=movie.identity.size,

@@ -6,11 +6,15 @@ are lost on overflow and never come from another computer, so a full scan stands
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +29,7 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
+from streamer.errors import StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers import sidecars
 from streamer.scan import Listing, look_again
@@ -52,6 +57,8 @@ _NETWORK_SCAN_S, _NETWORK_POLL_S, _ROOT_MISSING_S = 5.0, 1.0, 1.0
 _NEW_FILES: list[type[FileSystemEvent]] = [
     *(DirCreatedEvent, DirMovedEvent, FileCreatedEvent, FileMovedEvent, FileClosedEvent)
 ]
+_RENAMES_KEPT = 10_000
+_WATCHDOG = logging.getLogger("watchdog.observers.inotify_c")
 # A scan takes at most this part of the time.
 _SCAN_SHARE = 0.1
 
@@ -98,6 +105,11 @@ class Watcher:
         return self._root_missing
 
     @property
+    def overflows(self) -> int:
+        """How often the kernel has lost events because nobody took them in time; a scan followed each time."""
+        return self._events.overflows
+
+    @property
     def mode(self) -> Literal["events", "polling"]:
         """Whether the kernel tells of changes, or only scanning finds them."""
         return "events" if self._events.running else "polling"
@@ -120,12 +132,23 @@ class Watcher:
             while not stop.is_set():
                 listing = self._look()
                 if listing is not None:
-                    yield from self._settling.observe(
+                    for path in self._events.renamed():
+                        self._settling.renamed(os.path.relpath(path, self.root))
+                    for arrival in self._settling.observe(
                         self._clock(), listing.files, self._header_check, self._sidecar_read
-                    )
+                    ):
+                        yield self._with_fingerprint(arrival)
                 stop.wait(TICK_S)
         finally:
             self._events.stop()
+
+    def _with_fingerprint(self, arrival: Arrival) -> Arrival:
+        """Hash a movie's ends where duplicates are to be found by them; what cannot be read now fails later."""
+        if arrival.error is not None or self._settings.duplicates != "skip":
+            return arrival
+        with suppress(StreamerError):
+            return replace(arrival, fingerprint=movie_reader.fingerprint(Path(arrival.movie.path)))
+        return arrival
 
     def _look(self) -> Listing | None:
         """Scan, look again at what is settling, or do nothing, whichever is due."""
@@ -195,26 +218,52 @@ def is_on_network(path: Path, mountinfo: str | None = None) -> bool:
 
 
 class _Waker(FileSystemEventHandler):
-    """Sets an event; it cannot raise, which would end the observer's thread."""
+    """Sets an event and notes renames; it cannot raise, which would end the observer's thread."""
 
     def __init__(self, woken: threading.Event) -> None:
         self._woken = woken
+        self.renamed: deque[str] = deque(maxlen=_RENAMES_KEPT)
 
-    def dispatch(self, event: FileSystemEvent) -> None:  # noqa: ARG002 - that something happened is enough
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if isinstance(event, FileMovedEvent):
+            self.renamed.append(os.fsdecode(event.dest_path))
         self._woken.set()
+
+
+class _Overflows(logging.Handler):
+    """Counts the overflows of the kernel's queue, of which watchdog tells its log and nobody else."""
+
+    def __init__(self, woken: threading.Event) -> None:
+        super().__init__(logging.WARNING)
+        self._woken = woken
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "overflowed" in record.getMessage():
+            self.count += 1
+            self._woken.set()
 
 
 class _Events:
     """The kernel's events below a root that may vanish and come back."""
 
     def __init__(self, woken: threading.Event) -> None:
-        self._woken = woken
+        self._waker, self._overflows = _Waker(woken), _Overflows(woken)
         self._observer: BaseObserver | None = None
         self._followed: tuple[int, int] | None = None
 
     @property
     def running(self) -> bool:
         return self._observer is not None
+
+    @property
+    def overflows(self) -> int:
+        return self._overflows.count
+
+    def renamed(self) -> Iterator[str]:
+        """Take the paths that files were renamed to since the last call."""
+        while self._waker.renamed:
+            yield self._waker.renamed.popleft()
 
     def follow(self, root: Path | None) -> None:
         """See that the events of this root, as it is mounted now, wake the watcher; None: of none."""
@@ -231,17 +280,19 @@ class _Events:
             return
         observer = Observer()
         try:
-            observer.schedule(_Waker(self._woken), str(root), recursive=True, event_filter=_NEW_FILES)
+            observer.schedule(self._waker, str(root), recursive=True, event_filter=_NEW_FILES)
             observer.start()
         except OSError:
             # Out of watches, or not to be watched: scanning alone has to do.
             observer.unschedule_all()
             return
         self._observer = observer
+        _WATCHDOG.addHandler(self._overflows)
 
     def stop(self) -> None:
         observer, self._observer = self._observer, None
         if observer is not None:
+            _WATCHDOG.removeHandler(self._overflows)
             observer.stop()
             observer.join()
 

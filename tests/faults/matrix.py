@@ -1,4 +1,4 @@
-"""Make the table of the fault matrix out of what the tests have reported: ``python -m tests.faults.matrix ROWS FILE``."""
+"""Make the table of the fault matrix from what the tests reported: ``python -m tests.faults.matrix ROWS FILE``."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from service import journal as journal_module
 from service.database import lock_instance
 from service.journal import Journal
 from service.messages import parse_event
+from streamer import jsontext
 from streamer.errors import AlreadyRunning, ConfigError, ServiceError
 
 if TYPE_CHECKING:
@@ -179,9 +180,30 @@ def test_migrations_go_forward_with_a_copy_of_the_old_file(tmp_path: Path, monke
         journal.close()
     with pytest.raises(ServiceError, match="another version"):
         Journal.open(tmp_path / "j")
-    old = Journal.open(tmp_path / "j.schema1.backup")
+    old = Journal.open(tmp_path / f"j.schema{len(journal_module.MIGRATIONS)}.backup")
     assert old.movie(A.movie_id) is not None
     old.close()
+
+
+def test_a_journal_of_the_first_version_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "MIGRATIONS", journal_module.MIGRATIONS[:1])
+        old = Journal.open(tmp_path / "j")
+        with old._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO movies (movie_id, revision, relative, path, session, identity, evidence, acquisition,"
+                " state, detected_utc) VALUES (?, 1, ?, ?, 'grid1', ?, 'header', X'7B7D', 'ready', ?)",
+                (A.movie_id, b"grid1/a.tif", b"/data/grid1/a.tif", jsontext.encode(A.identity), UTC),
+            )
+        old.close()
+    journal = Journal.open(tmp_path / "j")
+    movie = journal.next_ready()
+    assert movie is not None
+    assert movie.movie == A
+    journal.start(A.movie_id, 1)
+    assert journal.finish(make_record("grid1/a.tif", shed=["denoise"])) is not None
+    assert journal.with_shed() == [A.movie_id]
+    journal.close()
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

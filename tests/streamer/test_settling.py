@@ -345,3 +345,47 @@ def test_each_waiting_time_is_a_setting():
     scene = Scene(WatchSettings(incomplete_after_s=30))
     scene.header = MovieNotReady("cut")
     assert 30 <= the_one(scene.until(1000))[0] < 70
+
+
+def several(scene, count, frames):
+    """Movies of so many frames, each whole in its time."""
+    scene.header = header(n_frames=frames)
+    found = []
+    for number in range(count):
+        scene.files = {**scene.files, f"{frames}-{number}.tif": file()}
+        found += scene.until(scene.now + 70)
+    return [arrival for _, arrival in found]
+
+
+def test_fewer_frames_than_usual_have_to_stand_still_four_times_as_long():
+    scene = Scene()
+    scene.files = {}
+    assert [arrival.movie.usual_frames for arrival in several(scene, 4, 40)] == [None, None, None, 40]
+    scene.header, began = header(n_frames=39), scene.now
+    scene.files = {**scene.files, "short.tif": file()}
+    when, arrival = the_one(scene.until(began + 300))
+    assert when - began == 4 * SETTINGS.unproven_wait_s
+    assert (arrival.movie.usual_frames, arrival.movie.evidence) == (40, "unproven")
+
+
+def test_what_is_usual_is_not_known_of_a_session_of_all_kinds():
+    scene = Scene()
+    scene.files = {}
+    several(scene, 3, 40)
+    several(scene, 3, 50)
+    assert several(scene, 1, 30)[0].movie.usual_frames is None
+
+
+def test_a_renamed_file_need_not_wait_as_long_but_is_no_better_proven(scene):
+    scene.settling.renamed("a.tif")
+    when, arrival = the_one(scene.until(100))
+    assert when == max(SETTINGS.settle_s, SETTINGS.sidecar_wait_s)
+    assert arrival.movie.evidence == "unproven"
+
+
+def test_a_renamed_file_that_grows_has_the_long_wait_again(scene):
+    scene.settling.renamed("a.tif")
+    scene.until(2)
+    scene.files = {"a.tif": file(size=101)}
+    when, _ = the_one(scene.until(100))
+    assert when >= SETTINGS.unproven_wait_s

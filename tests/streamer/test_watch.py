@@ -572,3 +572,44 @@ def test_a_file_that_went_away_and_came_back_is_news(tmp_path):
     known = {"a.mrc": movie_reader.identity_of(path)}
     assert len(run(root, 200, events, known=known)) == 1
     assert run(root, 60, known=known) == []
+
+
+def test_an_overflow_is_counted_and_causes_a_scan(tmp_path, observers):
+    data = mrc_bytes(tmp_path)
+    timeline = Timeline(60)
+    settings = WatchSettings(root=str(tmp_path), scan_interval_s=1000)
+    watcher = Watcher(settings, clock=timeline.clock)
+    log = watch.logging.getLogger("watchdog.observers.inotify_c")
+    timeline.script = {
+        10.0: lambda: (tmp_path / "a.mrc").write_bytes(data),
+        20.0: lambda: log.warning("Inotify queue overflowed; filesystem events were lost"),
+    }
+    times = [timeline.now for _ in watcher.arrivals(timeline)]
+    assert (watcher.overflows, len(times)) == (1, 1)
+    assert 30 <= times[0] < 31
+    assert not log.handlers  # taken away with the observer
+
+
+def test_a_rename_is_told_by_the_kernels_events(tmp_path, observers):
+    pages = tiff_pages(tmp_path)
+    hidden, final = tmp_path / ".a.tif.x7", tmp_path / "a.tif"
+    timeline = Timeline(100)
+    watcher = Watcher(WatchSettings(root=str(tmp_path)), clock=timeline.clock)
+    hidden.write_bytes(pages[-1])
+
+    def rename():
+        hidden.rename(final)
+        observers.made[0].handler.dispatch(watch.FileMovedEvent(str(hidden), str(final)))
+
+    timeline.script = {10.0: rename}
+    times = [timeline.now for _ in watcher.arrivals(timeline)]
+    assert len(times) == 1
+    assert 20 <= times[0] < 22
+
+
+@pytest.mark.parametrize("duplicates", ["process", "skip"])
+def test_the_fingerprint_is_taken_where_duplicates_are_to_be_found(tmp_path, duplicates):
+    (tmp_path / "a.mrc").write_bytes(mrc_bytes(tmp_path))
+    ((_, arrival),) = run(tmp_path, 30, settings={"duplicates": duplicates})
+    expected = movie_reader.fingerprint(tmp_path / "a.mrc") if duplicates == "skip" else None
+    assert arrival.fingerprint == expected
