@@ -21,6 +21,7 @@ from service.requests import (
     Done,
     End,
     Hello,
+    Picks,
     Ping,
     Pong,
     Refusal,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     Frames = list[bytes]
     ControlCallback = Callable[[str, Mapping[str, str]], dict[str, Any]]
+    PicksCallback = Callable[[Picks], dict[str, Any]]
 
 REQUESTS_PER_S = 50
 MAX_CLIENTS = 1024
@@ -70,6 +72,7 @@ class Answers:
     Parameters
     ----------
     control : carries out an operator's command and returns what came of it; None: not yet, or no longer.
+    picks : takes in a picker's particles; None: nobody does.
     answered : told the verb and ``ok`` or the error code of every request, for counting.
     now : monotonic seconds.
     """
@@ -79,12 +82,13 @@ class Answers:
         log: EventLog,
         *,
         control: ControlCallback | None = None,
+        picks: PicksCallback | None = None,
         answered: Callable[[str, str], None] = lambda _verb, _result: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._answered, self._now = log, answered, now
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()
-        self.control = control
+        self.control, self.picks = control, picks
 
     def answer(self, peer: bytes, frames: Sequence[bytes], *, local: bool) -> list[Frames]:
         """All messages that answer one request.
@@ -135,7 +139,7 @@ class Answers:
                 return self._snapshot(request)
             case ReplayRequest():
                 return self._replay(request)
-            case Control():
+            case Control() | Picks():
                 return [encode_message(self._command(request, local=local))]
 
     def _welcome(self, client: _Client, request: Hello) -> Welcome:
@@ -179,17 +183,19 @@ class Answers:
         end = End(epoch=self._log.epoch, last_seq=last, next=rows[-1].seq + 1 if full else last + 1)
         return [*([EV, row.raw] for row in rows), encode_message(end)]
 
-    def _command(self, request: Control, *, local: bool) -> Done:
+    def _command(self, request: Control | Picks, *, local: bool) -> Done:
         if not local:
             raise ProtocolError("commands are accepted on the local ipc socket only", code="FORBIDDEN")
-        if self.control is None:
-            raise ProtocolError("the daemon is starting or stopping", code="BUSY")
         try:
-            return Done(result=self.control(request.action, request.arguments))
+            if isinstance(request, Control) and self.control is not None:
+                return Done(result=self.control(request.action, request.arguments))
+            if isinstance(request, Picks) and self.picks is not None:
+                return Done(result=self.picks(request))
         except ServiceError:
             raise
         except StreamerError as error:
             raise ProtocolError(error.message()) from error
+        raise ProtocolError("the daemon is starting or stopping", code="BUSY")
 
     def _check_epoch(self, epoch: str | None) -> None:
         if epoch is not None and epoch != self._log.epoch:

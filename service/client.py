@@ -15,19 +15,21 @@ import zmq
 
 from service.cursor import Cursor, FileCursor, MemoryCursor, SqliteCursor
 from service.follower import TICK_S, Follower, Source
+from service.follower import TooFarBehind as TooFarBehind
+from service.heartbeat import Heartbeat
 from service.link import Link, Listener
-from service.messages import Event, Heartbeat, Position, ProtocolError, converted, heartbeat_topic
-from service.requests import Control, Done, End, SnapshotRequest
+from service.messages import Event, Position, ProtocolError, converted, heartbeat_topic
+from service.requests import Control, Done, End, Picks, SnapshotRequest
 from streamer.errors import ServiceError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from types import TracebackType
 
     from service.requests import ControlVerb
 
-__all__ = ["Client", "Cursor", "FileCursor", "MemoryCursor", "Position", "Snapshot", "SqliteCursor"]
+__all__ = ["Client", "Cursor", "FileCursor", "MemoryCursor", "Position", "Snapshot", "SqliteCursor", "TooFarBehind"]
 
 
 _JOIN_S = 5.0
@@ -109,7 +111,8 @@ class Client:
 
         Raises
         ------
-        ServiceError : the daemon is lost, the cursor is damaged, or what it asks for is no longer kept.
+        ServiceError : the daemon is lost, or the cursor is damaged.
+        TooFarBehind : what the cursor asks for is no longer kept.
         """
         cursor = cursor or MemoryCursor()
         follower = Follower(self._context, self._source, cursor.load(), on_heartbeat)
@@ -177,10 +180,43 @@ class Client:
         ------
         ProtocolError : refused; code FORBIDDEN where ``journal`` is not the ipc endpoint.
         """
-        command = converted({"verb": verb, "arguments": arguments}, Control)
+        return self._done(converted({"verb": verb, "arguments": arguments}, Control))
+
+    def hand_in(
+        self,
+        movie_id: str,
+        revision: int,
+        coordinates: Sequence[tuple[float, float]],
+        *,
+        picker: str,
+        scores: Sequence[float] | None = None,
+        diameter_angstrom: float | None = None,
+    ) -> int:
+        """Hand in a picker's particles of a movie; returns the number of the event that tells the others.
+
+        Parameters
+        ----------
+        coordinates : x and y in px of the micrograph as written, from its first (bottom) row.
+        picker : letters, digits, . _ -; a later set of the same picker replaces this one.
+
+        Raises
+        ------
+        ProtocolError : refused; code FORBIDDEN where ``journal`` is not the ipc endpoint.
+        """
+        fields = {
+            "movie_id": movie_id,
+            "revision": revision,
+            "picker": picker,
+            "coordinates": [list(map(float, xy)) for xy in coordinates],
+            "scores": None if scores is None else list(map(float, scores)),
+            "diameter_angstrom": diameter_angstrom,
+        }
+        return int(self._done(converted(fields, Picks))["seq"])
+
+    def _done(self, request: Control | Picks) -> dict[str, Any]:
         link = self._linked()
         try:
-            for reply in link.ask(command):
+            for reply in link.ask(request):
                 if isinstance(reply, Done):
                     return reply.result
         finally:

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from models.settings import SessionModelSettings
 from service.loopback import check_loopback
+from service.overload import OverloadSettings
 from streamer.errors import ConfigError
 from streamer.settings import (
     ComputeSettings,
@@ -50,6 +51,16 @@ class InstanceSettings(Table, frozen=True):
     runtime: Annotated[
         str | None, Meta(description="local sockets; unset: RuntimeDirectory of systemd, else XDG runtime")
     ] = None
+    worker_memory_gib: Annotated[
+        float, Meta(ge=0, description="a worker that takes more is replaced, GiB; 0: three quarters of the machine's")
+    ] = 0.0
+    disk_reserve_gb: Annotated[
+        float,
+        Meta(ge=0, description="nothing new is started with less free space on the volume of outputs or state, GB"),
+    ] = 20.0
+    disk_reserve_percent: Annotated[
+        float, Meta(ge=0, le=50, description="the same as a share of the volume, %; the smaller of the two holds")
+    ] = 5.0
     worker_silence_s: Annotated[
         float, Meta(gt=0, description="a worker that begins no stage for so long is taken for hung and replaced, s")
     ] = 600.0
@@ -73,6 +84,13 @@ class EventSettings(Table, frozen=True):
     bind: Annotated[str, Meta(description="address of the sockets and of the metrics")] = "127.0.0.1"
     events_port: Annotated[int, Meta(ge=0, le=65535, description="EVENTS; 0: any free port")] = 5570
     journal_port: Annotated[int, Meta(ge=0, le=65535, description="JOURNAL; 0: any free port")] = 5571
+    preview_port: Annotated[int, Meta(ge=0, le=65535, description="PREVIEW; 0: any free port")] = 5572
+    retention_days: Annotated[
+        float,
+        Meta(
+            gt=0, description="how long events can be asked for again, days; a session's at least as long as it lasts"
+        ),
+    ] = 30.0
 
 
 class MetricsSettings(Table, frozen=True):
@@ -98,6 +116,7 @@ class Config(Table, frozen=True):
     outputs: OutputSettings = OutputSettings()
     events: EventSettings = EventSettings()
     metrics: MetricsSettings = MetricsSettings()
+    overload: OverloadSettings = OverloadSettings()
     compute: ComputeSettings = ComputeSettings()
 
     def data_path(self) -> DataPathSettings:

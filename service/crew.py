@@ -7,12 +7,15 @@ only in its company are not blamed for it.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.pipes import Begin, Child, Failed, Finish, Finished, Progress, Returned, Up, Work
 from streamer.errors import ConfigError, DeviceError, Reason, ServiceError
+from streamer.faultpoint import fault_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +30,22 @@ _AT_ONCE = 3
 """One movie is read, one computed, one written."""
 _STARTS_IN_A_ROW = 3
 _START_EVERY_S = 1.0
+_LOOK_AT_MEMORY_S = 1.0
 _ENDED_BY_CONFIG = f"exit status {ConfigError.exit_code}"
+
+
+def worker_memory_bytes(setting_gib: float) -> int:
+    """Most memory that a worker may take; 0 stands for three quarters of the machine's."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(setting_gib * 2**30) or machine * 3 // 4
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds; 0 where that is unknown."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 @dataclass(slots=True)
@@ -65,6 +83,8 @@ class Crew:
         """By movie id and revision."""
         self._heard = 0.0
         self._fruitless = 0
+        self._may_take = worker_memory_bytes(config.instance.worker_memory_gib)
+        self._memory_seen, self._took_latest = 0.0, False
         self._started = -_START_EVERY_S
         self._finishing = False
         self.device = ""
@@ -92,11 +112,12 @@ class Crew:
             return False
         if any(task.deaths for task in self._in_hand.values()):
             return False
-        movie = self._journal.next_ready()
+        movie = self._next()
         if movie is None or (movie.deaths and self._in_hand):
             return False
         key = movie_id, revision = movie.movie.movie_id, movie.movie.revision
         self._journal.start(movie_id, revision)
+        fault_point("started", movie.movie.relative)
         try:
             work = self._work_of(movie)
         except ConfigError as error:
@@ -128,6 +149,9 @@ class Crew:
         elif silent > self._config.instance.worker_silence_s and (self._in_hand or not self.device):
             self._child.kill()
             self._bury(f"killed after {silent:.0f} s of silence")
+        elif (held := self._memory()) > self._may_take:
+            self._child.kill()
+            self._bury(f"killed at {held / 2**30:.1f} GiB of memory, {self._may_take / 2**30:.1f} are allowed")
 
     def finish(self) -> None:
         """Let the worker finish what it has begun, and give back the rest."""
@@ -145,6 +169,22 @@ class Crew:
     def has_ended(self) -> bool:
         """Whether the worker is gone, with everything it said taken."""
         return self._child is None
+
+    def _next(self) -> JournalMovie | None:
+        """Movie to start next, by ``watch.backlog``."""
+        policy = self._config.watch.backlog
+        latest = policy == "latest" or (policy == "alternate" and not self._took_latest)
+        movie = self._journal.next_ready(latest=latest)
+        if movie is not None and not (movie.deaths and self._in_hand):
+            self._took_latest = latest
+        return movie
+
+    def _memory(self) -> int:
+        """What the worker holds, looked at once a second."""
+        if self._child is None or self._clock() - self._memory_seen < _LOOK_AT_MEMORY_S:
+            return 0
+        self._memory_seen = self._clock()
+        return resident_bytes(self._child.pid)
 
     def _take(self, message: object) -> None:
         match message:

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import traceback
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -23,21 +24,24 @@ from service.control import Control
 from service.crew import Crew
 from service.database import lock_instance
 from service.desk import Desk
-from service.disks import Disks
 from service.gains import GainChoice
+from service.handed_in import take_picks
 from service.journal import Journal
 from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoints
 from service.leftovers import sweep_leftovers
 from service.logs import log_to_stderr
 from service.messages import SessionChange
+from service.overload import ORDER
 from service.prometheus import Metrics
 from service.publisher import Publisher
 from service.serving import Serving
 from service.stars import MicrographTables
 from service.status import Alarms, Status
 from service.teacher import Teacher, base_of, what_to_learn
+from service.upkeep import Upkeep
 from service.watching import Watching, watcher_of
 from streamer.errors import OutputError, ServiceError, StreamerError
+from streamer.faultpoint import fault_point
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -54,7 +58,6 @@ _STOP_AFTER_S = 80.0
 _LESSONS = 160
 _ORDERS_PER_TURN = 16
 """So that sockets and heartbeat have their turn, however many movies wait for a gain."""
-_ROOT_WAIT_S = 60.0
 
 
 class Daemon:
@@ -97,13 +100,14 @@ class Daemon:
             failed=self.desk.failed,
             restarted=self._worker_restarted,
         )
-        self._disks = Disks({"output": layout.output, "state": layout.state, "input": layout.root})
+        self.upkeep = Upkeep(config, layout, self.journal, self.alarms, self.metrics)
+        self.desk.show = lambda record: self.publisher.show(record, layout.session_output(record.session))
         self.paused = False
         self._watching: Watching | None = None
         self._publisher: Publisher | None = None
         self._stop = threading.Event()
         self._next_heartbeat = 0.0
-        self._bugs, self._root_seen = 0, False
+        self._bugs = 0
 
     # --------------------------------------------------------------------------------------------- the story
 
@@ -130,8 +134,10 @@ class Daemon:
             self.journal,
             events=f"tcp://{bind}:{self.config.events.events_port}",
             journal=f"tcp://{bind}:{self.config.events.journal_port}",
+            preview=f"tcp://{bind}:{self.config.events.preview_port}",
             runtime_directory=self.layout.runtime,
             control=Control(self).carry_out,
+            picks=partial(take_picks, self.journal, self.layout),
             published=self.metrics.published,
             answered=self.metrics.answered,
         )
@@ -143,6 +149,7 @@ class Daemon:
             local=self._publisher.journal_local,
             metrics=f"http://{bind}:{port}/metrics",
             pid=os.getpid(),
+            preview=self._publisher.preview_endpoint,
         )
         write_endpoints(self.layout, endpoints)
         self._resume_sessions()
@@ -152,6 +159,7 @@ class Daemon:
         self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.desk.session)
         self._beat("running")
         systemd.notify(ready=True, status=f"watching {self.layout.root}")
+        self.upkeep.verify_outputs()
         _log.info("watching %s, events on %s", self.layout.root, endpoints.events)
 
     def _guarded_turn(self) -> None:
@@ -170,13 +178,14 @@ class Daemon:
 
     def _turn(self) -> None:
         """Wait for something to happen and deal with it."""
+        fault_point("turn")
         self._wait()
         if self._watching is not None:
             for arrival in self._watching.arrivals():
                 self.desk.arrived(arrival)
         self.crew.attend()
         self.teacher.attend(self.journal.pending())
-        if not self.paused and not self.desk.is_holding:
+        if not (self.paused or self.desk.is_holding or self.upkeep.is_short_of_space):
             for _ in range(_ORDERS_PER_TURN):
                 if not self.crew.dispatch():
                     break
@@ -216,7 +225,7 @@ class Daemon:
         self._stop_watching()
         if self._publisher is not None:
             self._publisher.close()
-        self._disks.close()
+        self.upkeep.close()
         self.metrics.stop()
         self.journal.close()
 
@@ -274,9 +283,8 @@ class Daemon:
     def _beat(self, state: str) -> None:
         """Heartbeat, gauges, sign of life to systemd."""
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
-        self._look_for_root()
+        self.upkeep.look(self._watching)
         counts, oldest = self.journal.counts_by_state(), self.journal.oldest_pending()
-        free = self._disks.free()
         beat = self.publisher.heartbeat(
             self.status.heartbeat(
                 state=state,
@@ -289,28 +297,19 @@ class Daemon:
                 model_version=self.serving.version(self.desk.session) if self.desk.session else None,
                 specimen=self.desk.specimens.session(self.desk.session).current if self.desk.session else 1,
                 training=self.teacher.is_training,
-                disk_free_bytes=free,
+                disk_free_bytes=self.upkeep.disks.free(),
                 alarms=self.alarms.raised,
+                shedding=self.desk.load.shed,
             )
         )
         self.metrics.pending(counts, oldest)
         self.metrics.log(beat.seq, self.publisher.subscribers)
         self.metrics.training(self.teacher.is_training)
-        self.metrics.disks(free)
+        self.metrics.shedding(self.desk.load.shed, possible=ORDER)
         self.metrics.alive("daemon")
         if self.crew.device:
             self.metrics.build(version("cryoem-streamer"), self.crew.device)
         systemd.notify(watchdog=True, status=f"{state}, {beat.pending} pending, model {beat.model_version or 'none'}")
-
-    def _look_for_root(self) -> None:
-        """Raise an alarm when the watched root goes away, or does not come for a minute."""
-        if self._watching is None:
-            return
-        if not self._watching.root_missing:
-            self._root_seen = True
-            self.alarms.clear("root-missing")
-        elif self._root_seen or self.status.uptime_s() > _ROOT_WAIT_S:
-            self.alarms.raise_("root-missing", f"{self.layout.root} is not there")
 
     def _wait(self) -> None:
         """Sleep until a socket, a child or the watcher has something, or the tick is over."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from streamer.errors import AlreadyRunning, ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 Migration = tuple[str, ...]
@@ -124,7 +124,7 @@ class Database:
         with _mapped(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
-    def row(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Row | None:
+    def row(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Row | None:
         """First row of a query, if any."""
         with _mapped(self.path):
             found: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()

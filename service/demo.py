@@ -32,7 +32,7 @@ from streamer.errors import ServiceError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.messages import Heartbeat
+    from service.heartbeat import Heartbeat
 
 MARKER = ".streamer-demo"
 _FIRST_SQUARE_SHARE = 0.6

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Literal
 from service.eventlog import utc_seconds, utc_text
 from service.gain_watch import GainWatch
 from service.messages import SessionChange
+from service.overload import DENOISE, SUPER_RESOLUTION, Load, in_order
 from service.pipes import Failed, Finished, Work
 from service.specimen_watch import SpecimenWatch
 from service.teacher import what_to_learn
-from streamer.errors import MovieNotReady, OutputError
+from streamer.errors import MovieNotReady, OutputError, Reason
+from streamer.faultpoint import fault_point
 from streamer.published import MovieRecord, Times
 from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from service.config import Config
     from service.gains import GainChoice
     from service.journal import Journal
@@ -60,6 +64,9 @@ class Desk:
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
         self._not_ready_since: dict[str, float] = {}
+        self.load = Load(config.overload)
+        self.show: Callable[[MovieRecord], None] = lambda _record: None
+        """Told of every finished movie that has a picture."""
         self.specimens = SpecimenWatch(layout.session_state)
         self.session = config.session.name or ""
 
@@ -71,31 +78,46 @@ class Desk:
     def arrived(self, arrival: Arrival) -> None:
         """Journal a movie that is whole, or one that will not be."""
         movie = arrival.movie
+        fault_point("discovered", movie.relative)
         self._metrics.detected()
         self._metrics.ready(arrival.waited_s)
         if movie.session != self.session:
             self.session = movie.session
             self._journal.append(SessionChange(state="started"), movie.session)
-        if arrival.error is None:
+        twin = self._journal.twin_of(movie.movie_id, arrival.fingerprint) if arrival.fingerprint else None
+        if arrival.error is None and twin is None:
             complete = utc_text(utc_seconds(arrival.ready_utc) - arrival.still_s)
-            self._journal.add_ready(movie, arrival.detected_utc, arrival.ready_utc, complete)
+            added = self._journal.add_ready(
+                movie, arrival.detected_utc, arrival.ready_utc, complete, arrival.fingerprint
+            )
+            if not arrival.found_at_start and added.state == "ready":
+                self.load.arrived(movie.movie_id)
+            fault_point("ready", movie.relative)
             return
+        if arrival.error is None:
+            reason = Reason(error="Skipped", message=f"{movie.relative}: has the content of {twin}")
+        else:
+            reason = arrival.error.reason()
+        incomplete = isinstance(arrival.error, MovieNotReady)
         record = MovieRecord(
             movie_id=movie.movie_id,
             session=movie.session,
-            state="incomplete" if isinstance(arrival.error, MovieNotReady) else "failed",
-            reason=arrival.error.reason(),
+            state="skipped" if arrival.error is None else "incomplete" if incomplete else "failed",
+            reason=reason,
             times=Times(detected=arrival.detected_utc, ready=arrival.ready_utc),
         )
         if self._journal.add_final(movie, record, arrival.detected_utc) is not None:
             self._metrics.finished(record, stage="arrival")
-            _log.warning("%s: %s", record.state, arrival.error)
+            _log.warning("%s: %s", record.state, reason.message)
 
     def order(self, movie: JournalMovie) -> Work:
         """Make the order for a movie: with which gain, which model, where to; raises ConfigError."""
         session, movie_id = movie.movie.session, movie.movie.movie_id
         gain = self._gains.for_movie(Path(movie.movie.path), movie.movie.acquisition.gain_reference)
         version = self._serving.version(session) if self._config.denoise.enabled else None
+        shed, why = self._left_out(movie)
+        learns = self._config.session_model.enabled and DENOISE not in shed
+        notes = self._notes(session) if version is not None or self._config.session_model.enabled else ()
         return Work(
             movie=movie.movie,
             times=Times(
@@ -107,11 +129,25 @@ class Desk:
             gain=None if gain is None else str(gain),
             model=None if version is None else str(self._layout.models(session) / version),
             output=str(self._layout.session_output(session)),
-            groups=str(self._layout.groups(movie_id)) if self._config.session_model.enabled else None,
+            groups=str(self._layout.groups(movie_id)) if learns else None,
             fine_model=self._fine_model(session),
-            lesson=str(self._layout.lesson(movie_id)) if self._learns_fine else None,
-            notes=self._notes(session) if version is not None or self._config.session_model.enabled else (),
+            lesson=str(self._layout.lesson(movie_id)) if learns and self._learns_fine else None,
+            notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
+            shed=shed,
+            on_cpu=self._failures_of_the_device(movie) > 1,
         )
+
+    def _left_out(self, movie: JournalMovie) -> tuple[tuple[str, ...], str]:
+        """What to leave out of a movie, and why: under load, or because the device has failed on the whole of it."""
+        failures = self._failures_of_the_device(movie)
+        if failures:
+            device = ", computed on the CPU" if failures > 1 else ""
+            return in_order({DENOISE, SUPER_RESOLUTION, *self.load.shed}), f"the device has failed on it{device}"
+        return self.load.shed, f"{self.load.waiting} movies wait"
+
+    @staticmethod
+    def _failures_of_the_device(movie: JournalMovie) -> int:
+        return movie.attempt if movie.reason is not None and movie.reason.error == "DeviceError" else 0
 
     @property
     def _learns_fine(self) -> bool:
@@ -126,8 +162,11 @@ class Desk:
     def finished(self, message: Finished) -> None:
         """Make a result durable, then known, then learned from."""
         record = message.record
+        self.load.ended(record.movie_id)
         if self._journal.finish(record) is None:
             return  # superseded or skipped while it was computed
+        fault_point("committed", record.path)
+        self.show(record)
         self._metrics.finished(record, latency_s=self._status.finished(record))
         self._alarms.clear("outputs-failing")
         self.waits_no_more(record.movie_id)
@@ -187,6 +226,7 @@ class Desk:
 
     def gave_up(self, movie_id: str) -> None:
         """Tell of a movie that is not tried again, because workers die of it or the device fails."""
+        self.load.ended(movie_id)
         movie = self._journal.movie(movie_id)
         name = movie_id if movie is None else movie.movie.relative
         words = f"{name}: given up after repeated failures; streamer movies retry {movie_id}"
@@ -205,6 +245,7 @@ class Desk:
 
     def waits_no_more(self, movie_id: str) -> None:
         """A movie has ended, in whatever way: nobody has to mend anything for it any more."""
+        self.load.ended(movie_id)
         self._not_ready_since.pop(movie_id, None)
         self._without_gain.discard(movie_id)
         if not self._without_gain:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+
+class Space(NamedTuple):
+    """Of a volume, bytes."""
+
+    free: int
+    total: int
+
 
 _EVERY_S = 2.0
 _SILENT_S = 30.0
@@ -20,7 +28,7 @@ class Disks:
 
     def __init__(self, paths: Mapping[str, Path], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._stop = clock, threading.Event()
-        self._found: dict[str, tuple[float, int]] = {}
+        self._found: dict[str, tuple[float, Space]] = {}
         self._threads = [
             # one for each, so that the dead one does not hold up the others
             threading.Thread(target=self._ask, args=(name, path), name=f"disk-{name}", daemon=True)
@@ -29,10 +37,14 @@ class Disks:
         for thread in self._threads:
             thread.start()
 
-    def free(self) -> dict[str, int]:
-        """Bytes by volume, without those that have not answered for half a minute."""
+    def spaces(self) -> dict[str, Space]:
+        """Space by volume, without those that have not answered for half a minute."""
         now = self._clock()
-        return {name: free for name, (when, free) in dict(self._found).items() if now - when < _SILENT_S}
+        return {name: space for name, (when, space) in dict(self._found).items() if now - when < _SILENT_S}
+
+    def free(self) -> dict[str, int]:
+        """Free bytes by volume, without those that have not answered for half a minute."""
+        return {name: space.free for name, space in self.spaces().items()}
 
     def close(self) -> None:
         """Stop asking; a thread that hangs in a dead mount is left behind."""
@@ -40,18 +52,19 @@ class Disks:
 
     def _ask(self, name: str, path: Path) -> None:
         while True:
-            free = free_bytes(path)
-            if free is not None:
-                self._found[name] = (self._clock(), free)
+            space = space_of(path)
+            if space is not None:
+                self._found[name] = (self._clock(), space)
             if self._stop.wait(_EVERY_S):
                 return
 
 
-def free_bytes(path: Path) -> int | None:
-    """Free space of the volume that a path lies on, or will lie on; None where that is unknown."""
+def space_of(path: Path) -> Space | None:
+    """Space of the volume that a path lies on, or will lie on; None where that is unknown."""
     for place in (path, *path.parents):
         try:
-            return shutil.disk_usage(place).free
+            usage = shutil.disk_usage(place)
+            return Space(usage.free, usage.total)
         except FileNotFoundError:
             continue
         except OSError:

@@ -35,6 +35,10 @@ SCHEMA = (
 )
 
 
+PRUNED_AT_ONCE = 2000
+"""Events forgotten in one transaction, so that the daemon's loop goes on."""
+
+
 def utc_text(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 in UTC with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -121,6 +125,25 @@ class EventLog:
             (after, *values, session, session, limit),
         )
         return _page(rows, PAGE_BYTES)
+
+    def prune(self, before_utc: str, most: int = PRUNED_AT_ONCE) -> int:
+        """Forget events older than this, the oldest first; returns how many.
+
+        A session's events stay while it goes on: none is forgotten that has one since then. What is kept is
+        always an unbroken row up to the newest, so ``first_seq`` says all.
+        """
+        kept = self._database.row(
+            """SELECT min(seq) AS first FROM events WHERE t_utc >= :before OR (session != '' AND session IN
+               (SELECT DISTINCT session FROM events WHERE t_utc >= :before))""",
+            {"before": before_utc},
+        )
+        first = self.last_seq + 1 if kept is None or kept["first"] is None else int(kept["first"])
+        oldest = self.first_seq
+        if oldest >= first:
+            return 0
+        with self._database.transaction() as connection:
+            until = min(first, oldest + most)
+            return connection.execute("DELETE FROM events WHERE seq < ?", (until,)).rowcount
 
     def close(self) -> None:
         """Close the file."""

@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.heartbeat import Heartbeat
 from service.link import Link, Listener
-from service.messages import Event, Heartbeat, Position, ProtocolError, instance_topic
+from service.messages import Event, Position, ProtocolError, instance_topic
 from service.requests import End, Refusal, ReplayRequest
 from streamer.errors import ServiceError
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 TICK_S = 0.1
 LIVENESS = 3
 MAX_BACKOFF_S = 5.0
+
+
+class TooFarBehind(ServiceError):
+    """What the cursor asks for is no longer kept: take a snapshot, and go on from its position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +202,7 @@ class Follower:
     def _is_patient(self, reply: Refusal) -> bool:
         """Whether the same link may be asked again a little later."""
         if reply.code == "TOO_OLD":
-            raise ServiceError(
+            raise TooFarBehind(
                 "events that were not delivered yet are no longer kept",
                 where=self._source.journal,
                 found=reply.message,

@@ -204,7 +204,7 @@ class Journal(MovieViews):
         """Make ready again what was at work when the daemon died, or had to stop: then no attempt is counted."""
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT * FROM movies WHERE state = ? ORDER BY number", (STARTED,)).fetchall()
-            reason = Reason(error="DeviceError", message="the daemon stopped while this movie was at work")
+            reason = Reason(error="Stopped", message="the daemon stopped while this movie was at work")
             for row in rows:
                 self._again(connection, row, reason, attempt=row["attempt"] - (0 if counted else 1))
             return len(rows)

@@ -30,6 +30,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """Journal socket for the operator's commands, ipc."""
     metrics: str
     pid: int
+    preview: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from service.messages import (
-    HEADER_BYTES,
-    VERSION,
-    Event,
-    Heartbeat,
-    ProtocolError,
-    parse_event,
-    parse_heartbeat,
-    parse_topic,
-)
+from service.heartbeat import Heartbeat, parse_heartbeat
+from service.messages import HEADER_BYTES, VERSION, Event, ProtocolError, parse_event, parse_topic
 from service.requests import PAGE_BYTES, Hello, Refusal, Welcome, decode_reply, encode_message
 from streamer.errors import ServiceError, UsageError
 

@@ -1,4 +1,4 @@
-r"""What is published: topics, events and the heartbeat of protocol v1. ``requests`` holds what is asked for.
+r"""What is published and kept: topics and events of protocol v1. ``requests`` holds what is asked for.
 
 In: records of ours, and bytes from strangers. Out: bytes within the limits below, and checked structs.
 Anything that breaks the protocol raises ``ProtocolError`` and nothing else. JSON never holds NaN or infinity
@@ -181,9 +181,22 @@ class SessionChange(Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-Body = MovieRecord | ModelChange | Alert | SessionChange
+class PicksMade(Struct, frozen=True, kw_only=True):
+    """Body of kind ``picks``: a picker has handed in its particles of a movie."""
+
+    movie_id: str
+    revision: int
+    picker: str
+    n: int
+    """How many particles."""
+    path: str
+    """STAR file of coordinates, relative to the session's directory."""
+    sha256: str
+
+
+Body = MovieRecord | ModelChange | Alert | SessionChange | PicksMade
 _KINDS: dict[type, str] = {
-    MovieRecord: "movie", ModelChange: "model", Alert: "alert", SessionChange: "session"
+    MovieRecord: "movie", ModelChange: "model", Alert: "alert", SessionChange: "session", PicksMade: "picks"
 }  # fmt: skip
 KINDS = tuple(_KINDS.values())
 
@@ -238,6 +251,8 @@ def subject_of(body: Body) -> str:
             return body.version if body.network == DENOISER else f"{body.network} {body.version}"
         case Alert():
             return body.name
+        case PicksMade():
+            return f"{body.movie_id} {body.picker}"
         case SessionChange():
             return ""
 
@@ -305,44 +320,3 @@ def _fitted(whole: dict[str, Any]) -> bytes:
     if len(raw) > HEADER_BYTES:
         raise ValueError(f"an event of {len(raw)} bytes cannot be cut down to {HEADER_BYTES}")
     return raw
-
-
-# ------------------------------------------------------------------------------------------------ heartbeat
-
-
-class Heartbeat(Struct, frozen=True, kw_only=True):
-    """The state of a daemon, once a second; not durable. The publisher fills in the first four fields."""
-
-    instance: str = ""
-    epoch: str = ""
-    seq: int = 0
-    """Newest event that was published: what a subscriber must have to have missed nothing."""
-    kseq: dict[str, int] = {}
-    """The same per ``kind/session``, for the 64 that changed last."""
-    t_utc: str = ""
-    state: str = "running"
-    """starting, running, paused, stopping, ..."""
-    session: str = ""
-    watching: str = ""
-    """Directory below which movies are expected."""
-    device: str = ""
-    uptime_s: float = 0.0
-    pending: int = 0
-    settling: int = 0
-    """Files that are there and not yet known to be whole."""
-    oldest_pending_s: float | None = None
-    model_version: str | None = None
-    rates: dict[str, float | None] = {}
-    """Events per hour and the like, by name."""
-    latency_p50_s: float | None = None
-    """File complete to event published."""
-    latency_p95_s: float | None = None
-    disk_free_bytes: dict[str, int] = {}
-    alarms: list[Alert] = []
-    counts: dict[str, int] = {}
-    """Movies per state."""
-
-
-def parse_heartbeat(raw: bytes) -> Heartbeat:
-    """Heartbeat from its bytes; fields of a newer server are ignored."""
-    return converted(decode_json(raw), Heartbeat)

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from service.client import Client, MemoryCursor
-from service.messages import DENOISER, SERVES_AFTER, Event, Heartbeat, Position
+from service.heartbeat import Heartbeat
+from service.messages import DENOISER, SERVES_AFTER, Event, Position
 from service.printable import printable
 from streamer.errors import ServiceError
 

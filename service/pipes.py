@@ -60,6 +60,10 @@ class Work(Struct, tag=True, frozen=True, kw_only=True):
     """Where the fine grid's sums go that a network on top of fusion learns from."""
     notes: tuple[str, ...] = ()
     """Flags that the daemon adds to the record: what it knows from the movies before."""
+    shed: tuple[str, ...] = ()
+    """What to leave out: preview, denoise, super-resolution."""
+    on_cpu: bool = False
+    """Whether the GPU has failed on this movie again and again."""
 
 
 class Finish(Struct, tag=True, frozen=True):

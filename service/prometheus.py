@@ -22,16 +22,15 @@ from prometheus_client import (
     disable_created_metrics,
     start_http_server,
 )
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from service.eventlog import utc_seconds
+from service.gauges import KnownGauge
 from service.loopback import check_loopback
 from service.messages import DENOISER
 from streamer.errors import ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from streamer.published import MovieQuality, MovieRecord
 
@@ -40,34 +39,6 @@ MAX_VALUES = 20
 _STAGE_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS: Final = (0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
-
-
-class KnownGauge(Collector):
-    """A gauge that exports only what is known: None and NaN take a sample away."""
-
-    def __init__(self, registry: CollectorRegistry, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
-        self._name, self._text, self._labels = name, text, labels
-        self._values: dict[tuple[str, ...], float] = {}
-        registry.register(self)
-
-    def set(self, value: float | None, *labels: str) -> None:
-        """Set, or take away, the sample with these label values."""
-        if value is None or not math.isfinite(value):
-            self._values.pop(labels, None)
-        else:
-            self._values[labels] = float(value)
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the samples of this moment."""
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        # A copy: this runs in the thread of the scrape.
-        for labels, value in dict(self._values).items():
-            family.add_metric(labels, value)
-        yield family
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the name, so that no other metric can take it."""
-        yield GaugeMetricFamily(self._name, self._text, labels=self._labels)
 
 
 class Metrics:
@@ -106,6 +77,8 @@ class Metrics:
             "network",
             "result",
         )
+        self._overflows = counter("watcher_overflows", "Times that the kernel lost events of the watched directory.")
+        self._overflows_seen = 0
         self._specimen_changes = counter("specimen_changes", "Times that another specimen was found.")
         self._ready_delay = histogram(
             "movie_ready_delay_seconds",
@@ -132,6 +105,7 @@ class Metrics:
         self._training = gauge("training_active", "Whether the trainer is at work.")
         self._alive = gauge("heartbeat_timestamp_seconds", "Last sign of life of a part.", "stage")
         self._alerts = gauge("alert_active", "Whether an alert of the daemon is raised.", "name")
+        self._shed = gauge("shedding_active", "Whether a step is left out because movies arrive too fast.", "step")
         self._build = gauge("build_info", "What is running.", "version", "python", "device")
 
     def _make_quality(self) -> None:
@@ -228,6 +202,16 @@ class Metrics:
         """Set the free space of the volumes; one that does not answer has none."""
         for volume in ("state", "output", "input"):
             self._disk_free.set(free_bytes.get(volume), volume)
+
+    def overflows(self, total: int) -> None:
+        """Count up to the number of overflows since the start."""
+        self._overflows.inc(max(0, total - self._overflows_seen))
+        self._overflows_seen = max(total, self._overflows_seen)
+
+    def shedding(self, shed: tuple[str, ...], *, possible: tuple[str, ...]) -> None:
+        """Set what is left out under load."""
+        for name in possible:
+            self._shed.set(name in shed, name)
 
     def worker_restarted(self) -> None:
         """Count a worker that had to be replaced."""

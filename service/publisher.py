@@ -1,4 +1,4 @@
-"""The daemon's public sockets: EVENTS (XPUB) and JOURNAL (ROUTER), on loopback and in the runtime directory.
+"""The daemon's public sockets, on loopback and in the runtime directory: EVENTS and PREVIEW (XPUB), JOURNAL (ROUTER).
 
 Everything published comes from the journal, and nothing here ever blocks: a subscriber that cannot follow
 loses messages, sees by their numbers that it did, and asks the journal. What strangers send cannot raise.
@@ -17,20 +17,25 @@ import zmq
 
 from service.answers import Answers
 from service.eventlog import utc_text
+from service.heartbeat import Heartbeat
 from service.loopback import check_loopback
-from service.messages import HEADER_BYTES, Heartbeat, heartbeat_topic, topic
+from service.messages import HEADER_BYTES, heartbeat_topic, topic
+from service.previews import preview_of
 from streamer import jsontext
 from streamer.errors import ConfigError, ServiceError
+from streamer.faultpoint import fault_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from service.answers import ControlCallback
+    from service.answers import ControlCallback, PicksCallback
     from service.eventlog import EventLog
+    from streamer.published import MovieRecord
 
 EVENTS_ENDPOINT, JOURNAL_ENDPOINT = "tcp://127.0.0.1:5570", "tcp://127.0.0.1:5571"
-EVENTS_FILE, JOURNAL_FILE = "events.sock", "journal.sock"
+PREVIEW_ENDPOINT = "tcp://127.0.0.1:5572"
+EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE = "events.sock", "journal.sock", "preview.sock"
 
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):([0-9]{1,5}|\*)")
 _UNIX_PATH_BYTES = 107
@@ -47,6 +52,8 @@ _COMMON = {
 }
 # VERBOSER passes every subscription and its end upwards, so that subscribers can be counted.
 _EVENTS_OPTIONS = {**_COMMON, zmq.SNDHWM: 1000, zmq.MAXMSGSIZE: 4096, zmq.XPUB_VERBOSER: 1}
+# Who cannot follow the pictures loses them: four wait for each subscriber, no more.
+_PREVIEW_OPTIONS = {**_EVENTS_OPTIONS, zmq.SNDHWM: 4}
 # Without MANDATORY a reply that does not fit is dropped in silence.
 _JOURNAL_OPTIONS = {
     **_COMMON, zmq.SNDHWM: 256, zmq.RCVHWM: 256, zmq.MAXMSGSIZE: HEADER_BYTES, zmq.ROUTER_MANDATORY: 1
@@ -59,7 +66,7 @@ class Publisher:
     Parameters
     ----------
     log : where events come from; what it holds already is only sent to those who ask.
-    events, journal : ``tcp://`` endpoints on loopback; port 0 takes any free one.
+    events, journal, preview : ``tcp://`` endpoints on loopback; port 0 takes any free one.
     runtime_directory : where the ipc sockets are made, for user and group; None: none, and no CONTROL.
     control : carries out an operator's command; may be set later as ``answers.control``.
     published : told the kind of every event sent.
@@ -76,16 +83,19 @@ class Publisher:
         *,
         events: str = EVENTS_ENDPOINT,
         journal: str = JOURNAL_ENDPOINT,
+        preview: str = PREVIEW_ENDPOINT,
         runtime_directory: Path | None = None,
         control: ControlCallback | None = None,
+        picks: PicksCallback | None = None,
         published: Callable[[str], None] = lambda _kind: None,
         answered: Callable[[str, str], None] = lambda _verb, _result: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._log, self._published, self._clock = log, published, clock
         self._cursor = log.last_seq
-        self.answers = Answers(log, control=control, answered=answered)
-        self.subscribers = 0
+        self.answers = Answers(log, control=control, picks=picks, answered=answered)
+        self.subscribers = self.watchers = 0
+        """Who hears the heartbeat, and who looks at previews."""
         self.events_local = self.journal_local = ""
         self._files: list[Path] = []
         self._context = zmq.Context()
@@ -93,12 +103,15 @@ class Publisher:
             self._events = self._socket(zmq.XPUB, _EVENTS_OPTIONS)
             self._journal = self._socket(zmq.ROUTER, _JOURNAL_OPTIONS)
             self._local = self._socket(zmq.ROUTER, _JOURNAL_OPTIONS)
+            self._preview = self._socket(zmq.XPUB, _PREVIEW_OPTIONS)
+            self.preview_endpoint = _bind_tcp(self._preview, preview)
             self.events_endpoint = _bind_tcp(self._events, events)
             self.journal_endpoint = _bind_tcp(self._journal, journal)
             if runtime_directory is not None:
-                self._files = [runtime_directory / EVENTS_FILE, runtime_directory / JOURNAL_FILE]
+                self._files = [runtime_directory / name for name in (EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE)]
                 self.events_local = _bind_ipc(self._events, self._files[0])
                 self.journal_local = _bind_ipc(self._local, self._files[1])
+                _bind_ipc(self._preview, self._files[2])
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -106,7 +119,7 @@ class Publisher:
     @property
     def sockets(self) -> tuple[zmq.Socket[bytes], ...]:
         """What the daemon's loop has to watch."""
-        return self._events, self._journal, self._local
+        return self._events, self._journal, self._local, self._preview
 
     def handle(self, socket: zmq.Socket[bytes]) -> None:
         """Take what has arrived on one of the sockets; returns soon, however much there is."""
@@ -118,11 +131,16 @@ class Publisher:
                 return
             if socket is self._events:
                 self._count(frames)
+            elif socket is self._preview:
+                if frames[0][:1] in (b"\0", b"\1"):
+                    self.watchers = max(0, self.watchers + (1 if frames[0][:1] == b"\1" else -1))
             else:
                 self._reply(socket, frames)
 
     def publish_new(self) -> int:
         """Send what the journal holds and was not sent yet. Returns how many events."""
+        if self._cursor < self._log.last_seq:
+            fault_point("unpublished")
         sent = 0
         while rows := self._log.events(self._cursor + 1):
             for row in rows:
@@ -132,6 +150,13 @@ class Publisher:
                 self._published(row.kind)
             sent += len(rows)
         return sent
+
+    def show(self, record: MovieRecord, session_directory: Path) -> None:
+        """Send a movie's picture to those who look at once and can take it."""
+        if self.watchers:
+            frames = preview_of(record, session_directory, self._log.instance, self._clock())
+            if frames is not None:
+                self._preview.send_multipart(frames, zmq.DONTWAIT)
 
     def heartbeat(self, heartbeat: Heartbeat) -> Heartbeat:
         """Send new events, then the heartbeat with their numbers filled in. Returns what was sent."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from service.messages import Event, ProtocolError, converted, decode_json, parse_event
+from service.messages import HEADER_BYTES, Event, ProtocolError, converted, decode_json, parse_event
 from streamer import jsontext
 
 if TYPE_CHECKING:
@@ -84,6 +84,25 @@ class Control(Struct, frozen=True, kw_only=True, rename={"action": "verb"}):
             raise ValueError(f"{self.action} needs {sorted(required)} and may have {sorted(optional)}")
 
 
+class Picks(Struct, frozen=True, kw_only=True):
+    """A picker hands in the particles of a movie; accepted on the local ipc socket only."""
+
+    verb: ClassVar[bytes] = b"PICKS"
+    movie_id: Annotated[str, Meta(max_length=64)]
+    revision: Annotated[int, Meta(ge=1)]
+    picker: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Who found them; one set of each picker is kept for a movie."""
+    coordinates: list[tuple[float, float]]
+    """x and y in px of the micrograph as written, from its first row, which is the bottom one."""
+    scores: list[float] | None = None
+    """As many as coordinates."""
+    diameter_angstrom: Annotated[float, Meta(gt=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.scores is not None and len(self.scores) != len(self.coordinates):
+            raise ValueError(f"{len(self.coordinates)} coordinates and {len(self.scores)} scores")
+
+
 class Welcome(Struct, frozen=True, kw_only=True):
     """Answer to HELLO."""
 
@@ -117,7 +136,7 @@ class Pong(Struct, frozen=True, kw_only=True):
 
 
 class Done(Struct, frozen=True, kw_only=True):
-    """Answer to CONTROL."""
+    """Answer to CONTROL and PICKS."""
 
     verb: ClassVar[bytes] = b"OK"
     result: dict[str, Any] = {}
@@ -131,7 +150,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-Request = Hello | SnapshotRequest | ReplayRequest | Ping | Control
+Request = Hello | SnapshotRequest | ReplayRequest | Ping | Control | Picks
 Reply = Welcome | End | Pong | Done | Refusal
 EV, ROW = b"EV", b"ROW"
 _REQUESTS: dict[bytes, type[Request]] = {kind.verb: kind for kind in get_args(Request)}
@@ -150,7 +169,8 @@ def decode_request(frames: Sequence[bytes]) -> Request:
     request = _REQUESTS.get(frames[0])
     if request is None:
         raise ProtocolError(f"unknown verb {frames[0][:32]!r}")
-    fields = decode_json(frames[1], limit=REQUEST_BYTES) if frames[1:] and frames[1] else {}
+    limit = HEADER_BYTES if request is Picks else REQUEST_BYTES
+    fields = decode_json(frames[1], limit=limit) if frames[1:] and frames[1] else {}
     return converted(fields, request)
 
 

@@ -8,7 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from service.eventlog import EventLog, utc_seconds
-from service.messages import Alert, Heartbeat
+from service.heartbeat import Heartbeat
+from service.messages import Alert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +114,7 @@ class Status:
         training: bool,
         disk_free_bytes: dict[str, int],
         alarms: list[Alert],
+        shedding: tuple[str, ...] = (),
     ) -> Heartbeat:
         """Put everything together."""
         pending = counts.get("ready", 0) + counts.get("started", 0)
@@ -136,4 +138,5 @@ class Status:
             disk_free_bytes=disk_free_bytes,
             alarms=alarms,
             counts=counts,
+            shedding=list(shedding),
         )

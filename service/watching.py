@@ -58,6 +58,11 @@ class Watching:
         return self._watcher.root_missing
 
     @property
+    def overflows(self) -> int:
+        """How often the kernel has lost events; each time everything was looked through again."""
+        return self._watcher.overflows
+
+    @property
     def settling(self) -> int:
         """How many files are there and not yet known to be whole."""
         return len(self._watcher.waiting())

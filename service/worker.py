@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import resource
 import sys
 import threading
 import traceback
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.session import SessionModel
+from service.crew import worker_memory_bytes
 from service.fine_networks import FineNetworks
 from service.pipes import (
     Begin,
@@ -48,6 +50,7 @@ from streamer.errors import (
     StageError,
     StreamerError,
 )
+from streamer.faultpoint import fault_point
 from streamer.readers.gain import read_gain
 from streamer.stopwatch import Stopwatch
 
@@ -68,6 +71,10 @@ _KINDS: tuple[tuple[type[StreamerError], str], ...] = (
     (DeviceError, "device"),
     (ConfigError, "config"),
 )
+
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+_MORE_MEMORY = "instance.worker_memory_gib, or a smaller compute.frames_in_memory_gib"
 
 
 def device_of(name: str) -> torch.device:
@@ -121,6 +128,7 @@ def make_job(
         groups=None if work.groups is None else Path(work.groups),
         lesson=None if work.lesson is None else Path(work.lesson),
         notes=work.notes,
+        shed=work.shed,
     )
 
 
@@ -154,6 +162,10 @@ class Worker:
 
     def run(self) -> None:
         """Work until told to finish or the daemon is gone."""
+        if self._device.type == "cpu":
+            # an allocation beyond it fails instead of the machine; a GPU's driver maps far more than it uses
+            limit = worker_memory_bytes(self._config.instance.worker_memory_gib)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         use_threads(self._threads)
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
         self._send(Up(device=name, threads=self._threads))
@@ -203,7 +215,7 @@ class Worker:
         work = task.work
         task.job = make_job(
             self._config,
-            self._device,
+            torch.device("cpu") if work.on_cpu else self._device,
             work,
             self._gain(work.gain),
             partial(self._propose, work.model, work.movie.movie_id) if work.model else None,
@@ -219,7 +231,12 @@ class Worker:
         try:
             task.micrograph = pipeline.compute_micrograph(task.frames, task.source, task.job, task.stopwatch)
         except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
             raise DeviceError("out of GPU memory", where=task.work.movie.path) from error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
+                raise
+            raise DeviceError("out of memory", where=task.work.movie.path, hint=_MORE_MEMORY) from error
         task.frames = None
         self._to_write.put(task)
 
@@ -270,6 +287,7 @@ class Worker:
         return proposal_of(self._model, movie_id, sums, spectrum)
 
     def _announce(self, movie: Movie, stage: str) -> None:
+        fault_point(f"stage-{stage.replace('_', '-')}", movie.relative)
         self._send(Progress(movie_id=movie.movie_id, revision=movie.revision, stage=stage))
 
     def _send(self, message: FromChild) -> None:

@@ -84,6 +84,8 @@ class Job:
     """Where the fine grid's sums go that a network on top of fusion learns from; None: not made for one."""
     notes: tuple[str, ...] = ()
     """Flags that are known before the movie is read."""
+    shed: tuple[str, ...] = ()
+    """Left out so that the others get their turn: preview (the pictures), denoise, super-resolution."""
 
 
 def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
@@ -175,7 +177,9 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     with stage("quality"):
         spectrum = quality.measure(sums)
     with stage("restore"):
-        proposal, model_flags = _propose(job.propose, sums, spectrum, frames.gain_fit)
+        proposal, model_flags = _propose(
+            None if "denoise" in job.shed else job.propose, sums, spectrum, frames.gain_fit
+        )
         restored, restoration = restore.restore(sums, spectrum, proposal)
     with stage("super_resolve"):
         super_resolution, lesson, fine_flags = _super_resolve(frame, frames, source, motion, exposures, spectrum, job)
@@ -194,6 +198,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         restoration=restoration,
         model=proposal.model if proposal is not None and restoration == "network" else None,
         source=source,
+        shed=job.shed,
         flags=(*frames.flags, *job.notes, *model_flags, *fine_flags, *_motion_flags(motion)),
     )
 
@@ -222,6 +227,8 @@ def _super_resolve(
 ) -> tuple[SuperResolution, FineLesson | Averages | None, tuple[str, ...]]:
     """Make the image of half the pixel size, a second pass over the frames, unless it is known to be in vain."""
     chosen = job.settings.super_resolution
+    if "super-resolution" in job.shed:
+        return SuperResolution(image=None, verdict=SuperResolutionVerdict(verdict="not tried", reason="shed")), None, ()
     in_vain = _in_vain(frames, source, motion, exposures, spectrum, job.settings)
     if in_vain is not None:
         return SuperResolution(image=None, verdict=in_vain), None, ()

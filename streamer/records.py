@@ -341,3 +341,5 @@ class Micrograph:
     model: ModelRef | None
     source: MovieSource
     flags: tuple[str, ...]
+    shed: tuple[str, ...] = ()
+    """What was left out: preview (the pictures), denoise, super-resolution."""

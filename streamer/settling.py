@@ -58,6 +58,8 @@ class Arrival:
     """From the first sight to now."""
     still_s: float
     """From the last change to now: since when the file was complete."""
+    found_at_start: bool = False
+    """Whether the file was there at the first look."""
     fingerprint: str | None = None
     """Where it was asked for: hash of the size and of the first and last MiB."""
 
@@ -120,6 +122,7 @@ class Settling:
         self._reported: dict[str, _Reported] = {}
         self._looks = 0
         self._came_back: set[str] = set()
+        self._at_start: frozenset[str] | None = None
         self._renamed: set[str] = set()
         self._frames: dict[str, Counter[int]] = defaultdict(Counter)
         """How many movies of a session had how many frames."""
@@ -156,6 +159,8 @@ class Settling:
         """
         for relative in self._candidates.keys() - listing.keys():
             del self._candidates[relative]
+        if self._at_start is None:
+            self._at_start = frozenset(listing)
         self._looks = 0
         arrivals = []
         for relative in sorted(listing, key=lambda relative: (listing[relative].mtime_ns, relative)):
@@ -298,6 +303,7 @@ class Settling:
             movie=movie,
             header=header,
             error=error,
+            found_at_start=relative in (self._at_start or ()),
             detected_utc=candidate.detected_utc,
             ready_utc=self._utc(),
             waited_s=now - candidate.first_seen,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from streamer.errors import OutputError
+from streamer.faultpoint import fault_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +65,10 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
         _make_directory(path.parent)
         try:
             written = _write(temporary, data)
+            fault_point("written", str(path))
             os.replace(temporary, path)  # noqa: PTH105 - Path.replace is the same call with more in between
             _sync_directory(path.parent)
+            fault_point("renamed", str(path))
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()

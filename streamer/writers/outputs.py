@@ -130,6 +130,7 @@ def write_outputs(
         supersedes=movie.revision - 1 if movie.revision > 1 else None,
         state="done",
         flags=[*micrograph.flags, *directory.flags],
+        shed=list(micrograph.shed),
         source=micrograph.source,
         metrics=micrograph.metrics,
         restoration=micrograph.restoration,
@@ -161,11 +162,12 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
             role, suffix, fourier.to_image(half, sums.shape), dtype=dtype, derived=False, **sizes,
             labels=[f"{program}: aligned {weighted} {which} frames; even + odd = sum"],
         )  # fmt: skip
-    labels = _restored_labels(program, micrograph)
+    labels, pictures = _restored_labels(program, micrograph), "preview" not in micrograph.shed
     directory.add_image(
         "denoised", "_denoised.mrc", micrograph.restored, dtype=dtype, derived=True, **sizes, labels=labels
     )
-    directory.add_picture("denoised thumbnail", "_denoised_thumbnail.png", micrograph.restored, side, labels)
+    if pictures:
+        directory.add_picture("denoised thumbnail", "_denoised_thumbnail.png", micrograph.restored, side, labels)
     fine, sr = micrograph.super_resolution.image, micrograph.super_resolution.verdict
     if fine is not None and (settings.outputs.super_resolution == "always" or sr.verdict == "helps"):
         labels = super_resolution_labels(sr, filtered=settings.super_resolution.filtered)
@@ -173,11 +175,13 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
             "super-resolution", "_SR.mrc", fine, dtype=dtype, derived=True, pixel_size=sums.pixel_size / 2.0,
             labels=labels,
         )  # fmt: skip
-        directory.add_picture("super-resolution thumbnail", "_SR_thumbnail.png", fine, side, labels)
-    directory.add("thumbnail", "_thumbnail.png", encode_png(_array(plain), longer_side_px=side))
-    directory.add(
-        "power spectrum", "_PS.png", encode_power_spectrum(_array(plain), pixel_size=micrograph.source.pixel_size)
-    )
+        if pictures:
+            directory.add_picture("super-resolution thumbnail", "_SR_thumbnail.png", fine, side, labels)
+    if pictures:
+        directory.add("thumbnail", "_thumbnail.png", encode_png(_array(plain), longer_side_px=side))
+        directory.add(
+            "power spectrum", "_PS.png", encode_power_spectrum(_array(plain), pixel_size=micrograph.source.pixel_size)
+        )
 
 
 def super_resolution_labels(verdict: SuperResolutionVerdict, *, filtered: bool) -> list[str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
+from service.heartbeat import Heartbeat
 from service.journal import Journal
-from service.messages import Heartbeat
 from service.publisher import Publisher
 from streamer.errors import Reason
 from streamer.published import (

@@ -2,12 +2,12 @@ import errno
 import threading
 
 from service import disks
-from service.disks import Disks, free_bytes
+from service.disks import Disks, Space, space_of
 from tests.service.service_samples import wait_until
 
 
 def test_a_directory_that_is_not_there_yet_lies_on_the_volume_above(tmp_path):
-    assert free_bytes(tmp_path / "a" / "b") > 0
+    assert space_of(tmp_path / "a" / "b").free > 0
 
 
 def test_a_mount_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
@@ -21,7 +21,7 @@ def test_a_mount_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(disks.shutil, "disk_usage", ask)
     fails.set()
-    assert free_bytes(tmp_path / "a") is None
+    assert space_of(tmp_path / "a") is None
     monkeypatch.setattr(disks, "_EVERY_S", 0.01)
     asked = Disks({"input": tmp_path})
     assert asked.free() == {}
@@ -39,9 +39,9 @@ def test_a_dead_mount_holds_up_nobody_and_is_left_out(tmp_path, monkeypatch):
         if path.name == "dead" and now[0] > 0.0:
             hung.set()
             answers.wait()
-        return 7
+        return Space(7, 9)
 
-    monkeypatch.setattr(disks, "free_bytes", ask)
+    monkeypatch.setattr(disks, "space_of", ask)
     monkeypatch.setattr(disks, "_EVERY_S", 0.01)
     asked = Disks({"input": tmp_path / "dead", "output": tmp_path / "out"}, clock=lambda: now[0])
     wait_until(lambda: asked.free() == {"input": 7, "output": 7})

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from service_samples import UTC, full_fields, make_record
 
+from service.heartbeat import Heartbeat, parse_heartbeat
 from service.messages import (
     HEADER_BYTES,
     SUPER_RESOLUTION,
     TOPIC_BYTES,
     Alert,
     Event,
-    Heartbeat,
     ModelChange,
     ProtocolError,
     SessionChange,
@@ -24,7 +24,6 @@ from service.messages import (
     make_event,
     movie_record,
     parse_event,
-    parse_heartbeat,
     parse_topic,
     subject_of,
     topic,
@@ -64,6 +63,7 @@ def test_a_movie_event_is_the_record_flattened_below_its_envelope() -> None:
         "state",
         "reason",
         "flags",
+        "shed",
         "source",
         "metrics",
         "restoration",

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from service.messages import Alert, Event, Heartbeat
+from service.heartbeat import Heartbeat
+from service.messages import Alert, Event
 from service.monitor import Board
 from tests.service.service_samples import UTC, make_record
 

@@ -16,7 +16,8 @@ from service_samples import UTC as NOON
 from service_samples import Server, make_movie, make_record, wait_until
 
 from service.client import Client, FileCursor, MemoryCursor, Position, SqliteCursor
-from service.messages import Alert, Event, Heartbeat, ProtocolError, SessionChange
+from service.heartbeat import Heartbeat
+from service.messages import Alert, Event, ProtocolError, SessionChange
 from streamer.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -382,7 +383,8 @@ import sys, time
 from pathlib import Path
 import zmq
 from service.journal import Journal
-from service.messages import Alert, Heartbeat
+from service.heartbeat import Heartbeat
+from service.messages import Alert
 from service.publisher import Publisher
 directory, events, journal_endpoint = sys.argv[1:]
 journal = Journal.open(Path(directory) / "journal.sqlite")

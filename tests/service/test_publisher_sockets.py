@@ -15,7 +15,8 @@ import zmq
 from service_samples import Server, wait_until
 
 from service.client import Client
-from service.messages import Alert, Heartbeat, SessionChange, instance_topic, parse_heartbeat, parse_topic
+from service.heartbeat import Heartbeat, parse_heartbeat
+from service.messages import Alert, SessionChange, instance_topic, parse_topic
 from service.publisher import Publisher
 from service.requests import Pong, decode_reply
 from streamer.errors import ConfigError, ServiceError
@@ -93,7 +94,8 @@ def test_a_path_too_long_for_a_socket(journal: Journal, tmp_path: Path) -> None:
 
 def test_limits_of_the_sockets(publisher: Publisher) -> None:
     """reliability.md 1.2, to the letter."""
-    events, journal, local = publisher.sockets
+    events, journal, local, preview = publisher.sockets
+    assert preview.get(zmq.SNDHWM) == 4
     assert events.get(zmq.SNDHWM) == 1000
     assert events.get(zmq.MAXMSGSIZE) == 4096
     for router in (journal, local):

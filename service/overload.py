@@ -1,0 +1,80 @@
+"""What is left out while movies arrive faster than they can be processed, in a declared order.
+
+First the previews, then the denoising, then the super-resolution; alignment and quality never. Every record names what
+it lacks, and ``streamer movies retry --what-was-shed`` makes it good later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from streamer.settings import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+PREVIEW, DENOISE, SUPER_RESOLUTION = "preview", "denoise", "super-resolution"
+ORDER = (PREVIEW, DENOISE, SUPER_RESOLUTION)
+
+
+class OverloadSettings(Table, frozen=True):
+    """What is left out when movies arrive faster than they can be processed: how many have to wait for it."""
+
+    preview_after: Annotated[int, Meta(ge=1, description="pictures and previews are left out, movies waiting")] = 8
+    denoise_after: Annotated[int, Meta(ge=1, description="the network is not applied, movies waiting")] = 16
+    super_resolution_after: Annotated[
+        int, Meta(ge=1, description="no image of half the pixel size, movies waiting")
+    ] = 24
+    shed: Annotated[bool, Meta(description="false: nothing is left out, and the queue grows")] = True
+
+    def __post_init__(self) -> None:
+        if not self.preview_after <= self.denoise_after <= self.super_resolution_after:
+            raise ValueError(
+                "preview_after <= denoise_after <= super_resolution_after is the order of what is left out"
+            )
+
+
+class Load:
+    """How many movies of the running acquisition wait, and what is left out because of it.
+
+    Movies that were there at the start are no overload: they can wait, and are processed whole.
+    """
+
+    def __init__(self, settings: OverloadSettings) -> None:
+        self._after = dict(
+            zip(ORDER, (settings.preview_after, settings.denoise_after, settings.super_resolution_after), strict=True)
+        )
+        self._sheds = settings.shed
+        self._waiting: set[str] = set()
+        self.shed: tuple[str, ...] = ()
+        """What is left out at present, in the declared order."""
+
+    def arrived(self, movie_id: str) -> None:
+        """Count a movie that came while we were looking."""
+        self._waiting.add(movie_id)
+        self._decide()
+
+    def ended(self, movie_id: str) -> None:
+        """Forget a movie that has come to an end, in whatever way."""
+        self._waiting.discard(movie_id)
+        self._decide()
+
+    @property
+    def waiting(self) -> int:
+        """Movies that came while we were looking and have not ended."""
+        return len(self._waiting)
+
+    def _decide(self) -> None:
+        """Leave out from the threshold on; take up again at half of it, so that it does not flicker."""
+        if self._sheds:
+            self.shed = tuple(name for name in ORDER if self._is_shed(name))
+
+    def _is_shed(self, name: str) -> bool:
+        return self.waiting >= self._after[name] * (0.5 if name in self.shed else 1.0)
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Names of what is left out, in the declared order."""
+    return tuple(name for name in ORDER if name in names)
