@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from service.cli_denoising import denoise, probe_model, train_model
+from service.cli_journal import journal
 from service.cli_models import models
 from service.cli_options import SEED, Number, OutputDirectory, configured, connection, load_config
 from service.cli_stages import motion, process, quality
@@ -269,7 +270,7 @@ def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
 
 for command in (train_model, probe_model, train_super_resolution):
     models.add_command(command)
-for command in (process, motion, quality, super_resolve, denoise, movies, models):
+for command in (process, motion, quality, super_resolve, denoise, movies, models, journal):
     cli.add_command(command)
 
 

@@ -112,18 +112,26 @@ def show_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...], *
 @movies.command("retry")
 @click.argument("movie_ids", metavar="[MOVIE_ID]...", nargs=-1)
 @click.option("--state", type=click.Choice(_RETRIED), help="All movies of this state.")
+@click.option("--what-was-shed", is_flag=True, help="All movies that lack something because they came too fast.")
 @configured
-def retry_movies(movie_ids: tuple[str, ...], state: str | None, config: Path | None, overrides: tuple[str, ...]) -> int:
+def retry_movies(
+    movie_ids: tuple[str, ...],
+    state: str | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    *,
+    what_was_shed: bool,
+) -> int:
     """Process movies once more: a failed one again, a done one as a new revision.
 
     Of several, one that is refused does not stop the others; exit status 1 tells that there was one.
     """
     settings = load_config(config, overrides)
-    if bool(movie_ids) == (state is not None):
-        raise UsageError("name either movies or a state", expected="MOVIE_ID... or --state")
-    chosen = list(dict.fromkeys(movie_ids)) or _of_state(settings, state)
+    if [bool(movie_ids), state is not None, what_was_shed].count(True) != 1:
+        raise UsageError("name movies, a state or what was shed", expected="MOVIE_ID..., --state or --what-was-shed")
+    chosen = list(dict.fromkeys(movie_ids)) or _chosen(settings, state)
     if not chosen:
-        click.echo(f"no movie is {state}", err=True)
+        click.echo(f"no movie is {state}" if state else "no movie lacks anything", err=True)
         return 0
     refused = 0
     with operator(settings) as tell:
@@ -140,9 +148,11 @@ def retry_movies(movie_ids: tuple[str, ...], state: str | None, config: Path | N
     return int(refused > 0)
 
 
-def _of_state(config: Config, state: str | None) -> list[str]:
-    """Ids of all movies in a state, oldest first."""
+def _chosen(config: Config, state: str | None) -> list[str]:
+    """Ids of all movies in a state, or else of those that lack what was shed, oldest first."""
     with reading(config) as journal:
+        if state is None:
+            return journal.with_shed()
         return [movie.movie.movie_id for movie in reversed(journal.movies(state=state, limit=_ALL))]
 
 
