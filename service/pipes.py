@@ -20,6 +20,7 @@ from service.config import Config
 from service.messages import DENOISER
 from streamer import jsontext
 from streamer.errors import Reason, ServiceError
+from streamer.faultpoint import DAEMON
 from streamer.published import MovieRecord, Times
 from streamer.records import Movie
 
@@ -206,6 +207,7 @@ class Child:
             # waiting threads must not spin: cores are shared with the other processes
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONUNBUFFERED": "1",
+            DAEMON: str(os.getpid()),
         }
         command = [sys.executable, "-m", module]
         if niceness:

@@ -139,11 +139,10 @@ class Publisher:
 
     def publish_new(self) -> int:
         """Send what the journal holds and was not sent yet. Returns how many events."""
-        if self._cursor < self._log.last_seq:
-            fault_point("unpublished")
         sent = 0
         while rows := self._log.events(self._cursor + 1):
             for row in rows:
+                fault_point("unpublished", str(row.raw))
                 name = topic(self._log.instance, row.kind, row.session)
                 self._events.send_multipart([name, row.raw], zmq.DONTWAIT)
                 self._cursor = row.seq

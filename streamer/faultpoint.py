@@ -16,6 +16,8 @@ from typing import NamedTuple, NoReturn
 from streamer.errors import ConfigError
 
 VARIABLE = "STREAMER_FAULT"
+DAEMON = "STREAMER_DAEMON"
+"""In the environment of a daemon's children: its process id."""
 _FORM = re.compile(r"([a-z-]+)(?:=([^@:,]*))?(?:@(\d+))?:([a-z-]+)")
 
 
@@ -32,8 +34,9 @@ def _kill() -> NoReturn:
 
 
 def _kill_all() -> NoReturn:
-    """Of a child: its parent first, and nobody is left who could tidy up."""
-    os.kill(os.getppid(), signal.SIGKILL)
+    """Of a child the daemon first, so that nobody is left who could tidy up."""
+    if DAEMON in os.environ:
+        os.kill(int(os.environ[DAEMON]), signal.SIGKILL)
     _kill()
 
 

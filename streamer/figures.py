@@ -41,7 +41,8 @@ def movie_quality(
     } | {"raw": (even, odd)}
     pooled = {name: quality.pooled(quality.estimate((even, odd), pair, shape), mask) for name, pair in halves.items()}
     snr_half = float(pooled["raw"].snr)
-    early = None if frames.dose_per_frame is None else math.ceil(_EARLY_EXPOSURE / frames.dose_per_frame)
+    dose = frames.dose_per_frame
+    early = None if dose is None else math.ceil(min(_EARLY_EXPOSURE / dose, len(motion.shifts)))
     total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
     local_motion = local.largest_bending(motion) * pixel_size
     resolution = quality.resolution_at(spectrum, pixel_size)

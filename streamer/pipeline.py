@@ -27,6 +27,7 @@ from streamer.mtf import read_blur
 from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
+from streamer.readers.files import below, root_of
 from streamer.records import (
     Correction,
     Frames,
@@ -103,20 +104,18 @@ def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
 
 def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieSource]:
     """Decode, check and describe a movie."""
-    path, limit = Path(movie.path), int(job.settings.compute.read_limit_gib * 2**30)
+    limits = job.settings.compute
     with stage("read"):
-        header = movie_reader.read_header(path, limit_bytes=limit, eer=job.settings.eer)
-        counts = movie_reader.read_counts(
-            path,
-            header,
-            in_memory_bytes=int(job.settings.compute.frames_in_memory_gib * 2**30),
+        header, counts, total = movie_reader.read_whole(
+            movie,
+            in_memory_bytes=int(limits.frames_in_memory_gib * 2**30),
             threads=torch.get_num_threads(),
-            expected=movie.identity,
+            limit_bytes=int(limits.read_limit_gib * 2**30),
             eer=job.settings.eer,
         )
-        total = movie_reader.check_content(path, counts)
     with stage("gain"):
-        source, flags = describe_source(movie, header, job.settings, job.gain)
+        with below(root_of(movie.path, movie.relative)):
+            source, flags = describe_source(movie, header, job.settings, job.gain)
         gain, fit = _fitted_gain(job.gain, header, total, job.settings.gain, movie.path)
         corrected = total if gain is None else total * gain.values
         hot = detector.find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)

@@ -6,15 +6,17 @@ import fnmatch
 import os
 import re
 import stat
+from collections import defaultdict
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.readers import epu
-from streamer.readers.files import identity
+from streamer.readers.files import below, entries, identity, passed
 from streamer.readers.gain import is_gain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from streamer.records import FileIdentity
@@ -36,37 +38,39 @@ def scan(root: Path, settings: WatchSettings) -> Listing:
     Regular files only; links, to files or directories, and hidden directories are not followed. What vanishes
     or cannot be read meanwhile is left out.
     """
-    try:
-        with os.scandir(root):
-            pass
-    except OSError:
-        return Listing({}, root_missing=True)
     files: dict[str, FileIdentity] = {}
     directories = [""]
-    while directories:
-        relative = directories.pop()
-        in_epu_tree = epu.is_in_tree((*root.parts, *relative.split("/")))
-        for entry in _entries(root / relative):
-            path = f"{relative}/{entry.name}" if relative else entry.name
-            if _is_directory(entry):
-                directories.append(path)
-            elif is_movie_name(entry.name, settings, in_epu_tree=in_epu_tree):
-                found = _regular(entry)
-                if found is not None:
-                    files[path] = found
+    with below(root):
+        while directories:
+            relative = directories.pop()
+            in_epu_tree = epu.is_in_tree((*root.parts, *relative.split("/")))
+            try:
+                with entries(root / relative) as found:
+                    for entry in found:
+                        path = f"{relative}/{entry.name}" if relative else entry.name
+                        if _is_directory(entry):
+                            directories.append(path)
+                        elif is_movie_name(entry.name, settings, in_epu_tree=in_epu_tree):
+                            _add(files, path, entry)
+            except OSError:
+                if not relative:
+                    return Listing({}, root_missing=True)
+                # Renamed, removed or forbidden while we were looking: the next scan sees what has become of it.
     return Listing(files)
 
 
 def look_again(root: Path, relatives: Iterable[str]) -> Listing:
-    """Find the present state of files that a scan has found; what has vanished is left out."""
-    files = {}
+    """Find the present state of files that a scan has found; what has vanished, also behind a link, is left out."""
+    files, names = {}, defaultdict(list)
     for relative in relatives:
-        try:
-            status = os.lstat(root / relative)
-        except OSError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            files[relative] = identity(status)
+        names[relative.rpartition("/")[0]].append(relative)
+    for directory, some in names.items():
+        with suppress(OSError), passed(root, directory) as descriptor:
+            for relative in some:
+                with suppress(OSError):
+                    status = os.stat(relative.rpartition("/")[2], dir_fd=descriptor, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        files[relative] = identity(status)
     return Listing(files)
 
 
@@ -91,15 +95,6 @@ def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in patterns) or r"(?!)")
 
 
-def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            yield from entries
-    except OSError:
-        # Renamed, removed or forbidden while we were looking: the next scan sees what has become of it.
-        return
-
-
 def _is_directory(entry: os.DirEntry[str]) -> bool:
     """Whether to go down; ``.snapshot`` and its like hold copies of everything."""
     try:
@@ -108,9 +103,9 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _regular(entry: os.DirEntry[str]) -> FileIdentity | None:
-    try:
+def _add(files: dict[str, FileIdentity], path: str, entry: os.DirEntry[str]) -> None:
+    """Note a file that is a regular one and still there."""
+    with suppress(OSError):
         status = entry.stat(follow_symlinks=False)
-    except OSError:
-        return None
-    return identity(status) if stat.S_ISREG(status.st_mode) else None
+        if stat.S_ISREG(status.st_mode):
+            files[path] = identity(status)

@@ -76,7 +76,7 @@ class MovieSettings(Table, frozen=True):
     cs_mm: Annotated[float, Meta(ge=0, description="spherical aberration, mm")] = 2.7
     amplitude_contrast: Annotated[float, Meta(ge=0, le=1, description="fraction of amplitude contrast")] = 0.1
     dose_per_frame: Annotated[
-        float | None,
+        Annotated[float, Positive] | None,
         Meta(
             description="e-/Å2 per frame, of EER per fraction; unknown, also to the sidecar: no dose weighting, flagged"
         ),

@@ -6,6 +6,7 @@ by more than 1 % a flag says so. What nobody knows stays unknown.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,17 +135,27 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
 def _dose(
     told: Acquisition, header: MovieHeader, set_by_user: float | None, flags: list[str]
 ) -> tuple[float | None, tuple[float, ...] | None]:
-    """e⁻/Å² per frame on average, and of each frame where they differ and nobody overrides them."""
-    by_sidecar, doses = told.dose_per_frame, header.frame_doses
-    if told.dose_total is not None and (by_sidecar is None or header.n_raw_frames):
-        by_sidecar = told.dose_total * _share_of_exposure(header) / header.n_frames
-    mean = None if doses is None else sum(doses) / len(doses)
+    """e⁻/Å² per frame on average, and of each frame where they differ and nobody overrides them.
+
+    A dose of 0, which programs write that do not know it, is unknown, and so is one below.
+    """
+    by_sidecar, doses, total = _known(told.dose_per_frame), header.frame_doses, _known(told.dose_total)
+    if total is not None and (by_sidecar is None or header.n_raw_frames):
+        by_sidecar = _known(total * _share_of_exposure(header) / header.n_frames)
+    mean = None if doses is None else _known(sum(doses) / len(doses))
+    doses = None if mean is None else doses
+    set_by_user = _known(set_by_user)
     dose = _choose("dose_per_frame", flags, settings=set_by_user, header=mean, sidecar=by_sidecar)
     if header.n_raw_frames_left_out:
         flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
     if doses is None or set_by_user is not None or max(doses) == min(doses):
         return dose, None
     return dose, doses
+
+
+def _known(dose: float | None) -> float | None:
+    """The dose where it is one."""
+    return dose if dose is not None and math.isfinite(dose) and dose > 0 else None
 
 
 def _share_of_exposure(header: MovieHeader) -> float:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MOST_BYTES = 16 << 20
+_HEAD_BYTES, _MOST_BYTES, _MOST_LINES = 4096, 16 << 20, 1_000_000
 # Words that begin lines of the defect files that SerialEM writes and IMOD converts.
 _SERIALEM = ("CameraSizeX", "CameraSizeY", "RotationAndFlip", "BadColumns", "BadRows", "BadPixels", "PartialBadColumn")
 
@@ -36,7 +36,8 @@ def read_defects(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     Raises
     ------
     ConfigError
-        It is not there, or is neither of these; a message tells the line, and what to run for SerialEM's own format.
+        It is not there, is neither of these, or is longer than any camera's list; a message tells the line, and what to
+        run for SerialEM's own format.
     MovieMismatch
         The map has another size than the frames.
     """
@@ -44,15 +45,29 @@ def read_defects(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
         raise ConfigError("the defect file is not there", where="gain.defects", found=path)
     try:
         with opened(path) as descriptor:
-            head = read_up_to(descriptor, _MOST_BYTES, 0)
+            head = read_up_to(descriptor, _HEAD_BYTES, 0)
+            if b"\0" in head or head.startswith((b"II", b"MM")):
+                text = None
+            else:
+                text = read_up_to(descriptor, _MOST_BYTES + 1, 0).decode("latin-1")
     except MovieError as error:
         raise ConfigError("the defect file cannot be read", where=path, found=error.message()) from error
-    if b"\0" not in head[:4096] and not head.startswith((b"II", b"MM")):
-        return _listed(path, head.decode("latin-1"), shape)
-    return _mapped(path, shape)
+    return _mapped(path, shape) if text is None else _listed(path, text, shape)
 
 
 def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    for what, unit, most, amount in (
+        ("large", "bytes", _MOST_BYTES, len(text)),
+        ("long", "lines", _MOST_LINES, text.count("\n")),
+    ):
+        if amount > most:
+            raise ConfigError(
+                f"the list of defects is too {what}",
+                where=path,
+                expected=f"at most {most} {unit}",
+                found=f"more than {most} {unit}",
+                hint="give so many defects as a map, an MRC or TIFF image that is 1 at defects",
+            )
     found = np.zeros(shape, dtype=bool)
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split("#")[0].split()

@@ -1,6 +1,8 @@
 """How files that others write are opened: regular files only, never blocking, never through a link.
 
-Every error of the operating system becomes a ``StreamerError`` here, so that nothing else has to know them.
+Every error of the operating system becomes a ``StreamerError`` here, so that nothing else has to know them. A link in
+the place of the file itself is refused always; one in the place of a directory above it where ``below`` has named the
+root that must not be left.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import hashlib
 import os
 import stat
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from streamer.errors import MovieNotReady, MovieUnreachable, MovieUnsupported, MovieVanished
@@ -17,7 +21,6 @@ from streamer.records import FileIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FINGERPRINT_BYTES = 1 << 20
 
@@ -28,6 +31,12 @@ _NEVER_A_MOVIE = {
     errno.ENODEV: "is a device",
     errno.ENAMETOOLONG: "has too long a name",
 }
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# O_PATH asks for no right to list the directory, only to pass through it.
+_PASSED = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_root: ContextVar[Path | None] = ContextVar("root", default=None)
 
 
 def identity(status: os.stat_result) -> FileIdentity:
@@ -68,6 +77,69 @@ def fingerprint(path: Path) -> str:
 
 
 @contextmanager
+def below(root: Path | None) -> Iterator[None]:
+    """While this lasts, ``opened`` and ``entries`` follow no link below ``root``; links that lead to it are followed.
+
+    It holds for the thread, and says nothing of paths that do not lie below the root.
+    """
+    token = _root.set(root)
+    try:
+        yield
+    finally:
+        _root.reset(token)
+
+
+def root_of(path: str, relative: str) -> Path | None:
+    """Tell the directory below which a file lies as ``relative`` says; None where its path does not end so."""
+    parts, end = PurePosixPath(path).parts, PurePosixPath(relative).parts
+    return Path(*parts[: -len(end)]) if end and parts[-len(end) :] == end else None
+
+
+@contextmanager
+def passed(root: Path, relative: str) -> Iterator[int]:
+    """Go down from ``root`` to a directory, component by component and through no link; its descriptor.
+
+    It serves as ``dir_fd`` only. Whoever swaps a directory for a link meanwhile, before or behind us, does not lead us
+    elsewhere.
+
+    Raises
+    ------
+    OSError
+        It is not there, cannot be reached, or (``ENOTDIR``) a link is on the way.
+    """
+    descriptor = os.open(root, _PASSED)
+    try:
+        for part in PurePosixPath(relative).parts:
+            inner = os.open(part, _PASSED | os.O_NOFOLLOW, dir_fd=descriptor)
+            descriptor, outer = inner, descriptor
+            os.close(outer)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def entries(directory: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """List a directory; the entries know their names, not where they lie. Raises OSError."""
+    descriptor = _open(directory, _LISTED)
+    try:
+        with os.scandir(descriptor) as found:
+            yield found
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a path; one below the root that must not be left through no link at all."""
+    root = _root.get()
+    if root is None or path == root or not path.is_relative_to(root) or ".." in path.parts:
+        return os.open(path, flags)
+    relative = path.relative_to(root)
+    with passed(root, relative.parent.as_posix()) as directory:
+        return os.open(relative.name, flags | os.O_NOFOLLOW, dir_fd=directory)
+
+
+@contextmanager
 def opened(path: Path) -> Iterator[int]:
     """Open a regular file for reading and give its descriptor.
 
@@ -79,7 +151,7 @@ def opened(path: Path) -> Iterator[int]:
         It is a link, a directory, a FIFO, a socket or a device; none of these blocks.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _open(path, _FILE)
     except OSError as error:
         raise _as_streamer_error(path, error) from error
     try:
@@ -122,6 +194,8 @@ def _as_streamer_error(path: Path, error: OSError) -> MovieNotReady | MovieUnsup
     never = _NEVER_A_MOVIE.get(error.errno or 0)
     if never is not None:
         return MovieUnsupported(never, where=path, hint="name the file itself")
+    if error.errno == errno.ENOTDIR:
+        return MovieVanished("is not there any more: its directory is a file or a symbolic link now", where=path)
     # where the directory is gone as well, a volume may only be away for a while
     if error.errno == errno.ENOENT and path.parent.is_dir():
         return MovieVanished("is not there any more", where=path)

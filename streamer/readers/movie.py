@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady, MovieUnsupported
+from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady, MovieUnsupported, MovieVanished
 from streamer.readers import eer as eer_reader
 from streamer.readers import mrc, tiff
 from streamer.readers.files import fingerprint as fingerprint
 from streamer.readers.files import identity_of as identity_of
-from streamer.readers.files import opened, read_up_to
+from streamer.readers.files import below, opened, read_up_to, root_of
 from streamer.readers.ifd import EER_COMPRESSIONS, first_compression
 from streamer.readers.stack import FrameStack
 from streamer.readers.tags import is_tiff
@@ -25,13 +26,14 @@ from streamer.settings import EerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from streamer.records import FileIdentity, MovieHeader
+    from streamer.records import FileIdentity, Movie, MovieHeader
 
 LIMIT_BYTES = 16 << 30
+LARGEST_COUNT = 1e9
+"""Beyond it, either way, a number is no camera's; what cameras write as whole numbers ends at 65,535."""
 
 _FOREIGN = (
     (b"\x1f\x8b", "a gzip file", "unpack it first: gunzip"),
@@ -85,6 +87,39 @@ def read_header(path: Path, *, limit_bytes: int = LIMIT_BYTES, eer: EerSettings 
     return header
 
 
+def read_whole(
+    movie: Movie,
+    *,
+    in_memory_bytes: int,
+    threads: int,
+    limit_bytes: int = LIMIT_BYTES,
+    eer: EerSettings | None = None,
+) -> tuple[MovieHeader, np.ndarray | FrameStack, NDArray[np.float32]]:
+    """Read a movie that was found whole: its header, its frames, and their sum, all of them checked.
+
+    No link below the watched root is followed. Parameters and errors are those of ``read_header``, ``read_counts`` and
+    ``check_content``, but that whatever is wrong with a file that is no longer the one that was found is
+    ``MovieNotReady``.
+    """
+    path = Path(movie.path)
+    with below(root_of(movie.path, movie.relative)):
+        try:
+            header = read_header(path, limit_bytes=limit_bytes, eer=eer)
+            counts = read_counts(
+                path,
+                header,
+                in_memory_bytes=in_memory_bytes,
+                threads=threads,
+                expected=movie.identity,
+                eer=eer,
+            )
+            return header, counts, check_content(path, counts)
+        except MovieError:
+            # Whoever rewrites the file before or under our hands makes it look corrupt.
+            _check_found(path, movie.identity)
+            raise
+
+
 def read_counts(
     path: Path,
     header: MovieHeader,
@@ -117,12 +152,12 @@ def read_counts(
     DeviceError
         There is not enough memory.
     """
-    before = identity_of(path)
-    if expected is not None and not before.has_same_content(expected):
-        raise MovieNotReady("changed since it was found", where=path, expected=expected, found=before)
+    before = identity_of(path) if expected is None else _check_found(path, expected)
 
     def check() -> None:
-        _check_unchanged(path, before, identity_of(path))
+        found = _identity_now(path)
+        if found != before:
+            raise MovieNotReady("changed while it was read", where=path, expected=before, found=found)
 
     def decoder(descriptor: int) -> Callable[[int, np.ndarray], None]:
         if header.format == "eer":
@@ -177,12 +212,21 @@ def check_content(path: Path, counts: np.ndarray | FrameStack) -> NDArray[np.flo
     MovieNotReady
         The last frame is empty while others are not: the file was given its full size before it was filled.
     MovieCorrupt
-        All frames are empty or the same, or there are numbers that are not finite.
+        All frames are empty or the same, or there are numbers that are not finite or larger than any camera's.
     """
     first, total, differ = counts[0].copy(), np.zeros(counts.shape[1:], dtype=np.float32), False
     for index, frame in enumerate(counts):
         if frame.dtype.kind == "f" and not np.isfinite(frame).all():
             raise MovieCorrupt(f"frame {index} holds numbers that are not finite", where=path)
+        # Nothing else can be as large, and sums of these stay far from the largest float.
+        if frame.dtype.kind == "f" and max(largest := float(frame.max()), -float(frame.min())) > LARGEST_COUNT:
+            raise MovieCorrupt(
+                f"frame {index} holds numbers that no camera counts",
+                where=path,
+                expected=f"at most {LARGEST_COUNT:g}",
+                found=f"{float(frame.min()):g} to {largest:g}",
+                hint="the file is damaged, or its numbers are no counts",
+            )
         differ = differ or not np.array_equal(frame, first)
         is_empty = index == len(counts) - 1 and not frame.any()
         total += frame
@@ -199,9 +243,20 @@ def check_content(path: Path, counts: np.ndarray | FrameStack) -> NDArray[np.flo
     return total
 
 
-def _check_unchanged(path: Path, expected: FileIdentity, found: FileIdentity) -> None:
-    if found != expected:
-        raise MovieNotReady("changed while it was read", where=path, expected=expected, found=found)
+def _check_found(path: Path, expected: FileIdentity) -> FileIdentity:
+    """The identity of a file, which has to be as it was found; a remount, a new owner or mode are no change."""
+    found = _identity_now(path)
+    if not found.has_same_content(expected):
+        raise MovieNotReady("changed since it was found", where=path, expected=expected, found=found)
+    return found
+
+
+def _identity_now(path: Path) -> FileIdentity:
+    """The identity of what was a movie a moment ago."""
+    try:
+        return identity_of(path)
+    except MovieUnsupported as error:
+        raise MovieVanished(f"is not there any more: what has its name now {error.what}", where=path) from error
 
 
 def _is_eer(path: Path) -> bool:

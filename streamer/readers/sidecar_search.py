@@ -7,7 +7,6 @@ pair them, and the time only where a hole was exposed more than once. What stays
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch
 from streamer.readers import epu
+from streamer.readers.files import entries
 from streamer.readers.sidecars import read_sidecar, read_xml, with_position
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ class SidecarSearch:
             if known is not None and known[0] == changed:
                 return known[1], known[2]
             files, directories = [], []
-            with os.scandir(place) as entries:
-                for entry in entries:
+            with entries(place) as found:
+                for entry in found:
                     if entry.is_dir(follow_symlinks=False):
                         if not entry.name.startswith("."):
-                            directories.append(Path(entry.path))
+                            directories.append(place / entry.name)
                     elif entry.name.lower().endswith(".xml") and entry.name.lower().startswith("foilhole_"):
-                        files.append(Path(entry.path))
+                        files.append(place / entry.name)
         except OSError:
             # it comes back, or the movie does without
             return [], []

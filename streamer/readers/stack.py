@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamer.errors import MovieError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -36,7 +38,8 @@ class FrameStack:
         shape : (t, h, w).
         decoder : given a descriptor, what decodes frame i into (h, w).
         ahead : how many frames are decoded while one is used.
-        check : called at the end of each pass; raises where the file is no longer the one that was opened.
+        check : called at the end of each pass, and where a frame cannot be read; raises where the file is no longer
+            the one that was opened.
         """
         own = os.dup(descriptor)
         self.shape, self.dtype = shape, dtype
@@ -68,9 +71,12 @@ class FrameStack:
             future.result()
             if index == len(self) - 1:
                 self._check()
-        except BaseException:
+        except BaseException as error:
             # nobody goes on with a movie that cannot be read, but the error may be kept, and this stack with it
             self._close()
+            if isinstance(error, MovieError):
+                # Whoever rewrites the file under our hands makes it look corrupt.
+                self._check()
             raise
         return buffer
 

@@ -161,4 +161,8 @@ def _is_alive(process: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-    return True
+    try:
+        # killed, and nobody has asked for its ending yet: it writes no more
+        return Path(f"/proc/{process}/stat").read_text("latin-1").rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True

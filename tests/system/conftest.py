@@ -52,7 +52,7 @@ class Site:
             },
             "movie": {"voltage_kv": "300.0"},
             "outputs": {"root": f'"{directory}/results"'},
-            "events": {"events_port": "0", "journal_port": "0"},
+            "events": {"events_port": "0", "journal_port": "0", "preview_port": "0"},
             "metrics": {"port": "0"},
             "session_model": {"enabled": "false"},
             "compute": {"threads": "1"},

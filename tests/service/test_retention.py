@@ -1,0 +1,205 @@
+"""Old events are forgotten: which ones, and what that means for numbers and for those who come late."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from service.client import Client, MemoryCursor, Position, TooFarBehind
+from service.eventlog import PRUNED_AT_ONCE, utc_text
+from service.journal import Journal
+from service.link import Link
+from service.messages import Alert, SessionChange, parse_event
+from tests.service.service_samples import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.publisher import Publisher
+
+BEAT = 0.05
+DAY_S = 86_400.0
+
+
+def fill(journal: Journal, rows: list[tuple[str, float]]) -> None:
+    """Make an event for each session and time (days), all in one transaction."""
+    with journal._database.transaction() as connection:
+        for number, (session, day) in enumerate(rows):
+            journal._clock = lambda day=day: day * DAY_S
+            body = SessionChange(state="started") if number % 3 else Alert(name="n", severity="info", state="raised")
+            journal._append(connection, body, session)
+
+
+def at(day: float) -> str:
+    return utc_text(day * DAY_S)
+
+
+def kept(journal: Journal) -> list[int]:
+    return [row.seq for row in journal.events(1, 10_000, 10**9)]
+
+
+# ------------------------------------------------------------ which
+
+
+session_events = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 20)), max_size=40)
+
+
+@given(session_events, st.integers(-1, 22), st.integers(1, 9))
+@examples(deadline=None, max_examples=60)
+def test_what_is_kept_is_an_unbroken_row_of_all_that_may_not_go(tmp_path_factory, rows, limit, portion) -> None:
+    journal = Journal.open(tmp_path_factory.mktemp("j") / "j")
+    try:
+        fill(journal, rows)
+        numbers, last = journal.kseqs(), journal.last_seq
+        total = 0
+        while removed := journal.prune(at(limit), portion):
+            total += removed
+            assert removed <= portion
+            assert kept(journal) == list(range(total + 1, last + 1)), "unbroken up to the newest after every portion"
+        go_on = {session for session, day in rows if session and day >= limit}
+        assert all(day < limit and session not in go_on for session, day in rows[:total])
+        if total < len(rows):
+            session, day = rows[total]
+            assert day >= limit or session in go_on, "and no more is kept than this takes"
+        # nothing but the old events is gone
+        assert (journal.first_seq, journal.last_seq) == (total + 1, last)
+        assert journal.kseqs() == numbers
+        for session in ("", "a"):
+            event = journal.append(SessionChange(state="stopped"), session)
+            last += 1
+            assert (event.seq, event.kseq) == (last, numbers.get(f"session/{session}", 0) + 1)
+    finally:
+        journal.close()
+
+
+def test_a_session_that_goes_on_keeps_its_first_day(journal: Journal) -> None:
+    fill(journal, [("", 0), ("over", 0), ("long", 1), ("over", 2), ("", 3), ("long", 40)])
+    assert journal.prune(at(30)) == 2
+    assert kept(journal) == [3, 4, 5, 6]
+    assert journal.prune(at(30)) == 0
+
+
+def test_what_belongs_to_no_session_is_no_session_that_goes_on(journal: Journal) -> None:
+    fill(journal, [("", 0), ("", 1), ("", 40)])
+    assert journal.prune(at(30)) == 2
+
+
+def test_everything_may_be_forgotten_and_the_numbers_go_on(journal: Journal) -> None:
+    fill(journal, [("a", 0)] * 5)
+    assert journal.prune(at(30)) == 5
+    assert (journal.first_seq, journal.last_seq, kept(journal)) == (6, 5, [])
+    assert journal.prune(at(30)) == 0
+    event = journal.append(SessionChange(state="started"), "a")
+    assert (event.seq, event.kseq) == (6, 4)
+
+
+def test_an_event_exactly_as_old_as_the_limit_is_kept(journal: Journal) -> None:
+    fill(journal, [("a", 29.99), ("b", 30)])
+    assert journal.prune(at(30)) == 1
+    assert kept(journal) == [2]
+
+
+def test_a_long_past_is_forgotten_in_portions(journal: Journal) -> None:
+    fill(journal, [("a", 0)] * (PRUNED_AT_ONCE + 5))
+    assert journal.prune(at(30)) == PRUNED_AT_ONCE
+    assert journal.first_seq == PRUNED_AT_ONCE + 1
+    assert [journal.prune(at(30)) for _ in range(2)] == [5, 0]
+
+
+def test_it_is_on_disk(journal: Journal, tmp_path) -> None:
+    fill(journal, [("a", 0), ("b", 40)])
+    journal.prune(at(30))
+    other = Journal.open(tmp_path / "journal.sqlite", read_only=True)
+    assert (other.first_seq, other.last_seq, other.kseqs()) == (2, 2, {"alert/a": 1, "session/b": 1})
+    other.close()
+
+
+# ------------------------------------------------------------ those who come late
+
+
+def past(journal: Journal, _: Publisher) -> None:
+    """Five old events of a session that is over, then five of one that goes on; the old ones are forgotten."""
+    fill(journal, [("old", 0)] * 5 + [("new", 40)] * 5)
+    assert journal.prune(at(30)) == 5
+    journal._clock = lambda: 40 * DAY_S
+
+
+def more(n: int) -> Callable[[Journal, Publisher], None]:
+    def action(journal: Journal, publisher: Publisher) -> None:
+        for _ in range(n):
+            journal.append(SessionChange(state="stopped"), "new")
+        publisher.publish_new()
+
+    return action
+
+
+@pytest.fixture
+def epoch(server: Server) -> str:
+    server.call(past)
+    return server.call(lambda journal, _: journal.epoch)
+
+
+def client_of(server: Server) -> Client:
+    return Client(server.events, server.journal, heartbeat_s=BEAT, timeout_s=5.0)
+
+
+def test_hello_tells_where_what_is_kept_begins(server: Server, epoch: str) -> None:
+    context = zmq.Context()
+    link = Link(context, server.journal, 5.0)
+    welcome = link.hello("test")
+    link.close()
+    context.destroy(linger=0)
+    assert (welcome.epoch, welcome.first_seq, welcome.last_seq) == (epoch, 6, 10)
+
+
+@pytest.mark.parametrize("seq", [0, 3, 4])
+def test_a_cursor_before_what_is_kept_is_told_so_and_a_snapshot_goes_on(server: Server, epoch: str, seq: int) -> None:
+    with client_of(server) as client:
+        with pytest.raises(TooFarBehind, match=r"no longer kept.*take a snapshot"):
+            list(client.events(MemoryCursor(Position(epoch, seq)), idle_timeout=10.0))
+        snapshot = client.snapshot()
+        assert snapshot.position == Position(epoch, 10)
+        assert {event.session for event in snapshot.events} == {"new"}
+        server.call(more(2))
+        cursor, stop, got = MemoryCursor(snapshot.position), threading.Event(), []
+        for event in client.events(cursor, stop=stop, lost_timeout=10.0):
+            got.append(event.seq)
+            if event.seq == 11:
+                server.call(more(1))
+            if event.seq == 13:
+                stop.set()
+        assert got == [11, 12, 13]
+        assert cursor.load() == Position(epoch, 13)
+
+
+@pytest.mark.parametrize("position", ["the last forgotten", None])
+def test_who_has_had_all_that_is_forgotten_loses_nothing(server: Server, epoch: str, position: str | None) -> None:
+    with client_of(server) as client:
+        stop, got = threading.Event(), []
+        cursor = MemoryCursor(Position(epoch, 5) if position else None)
+        for event in client.events(cursor, stop=stop, lost_timeout=10.0):
+            got.append(parse_event(event.raw).seq)
+            if event.seq == 10:
+                stop.set()
+    assert got == [6, 7, 8, 9, 10]
+
+
+def test_a_client_that_follows_does_not_notice(server: Server) -> None:
+    """Events are forgotten behind it, and its next ones have the next numbers."""
+    server.call(lambda journal, _: fill(journal, [("old", 0)] * 4))
+    with client_of(server) as client:
+        stop, got = threading.Event(), []
+        for event in client.events(stop=stop, lost_timeout=10.0):
+            got.append(event.seq)
+            if event.seq == 4:
+                server.call(lambda journal, _: journal.prune(at(30)))
+                server.call(more(2))
+            if event.seq == 6:
+                stop.set()
+    assert got == [1, 2, 3, 4, 5, 6]
