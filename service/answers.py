@@ -31,7 +31,7 @@ from service.requests import (
     decode_request,
     encode_message,
 )
-from streamer.errors import ServiceError, StreamerError
+from streamer.errors import OutputError, ServiceError, StreamerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -193,6 +193,8 @@ class Answers:
                 return Done(result=self.picks(request))
         except ServiceError:
             raise
+        except OutputError as error:
+            raise ProtocolError(error.message(), code="BUSY") from error
         except StreamerError as error:
             raise ProtocolError(error.message()) from error
         raise ProtocolError("the daemon is starting or stopping", code="BUSY")

@@ -75,7 +75,9 @@ class Follower:
                 self._join()
             if self._replaying and self._link is not None and time.monotonic() >= self._not_before:
                 yield from self._replay(self._link)
-            message = self._listener.receive(TICK_S)
+            # between two pages only what has arrived already: waiting would cost a tick for each page
+            in_a_hurry = self._replaying and time.monotonic() >= self._not_before
+            message = self._listener.receive(0.0 if in_a_hurry else TICK_S)
             yield self._live(message) if isinstance(message, Event) else None
             self._look_at(message)
 

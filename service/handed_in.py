@@ -55,6 +55,7 @@ def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]
         revision=record.revision,
         picker=picks.picker,
         n=n,
+        diameter_angstrom=picks.diameter_angstrom,
         path=place.as_posix(),
         sha256=hashlib.sha256(text).hexdigest(),
     )

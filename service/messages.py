@@ -192,6 +192,8 @@ class PicksMade(Struct, frozen=True, kw_only=True):
     path: str
     """STAR file of coordinates, relative to the session's directory."""
     sha256: str
+    diameter_angstrom: float | None = None
+    """Of the particle, where the picker tells."""
 
 
 Body = MovieRecord | ModelChange | Alert | SessionChange | PicksMade
@@ -314,7 +316,8 @@ def _fitted(whole: dict[str, Any]) -> bytes:
         parent, _, name = path.rpartition(".")
         holder = (whole.get(parent) if parent else whole) or {}
         if holder.get(name):
-            holder[name] = empty
+            # of a movie the reason is a record, of a model words
+            holder[name] = "" if isinstance(holder[name], str) else empty
             dropped.append(path)
             raw = jsontext.encode({**whole, "truncated": dropped})
     if len(raw) > HEADER_BYTES:

@@ -6,6 +6,8 @@ A client's DEALER sends frames [verb, JSON]; the answer is one such message, or 
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -30,6 +32,7 @@ _ARGUMENTS: dict[str, tuple[set[str], set[str]]] = {
     "rollback": (set(), {"version", "session"}),
 }
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 Seq = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Kinds = Annotated[list[Annotated[str, Meta(max_length=16)]], Meta(max_length=16)]
 
@@ -90,7 +93,7 @@ class Picks(Struct, frozen=True, kw_only=True):
     verb: ClassVar[bytes] = b"PICKS"
     movie_id: Annotated[str, Meta(max_length=64)]
     revision: Annotated[int, Meta(ge=1)]
-    picker: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    picker: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     """Who found them; one set of each picker is kept for a movie."""
     coordinates: list[tuple[float, float]]
     """x and y in px of the micrograph as written, from its first row, which is the bottom one."""
@@ -171,6 +174,9 @@ def decode_request(frames: Sequence[bytes]) -> Request:
         raise ProtocolError(f"unknown verb {frames[0][:32]!r}")
     limit = HEADER_BYTES if request is Picks else REQUEST_BYTES
     fields = decode_json(frames[1], limit=limit) if frames[1:] and frames[1] else {}
+    if rb"\ud" in frames[-1].lower() and _HALF_CHARACTER.search(json.dumps(fields, ensure_ascii=False)):
+        # of names only those of files are bytes, and no request names a file
+        raise ProtocolError("half of a surrogate pair")
     return converted(fields, request)
 
 

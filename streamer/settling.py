@@ -6,6 +6,7 @@ a file server takes part. Source of the rules: design.md section 6 and reliabili
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from streamer.errors import MovieError, MovieMismatch, MovieNotReady, StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers import sidecars
+from streamer.readers.files import below
 from streamer.records import Acquisition, FileIdentity, Movie, MovieHeader
 from streamer.stopwatch import utc_now
 
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 
 Evidence = Literal["sidecar", "header", "unproven"]
 
-LOOKS_AT_A_TIME = 256
-"""Files opened per observation, so that a session found at start does not hold up the one who asks."""
+LOOKS_AT_A_TIME, LOOKING_S = 256, 1.0
+"""Files opened per observation, and how long more are opened where that goes quickly, s: a session found at start does
+not hold up the one who asks."""
 
 _FEWEST_TO_TELL = 3
 """Movies of a session before it is known what is usual."""
@@ -105,6 +108,7 @@ class Settling:
         The same size and time of change count as the same movie: device and inode numbers do not survive a
         remount, and a change of owner or of permissions is none of the content.
     utc : wall clock, ISO 8601; for people, no judgement depends on it.
+    clock : monotonic, s; limits how long one look at many files takes, no judgement depends on it.
     """
 
     def __init__(
@@ -115,17 +119,22 @@ class Settling:
         session_name: str = "",
         known: Known = lambda _: None,
         utc: Callable[[], str] = utc_now,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._root, self._session_name = settings, root, session_name
-        self._known, self._utc = known, utc
+        self._known, self._utc, self._clock = known, utc, clock
         self._candidates: dict[str, _Candidate] = {}
         self._reported: dict[str, _Reported] = {}
-        self._looks = 0
+        self._looks, self._looking_until = 0, 0.0
         self._came_back: set[str] = set()
         self._at_start: frozenset[str] | None = None
         self._renamed: set[str] = set()
         self._frames: dict[str, Counter[int]] = defaultdict(Counter)
         """How many movies of a session had how many frames."""
+        self._proven: dict[str, tuple[int, int, int]] = {}
+        """Device and inode of a file, and how many frames its MRC header has proved."""
+        self._headers_grow: set[str] = set()
+        """Sessions whose MRC headers are rewritten with each frame: each state of a file is a whole, shorter movie."""
 
     def waiting(self) -> dict[str, str]:
         """Tell what each file that is not yet whole waits for, by path below the root."""
@@ -140,6 +149,7 @@ class Settling:
         self._renamed.discard(relative)
         self._candidates.pop(relative, None)
         self._reported.pop(relative, None)
+        self._proven.pop(relative, None)
         if self._known(relative) is not None:
             self._came_back.add(relative)
 
@@ -161,7 +171,7 @@ class Settling:
             del self._candidates[relative]
         if self._at_start is None:
             self._at_start = frozenset(listing)
-        self._looks = 0
+        self._looks, self._looking_until = 0, self._clock() + LOOKING_S
         arrivals = []
         for relative in sorted(listing, key=lambda relative: (listing[relative].mtime_ns, relative)):
             if self._is_done(relative, listing[relative]):
@@ -210,14 +220,15 @@ class Settling:
         # Half-way, so that what the sidecar says can be compared with what it still says at the end.
         if candidate.observations < 2 or still < quickest / 2 or now < candidate.next_check:
             return None
-        if self._looks >= LOOKS_AT_A_TIME:
+        if self._looks >= LOOKS_AT_A_TIME and self._clock() >= self._looking_until:
             return None
         self._looks += 1
         path = self._root / relative
         try:
-            if not self._sidecar_stands(candidate, path, sidecar_read) or still < quickest:
-                return None
-            verdict = self._verdict(candidate, relative, path, header_check)
+            with below(self._root):
+                if not self._sidecar_stands(candidate, path, sidecar_read) or still < quickest:
+                    return None
+                verdict = self._verdict(candidate, relative, path, header_check)
         except MovieNotReady as error:
             candidate.reason = error.message()
             candidate.next_check = now + candidate.pause
@@ -255,17 +266,28 @@ class Settling:
             raise MovieNotReady("carries the date of an unfinished copy", where=path)
         if candidate.header is None:
             candidate.header = header_check(path)
+            self._compare_proofs(relative, candidate.identity, candidate.header)
         header, settings, acquisition = candidate.header, self._settings, candidate.acquisition
         told = None if acquisition is None else acquisition.n_frames
         if told is not None:
             _check_count(path, header.frames_told(told), told)
             return _Verdict("sidecar", settings.settle_with_sidecar_s)
         wait_s = settings.settle_s if acquisition else max(settings.settle_s, settings.sidecar_wait_s)
-        if header.proves_its_length:
+        session = self._session_of(relative)
+        if header.proves_its_length and not (header.format == "mrc" and session in self._headers_grow):
             return _Verdict("header", wait_s)
-        if header.n_frames < (self._usual_frames(self._session_of(relative)) or 0):
+        if header.n_frames < (self._usual_frames(session) or 0):
             return _Verdict("unproven", _SHORT_WAITS * max(wait_s, settings.unproven_wait_s))
         return _Verdict("unproven", wait_s if relative in self._renamed else max(wait_s, settings.unproven_wait_s))
+
+    def _compare_proofs(self, relative: str, file: FileIdentity, header: MovieHeader) -> None:
+        """Find out writers who do not know the number of frames, by a header that proves more of them than before."""
+        if header.format != "mrc" or not header.proves_its_length:
+            return
+        *before, frames = self._proven.get(relative, (file.device, file.inode, header.n_frames))
+        if before == [file.device, file.inode] and frames < header.n_frames:
+            self._headers_grow.add(self._session_of(relative))
+        self._proven[relative] = (file.device, file.inode, header.n_frames)
 
     def _session_of(self, relative: str) -> str:
         return sidecars.session_of(relative, self._root.name, self._session_name)

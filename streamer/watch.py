@@ -32,6 +32,7 @@ from watchdog.observers import Observer
 from streamer.errors import StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers import sidecars
+from streamer.readers.files import below
 from streamer.scan import Listing, look_again
 from streamer.scan import scan as scan
 from streamer.settling import Arrival as Arrival
@@ -92,7 +93,7 @@ class Watcher:
         self._settings, self._clock = settings, clock
         self._header_check, self._sidecar_read = header_check, sidecar_read
         ask = known.get if isinstance(known, Mapping) else known or (lambda _: None)
-        self._settling = Settling(settings, root=self.root, session_name=session_name, known=ask)
+        self._settling = Settling(settings, root=self.root, session_name=session_name, known=ask, clock=clock)
         self._woken = threading.Event()
         self._events = _Events(self._woken)
         self._root_missing = False
@@ -146,7 +147,7 @@ class Watcher:
         """Hash a movie's ends where duplicates are to be found by them; what cannot be read now fails later."""
         if arrival.error is not None or self._settings.duplicates != "skip":
             return arrival
-        with suppress(StreamerError):
+        with suppress(StreamerError), below(self.root):
             return replace(arrival, fingerprint=movie_reader.fingerprint(Path(arrival.movie.path)))
         return arrival
 

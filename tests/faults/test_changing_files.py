@@ -13,6 +13,7 @@ import pytest
 from streamer.errors import MovieNotReady, StreamerError
 from streamer.readers import movie
 from streamer.readers.files import identity_of
+from streamer.records import Movie
 from tests.faults.writer_models import EPOCH, FORMATS, material
 
 
@@ -74,11 +75,8 @@ class Reads:
 
 def whole(path: Path, *, streamed: bool) -> np.ndarray:
     """The worker's reading: header, counts, a first pass that checks and, of a stream, a second one."""
-    expected = identity_of(path)
-    header = movie.read_header(path)
-    memory = 0 if streamed else 1 << 30
-    counts = movie.read_counts(path, header, in_memory_bytes=memory, threads=1, expected=expected)
-    movie.check_content(path, counts)
+    there = Movie(path=str(path), relative=path.name, session="s", identity=identity_of(path))
+    _, counts, _ = movie.read_whole(there, in_memory_bytes=0 if streamed else 1 << 30, threads=1)
     return np.stack([np.array(frame) for frame in counts])
 
 

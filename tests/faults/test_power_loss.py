@@ -37,11 +37,11 @@ class Disk:
 
     def flushed(self, descriptor: int) -> None:
         """A file or directory has been flushed; then the power fails."""
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if not path.is_relative_to(self.root):
             return
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            self.names[str(path)] = {name: (path / name).stat().st_ino for name in os.listdir(path)}
+            self.names[str(path)] = {entry.name: entry.stat().st_ino for entry in path.iterdir()}
         else:
             self.content[os.fstat(descriptor).st_ino] = hashlib.sha256(path.read_bytes()).hexdigest()
         self.cut()
@@ -63,7 +63,7 @@ class Disk:
 
 
 def test_power_cuts_after_every_flush(tmp_path, monkeypatch, often, report):
-    movies = often(3, 8)
+    movies = often(3, 12)
     root, output = tmp_path / "movies", tmp_path / "output"
     root.mkdir()
     output.mkdir()

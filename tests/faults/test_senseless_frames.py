@@ -145,6 +145,8 @@ CASES: dict[str, tuple[dict, dict]] = {
     "all but two frames dead": {"dead": [0, 1, 2, 4, 5, 6]},
     "a constant frame": {"constant": [3]},
     "a frame of huge numbers": {"huge": [3]},
+    "a frame of the largest numbers allowed": {"large": [3]},
+    "all frames of large numbers": {"large": list(range(N_FRAMES))},
     "half of the detector dead": {"half": True},
     "one electron in all": {"single": True},
     "one frame only": {"one": True},
@@ -163,6 +165,7 @@ def senseless(case: dict) -> np.ndarray:
     frames[case.get("dead", [])] = 0
     frames[case.get("constant", [])] = 7
     frames[case.get("huge", [])] *= 1e30
+    frames[case.get("large", [])] *= movie.LARGEST_COUNT / frames.max()
     if case.get("half"):
         frames[:, :, : SHAPE[1] // 2] = 0
     if case.get("single"):

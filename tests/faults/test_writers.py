@@ -94,13 +94,10 @@ class Case:
 
 def as_worker(time: float, arrival: Arrival) -> Delivery:
     """Read what has arrived as ``streamer.pipeline.read_movie`` does."""
-    path, identity = Path(arrival.movie.path), arrival.movie.identity
     if arrival.error is not None:
         return Delivery(time, arrival, refused=arrival.error)
     try:
-        header = movie_reader.read_header(path)
-        counts = movie_reader.read_counts(path, header, in_memory_bytes=1 << 30, threads=1, expected=identity)
-        movie_reader.check_content(path, counts)
+        _, counts, _ = movie_reader.read_whole(arrival.movie, in_memory_bytes=1 << 30, threads=1)
     except StreamerError as error:
         return Delivery(time, arrival, refused=error)
     return Delivery(time, arrival, np.asarray(counts))
@@ -255,6 +252,35 @@ def test_an_mrc_movie_whose_header_counts_along_comes_again_when_it_grows(model,
     what = f"{model} of 20 to 150 s, MRC whose header is rewritten with each frame, no sidecar"
     report("F4", what, n=n, figure=figure, target="delivered again; 0 torn, lost, doubled")
     assert [found[what] for what in ("torn", "lost", "doubled")] == [0] * 3
+
+
+@pytest.mark.parametrize("model", ["stall", "append after close"])
+def test_a_session_whose_mrc_headers_count_along_is_taken_in_once(model, tmp_path, often, report, monkeypatch):
+    """One movie after the other: the first that grows after its header looked whole tells of all others."""
+    n, sessions, found = often(6, 30), often(3, 12), Counter()
+    for number in range(sessions):
+        root = tmp_path / f"session{number}"
+        root.mkdir()
+        cases, stale, start = [], StaleListing(), 0.5
+        for index in range(n):
+            rng = np.random.default_rng([900, number, index])
+            movie = material("mrc", rng, proven=False)
+            script = Script(root / f"m{index:03}.mrc", rng, start, stale)
+            MODELS[model](script, movie, (15.0, 55.0))
+            cases.append(Case(script, movie))
+            start = script.complete + 80
+        drive(root, cases, "always", monkeypatch)
+        early = [case for case in cases if judged([case], tmp_path / "truth")["early"]]
+        found += judged(cases, tmp_path / "truth")
+        found["first"] += bool(early)
+        found["later"] += len(early[1:])
+        for case in early[:1]:
+            assert [d.arrival.movie.evidence for d in case.accepted] == ["header", "unproven"]
+    figure = f"{found['first']} of {sessions} sessions had one early and again; after it {found['later']} early; "
+    figure += f"{found['torn']} torn, {found['lost']} lost, {found['doubled']} doubled"
+    what = f"{model} of 15 to 55 s, MRC whose header is rewritten with each frame, session by session, no sidecar"
+    report("F4", what, n=n * sessions, figure=figure, target="at most 1 per session, delivered again; 0 of the others")
+    assert [found[what] for what in ("later", "torn", "lost", "doubled")] == [0] * 4
 
 
 class Stepped(datetime.datetime):

@@ -299,3 +299,18 @@ def test_every_request_gets_a_valid_answer(asker: Asker, requests: list[tuple[li
         if isinstance(last, Refusal):
             assert last.code in CODES
         assert asker.seen[-1][1] in ("ok", *CODES)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"SNAPSHOT", b'{"session":"\\ud800"}'],
+        [b"SNAPSHOT", b'{"kinds":["\\udfff"]}'],
+        [b"REPLAY", b'{"from":1,"kinds":["\\uD812"]}'],
+    ],
+)
+def test_half_characters_never_reach_the_journal(asker: Asker, frames: list[bytes]) -> None:
+    (reply,) = asker.answers.answer(b"peer", [b"HELLO", b'{"versions":[1]}'], local=False)
+    assert reply[0] == b"WELCOME"
+    ((verb, body),) = asker.answers.answer(b"peer", frames, local=False)
+    assert (verb, json.loads(body)["code"]) == (b"ERROR", "BAD_REQUEST")

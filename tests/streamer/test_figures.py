@@ -60,6 +60,8 @@ def test_motion_is_told_in_angstrom_and_shifts_in_px():
     assert found.early_motion_angstrom == pytest.approx(11.0, abs=1e-3)
     assert collect(sums_of(4.0), dose_per_frame=2.0).early_motion_angstrom == pytest.approx(10.0)
     assert collect(sums_of(4.0), dose_per_frame=None).early_motion_angstrom == 0.0
+    tiny = collect(sums_of(4.0), dose_per_frame=5e-324)
+    assert tiny.early_motion_angstrom == tiny.total_motion_angstrom
 
 
 def test_numbers_hold_five_digits():

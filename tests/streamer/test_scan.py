@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from streamer.readers import epu
 from streamer.scan import is_movie_name, look_again, scan
 from streamer.settings import WatchSettings
 
@@ -120,7 +121,7 @@ def test_directories_may_vanish_during_the_scan(tmp_path, monkeypatch):
     genuine = os.scandir
 
     def vanishing(path):
-        if str(path).endswith("/b"):
+        if os.readlink(f"/proc/self/fd/{path}").endswith("/b"):  # noqa: PTH115
             raise FileNotFoundError(path)
         return genuine(path)
 
@@ -135,3 +136,33 @@ def test_look_again_gives_the_same_as_a_scan(tmp_path):
     (tmp_path / "b.tif").unlink()
     (tmp_path / "b.tif").symlink_to(tmp_path / "a" / "x.tif")
     assert sorted(look_again(tmp_path, [*listing.files, "absent.tif"]).files) == ["a/x.tif"]
+
+
+def test_a_directory_that_became_a_link_hides_what_lay_in_it(tmp_path):
+    root = tmp_path / "root"
+    make(root, "a/b/x.tif", "a/y.tif", "c.tif")
+    listing = scan(root, WatchSettings())
+    for place in ("a/b", "a"):
+        (root / place).rename(tmp_path / place.replace("/", "-"))
+        (root / place).symlink_to(tmp_path / place.replace("/", "-"))
+        left = sorted(name for name in listing.files if not name.startswith(f"{place}/"))
+        assert sorted(look_again(root, listing.files).files) == found(root) == left
+    (tmp_path / "root_link").symlink_to(root)
+    assert sorted(look_again(tmp_path / "root_link", listing.files).files) == ["c.tif"]
+
+
+def test_a_directory_that_becomes_a_link_during_the_scan_is_not_followed(tmp_path, monkeypatch):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    make(root, "a/x.tif", "c.tif")
+    make(outside, "secret.tif")
+    genuine = epu.is_in_tree
+
+    def swap(parts):
+        # asked between the moment at which a directory is found and that at which it is listed
+        if parts[-1] == "a":
+            (root / "a").rename(tmp_path / "moved")
+            (root / "a").symlink_to(outside)
+        return genuine(parts)
+
+    monkeypatch.setattr(epu, "is_in_tree", swap)
+    assert found(root) == ["c.tif"]

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,18 +287,34 @@ def test_the_oldest_comes_first(scene):
     assert [arrival.movie.relative for _, arrival in scene.until(10)] == ["c", "d", "a", "b"]
 
 
-def test_a_great_many_files_are_opened_in_portions(scene, monkeypatch):
+def slow(seconds):
+    """A clock by which each look takes that long."""
+    return itertools.count(0.0, seconds).__next__
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(2 * settling.LOOKING_S, 3), (settling.LOOKING_S / 5.5, 8)])
+def test_a_great_many_files_are_opened_in_portions(monkeypatch, seconds, most):
+    """A few always, and more of them as long as it goes quickly."""
+    scene = Scene(clock=slow(seconds))
     monkeypatch.setattr(settling, "LOOKS_AT_A_TIME", 3)
     scene.sidecar = Acquisition(n_frames=10)
     scene.files = {f"{index:02}.tif": file() for index in range(10)}
     scene.at(0)
     scene.at(1)  # the sidecars of the first three
     found = [len(scene.at(now)) for now in range(2, 20)]
-    assert max(found) <= 3
+    assert max(found) == most
     assert sum(found) == 10
 
 
-def test_many_that_wait_do_not_hold_up_the_others(scene, monkeypatch):
+def test_all_that_can_be_opened_quickly_are_opened_at_once():
+    scene = Scene(clock=lambda: 0.0)
+    scene.sidecar = Acquisition(n_frames=10)
+    scene.files = {f"{index:05}.tif": file() for index in range(4 * settling.LOOKS_AT_A_TIME)}
+    assert [len(scene.at(now)) for now in range(3)] == [0, 0, 4 * settling.LOOKS_AT_A_TIME]
+
+
+def test_many_that_wait_do_not_hold_up_the_others(monkeypatch):
+    scene = Scene(clock=slow(2 * settling.LOOKING_S))
     monkeypatch.setattr(settling, "LOOKS_AT_A_TIME", 2)
     scene.files = {f"{index}.tif": file(mtime_ns=NOW_NS + index) for index in range(6)}
     genuine = scene.tell
@@ -389,3 +406,72 @@ def test_a_renamed_file_that_grows_has_the_long_wait_again(scene):
     scene.files = {"a.tif": file(size=101)}
     when, _ = the_one(scene.until(100))
     assert when >= SETTINGS.unproven_wait_s
+
+
+# --------------------------------------------------------------------------- headers that are rewritten with each frame
+
+
+def grown(scene, name, frames, still_s=0.25, **identity):
+    """A movie that has grown to so many frames, and its header with it; what arrives within ``still_s``."""
+    scene.header = header("mrc", n_frames=frames)
+    scene.files = {**scene.files, name: file(size=100 * frames, **identity)}
+    began = scene.now
+    return [(when - began, arrival.movie.evidence) for when, arrival in scene.until(began + still_s)]
+
+
+@pytest.fixture
+def counting_along():
+    """A session whose first movie was delivered half written, and again when it was whole."""
+    scene = Scene()
+    scene.files = {}
+    assert grown(scene, "s/first.mrc", 4, 30) == [(SETTINGS.sidecar_wait_s, "header")]
+    (when, evidence), *more = grown(scene, "s/first.mrc", 10, 200)
+    assert (when, evidence, more) == (SETTINGS.unproven_wait_s, "unproven", [])
+    return scene
+
+
+def test_where_a_delivered_movie_grows_headers_prove_nothing_any_more(counting_along):
+    assert grown(counting_along, "s/second.mrc", 4, 50) == []
+    assert grown(counting_along, "s/second.mrc", 10, 100) == [(SETTINGS.unproven_wait_s, "unproven")]
+
+
+def test_a_movie_that_grows_while_it_is_waited_for_tells_the_same():
+    scene = Scene()
+    scene.files = {}
+    assert grown(scene, "s/first.mrc", 4, SETTINGS.settle_s) == []
+    assert grown(scene, "s/first.mrc", 10, 100) == [(SETTINGS.unproven_wait_s, "unproven")]
+
+
+def test_other_sessions_still_prove_their_movies_by_headers(counting_along):
+    assert grown(counting_along, "t/a.mrc", 4, 50) == [(SETTINGS.sidecar_wait_s, "header")]
+
+
+def test_sidecars_and_the_metadata_of_eer_movies_are_proof_as_before(counting_along):
+    scene = counting_along
+    scene.header = replace(header("eer"), proves_its_length=True)
+    scene.files = {**scene.files, "s/a.eer": file()}
+    assert the_one(scene.until(scene.now + 50))[1].movie.evidence == "header"
+    scene.sidecar = Acquisition(n_frames=10)
+    assert grown(scene, "s/third.mrc", 10, 50) == [(SETTINGS.settle_with_sidecar_s, "sidecar")]
+
+
+@pytest.mark.parametrize(
+    ("frames", "identity"),
+    [(10, {"inode": 77}), (10, {"device": 77}), (4, {"mtime_ns": NOW_NS + 5}), (3, {})],
+    ids=["another file", "another device", "touched", "shorter"],
+)
+def test_a_movie_that_is_replaced_or_touched_has_not_grown(frames, identity):
+    scene = Scene()
+    scene.files = {}
+    grown(scene, "s/first.mrc", 4, 30)
+    assert all(evidence == "header" for _, evidence in grown(scene, "s/first.mrc", frames, 200, **identity))
+    assert grown(scene, "s/second.mrc", 4, 50) == [(SETTINGS.sidecar_wait_s, "header")]
+
+
+def test_metadata_of_an_eer_movie_that_grows_are_still_believed():
+    scene = Scene()
+    scene.files = {}
+    for frames in (4, 10):
+        scene.header = replace(header("eer", n_frames=frames), proves_its_length=True)
+        scene.files = {"a.eer": file(size=frames)}
+        assert the_one(scene.until(scene.now + 100))[1].movie.evidence == "header"

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -178,3 +179,36 @@ def test_files_of_one_frame_each_are_refused_with_a_way_out(describe, name):
         describe_source(movie, single, DataPathSettings(movie=MovieSettings(pixel_size=1.0)), None)
     assert "newstack" in caught.value.hint
     describe_source(movie, HEADER, DataPathSettings(movie=MovieSettings(pixel_size=1.0)), None)
+
+
+# ----------------------------------------------------------------------------------------------- doses that are none
+
+
+@pytest.mark.parametrize("dose", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda dose: {"told": Acquisition(dose_per_frame=dose)},
+        lambda dose: {"told": Acquisition(dose_total=dose)},
+        lambda dose: {"header": replace(HEADER, frame_doses=(dose,) * 10), "told": Acquisition()},
+        lambda dose: {"dose_per_frame": dose, "told": Acquisition()},
+    ],
+    ids=["sidecar", "sidecar, total", "header", "settings"],
+)
+def test_a_dose_that_is_none_is_unknown_and_flagged(describe, place, dose):
+    source, flags = describe(pixel_size=1.0, **place(dose))
+    assert (source.dose_per_frame, source.frame_doses) == (None, None)
+    assert "dose: unknown, frames are not weighted" in flags
+    assert not any(flag.startswith("dose_per_frame") for flag in flags)
+
+
+def test_another_source_serves_where_one_knows_no_dose(describe):
+    header = replace(HEADER, frame_doses=(0.0,) * 10)
+    assert describe(header=header)[0].dose_per_frame == 4.0
+    assert describe(replace(TOLD, dose_per_frame=-2.0))[0].dose_per_frame == 4.0
+
+
+@pytest.mark.parametrize("dose", [0, -1.0])
+def test_the_settings_take_no_dose_that_is_none(dose):
+    with pytest.raises(msgspec.ValidationError, match="> 0"):
+        msgspec.convert({"dose_per_frame": dose}, MovieSettings)

@@ -1,4 +1,5 @@
 import gzip
+import time
 from pathlib import Path
 
 import mrcfile
@@ -66,3 +67,20 @@ def test_the_map_of_a_real_k3(tmp_path):
     path.write_bytes(gzip.decompress(REAL.read_bytes()))
     found = read_defects(path, (4092, 5760))
     assert found.mean() == pytest.approx(0.00035, abs=0.0001)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (b"1 1 1 1\n" * 2_000_000, "too long; expected at most 500000 lines"),
+        (b"1 1 1 1" + b" " * (16 << 20) + b"\n2 2 1 1\n", "too large; expected at most 16777216 bytes"),
+    ],
+)
+def test_a_list_longer_than_any_cameras_is_refused_not_cut(tmp_path, text, match):
+    path = tmp_path / "defects.txt"
+    path.write_bytes(text)
+    began = time.perf_counter()
+    with pytest.raises(ConfigError, match=match) as caught:
+        read_defects(path, (6, 8))
+    assert time.perf_counter() - began < 2
+    assert "map" in caught.value.hint

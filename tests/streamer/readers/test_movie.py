@@ -14,7 +14,9 @@ import tifffile
 
 from streamer.errors import DeviceError, MovieCorrupt, MovieNotReady, MovieUnsupported, MovieVanished, StreamerError
 from streamer.readers import movie, mrc, tiff
+from streamer.readers.files import below, root_of
 from streamer.readers.stack import FrameStack
+from streamer.records import Movie
 
 FRAMES = np.random.default_rng(2).integers(0, 50, (3, 9, 12)).astype(np.uint16)
 
@@ -299,3 +301,98 @@ def test_tiff_by_relion_is_the_mrc_it_was_made_from(tmp_path, compression):
     header = movie.read_header(tmp_path / "out" / "a.tif")
     assert (header.dtype, header.pixel_size) == ("int8", pytest.approx(1.25))
     np.testing.assert_array_equal(read(tmp_path / "out" / "a.tif"), frames)
+
+
+# --------------------------------------------------------------------------------------------------- movies as a whole
+
+
+def there(path, relative=None):
+    return Movie(path=str(path), relative=relative or path.name, session="s", identity=movie.identity_of(path))
+
+
+def whole(movie_found, **options):
+    return movie.read_whole(movie_found, **({"in_memory_bytes": 1 << 30, "threads": 2} | options))
+
+
+@pytest.mark.parametrize("in_memory_bytes", [0, 1 << 30])
+def test_a_movie_as_a_whole(tmp_path, in_memory_bytes):
+    header, counts, total = whole(there(write_tiff(tmp_path / "a.tif")), in_memory_bytes=in_memory_bytes)
+    assert header.n_frames == len(FRAMES)
+    np.testing.assert_array_equal(np.stack([np.array(frame) for frame in counts]), FRAMES)
+    np.testing.assert_array_equal(total, FRAMES.sum(0))
+
+
+CORRUPT = {
+    "header": lambda path: path.write_bytes(b"II*\0\x08\0\0\0\xff\xff" + bytes(2000)),
+    "frame": lambda path: path.write_bytes(write_tiff(path).read_bytes().replace(b"\x80", b"\xff")),
+    "content": lambda path: write_tiff(path, np.repeat(FRAMES[:1], 3, axis=0)),
+    "kind": lambda path: path.write_bytes(b"this is no movie" * 100),
+}
+
+
+@pytest.mark.parametrize("in_memory_bytes", [0, 1 << 30])
+@pytest.mark.parametrize("what", CORRUPT)
+def test_what_is_wrong_with_a_file_that_has_changed_is_that_it_has_changed(tmp_path, what, in_memory_bytes):
+    path = write_tiff(tmp_path / "a.tif")
+    found = there(path)
+    CORRUPT[what](path)
+    with pytest.raises(MovieNotReady, match="changed since it was found"):
+        whole(found, in_memory_bytes=in_memory_bytes)
+    with pytest.raises(MovieUnsupported if what == "kind" else MovieCorrupt):
+        whole(there(path), in_memory_bytes=in_memory_bytes)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("b.tif"), os.mkfifo, Path.mkdir])
+def test_a_movie_in_whose_place_there_is_no_file_has_vanished(tmp_path, make):
+    write_tiff(tmp_path / "b.tif")
+    found = there(write_tiff(tmp_path / "a.tif"))
+    (tmp_path / "a.tif").unlink()
+    make(tmp_path / "a.tif")
+    with pytest.raises(MovieVanished):
+        whole(found)
+
+
+@pytest.mark.parametrize("depth", ["s", "s/t", "s/t/u"])
+def test_no_link_below_the_root_is_followed(tmp_path, depth):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    relative = "s/t/u/a.tif"
+    path = root / relative
+    path.parent.mkdir(parents=True)
+    found = there(write_tiff(path), relative)
+    (tmp_path / "link").symlink_to(root)
+    through_link = there(tmp_path / "link" / relative, relative)
+    assert whole(found)[0] == whole(through_link)[0]
+    (root / depth).rename(outside)
+    (root / depth).symlink_to(outside)
+    for one in (found, through_link):
+        with pytest.raises(MovieVanished, match="symbolic link"):
+            whole(one)
+    # who names a file by hand may name it through links
+    assert movie.read_header(path).n_frames == len(FRAMES)
+
+
+def test_what_lies_elsewhere_is_read_though_a_root_is_set(tmp_path):
+    (tmp_path / "root").mkdir()
+    path = write_tiff(tmp_path / "a.tif")
+    with below(tmp_path / "root"):
+        assert movie.read_header(path) == movie.read_header(tmp_path / "root" / ".." / "a.tif")
+
+
+def test_the_root_of_a_path():
+    assert root_of("/data/root/s/a.tif", "s/a.tif") == Path("/data/root")
+    assert root_of("/data/root/s/a.tif", "t/a.tif") is None
+    assert root_of("/data/root/s/a.tif", "") is None
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 2e9])
+@pytest.mark.parametrize("in_memory_bytes", [0, 1 << 30])
+def test_numbers_that_no_camera_counts_are_refused(tmp_path, value, in_memory_bytes):
+    frames = FRAMES.astype(np.float32)
+    frames[1, 2, 3] = value
+    with pytest.raises(MovieCorrupt, match="frame 1 holds numbers that no camera counts; expected at most 1e"):
+        whole(there(write_tiff(tmp_path / "a.tif", frames)), in_memory_bytes=in_memory_bytes)
+
+
+def test_large_numbers_are_counts(tmp_path):
+    frames = FRAMES.astype(np.float32) * 1e7
+    np.testing.assert_array_equal(whole(there(write_mrc(tmp_path / "a.mrc", frames)))[1], frames)

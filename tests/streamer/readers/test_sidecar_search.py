@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 import pytest
 
@@ -80,7 +79,7 @@ def test_only_directories_that_changed_are_listed_again(site, monkeypatch):
         xml(f"FoilHole_{number}_Data_2_3_20260101_120000", square=f"GridSquare_{number}")
     listed = []
     genuine = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda place: (listed.append(Path(place)), genuine(place))[1])
+    monkeypatch.setattr(os, "scandir", lambda place: (listed.append(place), genuine(place))[1])
     search = SidecarSearch(str(session))
     movie = movies / "FoilHole_5_Data_2_3_20260101_120001_fractions.tiff"
     search(movie)

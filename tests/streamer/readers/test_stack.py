@@ -96,3 +96,21 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
             del counts
     assert peaks[60, 0] < 1.15 * peaks[12, 0]
     assert peaks[60, 1 << 30] > 2.5 * peaks[12, 1 << 30]
+
+
+def overwrite(path, data):
+    with path.open("r+b") as file:
+        file.write(data)
+        file.truncate()
+
+
+def test_a_file_that_is_overwritten_between_two_passes_is_not_ready(tmp_path):
+    old, new = (RNG.integers(0, 255, (6, 64, 64)).astype(np.uint8) for _ in range(2))
+    path = write_tiff(tmp_path / "a.tif", old)
+    other = bytearray(write_tiff(tmp_path / "b.tif", new).read_bytes())
+    other[8:] = bytes(byte ^ 0xA5 for byte in other[8:])
+    stack = streamed(path, threads=1)
+    list(stack)
+    overwrite(path, bytes(other))
+    with pytest.raises(MovieNotReady, match="changed while it was read"):
+        list(stack)

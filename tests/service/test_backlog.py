@@ -1,0 +1,242 @@
+"""Which of the movies that wait comes next, and what becomes of a second copy of one."""
+
+from dataclasses import replace
+
+import pytest
+
+from service import crew as crew_module
+from service.config import Config
+from service.crew import Crew
+from service.journal import Journal
+from service.messages import parse_event
+from service.pipes import Progress, Up, Work
+from streamer.errors import MovieVanished
+from streamer.published import Times
+from streamer.settings import WatchSettings
+from tests.service.service_samples import REASON, UTC, full_fields, make_movie, make_record
+from tests.service.test_crew import FakeChild
+from tests.service.test_overload import arrival_of, desk_of
+
+FINGERPRINT = "a" * 64
+
+
+def movies(names):
+    return [make_movie(f"grid1/{name}.tif", inode=number) for number, name in enumerate(names, 1)]
+
+
+def name_of(movie):
+    return movie.movie.relative.removeprefix("grid1/").removesuffix(".tif")
+
+
+# ------------------------------------------------------------ in the journal
+
+
+def test_the_oldest_or_the_latest_that_may_start_now(tmp_path):
+    now = [1_000_000.0]
+    journal = Journal.open(tmp_path / "j", clock=lambda: now[0])
+    came = movies("abcd")
+    for movie in came:
+        journal.add_ready(movie, UTC, UTC)
+    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("a", "d")
+    for movie in (came[0], came[3]):
+        journal.start(movie.movie_id, 1)
+    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("b", "c")
+    for movie in (came[0], came[3]):
+        journal.retry_later(movie.movie_id, 1, REASON)
+    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("b", "c")
+    now[0] += 5.0
+    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("a", "d")
+    for movie in came:
+        journal.skip(movie.movie_id, "enough")
+    assert journal.next_ready() is journal.next_ready(latest=True) is None
+    journal.close()
+
+
+# ------------------------------------------------------------ given to the worker
+
+
+@pytest.fixture
+def crew_of(journal, monkeypatch):
+    """Makes a crew with a fake worker that is up, for a policy."""
+    FakeChild.made = []
+    monkeypatch.setattr(crew_module, "Child", FakeChild)
+
+    def make(policy):
+        crew = Crew(
+            Config(watch=WatchSettings(backlog=policy)),
+            journal,
+            threads=1,
+            work_of=lambda m: Work(movie=m.movie, times=Times(), gain=None, model=None, output="/o", groups=None),
+            finished=lambda message: None,
+            failed=lambda message: None,
+            restarted=lambda ending, given_up: None,
+            clock=lambda: 100.0,
+        )
+        crew.start()
+        say(crew, Up(device="cpu", threads=1))
+        return crew
+
+    return make
+
+
+def say(crew, *messages):
+    FakeChild.made[-1].says += messages
+    crew.attend()
+
+
+def started(crew, journal, n=100):
+    """Names in the order in which they are given to the worker, each finished at once."""
+    order = []
+    while len(order) < n and crew.dispatch():
+        movie = FakeChild.made[-1].sent[-1].movie
+        order.append(movie.relative.removeprefix("grid1/").removesuffix(".tif"))
+        journal.finish(make_record(movie.relative))
+        crew._in_hand.clear()
+    return "".join(order)
+
+
+@pytest.mark.parametrize(("policy", "order"), [("oldest", "abcdefg"), ("latest", "gfedcba"), ("alternate", "gafbecd")])
+def test_the_order_of_a_backlog(crew_of, journal, policy, order):
+    for movie in movies("abcdefg"):
+        journal.add_ready(movie, UTC, UTC)
+    assert started(crew_of(policy), journal) == order
+
+
+@pytest.mark.parametrize(("policy", "order"), [("oldest", "abcd"), ("latest", "bdca"), ("alternate", "badc")])
+def test_what_comes_meanwhile_takes_its_place_in_it(crew_of, journal, policy, order):
+    crew = crew_of(policy)
+    came = movies("abcd")
+    for movie in came[:2]:
+        journal.add_ready(movie, UTC, UTC)
+    first = started(crew, journal, 1 if policy != "alternate" else 2)
+    for movie in came[2:]:
+        journal.add_ready(movie, UTC, UTC)
+    assert first + started(crew, journal) == order
+
+
+@pytest.mark.parametrize("policy", ["oldest", "latest", "alternate"])
+def test_a_movie_that_a_worker_died_of_is_alone_whatever_the_policy(crew_of, journal, policy):
+    crew, (first, second, third) = crew_of(policy), movies("abc")
+    dies = third if policy != "oldest" else first
+    for movie in (first, second, third):
+        journal.add_ready(movie, UTC, UTC)
+    assert crew.dispatch()
+    assert FakeChild.made[-1].sent[-1].movie.movie_id == dies.movie_id
+    say(crew, Progress(movie_id=dies.movie_id, revision=1, stage="align"))
+    FakeChild.made[-1].alive = False
+    crew.attend()
+    assert journal.movie(dies.movie_id).deaths == 1
+    crew.start()
+    say(crew, Up(device="cpu", threads=1))
+    sent = []
+    while crew.dispatch():
+        sent.append(FakeChild.made[-1].sent[-1].movie.movie_id)
+    alone = [first.movie_id] if policy == "alternate" else []
+    # in turn, the oldest was due; the one that has killed a worker waits for an empty hand
+    assert sent == (alone or [dies.movie_id])
+
+
+def test_whose_turn_it_is_does_not_change_while_nothing_is_started(crew_of, journal):
+    crew = crew_of("alternate")
+    for _ in range(3):
+        assert not crew.dispatch()
+    for movie in movies("abc"):
+        journal.add_ready(movie, UTC, UTC)
+    assert started(crew, journal) == "cab"
+
+
+# ------------------------------------------------------------ copies
+
+
+@pytest.fixture
+def desk(journal, tmp_path):
+    return desk_of(journal, tmp_path, Config())
+
+
+FIRST, COPY = movies(["first", "copy"])
+
+
+def told(journal):
+    rows = [parse_event(row.raw) for row in journal.events(1) if row.kind == "movie"]
+    return [(row.body["path"], row.body["state"], (row.body.get("reason") or {}).get("message", "")) for row in rows]
+
+
+SKIPPED = ("grid1/copy.tif", "skipped", "grid1/copy.tif: has the content of grid1/first.tif")
+
+
+@pytest.mark.parametrize("first_is", ["ready", "started", "done"])
+def test_a_second_copy_is_skipped_with_an_event_that_names_the_first(desk, journal, first_is):
+    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+    if first_is != "ready":
+        journal.start(FIRST.movie_id, 1)
+    if first_is == "done":
+        fields = full_fields(FIRST.relative)
+        journal.finish(make_record(FIRST.relative, source=replace(fields["source"], fingerprint=FINGERPRINT)))
+    desk.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
+    assert told(journal)[-1] == SKIPPED
+    assert journal.movie(COPY.movie_id).state == "skipped"
+    assert journal.movie(FIRST.movie_id).state == first_is
+    assert desk.load.waiting == 1, "the copy is no load"
+    assert COPY.relative in journal.identities(), "and is not looked at again"
+    before = len(told(journal))
+    desk.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
+    assert len(told(journal)) == before
+
+
+def test_a_copy_of_what_was_done_before_copies_were_looked_for(desk, journal):
+    """What is done is known by the fingerprint in its record."""
+    desk.arrived(arrival_of(FIRST))
+    journal.start(FIRST.movie_id, 1)
+    journal.finish(make_record(FIRST.relative))
+    desk.arrived(arrival_of(COPY, fingerprint="f" * 64))
+    assert told(journal)[-1] == SKIPPED
+
+
+def test_under_process_both_are_processed(desk, journal):
+    """The watcher then asks for no fingerprint."""
+    for movie in (FIRST, COPY):
+        desk.arrived(arrival_of(movie))
+    assert journal.counts_by_state() == {"ready": 2}
+
+
+def test_other_content_is_no_copy_and_a_movie_is_none_of_itself(desk, journal):
+    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+    desk.arrived(arrival_of(COPY, fingerprint="b" * 64))
+    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+    assert journal.counts_by_state() == {"ready": 2}
+    assert journal.twin_of(FIRST.movie_id, FINGERPRINT) is None
+    assert journal.twin_of(COPY.movie_id, FINGERPRINT) == "grid1/first.tif"
+
+
+@pytest.mark.parametrize("end", ["failed", "quarantined", "skipped", "vanished", "incomplete"])
+def test_a_movie_whose_twin_came_to_nothing_is_processed(desk, journal, end):
+    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+    journal.start(FIRST.movie_id, 1)
+    if end == "quarantined":
+        for _ in range(2):
+            journal.worker_died(FIRST.movie_id, 1, REASON)
+            if journal.movie(FIRST.movie_id).state == "ready":
+                journal.start(FIRST.movie_id, 1)
+    elif end == "skipped":
+        journal.skip(FIRST.movie_id, "ice")
+    else:
+        journal.finish(make_record(FIRST.relative, state=end))
+    assert journal.movie(FIRST.movie_id).state == end
+    desk.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
+    assert journal.movie(COPY.movie_id).state == "ready"
+
+
+def test_three_copies_are_processed_once(desk, journal):
+    for movie in movies(["one", "two", "three"]):
+        desk.arrived(arrival_of(movie, fingerprint=FINGERPRINT))
+    assert journal.counts_by_state() == {"ready": 1, "skipped": 2}
+    assert [text for _, _, text in told(journal)] == [
+        f"grid1/{name}.tif: has the content of grid1/one.tif" for name in ("two", "three")
+    ]
+
+
+def test_a_copy_that_cannot_be_read_ends_for_its_own_reason(desk, journal):
+    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+    desk.arrived(arrival_of(COPY, error=MovieVanished("it is gone")))
+    assert journal.movie(COPY.movie_id).state == "incomplete"
+    assert told(journal)[-1][2] == "it is gone"
