@@ -113,7 +113,10 @@ def made(root: Path, kind: str, model: str, n: int, *, evidence: bool, seed: int
         proven = evidence and not (sidecar and rng.random() < 0.5)
         movie = material(kind, rng, proven=proven)
         ahead = float(np.random.default_rng(number).uniform(-300, 300)) if skew else 0.0
-        script = Script(root / f"m{number:03}.{kind}", rng, rng.uniform(0.5, 30), stale, ahead)
+        # and is of a session of its own: in one where headers are seen to grow, none is a proof any more
+        place = root / "counts along" if kind == "mrc" and evidence and not proven else root
+        place.mkdir(exist_ok=True)
+        script = Script(place / f"m{number:03}.{kind}", rng, rng.uniform(0.5, 30), stale, ahead)
         MODELS[model](script, movie, (30.0, 30.0) if evidence else (20.0, 150.0))
         if sidecar:
             script.mdoc(early=rng.random() < 0.5 or (kind == "mrc" and not proven))
@@ -127,15 +130,15 @@ def drive(root: Path, cases: list[Case], polling: str, patch: pytest.MonkeyPatch
     patch.setattr(scan, "identity", cases[0].script.stale.identity)
     end = max(case.script.complete for case in cases) + 2 * _LONGEST_WAIT_S + 30
     timeline = Timeline([action for case in cases for action in case.script.actions], end)
-    known = {case.script.path.name: identity_of(case.script.path) for case in cases if case.script.known}
+    by_path = {case.script.path.relative_to(root).as_posix(): case for case in cases}
+    known = {path: identity_of(case.script.path) for path, case in by_path.items() if case.script.known}
     watcher = Watcher(WatchSettings(root=str(root), polling=polling), clock=timeline.clock, known=known)
     rng = np.random.default_rng(seed)
     if polling == "never":
         # some of the events are lost
         timeline.after = lambda: watcher.wake() if rng.random() < 0.7 else None
-    by_name = {case.script.path.name: case for case in cases}
     for arrival in watcher.arrivals(timeline):
-        by_name[arrival.movie.relative].deliveries.append(as_worker(timeline.now, arrival))
+        by_path[arrival.movie.relative].deliveries.append(as_worker(timeline.now, arrival))
 
 
 def judged(cases: list[Case], directory: Path) -> Counter[str]:

@@ -235,7 +235,7 @@ def test_as_many_scores_as_particles(scene: Scene, scores: list[float]) -> None:
     assert f"3 coordinates and {len(scores)} scores" in reply.message
 
 
-@pytest.mark.parametrize("picker", ["", "../x", "a/b", ".hidden", "a b", "é", "x" * 65, "a\nb", "-x"])
+@pytest.mark.parametrize("picker", ["", "../x", "a/b", ".hidden", "a b", "é", "x" * 65, "a\n", "-x"])
 def test_a_name_that_cannot_stand_in_a_file_name(scene: Scene, picker: str) -> None:
     refused(scene, "picker", picker=picker)
     reply = scene.ask(request(picker=picker))
@@ -253,6 +253,14 @@ def test_what_is_not_a_number_is_no_place_and_no_score(scene: Scene, bad: float)
     reply = scene.ask(request(coordinates=[(bad, 1.0)]))
     assert (type(reply), reply.code) == (Refusal, "BAD_REQUEST")
     assert "is not JSON" in reply.message
+    assert scene.files() == []
+
+
+@pytest.mark.parametrize("fields", [{"coordinates": [["BIG", 1.0]]}, {"coordinates": [XY[0]], "scores": ["BIG"]}])
+def test_a_number_too_large_to_be_one(scene: Scene, fields: dict[str, Any]) -> None:
+    reply = scene.ask(request(**fields).replace(b'"BIG"', b"1e999"))
+    assert (type(reply), reply.code) == (Refusal, "BAD_REQUEST")
+    assert "1e999 is not JSON" in reply.message
     assert scene.files() == []
 
 

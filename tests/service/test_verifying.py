@@ -10,7 +10,7 @@ from service.messages import parse_event
 from service.prometheus import Metrics
 from service.status import Alarms
 from service.upkeep import Upkeep
-from service.verifying import NEWEST, damaged_outputs
+from service.verifying import NEWEST, Damage, damaged_outputs
 from streamer.published import OutputFile
 from tests.service.service_samples import UTC, make_movie, make_record
 
@@ -68,7 +68,9 @@ def scene(journal, tmp_path):
             latest = journal.movie(movie.movie_id)
             return latest.state, latest.movie.revision
 
-    yield Scene()
+    scene = Scene()
+    scene.upkeep = upkeep
+    yield scene
     upkeep.close()
     for thread in upkeep.disks._threads:
         thread.join(5.0)
@@ -117,6 +119,18 @@ def test_several_damaged_files_of_a_movie_are_one_retry_and_each_is_told(scene):
     words = scene.told()
     assert [text.split(":")[0].rpartition("/")[2] for text in words] == ["a.mrc", "a_EVN.mrc", "a.star"]
     assert ["once more" in text for text in words] == [True, False, False]
+
+
+def test_a_movie_that_was_mended_is_not_processed_again_for_its_other_files(scene, journal):
+    """The thread reads on while the movie is processed: it still finds the files of the first revision."""
+    movie, files = scene.done("a")
+    files["even"].write_bytes(b"x")
+    scene.verify()
+    journal.start(movie.movie_id, 2)
+    journal.finish(make_record(movie.relative, revision=2))
+    scene.upkeep._mend(Damage(movie.movie_id, "movies/a.tif/r1/a.star", "sha256 0123", is_altered=True))
+    assert scene.state(movie) == ("done", 2)
+    assert scene.told()[-1] == "movies/a.tif/r1/a.star: sha256 0123"
 
 
 def test_a_missing_file_does_not_hide_an_altered_one(scene):

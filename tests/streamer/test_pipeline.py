@@ -15,7 +15,15 @@ import torch
 
 from streamer import fourier, jsontext, pipeline, quality, split
 from streamer.camera import Plan, encode, expose
-from streamer.errors import ModelError, MovieCorrupt, MovieMismatch, MovieNotReady, OutputError, StageError
+from streamer.errors import (
+    ModelError,
+    MovieCorrupt,
+    MovieMismatch,
+    MovieNotReady,
+    MovieUnsupported,
+    OutputError,
+    StageError,
+)
 from streamer.groups import read_groups
 from streamer.lessons import read_averages, read_lesson
 from streamer.pipeline import Job, process_movie
@@ -688,6 +696,16 @@ def test_frames_around_zero_are_no_defects(tmp_path):
         file.voxel_size = 2.0
     record = process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch())
     assert record.metrics.n_hot_pixels == 1
+
+
+def test_a_movie_that_is_overwritten_before_its_turn_is_not_ready_and_not_corrupt(tmp_path):
+    path = stored(tmp_path / "in", noise(4, 48, 48))
+    movie, job = movie_of(path, tmp_path / "in"), job_of(tmp_path / "out")
+    path.write_bytes(bytes(100) + path.read_bytes()[100:])
+    with pytest.raises(MovieNotReady, match="changed since it was found"):
+        pipeline.read_movie(movie, job, Stopwatch())
+    with pytest.raises((MovieCorrupt, MovieUnsupported)):
+        pipeline.read_movie(movie_of(path, tmp_path / "in"), job, Stopwatch())
 
 
 def test_a_new_owner_mode_or_name_is_the_same_movie(tmp_path):
