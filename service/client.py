@@ -18,8 +18,8 @@ from service.follower import TICK_S, Follower, Source
 from service.follower import TooFarBehind as TooFarBehind
 from service.heartbeat import Heartbeat
 from service.link import Link, Listener
-from service.messages import Event, Position, ProtocolError, converted, heartbeat_topic
-from service.requests import Control, Done, End, Picks, SnapshotRequest
+from service.messages import HEADER_BYTES, Event, Position, ProtocolError, converted, heartbeat_topic
+from service.requests import Control, Done, End, Picks, SnapshotRequest, encode_message
 from streamer.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -201,17 +201,24 @@ class Client:
 
         Raises
         ------
-        ProtocolError : refused; code FORBIDDEN where ``journal`` is not the ipc endpoint.
+        ProtocolError : refused; code FORBIDDEN where ``journal`` is not the ipc endpoint, TOO_LARGE from some
+            3000 particles on.
         """
         fields = {
             "movie_id": movie_id,
             "revision": revision,
             "picker": picker,
-            "coordinates": [list(map(float, xy)) for xy in coordinates],
-            "scores": None if scores is None else list(map(float, scores)),
+            # more digits than any picker knows, and a request has an end
+            "coordinates": [[round(float(x), 3), round(float(y), 3)] for x, y in coordinates],
+            "scores": None if scores is None else [float(f"{score:.6g}") for score in scores],
             "diameter_angstrom": diameter_angstrom,
         }
-        return int(self._done(converted(fields, Picks))["seq"])
+        picks = converted(fields, Picks)
+        size = len(encode_message(picks)[1])
+        if size > HEADER_BYTES:
+            # the daemon would hang up without a word
+            raise ProtocolError(f"{len(coordinates)} particles take {size} of {HEADER_BYTES} bytes", code="TOO_LARGE")
+        return int(self._done(picks)["seq"])
 
     def _done(self, request: Control | Picks) -> dict[str, Any]:
         link = self._linked()

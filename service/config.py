@@ -228,6 +228,7 @@ def _check_sockets(config: Config, where: str) -> None:
     ports = {
         "events.events_port": config.events.events_port,
         "events.journal_port": config.events.journal_port,
+        "events.preview_port": config.events.preview_port,
         "metrics.port": config.metrics.port,
     }
     used = [port for port in ports.values() if port]

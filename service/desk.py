@@ -107,6 +107,7 @@ class Desk:
             times=Times(detected=arrival.detected_utc, ready=arrival.ready_utc),
         )
         if self._journal.add_final(movie, record, arrival.detected_utc) is not None:
+            self.waits_no_more(movie.movie_id)
             self._metrics.finished(record, stage="arrival")
             _log.warning("%s: %s", record.state, reason.message)
 
@@ -162,7 +163,6 @@ class Desk:
     def finished(self, message: Finished) -> None:
         """Make a result durable, then known, then learned from."""
         record = message.record
-        self.load.ended(record.movie_id)
         if self._journal.finish(record) is None:
             return  # superseded or skipped while it was computed
         fault_point("committed", record.path)

@@ -23,13 +23,16 @@ class Reserve:
     def __init__(self, settings: InstanceSettings, alarms: Alarms) -> None:
         self._bytes, self._share = settings.disk_reserve_gb * 1e9, settings.disk_reserve_percent / 100.0
         self._alarms = alarms
-        self.is_used_up = False
+        self._short: list[str] = []
+
+    @property
+    def is_used_up(self) -> bool:
         """Whether nothing may be started."""
+        return bool(self._short)
 
     def look(self, spaces: Mapping[str, Space]) -> None:
         """Take in the free space of the volumes; one that does not answer says nothing."""
-        short = [name for name in _VOLUMES if name in spaces and self._is_short(spaces[name])]
-        self.is_used_up = bool(short)
+        self._short = short = [name for name in _VOLUMES if name in spaces and self._is_short(name, spaces[name])]
         if not short:
             self._alarms.clear(_ALARM)
             return
@@ -40,8 +43,8 @@ class Reserve:
         )
         self._alarms.raise_(_ALARM, f"{words}; nothing new is started until there is more", "critical")
 
-    def _is_short(self, space: Space) -> bool:
-        return space.free < self._kept(space) * (_AGAIN if self.is_used_up else 1.0)
+    def _is_short(self, name: str, space: Space) -> bool:
+        return space.free < self._kept(space) * (_AGAIN if name in self._short else 1.0)
 
     def _kept(self, space: Space) -> float:
         return min(self._bytes, self._share * space.total)

@@ -18,7 +18,7 @@ from streamer.errors import ConfigError
 VARIABLE = "STREAMER_FAULT"
 DAEMON = "STREAMER_DAEMON"
 """In the environment of a daemon's children: its process id."""
-_FORM = re.compile(r"([a-z-]+)(?:=([^@:,]*))?(?:@(\d+))?:([a-z-]+)")
+_FORM = re.compile(r"([a-z-]+)(?:=([^@:,]*))?(?:@([1-9]\d*))?:([a-z-]+)")
 
 
 class _Armed(NamedTuple):
@@ -78,8 +78,9 @@ _reached: dict[_Armed, int] = {}
 
 def fault_point(name: str, subject: str = "") -> None:
     """Fail here if a test has asked for it."""
-    for armed in _armed:
-        if armed.point == name and armed.subject in subject:
-            _reached[armed] = _reached.get(armed, 0) + 1
-            if _reached[armed] == armed.time:
-                _ACTIONS[armed.action]()
+    here = [armed for armed in _armed if armed.point == name and armed.subject in subject]
+    for armed in here:
+        _reached[armed] = _reached.get(armed, 0) + 1
+    for armed in here:
+        if _reached[armed] == armed.time:
+            _ACTIONS[armed.action]()

@@ -171,6 +171,7 @@ class Server:
                 journal,
                 events=self.events,
                 journal=self.journal,
+                preview="tcp://127.0.0.1:0",
                 runtime_directory=self.directory / "run",
                 control=lambda verb, arguments: {"did": verb, **arguments},
             )

@@ -388,7 +388,7 @@ from service.messages import Alert
 from service.publisher import Publisher
 directory, events, journal_endpoint = sys.argv[1:]
 journal = Journal.open(Path(directory) / "journal.sqlite")
-publisher = Publisher(journal, events=events, journal=journal_endpoint)
+publisher = Publisher(journal, events=events, journal=journal_endpoint, preview="tcp://127.0.0.1:0")
 poller = zmq.Poller()
 for socket in publisher.sockets:
     poller.register(socket, zmq.POLLIN)

@@ -31,7 +31,7 @@ ANY = "tcp://127.0.0.1:0"
 
 @pytest.fixture
 def publisher(journal: Journal, short_path: Path) -> Iterator[Publisher]:
-    made = Publisher(journal, events=ANY, journal=ANY, runtime_directory=short_path / "run" / "a")
+    made = Publisher(journal, events=ANY, journal=ANY, preview=ANY, runtime_directory=short_path / "run" / "a")
     yield made
     made.close()
 
@@ -43,19 +43,19 @@ def publisher(journal: Journal, short_path: Path) -> Iterator[Publisher]:
 @pytest.mark.parametrize("which", ["events", "journal"])
 def test_binding_beyond_loopback_is_refused(journal: Journal, host: str, which: str) -> None:
     with pytest.raises(ConfigError, match="keys do not exist yet") as caught:
-        Publisher(journal, **{"events": ANY, "journal": ANY, which: f"tcp://{host}:0"})
+        Publisher(journal, **{"events": ANY, "journal": ANY, "preview": ANY, which: f"tcp://{host}:0"})
     assert caught.value.exit_code == 78
 
 
 @pytest.mark.parametrize("endpoint", ["ipc:///tmp/x", "127.0.0.1:5570", "tcp://127.0.0.1", "tcp://127.0.0.1:x", ""])
 def test_what_is_not_an_endpoint(journal: Journal, endpoint: str) -> None:
     with pytest.raises(ConfigError):
-        Publisher(journal, events=endpoint, journal=ANY)
+        Publisher(journal, events=endpoint, journal=ANY, preview=ANY)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2"])
 def test_loopback_is_allowed_and_the_port_is_reported(journal: Journal, host: str) -> None:
-    publisher = Publisher(journal, events=f"tcp://{host}:0", journal=ANY)
+    publisher = Publisher(journal, events=f"tcp://{host}:0", journal=ANY, preview=ANY)
     assert publisher.events_endpoint.startswith("tcp://127.0.0.")
     assert int(publisher.events_endpoint.rpartition(":")[2]) > 0
     assert publisher.journal_endpoint != publisher.events_endpoint
@@ -64,7 +64,7 @@ def test_loopback_is_allowed_and_the_port_is_reported(journal: Journal, host: st
 
 def test_a_port_that_is_taken(journal: Journal, publisher: Publisher) -> None:
     with pytest.raises(ServiceError, match="another instance") as caught:
-        Publisher(journal, events=publisher.events_endpoint, journal=ANY)
+        Publisher(journal, events=publisher.events_endpoint, journal=ANY, preview=ANY)
     assert caught.value.exit_code == 74
 
 
@@ -82,14 +82,14 @@ def test_socket_files_are_for_user_and_group_only(publisher: Publisher, short_pa
 def test_socket_files_that_a_killed_daemon_left_are_replaced(journal: Journal, short_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(short_path / "events.sock"))
-    publisher = Publisher(journal, events=ANY, journal=ANY, runtime_directory=short_path)
+    publisher = Publisher(journal, events=ANY, journal=ANY, preview=ANY, runtime_directory=short_path)
     assert publisher.events_local == f"ipc://{short_path}/events.sock"
     publisher.close()
 
 
 def test_a_path_too_long_for_a_socket(journal: Journal, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too long"):
-        Publisher(journal, events=ANY, journal=ANY, runtime_directory=tmp_path / ("x" * 100))
+        Publisher(journal, events=ANY, journal=ANY, preview=ANY, runtime_directory=tmp_path / ("x" * 100))
 
 
 def test_limits_of_the_sockets(publisher: Publisher) -> None:
@@ -135,7 +135,7 @@ def test_what_is_sent(journal: Journal, publisher: Publisher) -> None:
 
 def test_what_the_journal_held_before_is_not_sent(journal: Journal) -> None:
     journal.append(SessionChange(state="started"))
-    publisher = Publisher(journal, events=ANY, journal=ANY)
+    publisher = Publisher(journal, events=ANY, journal=ANY, preview=ANY)
     assert publisher.publish_new() == 0
     journal.append(SessionChange(state="stopped"))
     assert publisher.publish_new() == 1
