@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 import stat
+import sys
 from collections import defaultdict
 from contextlib import suppress
 from functools import lru_cache
@@ -108,4 +109,5 @@ def _add(files: dict[str, FileIdentity], path: str, entry: os.DirEntry[str]) -> 
     with suppress(OSError):
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISREG(status.st_mode):
-            files[path] = identity(status)
+            # the same string as at the last scan: what remembers paths shares them
+            files[sys.intern(path)] = identity(status)

@@ -16,6 +16,7 @@ from streamer.readers import movie as movie_reader
 from streamer.readers import sidecars
 from streamer.readers.files import below
 from streamer.records import Acquisition, FileIdentity, Movie, MovieHeader
+from streamer.remembered import packed, proof_of, proves_more
 from streamer.stopwatch import utc_now
 
 if TYPE_CHECKING:
@@ -82,15 +83,6 @@ class _Candidate:
     pause: float = _FIRST_PAUSE_S
 
 
-class _Reported(NamedTuple):
-    identity: FileIdentity
-    failed: bool
-
-    def covers(self, identity: FileIdentity) -> bool:
-        # A failed file is looked at again after any change, be it of its permissions.
-        return identity == self.identity if self.failed else identity.has_same_content(self.identity)
-
-
 class _Verdict(NamedTuple):
     evidence: Evidence
     wait_s: float
@@ -124,14 +116,14 @@ class Settling:
         self._settings, self._root, self._session_name = settings, root, session_name
         self._known, self._utc, self._clock = known, utc, clock
         self._candidates: dict[str, _Candidate] = {}
-        self._reported: dict[str, _Reported] = {}
+        self._reported: dict[str, bytes] = {}
         self._looks, self._looking_until = 0, 0.0
         self._came_back: set[str] = set()
         self._at_start: frozenset[str] | None = None
         self._renamed: set[str] = set()
         self._frames: dict[str, Counter[int]] = defaultdict(Counter)
         """How many movies of a session had how many frames."""
-        self._proven: dict[str, tuple[int, int, int]] = {}
+        self._proven: dict[str, bytes] = {}
         """Device and inode of a file, and how many frames its MRC header has proved."""
         self._headers_grow: set[str] = set()
         """Sessions whose MRC headers are rewritten with each frame: each state of a file is a whole, shorter movie."""
@@ -181,7 +173,7 @@ class Settling:
             arrival = self._judge(now, relative, candidate, header_check, sidecar_read)
             if arrival is not None:
                 arrivals.append(arrival)
-                self._reported[relative] = _Reported(candidate.identity, arrival.error is not None)
+                self._reported[relative] = packed(candidate.identity, failed=arrival.error is not None)
                 del self._candidates[relative]
                 self._came_back.discard(relative)
                 self._renamed.discard(relative)
@@ -189,7 +181,7 @@ class Settling:
 
     def _is_done(self, relative: str, identity: FileIdentity) -> bool:
         reported = self._reported.get(relative)
-        if reported is not None and reported.covers(identity):
+        if reported is not None and packed(identity, failed=True).startswith(reported):
             return True
         known = None if relative in self._came_back else self._known(relative)
         return known is not None and known.has_same_content(identity)
@@ -284,10 +276,11 @@ class Settling:
         """Find out writers who do not know the number of frames, by a header that proves more of them than before."""
         if header.format != "mrc" or not header.proves_its_length:
             return
-        *before, frames = self._proven.get(relative, (file.device, file.inode, header.n_frames))
-        if before == [file.device, file.inode] and frames < header.n_frames:
+        proof = proof_of(file, header.n_frames)
+        before = self._proven.get(relative, proof)
+        if proves_more(proof, before):
             self._headers_grow.add(self._session_of(relative))
-        self._proven[relative] = (file.device, file.inode, header.n_frames)
+        self._proven[relative] = proof
 
     def _session_of(self, relative: str) -> str:
         return sidecars.session_of(relative, self._root.name, self._session_name)
