@@ -51,6 +51,7 @@ enabled = {learns}
 [events]
 events_port = 0
 journal_port = 0
+preview_port = 0
 [metrics]
 port = 0
 """

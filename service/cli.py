@@ -245,6 +245,7 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
         ("gain", gain or "none found yet"),
         ("events", f"tcp://{settings.events.bind}:{settings.events.events_port}"),
         ("journal", f"tcp://{settings.events.bind}:{settings.events.journal_port}"),
+        ("preview", f"tcp://{settings.events.bind}:{settings.events.preview_port}"),
         ("metrics", f"http://{settings.events.bind}:{settings.metrics.port}/metrics"),
     ):
         click.echo(f"{name:>14}  {printable(str(value))}")

@@ -283,7 +283,7 @@ class Daemon:
     def _beat(self, state: str) -> None:
         """Heartbeat, gauges, sign of life to systemd."""
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
-        self.upkeep.look(self._watching)
+        self.upkeep.look(self._watching, self.desk.load.shed)
         counts, oldest = self.journal.counts_by_state(), self.journal.oldest_pending()
         beat = self.publisher.heartbeat(
             self.status.heartbeat(

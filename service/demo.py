@@ -60,6 +60,7 @@ super_resolution = "always"
 [events]
 events_port = 0
 journal_port = 0
+preview_port = 0
 
 [metrics]
 port = 0

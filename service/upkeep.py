@@ -60,8 +60,9 @@ class Upkeep:
         """Begin to check the outputs that were made last before this start."""
         self._verifying = Verifying(self._journal.movies(state="done", limit=NEWEST), self._layout)
 
-    def look(self, watching: Watching | None) -> None:
-        """Look after everything once."""
+    def look(self, watching: Watching | None, shed: tuple[str, ...]) -> None:
+        """Look after everything once; ``shed`` is what is left out of movies at present."""
+        self._tell_of_overload(shed)
         spaces = self.disks.spaces()
         self._reserve.look(spaces)
         self._metrics.disks({name: space.free for name, space in spaces.items()})
@@ -79,6 +80,13 @@ class Upkeep:
         self.disks.close()
         if self._verifying is not None:
             self._verifying.close()
+
+    def _tell_of_overload(self, shed: tuple[str, ...]) -> None:
+        if shed:
+            words = f"movies come faster than they can be processed, left out: {', '.join(shed)}"
+            self._alarms.raise_("overload", f"{words}; later: streamer movies retry --what-was-shed")
+        else:
+            self._alarms.clear("overload")
 
     def _look_for_root(self, watching: Watching) -> None:
         """Raise an alarm when the watched root goes away, or does not come for a minute."""

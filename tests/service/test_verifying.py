@@ -51,7 +51,7 @@ def scene(journal, tmp_path):
             assert not upkeep._verifying._thread.is_alive()
 
         def look(self):
-            upkeep.look(None)
+            upkeep.look(None, ())
 
         def verify(self):
             self.begin()
