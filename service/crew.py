@@ -1,7 +1,7 @@
 """The worker from the daemon's side: what it is given, what it sends back, and what happens when it dies.
 
-A movie whose worker died is given alone to the next one: so the second death finds the culprit, and movies that were
-only in its company are not blamed for it.
+A movie whose worker, or daemon, died is given alone to the next one: so the second death finds the culprit, and movies
+that were only in its company are not blamed for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.movietable import INTERRUPTED
 from service.pipes import Begin, Child, Failed, Finish, Finished, Progress, Returned, Up, Work
 from streamer.errors import ConfigError, DeviceError, Reason, ServiceError
 from streamer.faultpoint import fault_point
@@ -48,9 +49,14 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def is_suspect(movie: JournalMovie) -> bool:
+    """Whether a worker, or the daemon, died while this movie was at work: it may be why, so it is given alone."""
+    return movie.deaths > 0 or (movie.reason is not None and movie.reason.error == INTERRUPTED)
+
+
 @dataclass(slots=True)
 class _InHand:
-    deaths: int
+    alone: bool
     begun: bool = False
     stage: str = "waiting"
 
@@ -110,10 +116,10 @@ class Crew:
         """Start the next movie if the worker can take one; whether there was one."""
         if self._child is None or not self.device or self._finishing or len(self._in_hand) >= _AT_ONCE:
             return False
-        if any(task.deaths for task in self._in_hand.values()):
+        if any(task.alone for task in self._in_hand.values()):
             return False
         movie = self._next()
-        if movie is None or (movie.deaths and self._in_hand):
+        if movie is None or (is_suspect(movie) and self._in_hand):
             return False
         key = movie_id, revision = movie.movie.movie_id, movie.movie.revision
         self._journal.start(movie_id, revision)
@@ -129,7 +135,7 @@ class Crew:
             raise
         if not self._in_hand:
             self._heard = self._clock()
-        self._in_hand[key] = _InHand(movie.deaths)
+        self._in_hand[key] = _InHand(is_suspect(movie))
         self._child.send(work)
         return True
 
@@ -175,7 +181,7 @@ class Crew:
         policy = self._config.watch.backlog
         latest = policy == "latest" or (policy == "alternate" and not self._took_latest)
         movie = self._journal.next_ready(latest=latest)
-        if movie is not None and not (movie.deaths and self._in_hand):
+        if movie is not None and not (is_suspect(movie) and self._in_hand):
             self._took_latest = latest
         return movie
 

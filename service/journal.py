@@ -19,6 +19,7 @@ from service import eventlog, movietable
 from service.database import Database, Migration
 from service.eventlog import utc_text
 from service.movietable import (
+    INTERRUPTED,
     JournalMovie,
     bare_record,
     is_same,
@@ -204,9 +205,11 @@ class Journal(MovieViews):
         """Make ready again what was at work when the daemon died, or had to stop: then no attempt is counted."""
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT * FROM movies WHERE state = ? ORDER BY number", (STARTED,)).fetchall()
-            reason = Reason(error="Stopped", message="the daemon stopped while this movie was at work")
+            reason = Reason(error=INTERRUPTED, message="the daemon stopped while this movie was at work")
             for row in rows:
-                self._again(connection, row, reason, attempt=row["attempt"] - (0 if counted else 1))
+                self._again(
+                    connection, row, reason if counted else None, attempt=row["attempt"] - (0 if counted else 1)
+                )
             return len(rows)
 
     # ------------------------------------------------------------------------------------------- operator

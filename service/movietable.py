@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from service.database import Database
 
+INTERRUPTED = "Stopped"
+"""Name of the reason why a movie is ready again that was at work when the daemon died."""
 _PORTION = 500
 
 # Paths are bytes: any file name survives. The identity is JSON: inodes need 64 bits without a sign.
