@@ -170,7 +170,7 @@ def lose(n: int) -> Callable[[Journal, Publisher], None]:
 
 
 def test_it_is_short_and_needs_nothing_of_ours() -> None:
-    assert EXAMPLE.count("\n") <= 40
+    assert sum(1 for line in EXAMPLE.splitlines() if line.strip()) <= 40
     assert re.findall(r"^\s*(?:import|from) (.*)$", EXAMPLE, flags=re.M) == ["contextlib, json, os, sys, zmq"]
 
 
