@@ -92,7 +92,7 @@ class Upkeep:
 
     def _tell_of_overload(self, shed: tuple[str, ...]) -> None:
         if shed:
-            words = f"movies come faster than they can be processed, left out: {', '.join(shed)}"
+            words = f"{', '.join(shed)} left out: movies come faster than they can be processed"
             self._alarms.raise_("overload", f"{words}; later: streamer movies retry --what-was-shed")
         else:
             self._alarms.clear("overload")
