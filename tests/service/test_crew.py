@@ -273,3 +273,18 @@ def test_a_child_has_its_own_session_so_that_ctrl_c_is_for_the_daemon_alone():
     finally:
         child.kill()
         child.stop(0.0)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_was_at_work_when_the_daemon_died_is_given_alone(scene, counted):
+    """After a clean stop nobody is suspected."""
+    arrive(scene, "a", "b", "c")
+    scene.journal.start(scene.state("grid1/a.tif").movie.movie_id, 1)
+    assert scene.journal.requeue_started(counted=counted) == 1
+    scene.say(Up(device="cpu", threads=1))
+    given = [scene.crew.dispatch() for _ in range(3)]
+    assert given == ([True, False, False] if counted else [True, True, True])
+    assert scene.worker.sent[0].movie.relative == "grid1/a.tif"
+    scene.say(Finished(record=make_record("grid1/a.tif")))
+    scene.journal.finish(make_record("grid1/a.tif"))
+    assert scene.crew.dispatch() is counted

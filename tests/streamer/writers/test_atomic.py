@@ -197,3 +197,16 @@ def test_file_systems_without_directory_flush_are_fine(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "fsync", refuse)
     write_atomically(tmp_path / "a", b"1")
     assert left(tmp_path) == ["a"]
+
+
+def test_what_a_killed_process_left_is_swept_before_anybody_asks_for_its_ending(tmp_path):
+    """Killed together with its parent, it may stay in the table of processes for long."""
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    path = tmp_path / f".a.mrc.tmp-{child.pid}-0123456789abcdef"
+    path.write_bytes(b"half")
+    assert sweep_temporaries(tmp_path) == []
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert sweep_temporaries(tmp_path) == [path]
+    child.stdin.close()
+    child.wait()
