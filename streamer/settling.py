@@ -168,6 +168,7 @@ class Settling:
         for relative in sorted(listing, key=lambda relative: (listing[relative].mtime_ns, relative)):
             if self._is_done(relative, listing[relative]):
                 self._candidates.pop(relative, None)
+                self._renamed.discard(relative)
                 continue
             candidate = self._note(now, relative, listing[relative])
             arrival = self._judge(now, relative, candidate, header_check, sidecar_read)

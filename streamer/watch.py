@@ -33,7 +33,7 @@ from streamer.errors import StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers import sidecars
 from streamer.readers.files import below
-from streamer.scan import Listing, look_again
+from streamer.scan import Listing, is_movie_name, look_again
 from streamer.scan import scan as scan
 from streamer.settling import Arrival as Arrival
 from streamer.settling import Settling as Settling
@@ -134,7 +134,8 @@ class Watcher:
                 listing = self._look()
                 if listing is not None:
                     for path in self._events.renamed():
-                        self._settling.renamed(os.path.relpath(path, self.root))
+                        if is_movie_name(os.path.basename(path), self._settings):  # noqa: PTH119 - a name, no path
+                            self._settling.renamed(os.path.relpath(path, self.root))
                     for arrival in self._settling.observe(
                         self._clock(), listing.files, self._header_check, self._sidecar_read
                     ):

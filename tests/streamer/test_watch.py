@@ -599,12 +599,16 @@ def test_a_rename_is_told_by_the_kernels_events(tmp_path, observers):
 
     def rename():
         hidden.rename(final)
-        observers.made[0].handler.dispatch(watch.FileMovedEvent(str(hidden), str(final)))
+        for name in ("a.tif", "a.xml", ".b.tif"):
+            observers.made[0].handler.dispatch(watch.FileMovedEvent(str(hidden), str(tmp_path / name)))
 
-    timeline.script = {10.0: rename}
+    remembered = []
+    timeline.script = {10.0: rename, 15.0: lambda: remembered.append(set(watcher._settling._renamed))}
     times = [timeline.now for _ in watcher.arrivals(timeline)]
     assert len(times) == 1
     assert 20 <= times[0] < 22
+    assert remembered == [{"a.tif"}]
+    assert watcher._settling._renamed == set()
 
 
 @pytest.mark.parametrize("duplicates", ["process", "skip"])
