@@ -28,12 +28,10 @@ _WRITING_SHARE = 0.05
 class _Packed(NamedTuple):
     """A row in few bytes: a session has tens of thousands."""
 
-    stem: str
-    """What the four paths begin with."""
+    data: bytes
+    """Three doubles (motion in total, early, late), then what the four paths begin with."""
     ends: tuple[str, ...]
     optics: Optics
-    motion: bytes
-    """Three doubles: total, early, late."""
 
 
 class MicrographTables:
@@ -98,15 +96,16 @@ class MicrographTables:
         stem = os.path.commonprefix(paths)  # noqa: RUF071 - of letters is what is wanted
         ends = self._one(tuple(path[len(stem) :] for path in paths))
         figures = row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom
-        return _Packed(stem, ends, self._one(row.optics), _MOTION.pack(*figures))
+        return _Packed(_MOTION.pack(*figures) + stem.encode(), ends, self._one(row.optics))
 
     def _one(self, value: T) -> T:
         return cast("T", self._shared.setdefault(value, value))
 
 
 def _unpacked(packed: _Packed) -> MicrographRow:
-    micrograph, motion, even, odd = (packed.stem + end for end in packed.ends)
-    total, early, late = _MOTION.unpack(packed.motion)
+    total, early, late = _MOTION.unpack_from(packed.data)
+    stem = packed.data[_MOTION.size :].decode()
+    micrograph, motion, even, odd = (stem + end for end in packed.ends)
     return MicrographRow(
         micrograph=micrograph,
         motion=motion,

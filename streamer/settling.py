@@ -164,12 +164,14 @@ class Settling:
         if self._at_start is None:
             self._at_start = frozenset(listing)
         self._looks, self._looking_until = 0, self._clock() + LOOKING_S
-        arrivals = []
-        for relative in sorted(listing, key=lambda relative: (listing[relative].mtime_ns, relative)):
-            if self._is_done(relative, listing[relative]):
+        arrivals, open_ones = [], []
+        for relative, identity in listing.items():
+            if self._is_done(relative, identity):
                 self._candidates.pop(relative, None)
                 self._renamed.discard(relative)
-                continue
+            else:
+                open_ones.append(relative)
+        for relative in sorted(open_ones, key=lambda relative: (listing[relative].mtime_ns, relative)):
             candidate = self._note(now, relative, listing[relative])
             arrival = self._judge(now, relative, candidate, header_check, sidecar_read)
             if arrival is not None:

@@ -140,6 +140,8 @@ class Watcher:
                         self._clock(), listing.files, self._header_check, self._sidecar_read
                     ):
                         yield self._with_fingerprint(arrival)
+                    # a long list goes before the next one is made
+                    del listing
                 stop.wait(TICK_S)
         finally:
             self._events.stop()
@@ -182,7 +184,8 @@ class Watcher:
         longest = self._settings.scan_interval_s if self._events.running else _NETWORK_SCAN_S
         for gone in self._listed - listing.files.keys():
             self._settling.forget(gone)
-        self._listed = set(listing.files)
+            self._listed.discard(gone)
+        self._listed.update(listing.files)
         least = self._poll_s(self.scan_s)
         self._next_poll = self._scan_allowed = after + least
         self._next_scan = after + max(min(self._settings.scan_interval_s, longest), least)

@@ -29,8 +29,9 @@ def latency(record: MovieRecord) -> float:
 
 
 def test_soak(make_site, tmp_path, often, report):  # noqa: F811
-    """Small movies one after the other, in portions; memory and descriptors of daemon and worker after each."""
+    """Small movies at two thirds of what two cores can do; memory and descriptors of daemon and worker now and then."""
     portions, size = often(6, 50), often(50, 200)
+    pace, clock = 1.0 / 18.0, threading.Event()
     site = quick(make_site, overload__shed="false")
     kinds = [movie_bytes(tmp_path, seed) for seed in range(20)]
     daemon = site.start()
@@ -38,6 +39,7 @@ def test_soak(make_site, tmp_path, often, report):  # noqa: F811
     for portion in range(portions):
         for number in range(size):
             put(site.root, f"square{portion:03d}/m{number:04d}.mrc", kinds[number % len(kinds)])
+            clock.wait(pace)  # the pace of seventy cameras
         site.wait_for(done=(portion + 1) * size)
         worker = children_of(daemon)["worker"]
         seen.append((time.monotonic() - began, resident(daemon.pid), resident(worker), descriptors(daemon.pid)))
