@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from service.layout import Layout
 
-_RECORD_BYTES = 64 << 20
 _PAGE = 500
 
 

@@ -17,11 +17,13 @@ from streamer.readers.files import below, entries, identity, passed
 from streamer.readers.gain import is_gain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from streamer.records import FileIdentity
     from streamer.settings import WatchSettings
+
+    IsDone = Callable[[str, FileIdentity], bool]
 
 
 class Listing(NamedTuple):
@@ -29,17 +31,23 @@ class Listing(NamedTuple):
 
     files: dict[str, FileIdentity]
     """By path below the root, with slashes."""
+    names: set[str]
+    """Paths of all that are there, also of those that were left out as done."""
     root_missing: bool = False
     """The root is not there or cannot be read: nothing is known, which is not the same as nothing there."""
 
 
-def scan(root: Path, settings: WatchSettings) -> Listing:
+def scan(root: Path, settings: WatchSettings, is_done: IsDone = lambda _path, _identity: False) -> Listing:
     """List all files below ``root`` that may be movies.
 
     Regular files only; links, to files or directories, and hidden directories are not followed. What vanishes
     or cannot be read meanwhile is left out.
+
+    Parameters
+    ----------
+    is_done : whether nothing has to be known of a file any more: of a long session only the few others are kept.
     """
-    files: dict[str, FileIdentity] = {}
+    listing = Listing({}, set())
     directories = [""]
     with below(root):
         while directories:
@@ -52,12 +60,12 @@ def scan(root: Path, settings: WatchSettings) -> Listing:
                         if _is_directory(entry):
                             directories.append(path)
                         elif is_movie_name(entry.name, settings, in_epu_tree=in_epu_tree):
-                            _add(files, path, entry)
+                            _add(listing, path, entry, is_done)
             except OSError:
                 if not relative:
-                    return Listing({}, root_missing=True)
+                    return Listing({}, set(), root_missing=True)
                 # Renamed, removed or forbidden while we were looking: the next scan sees what has become of it.
-    return Listing(files)
+    return listing
 
 
 def look_again(root: Path, relatives: Iterable[str]) -> Listing:
@@ -72,7 +80,15 @@ def look_again(root: Path, relatives: Iterable[str]) -> Listing:
                     status = os.stat(relative.rpartition("/")[2], dir_fd=descriptor, follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
                         files[relative] = identity(status)
-    return Listing(files)
+    return Listing(files, set(files))
+
+
+def is_movie_path(root: Path, relative: str, settings: WatchSettings) -> bool:
+    """Whether ``scan`` would list a file of this path, if it is a regular one."""
+    *directories, name = relative.split("/")
+    if any(_is_hidden(directory) for directory in directories):
+        return False
+    return is_movie_name(name, settings, in_epu_tree=epu.is_in_tree((*root.parts, *directories)))
 
 
 def is_movie_name(name: str, settings: WatchSettings, *, in_epu_tree: bool = False) -> bool:
@@ -99,15 +115,22 @@ def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
 def _is_directory(entry: os.DirEntry[str]) -> bool:
     """Whether to go down; ``.snapshot`` and its like hold copies of everything."""
     try:
-        return not entry.name.startswith((".", "$")) and entry.is_dir(follow_symlinks=False)
+        return not _is_hidden(entry.name) and entry.is_dir(follow_symlinks=False)
     except OSError:
         return False
 
 
-def _add(files: dict[str, FileIdentity], path: str, entry: os.DirEntry[str]) -> None:
+def _is_hidden(directory: str) -> bool:
+    return directory.startswith((".", "$"))
+
+
+def _add(listing: Listing, path: str, entry: os.DirEntry[str], is_done: IsDone) -> None:
     """Note a file that is a regular one and still there."""
     with suppress(OSError):
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISREG(status.st_mode):
             # the same string as at the last scan: what remembers paths shares them
-            files[sys.intern(path)] = identity(status)
+            path, found = sys.intern(path), identity(status)
+            listing.names.add(path)
+            if not is_done(path, found):
+                listing.files[path] = found

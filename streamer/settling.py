@@ -133,7 +133,7 @@ class Settling:
         return {relative: candidate.reason for relative, candidate in dict(self._candidates).items()}
 
     def renamed(self, relative: str) -> None:
-        """A file was given this name: copy programs do that when they are done, so its wait may be shorter."""
+        """A file of the next look was given this name: copy programs do that when they are done; it may wait less."""
         self._renamed.add(relative)
 
     def forget(self, relative: str) -> None:
@@ -157,21 +157,20 @@ class Settling:
         Parameters
         ----------
         now : monotonic time of the look, s.
-        listing : all files seen, or all that ``waiting`` names; a waiting file that is absent starts anew.
+        listing : all files seen but those that are done, or at least all that ``waiting`` names; a waiting file that is
+            absent starts anew, or is done.
         """
+        self._renamed.intersection_update(listing)
         for relative in self._candidates.keys() - listing.keys():
             del self._candidates[relative]
         if self._at_start is None:
             self._at_start = frozenset(listing)
         self._looks, self._looking_until = 0, self._clock() + LOOKING_S
-        arrivals, open_ones = [], []
-        for relative, identity in listing.items():
-            if self._is_done(relative, identity):
+        arrivals = []
+        for relative in sorted(listing, key=lambda relative: (listing[relative].mtime_ns, relative)):
+            if self.is_done(relative, listing[relative]):
                 self._candidates.pop(relative, None)
-                self._renamed.discard(relative)
-            else:
-                open_ones.append(relative)
-        for relative in sorted(open_ones, key=lambda relative: (listing[relative].mtime_ns, relative)):
+                continue
             candidate = self._note(now, relative, listing[relative])
             arrival = self._judge(now, relative, candidate, header_check, sidecar_read)
             if arrival is not None:
@@ -182,7 +181,8 @@ class Settling:
                 self._renamed.discard(relative)
         return arrivals
 
-    def _is_done(self, relative: str, identity: FileIdentity) -> bool:
+    def is_done(self, relative: str, identity: FileIdentity) -> bool:
+        """Whether this state of a file was delivered, or was known from the start."""
         reported = self._reported.get(relative)
         if reported is not None and packed(identity, failed=True).startswith(reported):
             return True

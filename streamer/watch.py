@@ -1,7 +1,8 @@
 """From a directory that a detector writes into to whole movies, each once.
 
-``Settling`` judges, ``scan`` looks; here is the loop around them. Events of the kernel only wake it up: they
-are lost on overflow and never come from another computer, so a full scan stands behind them.
+``Settling`` judges, ``scan`` looks; here is the loop around them. Events of the kernel only say where to look: they
+are lost on overflow and never come from another computer, so a full scan stands behind them, at the start, after an
+overflow, for new directories, and now and then.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from streamer.errors import StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers import sidecars
 from streamer.readers.files import below
-from streamer.scan import Listing, is_movie_name, look_again
+from streamer.scan import Listing, is_movie_path, look_again
 from streamer.scan import scan as scan
 from streamer.settling import Arrival as Arrival
 from streamer.settling import Settling as Settling
@@ -58,7 +59,7 @@ _NETWORK_SCAN_S, _NETWORK_POLL_S, _ROOT_MISSING_S = 5.0, 1.0, 1.0
 _NEW_FILES: list[type[FileSystemEvent]] = [
     *(DirCreatedEvent, DirMovedEvent, FileCreatedEvent, FileMovedEvent, FileClosedEvent)
 ]
-_RENAMES_KEPT = 10_000
+_MOST_TOLD = 10_000
 _WATCHDOG = logging.getLogger("watchdog.observers.inotify_c")
 # A scan takes at most this part of the time.
 _SCAN_SHARE = 0.1
@@ -133,9 +134,6 @@ class Watcher:
             while not stop.is_set():
                 listing = self._look()
                 if listing is not None:
-                    for path in self._events.renamed():
-                        if is_movie_name(os.path.basename(path), self._settings):  # noqa: PTH119 - a name, no path
-                            self._settling.renamed(os.path.relpath(path, self.root))
                     for arrival in self._settling.observe(
                         self._clock(), listing.files, self._header_check, self._sidecar_read
                     ):
@@ -159,15 +157,29 @@ class Watcher:
         now = self._clock()
         if now >= self._next_scan or (self._woken.is_set() and now >= self._scan_allowed):
             return self._scan(now)
-        waiting = self._settling.waiting()
-        if self._root_missing or not waiting or now < self._next_poll:
+        if self._root_missing or now < self._next_poll:
             return None
-        listing = look_again(self.root, waiting)
-        if not listing.files:
+        waiting, told = self._settling.waiting(), self._told()
+        if not (waiting or told):
+            return None
+        listing = look_again(self.root, waiting.keys() | told)
+        if waiting and not listing.files:
             # All gone at once: a scan tells whether the root went with them.
             return self._scan(self._clock())
+        self._listed |= listing.names
         self._next_poll = self._clock() + self._poll_s(self._clock() - now)
         return listing
+
+    def _told(self) -> set[str]:
+        """Movies of which the kernel has told since the last look, by path below the root."""
+        told = set()
+        for path, is_renamed in self._events.told():
+            relative = os.path.relpath(path, self.root)
+            if is_movie_path(self.root, relative, self._settings):
+                told.add(relative)
+                if is_renamed:
+                    self._settling.renamed(relative)
+        return told
 
     def _scan(self, now: float) -> Listing | None:
         is_remote = is_on_network(self.root)
@@ -175,19 +187,19 @@ class Watcher:
         # Cleared and followed before the scan, so that what happens meanwhile causes another one.
         self._woken.clear()
         self._events.follow(self.root if use_events else None)
-        listing = scan(self.root, self._settings)
+        self._told()  # what was renamed; all of it is in the list
+        listing = scan(self.root, self._settings, self._settling.is_done)
         after = self._clock()
         self.scan_s, self._root_missing = after - now, listing.root_missing
         if listing.root_missing:
             self._next_scan = after + min(self._settings.scan_interval_s, _ROOT_MISSING_S)
             return None
         longest = self._settings.scan_interval_s if self._events.running else _NETWORK_SCAN_S
-        for gone in self._listed - listing.files.keys():
+        for gone in self._listed - listing.names:
             self._settling.forget(gone)
-            self._listed.discard(gone)
-        self._listed.update(listing.files)
+        self._listed = listing.names
         least = self._poll_s(self.scan_s)
-        self._next_poll = self._scan_allowed = after + least
+        self._next_poll, self._scan_allowed = after + self._poll_s(0.0), after + least
         self._next_scan = after + max(min(self._settings.scan_interval_s, longest), least)
         return listing
 
@@ -223,16 +235,19 @@ def is_on_network(path: Path, mountinfo: str | None = None) -> bool:
 
 
 class _Waker(FileSystemEventHandler):
-    """Sets an event and notes renames; it cannot raise, which would end the observer's thread."""
+    """Notes new files, and asks for a scan where that is not enough; it cannot raise, which would end its thread."""
 
     def __init__(self, woken: threading.Event) -> None:
         self._woken = woken
-        self.renamed: deque[str] = deque(maxlen=_RENAMES_KEPT)
+        self.told: deque[tuple[str, bool]] = deque()
+        """Paths, and whether a file was renamed to it."""
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        if isinstance(event, FileMovedEvent):
-            self.renamed.append(os.fsdecode(event.dest_path))
-        self._woken.set()
+        if event.is_directory or len(self.told) >= _MOST_TOLD:
+            self._woken.set()
+            return
+        is_renamed = isinstance(event, FileMovedEvent)
+        self.told.append((os.fsdecode(event.dest_path if is_renamed else event.src_path), is_renamed))
 
 
 class _Overflows(logging.Handler):
@@ -265,10 +280,10 @@ class _Events:
     def overflows(self) -> int:
         return self._overflows.count
 
-    def renamed(self) -> Iterator[str]:
-        """Take the paths that files were renamed to since the last call."""
-        while self._waker.renamed:
-            yield self._waker.renamed.popleft()
+    def told(self) -> Iterator[tuple[str, bool]]:
+        """Take the paths of new files since the last call, and whether each was renamed to that."""
+        while self._waker.told:
+            yield self._waker.told.popleft()
 
     def follow(self, root: Path | None) -> None:
         """See that the events of this root, as it is mounted now, wake the watcher; None: of none."""

@@ -110,10 +110,10 @@ def test_names_are_bytes(tmp_path):
 
 
 def test_a_missing_root_is_said_not_raised(tmp_path):
-    assert scan(tmp_path / "absent", WatchSettings()) == ({}, True)
+    assert scan(tmp_path / "absent", WatchSettings()) == ({}, set(), True)
     (tmp_path / "file").write_bytes(b"")
     assert scan(tmp_path / "file", WatchSettings()).root_missing
-    assert scan(tmp_path, WatchSettings()) == ({}, False)
+    assert scan(tmp_path, WatchSettings()) == ({}, set(), False)
 
 
 def test_directories_may_vanish_during_the_scan(tmp_path, monkeypatch):

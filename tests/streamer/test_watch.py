@@ -11,6 +11,7 @@ import tifffile
 from streamer import watch
 from streamer.errors import MovieNotReady, MovieUnsupported
 from streamer.readers import movie as movie_reader
+from streamer.scan import scan as scan_of
 from streamer.settings import WatchSettings
 from streamer.watch import Watcher, is_on_network
 
@@ -617,3 +618,54 @@ def test_the_fingerprint_is_taken_where_duplicates_are_to_be_found(tmp_path, dup
     ((_, arrival),) = run(tmp_path, 30, settings={"duplicates": duplicates})
     expected = movie_reader.fingerprint(tmp_path / "a.mrc") if duplicates == "skip" else None
     assert arrival.fingerprint == expected
+
+
+def test_a_new_file_is_looked_at_and_nothing_else(tmp_path, observers, monkeypatch):
+    """However many there are already: only a new directory, or an event too many, is worth a scan."""
+    data = mrc_bytes(tmp_path)
+    root = tmp_path / "root"
+    (root / "old").mkdir(parents=True)
+    scans = []
+    monkeypatch.setattr(watch, "scan", lambda *told: scans.append(timeline.now) or scan_of(*told))
+    timeline = Timeline(60)
+    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=1000), clock=timeline.clock)
+
+    def appear(name):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(data)
+        observers.made[0].handler.dispatch(watch.FileClosedEvent(str(root / name)))
+
+    timeline.script = {10.0: lambda: [appear(name) for name in ("old/a.mrc", "b.mrc", ".c.mrc", ".hidden/d.mrc")]}
+    found = [(timeline.now, arrival.movie.relative) for arrival in watcher.arrivals(timeline)]
+    assert {name for _, name in found} == {"b.mrc", "old/a.mrc"}
+    assert all(20 <= when < 21 for when, _ in found)
+    assert scans == [0.0]
+
+
+@pytest.mark.parametrize("cause", ["directory", "flood"])
+def test_what_events_cannot_tell_one_by_one_is_scanned_for(tmp_path, observers, monkeypatch, cause):
+    monkeypatch.setattr(watch, "_MOST_TOLD", 3)
+    data = mrc_bytes(tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    timeline = Timeline(60)
+    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=1000), clock=timeline.clock)
+
+    def appear():
+        (root / "new").mkdir()
+        for number in range(6):
+            (root / "new" / f"{number}.mrc").write_bytes(data)
+        if cause == "directory":
+            observers.made[0].handler.dispatch(watch.DirCreatedEvent(str(root / "new")))
+        for number in range(6 if cause == "flood" else 0):
+            observers.made[0].handler.dispatch(watch.FileClosedEvent(str(root / "new" / f"{number}.mrc")))
+
+    timeline.script = {10.0: appear}
+    assert len(list(watcher.arrivals(timeline))) == 6
+
+
+def test_of_files_that_are_done_a_scan_keeps_only_the_names(tmp_path):
+    (tmp_path / "a.mrc").write_bytes(mrc_bytes(tmp_path))
+    settings = WatchSettings(root=str(tmp_path))
+    assert scan_of(tmp_path, settings, lambda path, _identity: path == "a.mrc") == ({}, {"a.mrc"}, False)
+    assert scan_of(tmp_path, settings).files.keys() == {"a.mrc"}
