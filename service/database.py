@@ -142,9 +142,11 @@ class Database:
                 # FULL: a commit survives a power cut. Milliseconds, for at most a few movies per second.
                 self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
-            verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+            if not read_only:
+                # reads the whole file: for the one who will write to it, not for each who looks
+                verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if verdict != "ok":
+                    raise sqlite3.DatabaseError(verdict)
             self._migrate(migrations, read_only=read_only)
 
     def _migrate(self, migrations: Sequence[Migration], *, read_only: bool) -> None:

@@ -35,24 +35,25 @@ def test_soak(make_site, tmp_path, often, report):  # noqa: F811
     site = quick(make_site, overload__shed="false")
     kinds = [movie_bytes(tmp_path, seed) for seed in range(20)]
     daemon = site.start()
-    seen, began = [], time.monotonic()
-    for portion in range(portions):
-        for number in range(size):
-            put(site.root, f"square{portion:03d}/m{number:04d}.mrc", kinds[number % len(kinds)])
-            clock.wait(pace)  # the pace of seventy cameras
-        site.wait_for(done=(portion + 1) * size)
-        worker = children_of(daemon)["worker"]
-        seen.append((time.monotonic() - began, resident(daemon.pid), resident(worker), descriptors(daemon.pid)))
+    seen = []
+    with site.journal() as journal:
+        for portion in range(portions):
+            for number in range(size):
+                put(site.root, f"square{portion:03d}/m{number:04d}.mrc", kinds[number % len(kinds)])
+                clock.wait(pace)  # the pace of seventy cameras
+            until(lambda n=(portion + 1) * size: journal.counts_by_state().get("done", 0) == n, "the portion")
+            worker = children_of(daemon)["worker"]
+            seen.append((resident(daemon.pid), resident(worker), descriptors(daemon.pid)))
     assert site.stop(daemon) == 0
     done = records(site)
     assert len(done) == portions * size
     # what is left after the first fifth: caches are filled, the journal has its first pages
     tail = np.array(seen[len(seen) // 5 :], dtype=float)
     movies = size * np.arange(len(tail))
-    slope, slope_worker = (np.polyfit(movies, tail[:, column], 1)[0] for column in (1, 2))
+    slope, slope_worker = (np.polyfit(movies, tail[:, column], 1)[0] for column in (0, 1))
     tenth = max(20, len(done) // 10)
     first, last = (np.percentile([latency(r) for r in part], 95) for part in (done[:tenth], done[-tenth:]))
-    files = int(tail[-1, 3] - tail[0, 3])
+    files = int(tail[-1, 2] - tail[0, 2])
     per_hour = 950
     figure = (
         f"daemon {slope * per_hour / 2**20:+.2f} MiB, worker {slope_worker * per_hour / 2**20:+.2f} MiB per {per_hour} "
