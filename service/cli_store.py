@@ -15,6 +15,7 @@ from service.database import lock_instance
 from service.journal import FINAL, Journal
 from service.layout import layout_of, prepare
 from service.messages import ProtocolError
+from service.movietable import summary
 from service.movieviews import PENDING
 from service.printable import printable
 from streamer import jsontext
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
 _RETRIED = ("failed", "quarantined", "incomplete", "vanished", "skipped")
-_ALL = -1
-"""SQLite's word for no limit."""
 
 
 @contextmanager
@@ -153,7 +152,7 @@ def _chosen(config: Config, state: str | None) -> list[str]:
     with reading(config) as journal:
         if state is None:
             return journal.with_shed()
-        return [movie.movie.movie_id for movie in reversed(journal.movies(state=state, limit=_ALL))]
+        return [movie.movie.movie_id for movie in journal.every(state)]
 
 
 @movies.command("skip")
@@ -168,13 +167,4 @@ def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple
 
 
 def _summary(movie: JournalMovie) -> dict[str, Any]:
-    return {
-        "movie_id": movie.movie.movie_id,
-        "revision": movie.movie.revision,
-        "path": printable(movie.movie.relative),
-        "session": movie.movie.session,
-        "state": movie.state,
-        "attempt": movie.attempt,
-        "detected": movie.detected_utc,
-        "reason": movie.reason,
-    }
+    return summary(movie) | {"path": printable(movie.movie.relative)}

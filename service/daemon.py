@@ -31,7 +31,6 @@ from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoint
 from service.leftovers import sweep_leftovers
 from service.logs import log_to_stderr
 from service.messages import SessionChange
-from service.overload import ORDER
 from service.prometheus import Metrics
 from service.publisher import Publisher
 from service.serving import Serving
@@ -305,7 +304,7 @@ class Daemon:
         self.metrics.pending(counts, oldest)
         self.metrics.log(beat.seq, self.publisher.subscribers)
         self.metrics.training(self.teacher.is_training)
-        self.metrics.shedding(self.desk.load.shed, possible=ORDER)
+        self.metrics.shedding(self.desk.load.shed)
         self.metrics.alive("daemon")
         if self.crew.device:
             self.metrics.build(version("cryoem-streamer"), self.crew.device)

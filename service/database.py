@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    Parameters = Sequence[object] | Mapping[str, object]
+
 Migration = tuple[str, ...]
 """SQL statements that lead from one version of the schema to the next."""
 
@@ -119,12 +121,12 @@ class Database:
                 raise
             self._on_commit(time.perf_counter() - begin)
 
-    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
         with _mapped(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
-    def row(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Row | None:
+    def row(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """First row of a query, if any."""
         with _mapped(self.path):
             found: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,7 @@ def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]
     image = next(file for file in record.outputs if file.role == "micrograph")
     height, width = image.shape or [0, 0]
     for x, y in picks.coordinates:
-        if not (math.isfinite(x) and math.isfinite(y) and 0 <= x < width and 0 <= y < height):
+        if not (0 <= x < width and 0 <= y < height):
             raise UsageError(
                 "a particle lies outside the micrograph",
                 where=image.path,

@@ -214,10 +214,27 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def done_records(database: Database, session: str) -> Iterator[MovieRecord]:
-    """Records of a session's movies that are done, oldest first, read in portions: there may be very many."""
-    query = "SELECT number, record FROM movies WHERE session = ? AND state = 'done' AND number > ? ORDER BY number"
+def every_row(database: Database, session: str | None = None, state: str | None = None) -> Iterator[sqlite3.Row]:
+    """Rows of a session and state, oldest first, read in portions: there may be very many."""
+    query = (
+        "SELECT * FROM movies WHERE (:session IS NULL OR session = :session) AND (:state IS NULL OR state = :state)"
+        " AND number > :last ORDER BY number LIMIT :portion"
+    )
     last = 0
-    while rows := database.rows(f"{query} LIMIT {_PORTION}", (session, last)):
-        yield from (jsontext.decode(row["record"], MovieRecord) for row in rows)
+    while rows := database.rows(query, {"session": session, "state": state, "last": last, "portion": _PORTION}):
+        yield from rows
         last = rows[-1]["number"]
+
+
+def summary(movie: JournalMovie) -> dict[str, Any]:
+    """What is told of a movie in a line."""
+    return {
+        "movie_id": movie.movie.movie_id,
+        "revision": movie.movie.revision,
+        "path": movie.movie.relative,
+        "session": movie.movie.session,
+        "state": movie.state,
+        "attempt": movie.attempt,
+        "detected": movie.detected_utc,
+        "reason": movie.reason,
+    }

@@ -8,11 +8,12 @@ from service import movietable
 from service.eventlog import EventLog, utc_seconds
 from service.messages import DENOISER, NO_VERSION, SERVES_AFTER, parse_event
 from service.movietable import JournalMovie, journal_movie
+from streamer import jsontext
+from streamer.published import MovieRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streamer.published import MovieRecord
     from streamer.records import FileIdentity
 
 READY, STARTED = "ready", "started"
@@ -66,9 +67,14 @@ class MovieViews(EventLog):
         )
         return [journal_movie(row) for row in rows]
 
+    def every(self, state: str | None = None) -> Iterator[JournalMovie]:
+        """All revisions of all movies, oldest first, however many there are."""
+        return map(journal_movie, movietable.every_row(self._database, state=state))
+
     def done(self, session: str) -> Iterator[MovieRecord]:
         """Records of a session's movies that are done, oldest first."""
-        return movietable.done_records(self._database, session)
+        for row in movietable.every_row(self._database, session, "done"):
+            yield jsontext.decode(row["record"], MovieRecord)
 
     def identities(self) -> dict[str, FileIdentity]:
         """List what the watcher need not report again: path below the root, and the identity seen.

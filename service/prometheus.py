@@ -27,6 +27,7 @@ from service.eventlog import utc_seconds
 from service.gauges import KnownGauge
 from service.loopback import check_loopback
 from service.messages import DENOISER
+from service.overload import ORDER
 from streamer.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -208,9 +209,9 @@ class Metrics:
         self._overflows.inc(max(0, total - self._overflows_seen))
         self._overflows_seen = max(total, self._overflows_seen)
 
-    def shedding(self, shed: tuple[str, ...], *, possible: tuple[str, ...]) -> None:
+    def shedding(self, shed: tuple[str, ...]) -> None:
         """Set what is left out under load."""
-        for name in possible:
+        for name in ORDER:
             self._shed.set(name in shed, name)
 
     def worker_restarted(self) -> None:

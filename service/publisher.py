@@ -142,7 +142,7 @@ class Publisher:
         sent = 0
         while rows := self._log.events(self._cursor + 1):
             for row in rows:
-                fault_point("unpublished", str(row.raw))
+                fault_point("unpublished", row.raw)
                 name = topic(self._log.instance, row.kind, row.session)
                 self._events.send_multipart([name, row.raw], zmq.DONTWAIT)
                 self._cursor = row.seq

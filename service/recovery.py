@@ -15,6 +15,7 @@ from service.database import lock_instance
 from service.eventlog import utc_text
 from service.journal import Journal
 from service.messages import SessionChange
+from service.movietable import summary
 from service.movieviews import PENDING
 from service.verifying import damaged_outputs
 from streamer import jsontext
@@ -48,14 +49,14 @@ def check(journal: Journal, layout: Layout, *, newest: int | None) -> Iterator[F
         yield Finding(str(layout.journal), verdict)
     yield from _numbers(journal)
     told = {(event["movie_id"], event["revision"]) for event in _events(journal, "movie")}
-    for movie in journal.movies(limit=-1):
+    for movie in journal.every():
         name = f"{movie.movie.movie_id} r{movie.movie.revision}"
         if movie.state not in PENDING and journal.first_seq == 1:
             if (movie.movie.movie_id, movie.movie.revision) not in told:
                 yield Finding(name, f"is {movie.state} and no event says so")
         if movie.state == "done" and movie.record is None:
             yield Finding(name, "is done and has no record")
-    for movie in journal.movies(state="done", limit=-1 if newest is None else newest):
+    for movie in journal.every("done") if newest is None else journal.movies(state="done", limit=newest):
         if movie.record is not None:
             record = msgspec.convert(movie.record, MovieRecord)
             for damage in damaged_outputs(record, layout.session_output(record.session)):
@@ -91,19 +92,8 @@ def exported_events(journal: Journal, kind: str | None = None) -> Iterator[bytes
 
 def exported_movies(journal: Journal) -> Iterator[bytes]:
     """All revisions of all movies, oldest first, with their records."""
-    for movie in reversed(journal.movies(limit=-1)):
-        fields = {
-            "movie_id": movie.movie.movie_id,
-            "revision": movie.movie.revision,
-            "path": movie.movie.relative,
-            "session": movie.movie.session,
-            "state": movie.state,
-            "attempt": movie.attempt,
-            "detected": movie.detected_utc,
-            "reason": movie.reason,
-            "record": movie.record,
-        }
-        yield jsontext.encode(fields)
+    for movie in journal.every():
+        yield jsontext.encode(summary(movie) | {"record": movie.record})
 
 
 class Recovered(NamedTuple):

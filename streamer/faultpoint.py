@@ -76,9 +76,9 @@ _armed = _parsed(os.environ.get(VARIABLE, ""))
 _reached: dict[_Armed, int] = {}
 
 
-def fault_point(name: str, subject: str = "") -> None:
+def fault_point(name: str, subject: str | bytes = "") -> None:
     """Fail here if a test has asked for it."""
-    here = [armed for armed in _armed if armed.point == name and armed.subject in subject]
+    here = [armed for armed in _armed if armed.point == name and armed.subject in str(subject)]
     for armed in here:
         _reached[armed] = _reached.get(armed, 0) + 1
     for armed in here:

@@ -12,6 +12,7 @@ import zmq
 
 from service.heartbeat import Heartbeat
 from service.journal import Journal
+from service.messages import Alert
 from service.publisher import Publisher
 from streamer.errors import Reason
 from streamer.published import (
@@ -204,3 +205,26 @@ class Server:
             if self.beating and time.monotonic() > due:
                 publisher.heartbeat(Heartbeat(state="running"))
                 due = time.monotonic() + self.heartbeat_s
+
+
+def append(n: int, *, publish: bool = True) -> Callable[[Journal, Publisher], None]:
+    """In the server's thread: make n events, and publish them at once or leave it to the next heartbeat."""
+
+    def action(journal: Journal, publisher: Publisher) -> None:
+        for _ in range(n):
+            # a session that is called like the heartbeat is none
+            journal.append(Alert(name="n", severity="info", state="raised"), "hb")
+            if publish:
+                publisher.publish_new()
+
+    return action
+
+
+def lose(n: int) -> Callable[[Journal, Publisher], None]:
+    """In the server's thread: make n events whose messages get lost on their way."""
+
+    def action(journal: Journal, publisher: Publisher) -> None:
+        append(n, publish=False)(journal, publisher)
+        publisher._cursor = journal.last_seq
+
+    return action

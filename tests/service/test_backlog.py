@@ -13,9 +13,9 @@ from service.pipes import Progress, Up, Work
 from streamer.errors import MovieVanished
 from streamer.published import Times
 from streamer.settings import WatchSettings
+from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, full_fields, make_movie, make_record
 from tests.service.test_crew import FakeChild
-from tests.service.test_overload import arrival_of, desk_of
 
 FINGERPRINT = "a" * 64
 

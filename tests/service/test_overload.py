@@ -1,7 +1,5 @@
 """What is left out while more movies wait than can be processed: in the declared order, and only then."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
@@ -9,53 +7,13 @@ from hypothesis import strategies as st
 
 from service import config
 from service.config import Config
-from service.desk import Desk
-from service.layout import Layout
 from service.overload import ORDER, Load, OverloadSettings, in_order
 from service.pipes import Failed, Finished
-from service.prometheus import Metrics
-from service.status import Alarms, Status
 from streamer.errors import ConfigError, MovieVanished
-from streamer.settling import Arrival
+from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, make_movie, make_record
 
 LIMITS = OverloadSettings(preview_after=4, denoise_after=8, super_resolution_after=12)
-
-
-def desk_of(journal, directory, settings):
-    """A desk whose gains, models and teacher say nothing."""
-    metrics = Metrics()
-    return Desk(
-        settings,
-        Layout(root=directory / "in", output=directory / "out", state=directory / "state", runtime=directory / "run"),
-        journal,
-        gains=SimpleNamespace(for_movie=lambda path, named: None),
-        serving=SimpleNamespace(
-            version=lambda session: None,
-            fine_version=lambda session, method: None,
-            has_own=lambda session, specimen: True,
-        ),
-        teacher=SimpleNamespace(give_way=lambda: None, learn=lambda *what: None),
-        tables=SimpleNamespace(add=lambda record: None),
-        metrics=metrics,
-        status=Status(),
-        alarms=Alarms(journal, metrics),
-    )
-
-
-def arrival_of(movie, *, found_at_start=False, fingerprint=None, error=None):
-    """What the watcher says of a file that has settled."""
-    return Arrival(
-        movie=movie,
-        header=None,
-        error=error,
-        detected_utc=UTC,
-        ready_utc=UTC,
-        waited_s=1.0,
-        still_s=1.0,
-        found_at_start=found_at_start,
-        fingerprint=fingerprint,
-    )
 
 
 def loaded(n, settings=LIMITS):

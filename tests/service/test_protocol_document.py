@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from service_samples import Server, wait_until
+from service_samples import Server, append, lose, wait_until
 
 from service import requests, wire
 from service.answers import LIMITS
@@ -46,8 +46,6 @@ from streamer.records import Acquisition
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from service.journal import Journal
-    from service.publisher import Publisher
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 (EXAMPLE,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT, flags=re.S | re.M)
@@ -145,28 +143,6 @@ def following(directory: Path, server: Server) -> Iterator[Example]:
         yield example
     finally:
         example.kill()
-
-
-def append(n: int, *, publish: bool = True) -> Callable[[Journal, Publisher], None]:
-    """In the server's thread: make n events and publish them one by one, or leave it to the next heartbeat."""
-
-    def action(journal: Journal, publisher: Publisher) -> None:
-        for _ in range(n):
-            journal.append(Alert(name="n", severity="info", state="raised"), "hb")
-            if publish:
-                publisher.publish_new()
-
-    return action
-
-
-def lose(n: int) -> Callable[[Journal, Publisher], None]:
-    """In the server's thread: make n events whose messages get lost on their way."""
-
-    def action(journal: Journal, publisher: Publisher) -> None:
-        append(n, publish=False)(journal, publisher)
-        publisher._cursor = journal.last_seq
-
-    return action
 
 
 def test_it_is_short_and_needs_nothing_of_ours() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from service_samples import UTC as NOON
-from service_samples import Server, make_movie, make_record, wait_until
+from service_samples import Server, append, lose, make_movie, make_record, wait_until
 
 from service.client import Client, FileCursor, MemoryCursor, Position, SqliteCursor
 from service.heartbeat import Heartbeat
@@ -28,28 +28,6 @@ if TYPE_CHECKING:
     from service.publisher import Publisher
 
 BEAT = 0.05
-
-
-def append(n: int, publish: bool = True) -> Callable[[Journal, Publisher], None]:
-    """In the server's thread: make n events, and publish them at once or leave it to the next heartbeat."""
-
-    def action(journal: Journal, publisher: Publisher) -> None:
-        for _ in range(n):
-            journal.append(Alert(name="n", severity="info", state="raised"), "s")
-            if publish:
-                publisher.publish_new()
-
-    return action
-
-
-def lose(n: int) -> Callable[[Journal, Publisher], None]:
-    """In the server's thread: make n events whose messages get lost on their way."""
-
-    def action(journal: Journal, publisher: Publisher) -> None:
-        append(n, publish=False)(journal, publisher)
-        publisher._cursor = journal.last_seq
-
-    return action
 
 
 class Subscriber:

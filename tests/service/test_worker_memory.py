@@ -13,9 +13,9 @@ from service.overload import OverloadSettings
 from service.pipes import Failed, Progress, Up, Work
 from streamer.errors import DeviceError
 from streamer.published import Times
+from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, make_movie
 from tests.service.test_crew import FakeChild
-from tests.service.test_overload import arrival_of, desk_of
 
 GIB = 2**30
 
