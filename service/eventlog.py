@@ -132,13 +132,17 @@ class EventLog:
         A session's events stay while it goes on: none is forgotten that has one since then. What is kept is
         always an unbroken row up to the newest, so ``first_seq`` says all.
         """
-        kept = self._database.row(
-            """SELECT min(seq) AS first FROM events WHERE t_utc >= :before OR (session != '' AND session IN
-               (SELECT DISTINCT session FROM events WHERE t_utc >= :before))""",
-            {"before": before_utc},
-        )
-        first = self.last_seq + 1 if kept is None or kept["first"] is None else int(kept["first"])
         oldest = self.first_seq
+        young = self._database.row("SELECT seq FROM events WHERE t_utc >= ? ORDER BY seq LIMIT 1", (before_utc,))
+        # by the few rows of newest numbers and by the indices: this runs in the daemon's loop
+        of_sessions = self._database.rows(
+            """SELECT session, (SELECT t_utc FROM events WHERE seq = n.seq) AS newest,
+               (SELECT seq FROM events WHERE kind = n.kind AND session = n.session ORDER BY kseq LIMIT 1) AS first
+               FROM numbers AS n WHERE session != ''"""
+        )
+        active = {row["session"] for row in of_sessions if row["newest"] is not None and row["newest"] >= before_utc}
+        firsts = [row["first"] for row in of_sessions if row["session"] in active and row["first"] is not None]
+        first = min([*firsts, self.last_seq + 1 if young is None else young["seq"]])
         if oldest >= first:
             return 0
         with self._database.transaction() as connection:
