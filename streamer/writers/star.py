@@ -21,6 +21,7 @@ Value = str | int | float
 ROLE_MICROGRAPH, ROLE_EVEN, ROLE_ODD, ROLE_MOTION = "micrograph", "even", "odd", "motion"
 
 _VERSION = "# version 30001"
+END_OF_TABLE = " \n"
 # A word that begins like this would be a comment, a quotation, a label or a table of its own.
 _SPECIAL = re.compile(r"[#'_;$\[\]]|(?:data|loop|save|stop|global)_", re.IGNORECASE)
 
@@ -92,12 +93,31 @@ def micrographs_star(rows: Iterable[MicrographRow], *, left_out: int = 0) -> str
     rows : in the order of the lines.
     left_out : number of finished movies for which ``micrograph_row`` gave None; said in a comment.
     """
-    rows = list(rows)
     groups: dict[Optics, int] = {}
-    for row in rows:
-        groups.setdefault(row.optics, len(groups) + 1)
+    lines = "".join(micrograph_line(row, groups.setdefault(row.optics, len(groups) + 1)) for row in rows)
+    return micrographs_head(groups, left_out=left_out) + lines + END_OF_TABLE
+
+
+def micrographs_head(groups: dict[Optics, int], *, left_out: int = 0) -> str:
+    """Write what stands before the lines of ``micrographs_star``; after them comes ``END_OF_TABLE``.
+
+    Parameters
+    ----------
+    groups : number of each optics group, from 1.
+    """
+    labels = (
+        *("rlnMicrographName", "rlnMicrographMetadata", "rlnOpticsGroup"),
+        *("rlnAccumMotionTotal", "rlnAccumMotionEarly", "rlnAccumMotionLate"),
+        *("rlnMicrographNameEven", "rlnMicrographNameOdd"),
+    )
     note = f"# {left_out} finished movies are left out: their voltage is unknown or their name does not fit\n"
-    return (note if left_out else "") + _optics_table(groups) + _micrographs_table(rows, groups)
+    return (note if left_out else "") + _optics_table(groups) + _head("micrographs", labels)
+
+
+def micrograph_line(row: MicrographRow, group: int) -> str:
+    """Write the line of one micrograph, which is of this optics group."""
+    motion = row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom
+    return _line((row.micrograph, row.motion, group, *motion, row.even, row.odd))
 
 
 def motion_star(
@@ -193,27 +213,17 @@ def _optics_table(groups: dict[Optics, int]) -> str:
     return _loop("optics", labels, rows)
 
 
-def _micrographs_table(rows: Sequence[MicrographRow], groups: dict[Optics, int]) -> str:
-    labels = (
-        *("rlnMicrographName", "rlnMicrographMetadata", "rlnOpticsGroup"),
-        *("rlnAccumMotionTotal", "rlnAccumMotionEarly", "rlnAccumMotionLate"),
-        *("rlnMicrographNameEven", "rlnMicrographNameOdd"),
-    )
-    lines = [
-        (
-            *(row.micrograph, row.motion, groups[row.optics]),
-            *(row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom),
-            *(row.even, row.odd),
-        )
-        for row in rows
-    ]
-    return _loop("micrographs", labels, lines)
-
-
 def _loop(name: str, labels: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
-    head = "".join(f"_{label} #{number} \n" for number, label in enumerate(labels, start=1))
-    body = "".join(" ".join(_word(value) for value in row) + " \n" for row in rows)
-    return f"\n{_VERSION}\n\ndata_{name}\n\nloop_ \n{head}{body} \n"
+    return _head(name, labels) + "".join(map(_line, rows)) + END_OF_TABLE
+
+
+def _head(name: str, labels: Sequence[str]) -> str:
+    columns = "".join(f"_{label} #{number} \n" for number, label in enumerate(labels, start=1))
+    return f"\n{_VERSION}\n\ndata_{name}\n\nloop_ \n{columns}"
+
+
+def _line(values: Sequence[Value]) -> str:
+    return " ".join(map(_word, values)) + " \n"
 
 
 def _list(name: str, values: dict[str, Value | None]) -> str:
