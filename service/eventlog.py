@@ -34,6 +34,12 @@ SCHEMA = (
         PRIMARY KEY (kind, session)) WITHOUT ROWID""",
 )
 
+SCHEMA_3 = (
+    "ALTER TABLE numbers ADD COLUMN newest_utc TEXT NOT NULL DEFAULT ''",
+    """UPDATE numbers SET newest_utc = coalesce((SELECT max(t_utc) FROM events
+        WHERE events.kind = numbers.kind AND events.session = numbers.session), '')""",
+)
+"""Since version 3: the latest time of each kind and session, which is not always that of its newest number."""
 
 PRUNED_AT_ONCE = 2000
 """Events forgotten in one transaction, so that the daemon's loop goes on."""
@@ -129,20 +135,21 @@ class EventLog:
     def prune(self, before_utc: str, most: int = PRUNED_AT_ONCE) -> int:
         """Forget events older than this, the oldest first; returns how many.
 
-        A session's events stay while it goes on: none is forgotten that has one since then. What is kept is
-        always an unbroken row up to the newest, so ``first_seq`` says all.
+        A session's events stay while it goes on: none is forgotten that has one since then, by its time and not
+        by its number, because clocks are set back. What is kept is always an unbroken row up to the newest, so
+        ``first_seq`` says all.
         """
         oldest = self.first_seq
         young = self._database.row("SELECT seq FROM events WHERE t_utc >= ? ORDER BY seq LIMIT 1", (before_utc,))
         # by the few rows of newest numbers and by the indices: this runs in the daemon's loop
-        of_sessions = self._database.rows(
-            """SELECT session, (SELECT t_utc FROM events WHERE seq = n.seq) AS newest,
-               (SELECT seq FROM events WHERE kind = n.kind AND session = n.session ORDER BY kseq LIMIT 1) AS first
-               FROM numbers AS n WHERE session != ''"""
+        first_active = self._one(
+            """SELECT min((SELECT seq FROM events WHERE kind = n.kind AND session = n.session ORDER BY kseq LIMIT 1))
+               FROM numbers AS n WHERE session != ''
+               AND session IN (SELECT session FROM numbers WHERE newest_utc >= ?)""",
+            (before_utc,),
         )
-        active = {row["session"] for row in of_sessions if row["newest"] is not None and row["newest"] >= before_utc}
-        firsts = [row["first"] for row in of_sessions if row["session"] in active and row["first"] is not None]
-        first = min([*firsts, self.last_seq + 1 if young is None else young["seq"]])
+        after_all = self.last_seq + 1
+        first = min(after_all if young is None else young["seq"], after_all if first_active is None else first_active)
         if oldest >= first:
             return 0
         with self._database.transaction() as connection:
@@ -177,7 +184,11 @@ class EventLog:
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (event.seq, event.kseq, kind, session, subject_of(body), event.event_id, event.t_utc, event.raw),
         )
-        connection.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?, ?, ?)", (kind, session, event.kseq, event.seq))
+        connection.execute(
+            """INSERT INTO numbers VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, session) DO UPDATE SET
+               kseq = excluded.kseq, seq = excluded.seq, newest_utc = max(newest_utc, excluded.newest_utc)""",
+            (kind, session, event.kseq, event.seq, event.t_utc),
+        )
         return event
 
     def _identify(self) -> str:
@@ -197,8 +208,8 @@ class EventLog:
             )
         return str(meta["epoch"])
 
-    def _one(self, sql: str) -> int | None:
-        value: int | None = self._database.rows(sql)[0][0]
+    def _one(self, sql: str, parameters: Sequence[object] = ()) -> int | None:
+        value: int | None = self._database.rows(sql, parameters)[0][0]
         return value
 
 

@@ -49,7 +49,7 @@ REARMED = ("vanished", "incomplete")
 """Final only until the file is seen again: the same revision goes on."""
 _AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0, "complete_utc": ""}
 
-MIGRATIONS: tuple[Migration, ...] = ((*eventlog.SCHEMA, *movietable.SCHEMA), movietable.SCHEMA_2)
+MIGRATIONS: tuple[Migration, ...] = ((*eventlog.SCHEMA, *movietable.SCHEMA), movietable.SCHEMA_2, eventlog.SCHEMA_3)
 
 
 class Journal(MovieViews):

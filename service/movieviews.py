@@ -97,11 +97,11 @@ class MovieViews(EventLog):
         return sum(counts.get(state, 0) for state in PENDING)
 
     def oldest_pending(self) -> float | None:
-        """UTC seconds at which the oldest pending movie was detected."""
+        """UTC seconds at which the pending movie that waits longest was detected: by time, as clocks are set back."""
         row = self._database.row(
-            "SELECT detected_utc FROM movies WHERE state IN (?, ?) ORDER BY number LIMIT 1", PENDING
+            "SELECT min(detected_utc) AS detected FROM movies WHERE state IN (?, ?)", PENDING
         )
-        return None if row is None else utc_seconds(row["detected_utc"])
+        return None if row is None or row["detected"] is None else utc_seconds(row["detected"])
 
     def serving_version(self, session: str) -> tuple[str | None, str | None]:
         """Version of the denoiser that was made to serve last, and by what; (None, None) where none ever was."""

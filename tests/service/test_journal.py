@@ -355,6 +355,13 @@ def test_listing(journal: Journal) -> None:
     assert journal.movie("0" * 16) is None
 
 
+def test_the_longest_wait_counts_by_the_clock_that_was_set_back(journal: Journal) -> None:
+    assert journal.oldest_pending() is None
+    for name, detected in (("a", "2026-11-20T12:05:00.000Z"), ("b", "2026-11-20T12:01:00.000Z")):
+        journal.add_ready(make_movie(f"grid1/{name}.tif"), detected, detected)
+    assert journal.oldest_pending() == 1795176060.0
+
+
 # ------------------------------------------------------------ odd values
 
 

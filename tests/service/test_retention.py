@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zmq
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from service.client import Client, MemoryCursor, Position, TooFarBehind
+from service.database import Database
 from service.eventlog import PRUNED_AT_ONCE, utc_text
-from service.journal import Journal
+from service.journal import MIGRATIONS, Journal
 from service.link import Link
 from service.messages import Alert, SessionChange, parse_event
 from tests.service.service_samples import Server
@@ -51,6 +52,8 @@ session_events = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.int
 
 
 @given(session_events, st.integers(-1, 22), st.integers(1, 9))
+@example([("", 0), ("", 0), ("", 0), ("a", 0), ("a", 1), ("a", 0)], 1, 1)  # the clock was set back
+@example([("a", 0), ("b", 0), ("a", 9), ("b", 0), ("a", 0)], 9, 2)  # one session's youngest lies between the others
 @examples(deadline=None, max_examples=60)
 def test_what_is_kept_is_an_unbroken_row_of_all_that_may_not_go(tmp_path_factory, rows, limit, portion) -> None:
     journal = Journal.open(tmp_path_factory.mktemp("j") / "j")
@@ -83,6 +86,23 @@ def test_a_session_that_goes_on_keeps_its_first_day(journal: Journal) -> None:
     assert journal.prune(at(30)) == 2
     assert kept(journal) == [3, 4, 5, 6]
     assert journal.prune(at(30)) == 0
+
+
+def test_a_journal_from_before_the_latest_times_were_kept_forgets_no_session_that_goes_on(tmp_path) -> None:
+    """The migration takes the latest time from the events themselves, not from the newest number."""
+    old = Database.open(tmp_path / "j", MIGRATIONS[:2])
+    with old.transaction() as connection:
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", {"epoch": "e", "instance": "default"}.items())
+        for seq, day in ((1, 0), (2, 40), (3, 1)):
+            connection.execute(
+                "INSERT INTO events VALUES (?, ?, 'session', 'a', 'a', ?, ?, x'00')", (seq, seq, f"e{seq}", at(day))
+            )
+        connection.execute("INSERT INTO numbers VALUES ('session', 'a', 3, 3)")
+    old.close()
+    journal = Journal.open(tmp_path / "j")
+    assert journal.prune(at(30)) == 0
+    assert journal.prune(at(41)) == 3
+    journal.close()
 
 
 def test_what_belongs_to_no_session_is_no_session_that_goes_on(journal: Journal) -> None:
