@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from streamer import align, detector, dose, fine, fourier, fuse
+from streamer import dose, fourier
+from streamer.detector import correction as detector
+from streamer.motion import align
 from streamer.records import Gain, Motion
 from streamer.settings import MotionSettings
-from streamer.simulate import Detector, Field, Microscope
-from streamer.specimen import Specimen, apoferritin, random_protein
+from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.simulation.specimen import Specimen, apoferritin, random_protein
+from streamer.sums import frame_sum as fuse
+from streamer.super_resolution import accumulate as fine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

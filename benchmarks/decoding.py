@@ -18,10 +18,11 @@ import tifffile
 import torch
 
 from benchmarks.harness import measured, table
-from streamer import align, detector
-from streamer.camera import encode
+from streamer.detector import correction as detector
+from streamer.motion import align
 from streamer.readers import movie
 from streamer.settings import MotionSettings
+from streamer.simulation.microscope import encode
 
 N_FRAMES, REPEATS = 24, 3
 

@@ -25,19 +25,24 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import RESULTS, Simulated, measured, simulated, table
-from models.candidate import save_candidate
-from models.gate import Thresholds, judge
+from models.gate.candidate import save_candidate
+from models.gate.denoiser import Thresholds, judge
 from models.manifest import DENOISERS
-from models.noise2noise import build
-from models.session import SessionModel
+from models.networks.denoiser import build
+from models.serving.session_model import SessionModel
 from models.settings import SessionModelSettings
-from models.training import train
-from models.training_movie import TrainingMovie, useful_resolution
-from streamer import detector, fourier, fuse, intervals, quality, restore, split
+from models.training.denoiser import train
+from models.training.movie import TrainingMovie, useful_resolution
+from streamer import fourier, restore
 from streamer.band import band_of
+from streamer.detector import correction as detector
+from streamer.quality import estimators as quality
+from streamer.quality import intervals
 from streamer.records import Gain
-from streamer.simulate import Microscope
-from streamer.specimen import Specimen, apoferritin, random_protein
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import Specimen, apoferritin, random_protein
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
 
 if TYPE_CHECKING:
     from streamer.records import GroupSums, HalfSums, Spectrum

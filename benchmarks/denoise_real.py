@@ -22,12 +22,13 @@ from torch import Tensor
 
 from benchmarks.denoise import topaz_images
 from benchmarks.harness import table
+from models.gate.scoring import measure_weight, outputs, weight_curve
 from models.manifest import DENOISERS
-from models.noise2noise import build
-from models.scoring import measure_weight, outputs, weight_curve
-from models.training import train
-from models.training_movie import TrainingMovie
-from streamer import fourier, quality
+from models.networks.denoiser import build
+from models.training.denoiser import train
+from models.training.movie import TrainingMovie
+from streamer import fourier
+from streamer.quality import estimators as quality
 from streamer.records import GroupSums
 from streamer.writers.thumbnail import encode_png
 

@@ -19,9 +19,9 @@ import imagecodecs
 import numpy as np
 
 from benchmarks.harness import Cost, measured, table
-from streamer.eer_encoder import BITS, Events, encode_eer, encode_frame
 from streamer.readers import movie
 from streamer.settings import EerSettings
+from streamer.simulation.eer_encoder import BITS, Events, encode_eer, encode_frame
 
 THREADS, REPEATS, DISTINCT = 2, 5, 8
 EVENTS_PER_PIXEL = 0.025

@@ -14,14 +14,17 @@ from __future__ import annotations
 import torch
 
 from benchmarks.harness import band_frc, measured, simulated, table
-from models import fine_gate, gain_residual, zssr
-from streamer import fine, fourier
-from streamer.averages import average
-from streamer.lessons import lesson_of
+from models.gate import fusion_residual as fine_gate
+from models.networks import fusion_residual as gain_residual
+from models.networks import zssr
+from streamer import fourier
 from streamer.records import Motion
-from streamer.simulate import Microscope
-from streamer.specimen import apoferritin
-from streamer.super_resolve import Resolver
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import apoferritin
+from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.averages import average
+from streamer.super_resolution.fusion import Resolver
+from streamer.super_resolution.training_data import lesson_of
 
 BANDS = [(0.01, 0.06), (0.06, 0.12), (0.12, 0.18), (0.18, 0.245), (0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
 _FRAMES, _SIZE = 40, 512

@@ -20,23 +20,24 @@ import torch
 
 from benchmarks.denoise import DEFOCI, SPECIMENS, against_truth, dose_for, microscope, prepared, snbr, trained, wiener
 from benchmarks.harness import table
-from models.gate import Thresholds, judge
+from models.gate.denoiser import Thresholds, judge
+from models.gate.scoring import weight_curve
 from models.manifest import DENOISERS
-from models.noise2noise import build
-from models.scoring import weight_curve
-from models.training import train
-from models.training_movie import TrainingMovie, useful_resolution
-from streamer import quality, restore
-from streamer.gain_check import check_fit
+from models.networks.denoiser import build
+from models.training.denoiser import train
+from models.training.movie import TrainingMovie, useful_resolution
+from streamer import restore
+from streamer.detector.gain_check import check_fit
+from streamer.quality import estimators as quality
 from streamer.settings import GainSettings
-from streamer.simulate import Detector, Microscope
-from streamer.specimen import Specimen, apoferritin
+from streamer.simulation.movie import Detector, Microscope
+from streamer.simulation.specimen import Specimen, apoferritin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from benchmarks.denoise import Prepared
-    from models.session import SessionModel
+    from models.serving.session_model import SessionModel
 
 SESSIONS = ("r101-2400", "r303-4800", "r404-800")
 INJECTED = 12

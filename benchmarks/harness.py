@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from streamer import align, detector, dose, fourier, fuse, quality, split
+from streamer import dose, fourier
+from streamer.detector import correction as detector
+from streamer.motion import align
+from streamer.quality import estimators as quality
 from streamer.records import Frames, Gain, HalfSums, Motion
 from streamer.settings import MotionSettings
-from streamer.simulate import Detector, Field, Microscope, Truth
+from streamer.simulation.movie import Detector, Field, Microscope, Truth
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from streamer.specimen import Specimen
+    from streamer.simulation.specimen import Specimen
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -27,9 +27,14 @@ import torch
 
 from benchmarks.bent import CASES, DOSE, N_FRAMES, Bent, simulate
 from benchmarks.harness import band_frc, measured, table
-from streamer import align, detector, dose, fuse, local, split
+from streamer import dose
+from streamer.detector import correction as detector
+from streamer.motion import align
+from streamer.motion import field as local
 from streamer.records import Gain, LocalMotion, Motion
 from streamer.settings import MotionSettings
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
 
 BANDS = [(1 / 4.5, 1 / 3.5), (1 / 3.5, 1 / 2.8)]
 REPEATS = 3

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Simulated, measured, shift_error, simulated, table
-from streamer.simulate import Microscope
-from streamer.specimen import apoferritin, random_protein
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import apoferritin, random_protein
 
 
 def relion(movie: Simulated, directory: Path) -> tuple[np.ndarray, float]:

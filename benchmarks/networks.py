@@ -36,12 +36,13 @@ from benchmarks.denoise import (
     wiener,
 )
 from benchmarks.harness import measured, table
+from models.gate.scoring import weight_curve
 from models.manifest import DENOISERS
-from models.noise2noise import bf16_pays, build, infer
-from models.scoring import weight_curve
-from models.training_movie import TrainingMovie
-from streamer import quality, restore
-from streamer.ctf import ctf_2d
+from models.networks.denoiser import bf16_pays, build, infer
+from models.training.movie import TrainingMovie
+from streamer import restore
+from streamer.ctf.transfer import ctf_2d
+from streamer.quality import estimators as quality
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,17 +26,19 @@ import torch
 from benchmarks.binned import CASES, Case, Movie, simulate
 from benchmarks.harness import band_frc, table
 from benchmarks.reconstruct import Particles, fsc, model_map, read_map, resolution
-from models import fine_gate, gain_residual, zssr
+from models.gate import fusion_residual as fine_gate
+from models.networks import fusion_residual as gain_residual
+from models.networks import zssr
 from streamer import fourier
-from streamer.averages import average
-from streamer.ctf import ctf_2d
-from streamer.lessons import lesson_of
-from streamer.published import ModelRef
-from streamer.super_resolve import Resolver
+from streamer.ctf.transfer import ctf_2d
+from streamer.movie_record import ModelRef
+from streamer.super_resolution.averages import average
+from streamer.super_resolution.fusion import Resolver
+from streamer.super_resolution.training_data import lesson_of
 
 if TYPE_CHECKING:
-    from streamer.dealias import AliasGrid
-    from streamer.simulate import Truth
+    from streamer.simulation.movie import Truth
+    from streamer.super_resolution.normal_equations import AliasGrid
 
 BANDS = [(0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
 _ZSSR_STEPS, _NETWORK_STEPS = 300, 400
@@ -56,7 +58,7 @@ _IN_3D = (
 
 @dataclass
 class Session:
-    """What networks learned from half of the movies; as a ``streamer.networks.FineNetwork`` that on top of fusion."""
+    """What networks learned from half of the movies; as a ``streamer.super_resolution.networks.FineNetwork`` that on top of fusion."""
 
     zssr: zssr.ZssrNet | None
     network: gain_residual.GainResidualNet

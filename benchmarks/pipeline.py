@@ -10,12 +10,12 @@ import torch
 
 from benchmarks.harness import measured, table
 from service.config import load
-from service.offline import bench, describe, job_for
+from service.offline.process import bench, describe, job_for
 from streamer import pipeline
-from streamer.camera import Plan, expose
-from streamer.simulate import Microscope
-from streamer.specimen import apoferritin
-from streamer.stopwatch import Stopwatch
+from streamer.runtime.stopwatch import Stopwatch
+from streamer.simulation.microscope import Plan, expose
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import apoferritin
 
 REPEATS = 3
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import mrcfile
 import numpy as np
 
-from streamer.specimen import solvent_contrast
+from streamer.simulation.specimen import solvent_contrast
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from streamer.ctf import Optics
-    from streamer.simulate import Truth
-    from streamer.specimen import Specimen
+    from streamer.ctf.transfer import Optics
+    from streamer.simulation.movie import Truth
+    from streamer.simulation.specimen import Specimen
 
 _HEADER = """
 data_optics

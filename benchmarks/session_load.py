@@ -22,14 +22,14 @@ import msgspec
 import numpy as np
 
 from benchmarks.harness import table
-from models.start_weights import shipped_base
-from models.store import copy_version
-from service.cli_options import connection
+from models.versions.base_weights import shipped_base
+from models.versions.store import copy_version
+from service.cli.options import connection
 from service.config import load
-from service.eventlog import utc_seconds
-from service.journal import Journal
+from service.journal.event_log import utc_seconds
+from service.journal.journal import Journal
 from service.layout import layout_of, read_endpoints
-from streamer.published import MovieRecord
+from streamer.movie_record import MovieRecord
 
 INTERVAL_S = 6.0
 CONFIG = """\

@@ -28,23 +28,24 @@ from benchmarks import session_sabotage
 from benchmarks.denoise import against_truth, snbr
 from benchmarks.harness import table
 from benchmarks.sessions import Sample, movie_of
-from models.session import SessionModel
+from models.serving.session_model import SessionModel
 from models.settings import SessionModelSettings
 from models.specimens import Look, Specimens
-from models.start_weights import base_directory
-from models.store import ModelStore
+from models.versions.base_weights import base_directory
+from models.versions.store import ModelStore
 from service.config import Config
-from service.journal import Journal
+from service.daemon.serving_version import Serving
+from service.daemon.specimen_watch import SessionSpecimens
+from service.health.prometheus import Metrics
+from service.journal.journal import Journal
 from service.layout import Layout
-from service.pipes import Candidate, Learn
-from service.prometheus import Metrics
-from service.serving import Serving
-from service.specimen_watch import SessionSpecimens
-from service.trainer import Trainer
-from streamer import quality, restore
-from streamer.groups import encode_groups
+from service.processes.pipes import Candidate, Learn
+from service.processes.trainer import Trainer
+from streamer import restore
+from streamer.quality import estimators as quality
+from streamer.quality.texture import texture
 from streamer.settings import DenoiseSettings
-from streamer.texture import texture
+from streamer.sums.group_files import encode_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,7 +195,7 @@ def score_of(version: Path, movies: Sequence[SessionMovie]) -> float:
 
 def offline(sample: Sample, place: Path, settings: SessionModelSettings) -> Path:
     """A version trained on the whole session at leisure, by ``models train``'s own function."""
-    from service.training import train_offline
+    from service.offline.train_denoiser import train_offline
 
     groups = place / "offline-groups"
     groups.mkdir()

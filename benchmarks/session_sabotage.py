@@ -21,21 +21,22 @@ from torch import Tensor, nn
 from benchmarks.denoise import against_truth, snbr
 from benchmarks.harness import table
 from benchmarks.sessions import Sample, movie_of
-from models.checkpoint import load_version, save_version
-from models.gate import Decision, Thresholds, judge
+from models.gate.denoiser import Decision, Thresholds, judge
+from models.gate.scoring import measure_weight, outputs, weight_curve
 from models.manifest import DENOISERS, load_manifest
-from models.noise2noise import build
-from models.scoring import measure_weight, outputs, weight_curve
-from models.start_weights import shipped_base
-from models.training import learning_rate_after, train
-from models.training_movie import TrainingMovie
-from streamer import fourier, quality
+from models.networks.denoiser import build
+from models.training.denoiser import learning_rate_after, train
+from models.training.movie import TrainingMovie
+from models.versions.base_weights import shipped_base
+from models.versions.checkpoint import load_version, save_version
+from streamer import fourier
 from streamer.errors import ModelError
+from streamer.quality import estimators as quality
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from models.noise2noise import Denoiser
+    from models.networks.denoiser import Denoiser
 
 SPECIMENS = ("r101-2400", "r303-4800", "r505-3200")
 HARD = "apoferritin"

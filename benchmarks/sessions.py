@@ -17,11 +17,14 @@ from torch import Tensor
 
 from benchmarks.denoise import SPECIMENS
 from benchmarks.harness import simulated
-from streamer import detector, fuse, quality, split
 from streamer.band import band_of
+from streamer.detector import correction as detector
+from streamer.quality import estimators as quality
 from streamer.records import Gain, GroupSums, HalfSums, Spectrum
-from streamer.simulate import Microscope
-from streamer.specimen import Specimen, apoferritin, random_protein
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import Specimen, apoferritin, random_protein
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
 
 PLACE = Path(os.environ.get("STREAMER_SESSIONS", Path(tempfile.gettempdir()) / "streamer-sessions"))
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.harness import Simulated, band_frc, measured, simulated, table
-from streamer import fine, fourier
-from streamer.local import ORDERS
+from streamer import fourier
+from streamer.motion.field import ORDERS
 from streamer.records import LocalMotion, Motion
-from streamer.simulate import Microscope
-from streamer.specimen import apoferritin, random_protein
-from streamer.super_resolve import Resolver, super_resolve
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import apoferritin, random_protein
+from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.fusion import Resolver, super_resolve
 
 BANDS = [(0.12, 0.245), (0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
 _FRAMES, _SIZE, _AROUND = 40, 512, 64

@@ -1,6 +1,6 @@
 """Which specimen is in the microscope: told from what its movies look like, movie by movie.
 
-A movie's texture (``streamer.texture``) is held against those of the movies before it. The distance is Mahalanobis'
+A movie's texture (``streamer.quality.texture``) is held against those of the movies before it. The distance is Mahalanobis'
 with the spread within a session, which is known beforehand from simulated sessions and learned from the session's own
 movies as they come. One odd movie is an outlier; two in a row that are odd in the same way are another specimen, a
 new one or one that was there before. No torch: the daemon decides this.

@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from models.settings import SessionModelSettings
-from service.loopback import check_loopback
-from service.overload import OverloadSettings
+from service.daemon.overload import OverloadSettings
+from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
 from streamer.settings import (
     ComputeSettings,

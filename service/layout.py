@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from models.store import FINE_MODELS
+from models.versions.store import FINE_MODELS
 from streamer.errors import ConfigError, ServiceError
 from streamer.writers.atomic import write_atomically
 

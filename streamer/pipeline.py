@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from streamer import align, detector, dose, fine, fuse, orient, quality, restore, split
-from streamer.averages import Averages, average
+from streamer import dose, restore
 from streamer.band import band_of
+from streamer.detector import correction as detector
+from streamer.detector import orientation as orient
+from streamer.detector.gain_check import check_fit
+from streamer.detector.mtf import read_blur
 from streamer.errors import ModelError, MovieNotReady, StageError
-from streamer.figures import movie_quality
-from streamer.gain_check import check_fit
-from streamer.groups import encode_groups
-from streamer.lessons import LESSON_GROUPS, FineLesson, encoded, lesson_of
-from streamer.mtf import read_blur
-from streamer.published import MovieRecord, MovieSource, SuperResolutionVerdict
+from streamer.metadata.source import describe_source
+from streamer.motion import align
+from streamer.movie_record import MovieRecord, MovieSource, SuperResolutionVerdict
+from streamer.quality import estimators as quality
+from streamer.quality.movie_quality import movie_quality
 from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
 from streamer.readers.files import below, root_of
@@ -40,10 +42,15 @@ from streamer.records import (
     Spectrum,
     SuperResolution,
 )
-from streamer.source import describe_source
-from streamer.super_resolve import Resolver, super_resolve
-from streamer.super_resolve_averages import LEAST_FRAMES, super_resolve_averages
-from streamer.verdict import cannot_help, nothing_near_nyquist
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
+from streamer.sums.group_files import encode_groups
+from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.averages import Averages, average
+from streamer.super_resolution.fusion import Resolver, super_resolve
+from streamer.super_resolution.training_data import LESSON_GROUPS, FineLesson, encoded, lesson_of
+from streamer.super_resolution.verdict import cannot_help, nothing_near_nyquist
+from streamer.super_resolution.zssr import LEAST_FRAMES, super_resolve_averages
 from streamer.writers.atomic import write_atomically
 from streamer.writers.outputs import write_outputs
 
@@ -53,11 +60,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from streamer.gain_check import GainFit
-    from streamer.networks import AverageNetwork, FineNetwork
+    from streamer.detector.gain_check import GainFit
     from streamer.records import MovieHeader
+    from streamer.runtime.stopwatch import Stopwatch
     from streamer.settings import DataPathSettings, GainSettings
-    from streamer.stopwatch import Stopwatch
+    from streamer.super_resolution.networks import AverageNetwork, FineNetwork
 
 
 _SEEN = ("super-resolution: the network learned from this movie, no figure of it is unseen",)

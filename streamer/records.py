@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from streamer.averages import Averages
-    from streamer.gain_check import GainFit
-    from streamer.lessons import FineLesson
-    from streamer.published import ModelRef, ModelScore, MovieQuality, MovieSource, SuperResolutionVerdict
-    from streamer.readers.stack import FrameStack
+    from streamer.detector.gain_check import GainFit
+    from streamer.frame_stack import FrameStack
+    from streamer.movie_record import ModelRef, ModelScore, MovieQuality, MovieSource, SuperResolutionVerdict
+    from streamer.super_resolution.averages import Averages
+    from streamer.super_resolution.training_data import FineLesson
 
 
 def movie_id_of(relative: str) -> str:
@@ -194,7 +194,7 @@ class Frames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalMotion:
-    """How the shift differs over the field; see ``streamer.local``."""
+    """How the shift differs over the field; see ``streamer.motion.field``."""
 
     coefficients: Tensor
     """(t, 2, n) float64 (y, x) px per Legendre product of ``local.ORDERS`` but the constant; 0 in the first frame."""

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from models.manifest import DENOISERS
-from models.noise2noise import WienerResidualNet
-from models.training import train
-from streamer.simulate import Microscope
-from streamer.specimen import apoferritin, random_protein
+from models.networks.denoiser import WienerResidualNet
+from models.training.denoiser import train
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import apoferritin, random_protein
 from tests.simulated_movies import simulated
 
 torch.set_num_threads(1)

@@ -4,11 +4,11 @@ import torch
 
 from benchmarks.fine_network import NOISE
 from benchmarks.fine_network import sparse as ideal
-from models.gain_residual import Lesson
-from streamer import fine
-from streamer.lessons import lesson_of
+from models.networks.fusion_residual import Lesson
 from streamer.records import Motion
-from streamer.super_resolve import Resolver
+from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.fusion import Resolver
+from streamer.super_resolution.training_data import lesson_of
 
 
 def motion_of(shifts):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models.manifest import DENOISERS, Manifest
-from models.training_movie import TrainingMovie
+from models.training.movie import TrainingMovie
 from streamer import fourier
 from streamer.records import GroupSums
 from tests.simulated_movies import images

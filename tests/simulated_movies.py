@@ -6,13 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.training_movie import TrainingMovie
-from streamer import align, detector, dose, fine, fuse, split
+from models.training.movie import TrainingMovie
+from streamer import dose
 from streamer.band import band_of
-from streamer.ctf import Optics
+from streamer.ctf.transfer import Optics
+from streamer.detector import correction as detector
+from streamer.motion import align
 from streamer.records import Gain, HalfSums
 from streamer.settings import MotionSettings
-from streamer.simulate import Detector, Field, Microscope
+from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
+from streamer.super_resolution import accumulate as fine
 
 OPTICS = Optics(
     defocus_u_um=1.4,

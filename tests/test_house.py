@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from service import config
-from service.cli import cli
+from service.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("streamer", "models", "service") for path in (ROOT / package).rglob("*.py"))
@@ -103,7 +103,7 @@ def test_a_source_file_is_one_thing(path):
             assert "allow_pickle=True" not in ast.unparse(node)
 
 
-@pytest.mark.parametrize("name", ["client", "messages", "daemon", "monitor", "cli"])
+@pytest.mark.parametrize("name", ["client", "wire.messages", "daemon.loop", "subscribers.monitor", "cli.main"])
 def test_it_starts_without_torch(name):
     code = f"import sys, service.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

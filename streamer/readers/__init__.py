@@ -1,1 +1,1 @@
-"""Movie, gain and sidecar files. ``movie.read_header`` and ``movie.read_counts`` are the entrance."""
+"""Bytes of movies, gains and defects in, checked before anything is allocated; no torch."""

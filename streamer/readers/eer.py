@@ -19,8 +19,8 @@ from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
 from streamer.readers.eer_fractions import plan_fractions
 from streamer.readers.eer_metadata import Metadata, parse_metadata
 from streamer.readers.files import opened, read_up_to
-from streamer.readers.ifd import Pages, Strips, read_pages
 from streamer.readers.mrc import plausible_pixel_size
+from streamer.readers.tiff_pages import Pages, Strips, read_pages
 from streamer.records import MovieHeader
 
 if TYPE_CHECKING:

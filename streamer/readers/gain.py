@@ -13,7 +13,7 @@ import numpy as np
 
 from streamer.errors import ConfigError, MovieError
 from streamer.readers import movie
-from streamer.readers.dm4_image import is_dm4, read_dm4_image
+from streamer.readers.dm4 import is_dm4, read_dm4_image
 from streamer.readers.files import opened, read_up_to
 from streamer.records import Gain
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady, MovieUnsupported, MovieVanished
+from streamer.frame_stack import FrameStack
 from streamer.readers import eer as eer_reader
 from streamer.readers import mrc, tiff
 from streamer.readers.files import below, opened, read_up_to, root_of
 from streamer.readers.files import fingerprint as fingerprint
 from streamer.readers.files import identity_of as identity_of
-from streamer.readers.ifd import EER_COMPRESSIONS, first_compression
-from streamer.readers.stack import FrameStack
-from streamer.readers.tags import is_tiff
+from streamer.readers.tiff_pages import EER_COMPRESSIONS, first_compression
+from streamer.readers.tiff_tags import is_tiff
 from streamer.settings import EerSettings
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
 from streamer.readers.files import opened, read_into, read_up_to
-from streamer.readers.ifd import Layout, Pages, Strips, read_pages
 from streamer.readers.mrc import plausible_pixel_size
+from streamer.readers.tiff_pages import Layout, Pages, Strips, read_pages
 from streamer.records import MovieHeader
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""MRC, STAR, PNG and the record. Every file appears whole or not at all (``atomic.py``)."""
+"""Files of a processed movie: each whole under its final name, or not there."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from streamer.errors import OutputError
-from streamer.faultpoint import fault_point
+from streamer.runtime.fault_point import fault_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamer import fourier, jsontext, local
+from streamer import fourier, jsontext
 from streamer.errors import StageError
-from streamer.groups import encode_groups
-from streamer.published import MovieRecord, OutputFile, Software
+from streamer.motion import field as local
+from streamer.movie_record import MovieRecord, OutputFile, Software
 from streamer.settings import DataPathSettings, settings_sha256
+from streamer.sums.group_files import encode_groups
 from streamer.writers.atomic import write_atomically
 from streamer.writers.mrc import encode_image, fitting
 from streamer.writers.star import ROLE_EVEN, ROLE_MICROGRAPH, ROLE_MOTION, ROLE_ODD, motion_star
 from streamer.writers.thumbnail import encode_png, encode_power_spectrum
 
 if TYPE_CHECKING:
-    from streamer.published import ModelRef, SuperResolutionVerdict
+    from streamer.movie_record import ModelRef, SuperResolutionVerdict
     from streamer.records import Micrograph, Movie
-    from streamer.stopwatch import Stopwatch
+    from streamer.runtime.stopwatch import Stopwatch
 
 
 def software(device: torch.device, settings: DataPathSettings) -> Software:

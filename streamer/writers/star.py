@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from streamer.published import MovieRecord
+    from streamer.movie_record import MovieRecord
 
 Value = str | int | float
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from streamer.published import MovieRecord, MovieSource, Times
+from streamer.movie_record import MovieRecord, MovieSource, Times
 from streamer.records import FileIdentity, Movie, movie_id_of
 
 UTC = "2026-11-20T12:00:00.000Z"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import zmq
 
-from service.heartbeat import Heartbeat
-from service.journal import Journal
-from service.messages import Alert
-from service.publisher import Publisher
+from service.journal.journal import Journal
+from service.publishing.publisher import Publisher
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import Alert
 from tests.faults.sites import descriptors, resident
 
 _FILL = "x" * 3000

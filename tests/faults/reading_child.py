@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from streamer.errors import StreamerError
+from streamer.metadata.sidecars import read_sidecar
 from streamer.readers import movie
 from streamer.readers.defects import read_defects
 from streamer.readers.gain import read_gain
-from streamer.readers.sidecars import read_sidecar
-from streamer.settling import _check_count
+from streamer.watch.settling import _check_count
 
 ROOM = 2 << 30
 

@@ -9,8 +9,8 @@ import mrcfile
 import numpy as np
 import pytest
 
+from service.journal.recovery import check
 from service.layout import layout_of
-from service.recovery import check
 from tests.system.conftest import Site
 
 SIDE, FRAMES = 96, 4

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.session import SessionModel
-from models.start_weights import shipped_base
-from models.store import ModelStore, copy_version
+from models.serving.session_model import SessionModel
+from models.versions.base_weights import shipped_base
+from models.versions.store import ModelStore, copy_version
 from streamer.errors import ModelError
 from tests.faults.sites import assert_nothing_lost, movie_bytes, put, quick
 from tests.system.conftest import children_of, make_site, until  # noqa: F401 - a fixture

@@ -14,7 +14,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from streamer.eer_encoder import encode_eer
+from streamer.simulation.eer_encoder import encode_eer
 from tests.faults.writer_models import FORMATS, N_FRAMES, material, mrc_head, tiff_states
 
 ROOT = Path(__file__).parents[2]

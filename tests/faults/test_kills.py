@@ -159,7 +159,7 @@ def test_a_second_instance_and_what_a_killed_one_left(make_site, tmp_path, repor
 
 
 def test_ready_within_ten_seconds_with_a_long_past(make_site, tmp_path, often, report):  # noqa: F811
-    from service.journal import Journal
+    from service.journal.journal import Journal
     from streamer.readers.movie import identity_of
     from tests.faults.past import many_done
 

@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 
-from service.eventlog import utc_seconds
-from service.overload import ORDER
-from streamer.published import MovieRecord
+from service.daemon.overload import ORDER
+from service.journal.event_log import utc_seconds
+from streamer.movie_record import MovieRecord
 from tests.faults.sites import assert_nothing_lost, descriptors, movie_bytes, put, quick, resident
 from tests.system.conftest import SMALL, children_of, make_site, until  # noqa: F401 - a fixture
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streamer.records import FileIdentity
 from streamer.settings import WatchSettings
-from streamer.watch import Watcher
+from streamer.watch.watcher import Watcher
 from tests.faults.test_writers import Timeline
 from tests.faults.writer_models import mrc_head
 

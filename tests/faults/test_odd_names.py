@@ -17,8 +17,8 @@ from streamer.errors import MovieError
 from streamer.readers import movie
 from streamer.records import Movie, movie_id_of
 from streamer.settings import WatchSettings
-from streamer.settling import Arrival
-from streamer.watch import Watcher
+from streamer.watch.settling import Arrival
+from streamer.watch.watcher import Watcher
 from tests.faults.test_writers import Timeline, as_worker
 from tests.faults.writer_models import EPOCH, material
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from service.journal import Journal
+from service.journal.journal import Journal
 from streamer import pipeline
 from streamer.readers.movie import identity_of
 from streamer.records import Movie
+from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings, MovieSettings
-from streamer.stopwatch import Stopwatch
 from tests.faults.sites import movie_bytes
 
 

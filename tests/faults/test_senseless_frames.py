@@ -12,13 +12,13 @@ import torch
 
 from streamer import jsontext
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError
+from streamer.metadata.sidecars import read_sidecar
 from streamer.pipeline import Job, process_movie
 from streamer.readers import movie
 from streamer.readers.files import identity_of
-from streamer.readers.sidecars import read_sidecar
 from streamer.records import Acquisition, Movie
+from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings
-from streamer.stopwatch import Stopwatch
 from tests.faults.writer_models import mrc_head, tiff_states
 
 SHAPE, N_FRAMES = (128, 128), 8

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from service.answers import Answers
 from service.client import Client, MemoryCursor
-from service.journal import Journal
-from service.messages import CODES, Alert, Position
-from service.requests import Refusal, decode_reply
+from service.journal.journal import Journal
+from service.publishing.replies import Answers
+from service.wire.messages import CODES, Alert, Position
+from service.wire.requests import Refusal, decode_reply
 from tests.faults.sites import movie_bytes, put, quick
 from tests.system.conftest import make_site, until  # noqa: F401 - a fixture
 

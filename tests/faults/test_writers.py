@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamer import scan, watch
 from streamer.errors import MovieNotReady, StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers.files import identity_of
 from streamer.settings import WatchSettings
-from streamer.settling import Arrival
-from streamer.watch import Watcher
+from streamer.watch import scan
+from streamer.watch import watcher as watch
+from streamer.watch.settling import Arrival
+from streamer.watch.watcher import Watcher
 from tests.faults.writer_models import FORMATS, MODELS, Material, Script, StaleListing, material
 
 POLL_S = {"always": 1.0, "never": 0.25}
@@ -325,7 +326,7 @@ def test_skewed_and_stepped_clocks_change_nothing(model, tmp_path, often, report
             root.mkdir()
             with monkeypatch.context() as patch:
                 if skewed:
-                    patch.setattr("streamer.stopwatch.datetime", Stepped)
+                    patch.setattr("streamer.runtime.stopwatch.datetime", Stepped)
                     patch.setattr("time.time", lambda: Stepped.now(datetime.UTC).timestamp())
                 cases = made(root, kind, model, n, evidence=True, seed=seed, skew=skewed)
                 drive(root, cases, "always", patch)

@@ -8,7 +8,7 @@ import threading
 import time
 
 from streamer.settings import WatchSettings
-from streamer.watch import Watcher
+from streamer.watch.watcher import Watcher
 
 
 def main(root: str) -> None:

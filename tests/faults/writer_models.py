@@ -16,9 +16,9 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
-from streamer.eer_encoder import BITS, Events, encode_eer, encode_frame
 from streamer.readers.files import identity
 from streamer.records import FileIdentity
+from streamer.simulation.eer_encoder import BITS, Events, encode_eer, encode_frame
 
 N_FRAMES, SHAPE = 12, (10, 16)
 EPOCH = 1_750_000_000.0
@@ -123,7 +123,7 @@ class StaleListing:
         self._told: dict[int, FileIdentity] = {}
 
     def identity(self, status: os.stat_result) -> FileIdentity:
-        """In place of ``streamer.scan.identity``."""
+        """In place of ``streamer.watch.scan.identity``."""
         return self._told.get(status.st_ino) or identity(status)
 
     def freeze(self, path: Path, size: int | None = None) -> None:

@@ -11,9 +11,9 @@ from safetensors.torch import load, save
 import models
 import service
 import streamer
-from models.checkpoint import load_version, save_version
 from models.manifest import DENOISERS, MANIFEST, load_manifest
-from models.noise2noise import WienerResidualNet
+from models.networks.denoiser import WienerResidualNet
+from models.versions.checkpoint import load_version, save_version
 from streamer.errors import ModelError, OutputError
 from tests.model_samples import manifest
 
@@ -81,7 +81,7 @@ def test_a_version_that_could_not_be_written_is_not_there(tmp_path, monkeypatch)
     def full(path, data):
         raise OutputError("cannot be written", where=path)
 
-    monkeypatch.setattr("models.store.write_atomically", full)
+    monkeypatch.setattr("models.versions.store.write_atomically", full)
     with pytest.raises(OutputError):
         save_version(tmp_path / "models" / "v0001", net_of(), manifest())
     assert not (tmp_path / "models" / "v0001").exists()

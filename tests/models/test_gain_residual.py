@@ -6,15 +6,16 @@ import msgspec
 import pytest
 import torch
 
-from models import fine_model
-from models.checkpoint import save_version
-from models.fine_gate import band_sums, gains, judge, measure_weight, points
-from models.fine_model import FineModel
-from models.gain_residual import EDGES, KIND, BandNoise, GainResidualNet, band_noise, correct, train, windows
+from models.gate.fusion_residual import band_sums, gains, judge, measure_weight, points
 from models.manifest import DENOISERS, NetConfig
-from streamer import fourier, quality
+from models.networks.fusion_residual import EDGES, KIND, BandNoise, GainResidualNet, band_noise, correct, train, windows
+from models.serving import super_resolution as fine_model
+from models.serving.super_resolution import FineModel
+from models.versions.checkpoint import save_version
+from streamer import fourier
 from streamer.errors import ModelError
-from streamer.super_resolve import super_resolve
+from streamer.quality import estimators as quality
+from streamer.super_resolution.fusion import super_resolve
 from tests.fine_samples import lesson, noise_lesson, resolved
 from tests.model_samples import manifest
 from tests.simulated_movies import images

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from models import gate, probes, scoring
-from models.gate import Thresholds, judge
+from models.gate import denoiser as gate
+from models.gate import probes, scoring
+from models.gate.denoiser import Thresholds, judge
+from models.gate.scoring import measure_weight, score, weight_curve
 from models.manifest import DENOISERS, MovieScore
-from models.noise2noise import WienerResidualNet
-from models.scoring import measure_weight, score, weight_curve
-from models.training import train
+from models.networks.denoiser import WienerResidualNet
+from models.training.denoiser import train
 from tests.model_samples import Stand, knows, synthetic
 from tests.simulated_movies import images
 

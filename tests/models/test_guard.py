@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.guard import Evidence, Guard, pattern_of, pattern_strength
+from models.gate.guard import Evidence, Guard, pattern_of, pattern_strength
 from models.manifest import MovieScore
 from streamer import fourier
 from tests.simulated_movies import images

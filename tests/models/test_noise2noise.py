@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.manifest import DENOISERS
-from models.noise2noise import RestoreNet, build, infer
+from models.networks.denoiser import RestoreNet, build, infer
 from streamer.errors import ModelError
 from tests.simulated_movies import images, unchanged
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.optimiser import MuonAndAdam
+from models.networks.muon import MuonAndAdam
 
 
 def stepped(net, rate=0.01, memory_format=torch.contiguous_format):

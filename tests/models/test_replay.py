@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.replay import Replay
+from models.training.replay import Replay
 
 
 def filled(count, most=8, seed=0):

@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from models import scoring
-from models.checkpoint import save_version
+from models.gate import scoring
+from models.gate.scoring import measure_weight
 from models.manifest import DENOISERS
-from models.noise2noise import WienerResidualNet
-from models.scoring import measure_weight
-from models.session import SessionModel
-from streamer import fourier, quality, restore
+from models.networks.denoiser import WienerResidualNet
+from models.serving.session_model import SessionModel
+from models.versions.checkpoint import save_version
+from streamer import fourier, restore
 from streamer.band import band_of
 from streamer.errors import ModelError
+from streamer.quality import estimators as quality
 from streamer.records import HalfSums
 from tests.model_samples import WEIGHT, manifest
 from tests.simulated_movies import OPTICS, half_sums, images, unchanged

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models import store
-from models.checkpoint import load_version
 from models.manifest import MANIFEST
-from models.store import ROLES, ModelStore, Roles
+from models.versions import store
+from models.versions.checkpoint import load_version
+from models.versions.store import ROLES, ModelStore, Roles
 from streamer.errors import ModelError, OutputError
 from tests.model_samples import manifest
 
@@ -302,10 +302,10 @@ def test_a_full_disk_gives_no_role(tmp_path, monkeypatch):
 _SAVES = """
 import sys, itertools, torch
 from pathlib import Path
-from models.checkpoint import save_version
+from models.versions.checkpoint import save_version
 from models.manifest import DENOISERS
-from models.noise2noise import WienerResidualNet
-from models.store import ModelStore
+from models.networks.denoiser import WienerResidualNet
+from models.versions.store import ModelStore
 from tests.model_samples import manifest
 store = ModelStore(Path(sys.argv[1]))
 net = WienerResidualNet(DENOISERS["small"])

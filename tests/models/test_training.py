@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from models import noise2noise, training
+from models.gate.scoring import score
 from models.manifest import DENOISERS
-from models.noise2noise import WienerResidualNet
-from models.scoring import score
-from models.training import train
-from models.training_movie import TrainingMovie
+from models.networks import denoiser as noise2noise
+from models.networks.denoiser import WienerResidualNet
+from models.training import denoiser as training
+from models.training.denoiser import train
+from models.training.movie import TrainingMovie
 from streamer import fourier
 from streamer.errors import ModelError
 from streamer.records import GroupSums
@@ -235,13 +236,13 @@ def test_a_budget_in_time_drives_the_learning_rate(movie, monkeypatch):
 
 def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):
     for flags, pays in (("avx512f avx512_bf16", True), ("amx_bf16", True), ("avx2", False)):
-        monkeypatch.setattr("models.noise2noise.Path.read_text", lambda *_, f=flags, **__: f"flags : {f}")
+        monkeypatch.setattr("models.networks.denoiser.Path.read_text", lambda *_, f=flags, **__: f"flags : {f}")
         assert noise2noise.bf16_pays("cpu") is pays
 
     def missing(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr("models.noise2noise.Path.read_text", missing)
+    monkeypatch.setattr("models.networks.denoiser.Path.read_text", missing)
     assert noise2noise.bf16_pays("cpu") is False
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.training_movie import TrainingMovie, signs_of, useful_resolution
+from models.training.movie import TrainingMovie, signs_of, useful_resolution
 from streamer import fourier
-from streamer.ctf import ctf_2d
+from streamer.ctf.transfer import ctf_2d
 from streamer.records import GroupSums
 from tests.simulated_movies import OPTICS, images
 

@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from benchmarks import denoise
+from models.gate.scoring import outputs
 from models.manifest import DENOISERS
-from models.noise2noise import build
-from models.scoring import outputs
-from models.training import train
-from models.training_movie import TrainingMovie
-from streamer import fourier, intervals, quality, validity
+from models.networks.denoiser import build
+from models.training.denoiser import train
+from models.training.movie import TrainingMovie
+from streamer import fourier
+from streamer.quality import checks as validity
+from streamer.quality import estimators as quality
+from streamer.quality import intervals
 
 
 @pytest.mark.slow

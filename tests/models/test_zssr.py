@@ -7,16 +7,16 @@ from functools import partial
 import pytest
 import torch
 
-from models import zssr
-from models.checkpoint import save_version
-from models.fine_model import ZssrModel
 from models.manifest import NetConfig
-from models.zssr import Pair, ZssrNet, apply, back_project, loss, train, upsample
+from models.networks import zssr
+from models.networks.zssr import Pair, ZssrNet, apply, back_project, loss, train, upsample
+from models.serving.super_resolution import ZssrModel
+from models.versions.checkpoint import save_version
 from streamer import fourier
-from streamer.averages import Averages, average
 from streamer.errors import ModelError
-from streamer.super_resolve import Resolver
-from streamer.super_resolve_averages import super_resolve_averages
+from streamer.super_resolution.averages import Averages, average
+from streamer.super_resolution.fusion import Resolver
+from streamer.super_resolution.zssr import super_resolve_averages
 from tests.fine_samples import NOISE, sparse, sums_of
 from tests.model_samples import manifest
 from tests.simulated_movies import images

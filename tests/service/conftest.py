@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from service_samples import Server
 
-from service.journal import Journal
+from service.journal.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,11 +2,11 @@
 
 from types import SimpleNamespace
 
-from service.desk import Desk
+from service.daemon.movies import Desk
+from service.health.prometheus import Metrics
+from service.health.status import Alarms, Status
 from service.layout import Layout
-from service.prometheus import Metrics
-from service.status import Alarms, Status
-from streamer.settling import Arrival
+from streamer.watch.settling import Arrival
 from tests.service.service_samples import UTC
 
 

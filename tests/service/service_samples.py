@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
-from service.heartbeat import Heartbeat
-from service.journal import Journal
-from service.messages import Alert
-from service.publisher import Publisher
+from service.journal.journal import Journal
+from service.publishing.publisher import Publisher
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import Alert
 from streamer.errors import Reason
-from streamer.published import (
+from streamer.movie_record import (
     ModelRef,
     MovieQuality,
     MovieRecord,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.answers import MAX_CLIENTS, REQUESTS_PER_S, Answers
-from service.messages import CODES, Alert, Event
-from service.requests import (
+from service.publishing.replies import MAX_CLIENTS, REQUESTS_PER_S, Answers
+from service.wire.messages import CODES, Alert, Event
+from service.wire.requests import (
     CONTROL_VERBS,
     PAGE_BYTES,
     REQUEST_BYTES,
@@ -26,7 +26,7 @@ from streamer.errors import ServiceError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from service.journal import Journal
+    from service.journal.journal import Journal
 
 
 class Clock:

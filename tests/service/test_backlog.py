@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from service import crew as crew_module
 from service.config import Config
-from service.crew import Crew
-from service.journal import Journal
-from service.messages import parse_event
-from service.pipes import Progress, Up, Work
+from service.daemon import worker_process as crew_module
+from service.daemon.worker_process import Crew
+from service.journal.journal import Journal
+from service.processes.pipes import Progress, Up, Work
+from service.wire.messages import parse_event
 from streamer.errors import MovieVanished
-from streamer.published import Times
+from streamer.movie_record import Times
 from streamer.settings import WatchSettings
 from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, full_fields, make_movie, make_record

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.checkpoint import load_version, save_version
 from models.manifest import DENOISERS, load_manifest
-from models.noise2noise import WienerResidualNet
+from models.networks.denoiser import WienerResidualNet
 from models.settings import SessionModelSettings
 from models.specimens import Change
-from models.start_weights import base_directory, shipped_base
-from models.store import BASE, ModelStore, copy_version
+from models.versions.base_weights import base_directory, shipped_base
+from models.versions.checkpoint import load_version, save_version
+from models.versions.store import BASE, ModelStore, copy_version
 from service.config import Config
+from service.daemon.serving_version import Serving
+from service.daemon.trainer_process import base_of
+from service.health.prometheus import Metrics
 from service.layout import Layout
-from service.messages import parse_event
-from service.pipes import Candidate, Learn
-from service.prometheus import Metrics
-from service.serving import Serving
-from service.teacher import base_of
-from service.trainer import Trainer
+from service.processes.pipes import Candidate, Learn
+from service.processes.trainer import Trainer
+from service.wire.messages import parse_event
 from streamer.errors import ModelError, OutputError
 from streamer.settings import DenoiseSettings
 from tests.model_samples import manifest
@@ -206,8 +206,10 @@ def test_the_base_is_the_incumbent_that_the_first_version_has_to_beat(trainer, m
         asked.update(words, net=net)
         raise StopIteration
 
-    monkeypatch.setattr("service.trainer.judge", judge)
-    monkeypatch.setattr("service.trainer.train", lambda net, movies, **words: asked.update(words) or _report(movies))
+    monkeypatch.setattr("service.processes.trainer.judge", judge)
+    monkeypatch.setattr(
+        "service.processes.trainer.train", lambda net, movies, **words: asked.update(words) or _report(movies)
+    )
     learn(trainer, ["a", "b", "c"])
     assert trainer.is_due()
     with pytest.raises(StopIteration):
@@ -221,7 +223,7 @@ def test_the_base_is_the_incumbent_that_the_first_version_has_to_beat(trainer, m
 
 
 def _report(movies):
-    from models.training import TrainingReport
+    from models.training.denoiser import TrainingReport
 
     return TrainingReport(steps=1, losses=[1.0], movies=[m.movie_id for m in movies], seconds=0.0, finite=True)
 
@@ -263,7 +265,7 @@ def test_a_full_disk_leaves_a_session_without_base_weights_but_not_without_a_dae
     def full(*_):
         raise OutputError("no space left on device", where="there")
 
-    monkeypatch.setattr("models.store.write_atomically", full)
+    monkeypatch.setattr("models.versions.store.write_atomically", full)
     assert site.serving.version(SESSION) is None
     assert not list(site.store.directory.glob(".v*"))
 

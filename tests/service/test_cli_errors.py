@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from service import cli, cli_store
-from service.database import lock_instance
-from service.demo import MARKER, Demo
-from service.journal import Journal
+from service.cli import main as cli
+from service.cli import movies as cli_store
+from service.demo.run import MARKER, Demo
+from service.journal.database import lock_instance
+from service.journal.journal import Journal
 from service.layout import Endpoints, layout_of, write_endpoints
 from streamer.errors import Reason, UsageError
 from tests.service.service_samples import UTC, make_movie, make_record
@@ -144,7 +145,7 @@ def test_what_the_system_refuses_is_one_line_too(refuse, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "/out/m.mrc")
 
-    monkeypatch.setattr("service.simulation.plan_of", full)
+    monkeypatch.setattr("service.cli.simulate.plan_of", full)
     assert refuse("simulate", "out", status=74) == "streamer: /out/m.mrc: No space left on device"
 
 
@@ -319,6 +320,6 @@ def test_a_pickers_error_stays_on_its_line(streamer, monkeypatch):
     def follow(*_, **__):
         yield UsageError("cannot\nbe picked", where=os.fsdecode(b"a\xff.mrc"))
 
-    monkeypatch.setattr("service.picker.follow", follow)
+    monkeypatch.setattr("service.subscribers.picker.follow", follow)
     code, _, lines = streamer("pick", "--diameter", "130", "--idle", "1")
     assert (code, lines) == (1, ["a?.mrc: cannot?be picked"])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from models import zssr
 from models.manifest import load_manifest
-from models.start_weights import shipped_base
-from service import cli
+from models.networks import zssr
+from models.versions.base_weights import shipped_base
+from service.cli import main as cli
 from service.config import default_text
 from streamer.errors import StreamerError, UsageError
 
@@ -396,8 +396,8 @@ def test_models_export_takes_a_version_along(trained, tmp_path):
 
 
 def test_models_train_base_learns_from_simulated_sessions_and_named_ones(processed, tmp_path, monkeypatch):
-    monkeypatch.setattr("models.pretraining._SIDE", 320)
-    monkeypatch.setattr("service.pretraining._JUDGED", 1)
+    monkeypatch.setattr("models.training.simulated._SIDE", 320)
+    monkeypatch.setattr("service.offline.train_base_weights._JUDGED", 1)
     words = ["models", "train", str(processed[0]), "--base", "--specimens", "2", "--steps", "2", "--seed", "3"]
     found = CliRunner().invoke(
         cli.cli, [*words, "--out", str(tmp_path / "one"), "--json"], catch_exceptions=False, standalone_mode=False

@@ -3,12 +3,12 @@ from typing import ClassVar
 
 import pytest
 
-from service import crew as crew_module
 from service.config import Config
-from service.crew import Crew
-from service.pipes import Begin, Child, Failed, Finished, Progress, Returned, Up, Work
+from service.daemon import worker_process as crew_module
+from service.daemon.worker_process import Crew
+from service.processes.pipes import Begin, Child, Failed, Finished, Progress, Returned, Up, Work
 from streamer.errors import ConfigError, DeviceError
-from streamer.published import Times
+from streamer.movie_record import Times
 from tests.service.service_samples import REASON, make_movie, make_record
 
 
@@ -267,7 +267,7 @@ def test_a_finished_movie_clears_the_count_of_deaths(scene):
 
 
 def test_a_child_has_its_own_session_so_that_ctrl_c_is_for_the_daemon_alone():
-    child = Child("service.worker", Begin(config=Config()), threads=1)
+    child = Child("service.processes.worker", Begin(config=Config()), threads=1)
     try:
         assert os.getsid(child.pid) == child.pid != os.getsid(0)
     finally:

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from service.demo import Demo
-from service.demo_checks import Findings, _check_models, _check_quality, _tell_latency, report
-from service.messages import Event, ModelChange
-from service.status import Status
-from streamer.published import SuperResolutionVerdict, Times
+from service.demo.checks import Findings, _check_models, _check_quality, _tell_latency, report
+from service.demo.run import Demo
+from service.health.status import Status
+from service.wire.messages import Event, ModelChange
+from streamer.movie_record import SuperResolutionVerdict, Times
 from tests.service.service_samples import UTC, full_fields, make_record
 
 

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from service import desk as desk_module
 from service.config import Config
-from service.desk import Desk
+from service.daemon import movies as desk_module
+from service.daemon.movies import Desk
+from service.health.prometheus import Metrics
+from service.health.status import Alarms, Status
 from service.layout import Layout
-from service.pipes import Failed, Finished
-from service.prometheus import Metrics
-from service.status import Alarms, Status
+from service.processes.pipes import Failed, Finished
 from streamer.errors import Reason
 from tests.service.service_samples import make_movie, make_record
 

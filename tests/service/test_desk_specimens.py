@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from models.specimens import Specimens
-from models.start_weights import shipped_base
+from models.versions.base_weights import shipped_base
 from service.config import Config
-from service.desk import Desk
+from service.daemon.movies import Desk
+from service.daemon.serving_version import Serving
+from service.health.prometheus import Metrics
+from service.health.status import Alarms, Status
 from service.layout import Layout
-from service.messages import parse_event
-from service.pipes import Finished
-from service.prometheus import Metrics
-from service.serving import Serving
-from service.status import Alarms, Status
+from service.processes.pipes import Finished
+from service.wire.messages import parse_event
 from tests.service.service_samples import make_movie, make_record
 
 ROOT = np.linalg.cholesky(Specimens()._spread)

@@ -1,8 +1,8 @@
 import errno
 import threading
 
-from service import disks
-from service.disks import Disks, Space, space_of
+from service.health import disks
+from service.health.disks import Disks, Space, space_of
 from tests.service.service_samples import wait_until
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 from service_samples import UTC, make_movie, make_record
 
-from service.eventlog import utc_seconds, utc_text
-from service.messages import HEADER_BYTES, Alert, ModelChange, SessionChange, parse_event
+from service.journal.event_log import utc_seconds, utc_text
+from service.wire.messages import HEADER_BYTES, Alert, ModelChange, SessionChange, parse_event
 
 if TYPE_CHECKING:
-    from service.journal import Journal
+    from service.journal.journal import Journal
 
 
 def alert(name: str = "x", state: str = "raised") -> Alert:

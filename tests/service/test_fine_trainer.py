@@ -6,24 +6,24 @@ import msgspec
 import pytest
 import torch
 
-from models.checkpoint import load_net, save_version
-from models.gain_residual import GainResidualNet
+from models.learners import CryoZssr, OnFusion, Verdict
 from models.manifest import load_manifest
+from models.networks.fusion_residual import GainResidualNet
+from models.networks.zssr import Pair, ZssrNet
+from models.serving.fine_networks import FineNetworks
 from models.settings import SessionModelSettings
-from models.store import ROLES, ModelStore, Roles
-from models.training import TrainingReport
-from models.zssr import Pair, ZssrNet
+from models.training.denoiser import TrainingReport
+from models.versions.checkpoint import load_net, save_version
+from models.versions.store import ROLES, ModelStore, Roles
 from service.config import Config, load
-from service.fine_networks import FineNetworks
-from service.fine_subjects import CryoZssr, OnFusion, Verdict
-from service.fine_trainer import FineTrainer
-from service.messages import CRYO_ZSSR, SUPER_RESOLUTION
-from service.pipes import Learn
-from service.teacher import check_versions
-from streamer.averages import average
+from service.daemon.trainer_process import check_versions
+from service.processes.pipes import Learn
+from service.processes.super_resolution_trainer import FineTrainer
+from service.wire.messages import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.errors import ConfigError, ModelError
-from streamer.lessons import encode_averages, encode_lesson, encoded, lesson_of, read_averages
-from streamer.super_resolve import Resolver
+from streamer.super_resolution.averages import average
+from streamer.super_resolution.fusion import Resolver
+from streamer.super_resolution.training_data import encode_averages, encode_lesson, encoded, lesson_of, read_averages
 from tests.fine_samples import NOISE, sparse, sums_of
 from tests.model_samples import manifest
 

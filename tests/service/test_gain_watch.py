@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.gain_watch import GainWatch
-from streamer.gain_check import check_fit
+from service.daemon.gain_watch import GainWatch
+from streamer.detector.gain_check import check_fit
 from streamer.settings import GainSettings
 from tests.service.service_samples import make_record
 from tests.streamer.test_gain_check import raw_sum, reference

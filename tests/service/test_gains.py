@@ -5,7 +5,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from service.gains import GainChoice
+from streamer.detector.gain_choice import GainChoice
 from streamer.errors import ConfigError
 
 
@@ -68,7 +68,7 @@ def test_looking_through_the_tree_takes_a_small_part_of_the_time(tmp_path, monke
         now[0] += 1.0
         return []
 
-    monkeypatch.setattr("service.gains.gain_candidates", slow)
+    monkeypatch.setattr("streamer.detector.gain_choice.gain_candidates", slow)
     choice = GainChoice(tmp_path, None, clock=lambda: now[0])
     while now[0] < 100.0:
         choice.for_movie(tmp_path / "m.tif")
@@ -80,7 +80,9 @@ def test_a_directory_is_read_again_only_when_it_changed(tmp_path, choice, monkey
     write(tmp_path / "gain.mrc")
     os.utime(tmp_path, (1, 1))
     read = []
-    monkeypatch.setattr("service.gains.gains_in", lambda directory: read.append(directory) or [directory / "gain.mrc"])
+    monkeypatch.setattr(
+        "streamer.detector.gain_choice.gains_in", lambda directory: read.append(directory) or [directory / "gain.mrc"]
+    )
     for _ in range(5):
         choice.for_movie(tmp_path / "m.tif")
     assert len(read) == 1
@@ -95,7 +97,7 @@ def test_a_directory_that_cannot_be_listed_is_not_taken_for_one_without_gains(tm
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.gains.gains_in", fail)
+        patch.setattr("streamer.detector.gain_choice.gains_in", fail)
         with pytest.raises(ConfigError, match="cannot be searched for gain references: Input/output error"):
             choice.for_movie(lower.with_name("m.tif"))
     assert choice.for_movie(lower.with_name("m.tif")) == lower

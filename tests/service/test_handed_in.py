@@ -13,18 +13,18 @@ import pytest
 import zmq
 
 from service.client import Client
-from service.handed_in import take_picks
+from service.daemon.picks import take_picks
 from service.layout import Layout
-from service.messages import PicksMade, ProtocolError, parse_event, subject_of
-from service.requests import Done, Refusal, Welcome, decode_reply
+from service.wire.messages import PicksMade, ProtocolError, parse_event, subject_of
+from service.wire.requests import Done, Refusal, Welcome, decode_reply
 from tests.service.service_samples import UTC, Server, make_movie, make_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from service.journal import Journal
-    from service.publisher import Publisher
+    from service.journal.journal import Journal
+    from service.publishing.publisher import Publisher
 
 MOVIE, WAITING = make_movie("grid1/a.tif"), make_movie("grid1/waits.tif", inode=2)
 """A movie that is done, with a micrograph of 64 rows of 96 px, and one that is not."""

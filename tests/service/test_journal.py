@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from service_samples import REASON, UTC, make_movie, make_record
 
-from service.journal import Journal
-from service.messages import parse_event
+from service.journal.journal import Journal
+from service.wire.messages import parse_event
 from streamer.errors import ServiceError, UsageError
-from streamer.published import Times
+from streamer.movie_record import Times
 from streamer.records import Acquisition, FileIdentity, Movie
 
 if TYPE_CHECKING:

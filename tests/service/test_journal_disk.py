@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 from service_samples import UTC, make_movie, make_record
 
-from service import journal as journal_module
-from service.database import lock_instance
-from service.journal import Journal
-from service.messages import parse_event
+from service.journal import journal as journal_module
+from service.journal.database import lock_instance
+from service.journal.journal import Journal
+from service.wire.messages import parse_event
 from streamer import jsontext
 from streamer.errors import AlreadyRunning, ConfigError, ServiceError
 
 if TYPE_CHECKING:
-    from service.eventlog import EventRow
+    from service.journal.event_log import EventRow
     from streamer.records import Movie
 
 A = make_movie("grid1/a.tif")
@@ -223,7 +223,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkey
 _HOLD = """
 import sys
 from pathlib import Path
-from service.database import lock_instance
+from service.journal.database import lock_instance
 with lock_instance(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -253,7 +253,7 @@ def test_one_daemon_per_instance(tmp_path: Path) -> None:
 _WORK = """
 import sys
 from service_samples import UTC, make_movie, make_record
-from service.journal import Journal
+from service.journal.journal import Journal
 journal = Journal.open(sys.argv[1])
 journal.requeue_started()
 print("running", flush=True)

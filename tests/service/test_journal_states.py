@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from service_samples import REASON, UTC, make_movie, make_record
 
-from service.journal import FINAL, MAX_ATTEMPTS, MAX_DEATHS, Journal
-from service.messages import Alert, parse_event
+from service.journal.journal import FINAL, MAX_ATTEMPTS, MAX_DEATHS, Journal
+from service.wire.messages import Alert, parse_event
 from streamer.records import movie_id_of
 
 NAMES = [f"grid{session}/m{number}.tif" for session in (1, 2) for number in (1, 2)]

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from service.logs import log_to_stderr
+from service.health.logs import log_to_stderr
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def logged(capsys):
     def log(message, *arguments):
         root.handlers[:] = []
         log_to_stderr()
-        logging.getLogger("service.daemon").info(message, *arguments)
+        logging.getLogger("service.daemon.loop").info(message, *arguments)
         return capsys.readouterr().err
 
     yield log

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from service_samples import UTC, full_fields, make_record
 
-from service.heartbeat import Heartbeat, parse_heartbeat
-from service.messages import (
+from service.wire.heartbeat import Heartbeat, parse_heartbeat
+from service.wire.messages import (
     HEADER_BYTES,
     SUPER_RESOLUTION,
     TOPIC_BYTES,
@@ -29,7 +29,7 @@ from service.messages import (
     topic,
 )
 from streamer import jsontext
-from streamer.published import MovieRecord
+from streamer.movie_record import MovieRecord
 
 NAMES = st.binary(min_size=1, max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 

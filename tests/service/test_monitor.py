@@ -4,9 +4,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from service.heartbeat import Heartbeat
-from service.messages import Alert, Event
-from service.monitor import Board
+from service.subscribers.monitor import Board
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import Alert, Event
 from tests.service.service_samples import UTC, make_record
 
 BEAT = Heartbeat(
@@ -133,7 +133,7 @@ def test_the_gate_says_what_it_last_judged():
 
 def test_a_daemon_that_fell_silent_is_not_shown_as_running(monkeypatch):
     board = full_board(1)
-    monkeypatch.setattr("service.monitor.time.monotonic", lambda: board.heard + 10.0)
+    monkeypatch.setattr("service.subscribers.monitor.time.monotonic", lambda: board.heard + 10.0)
     text = screen(board)
     assert "not heard" in text
     assert "running" not in text

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import zmq
 
-from service import publisher as publisher_module
-from service.heartbeat import PREVIEW_BYTES, PREVIEW_HEADER_BYTES, PREVIEW_SCHEMA, PreviewHeader
-from service.messages import Topic, instance_topic, parse_topic
-from service.previews import preview_of
-from service.publisher import Publisher
-from streamer.published import MovieRecord, OutputFile
+from service.publishing import publisher as publisher_module
+from service.publishing.previews import preview_of
+from service.publishing.publisher import Publisher
+from service.wire.heartbeat import PREVIEW_BYTES, PREVIEW_HEADER_BYTES, PREVIEW_SCHEMA, PreviewHeader
+from service.wire.messages import Topic, instance_topic, parse_topic
+from streamer.movie_record import MovieRecord, OutputFile
 from streamer.writers.thumbnail import encode_png
 from tests.service.service_samples import make_record, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from service.journal import Journal
+    from service.journal.journal import Journal
 
 ANY = "tcp://127.0.0.1:0"
 NOON = 1795176000.0

@@ -12,9 +12,9 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from service_samples import UTC, full_fields, make_record
 
-from service.prometheus import MAX_VALUES, Metrics
+from service.health.prometheus import MAX_VALUES, Metrics
 from streamer.errors import ConfigError, Reason, ServiceError
-from streamer.published import ModelScore
+from streamer.movie_record import ModelScore
 
 # reliability.md section 6, as far as it can be filled today.
 NAMES = {

@@ -16,12 +16,9 @@ import msgspec
 import pytest
 from service_samples import Server, append, lose, wait_until
 
-from service import requests, wire
-from service.answers import LIMITS
-from service.follower import LIVENESS
-from service.heartbeat import Heartbeat, PreviewHeader
-from service.messages import CODES, KINDS, Alert, ModelChange, PicksMade, SessionChange
-from service.publisher import (
+from service import wire
+from service.client.join import LIVENESS
+from service.publishing.publisher import (
     EVENTS_ENDPOINT,
     EVENTS_FILE,
     JOURNAL_ENDPOINT,
@@ -29,8 +26,12 @@ from service.publisher import (
     PREVIEW_ENDPOINT,
     PREVIEW_FILE,
 )
+from service.publishing.replies import LIMITS
+from service.wire import requests
+from service.wire.heartbeat import Heartbeat, PreviewHeader
+from service.wire.messages import CODES, KINDS, Alert, ModelChange, PicksMade, SessionChange
 from streamer.errors import Reason
-from streamer.published import (
+from streamer.movie_record import (
     ModelRef,
     ModelScore,
     MovieQuality,

@@ -16,16 +16,16 @@ from service_samples import UTC as NOON
 from service_samples import Server, append, lose, make_movie, make_record, wait_until
 
 from service.client import Client, FileCursor, MemoryCursor, Position, SqliteCursor
-from service.heartbeat import Heartbeat
-from service.messages import Alert, Event, ProtocolError, SessionChange
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import Alert, Event, ProtocolError, SessionChange
 from streamer.errors import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from service.journal import Journal
-    from service.publisher import Publisher
+    from service.journal.journal import Journal
+    from service.publishing.publisher import Publisher
 
 BEAT = 0.05
 
@@ -197,7 +197,7 @@ def test_heartbeat_snapshot_and_going_on_from_there(server: Server) -> None:
 
 
 def test_a_snapshot_of_more_pages_than_requests_are_allowed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.answers.REQUESTS_PER_S", 5)
+    monkeypatch.setattr("service.publishing.replies.REQUESTS_PER_S", 5)
     server.call(lambda journal, _: [
         journal.append(Alert(name=f"n{i}", severity="info", state="raised"), "s") for i in range(2000)
     ])  # fmt: skip
@@ -206,7 +206,7 @@ def test_a_snapshot_of_more_pages_than_requests_are_allowed(server: Server, monk
 
 
 def test_replaying_more_pages_than_requests_are_allowed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.answers.REQUESTS_PER_S", 5)
+    monkeypatch.setattr("service.publishing.replies.REQUESTS_PER_S", 5)
     server.call(append(1500))
     answered: list[tuple[str, str]] = []
 
@@ -360,10 +360,10 @@ _PUBLISHER = """
 import sys, time
 from pathlib import Path
 import zmq
-from service.journal import Journal
-from service.heartbeat import Heartbeat
-from service.messages import Alert
-from service.publisher import Publisher
+from service.journal.journal import Journal
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import Alert
+from service.publishing.publisher import Publisher
 directory, events, journal_endpoint = sys.argv[1:]
 journal = Journal.open(Path(directory) / "journal.sqlite")
 publisher = Publisher(journal, events=events, journal=journal_endpoint, preview="tcp://127.0.0.1:0")
@@ -638,10 +638,10 @@ class OnlyThese(MetaPathFinder):
 sys.meta_path.insert(0, OnlyThese())
 before = set(sys.modules)
 from service.client import Client, FileCursor, SqliteCursor
-from service.messages import Event
-import service.requests
+from service.wire.messages import Event
+import service.wire.requests
 new = {name for name in sys.modules if name not in before}
-assert not {"torch", "numpy", "prometheus_client", "service.journal", "service.publisher"} & new, new
+assert not {"torch", "numpy", "prometheus_client", "service.journal.journal", "service.publishing.publisher"} & new, new
 print("ok")
 """
 

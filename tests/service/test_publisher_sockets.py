@@ -15,16 +15,16 @@ import zmq
 from service_samples import Server, wait_until
 
 from service.client import Client
-from service.heartbeat import Heartbeat, parse_heartbeat
-from service.messages import Alert, SessionChange, instance_topic, parse_topic
-from service.publisher import Publisher
-from service.requests import Pong, decode_reply
+from service.publishing.publisher import Publisher
+from service.wire.heartbeat import Heartbeat, parse_heartbeat
+from service.wire.messages import Alert, SessionChange, instance_topic, parse_topic
+from service.wire.requests import Pong, decode_reply
 from streamer.errors import ConfigError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from service.journal import Journal
+    from service.journal.journal import Journal
 
 ANY = "tcp://127.0.0.1:0"
 

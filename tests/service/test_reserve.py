@@ -3,11 +3,11 @@
 import pytest
 
 from service.config import InstanceSettings
-from service.disks import Space
-from service.messages import parse_event
-from service.prometheus import Metrics
-from service.reserve import Reserve
-from service.status import Alarms
+from service.health.disks import Space
+from service.health.prometheus import Metrics
+from service.health.reserve import Reserve
+from service.health.status import Alarms
+from service.wire.messages import parse_event
 
 GB = 10**9
 SMALL, LARGE = 100 * GB, 10_000 * GB

@@ -12,17 +12,17 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from service.client import Client, MemoryCursor, Position, TooFarBehind
-from service.database import Database
-from service.eventlog import PRUNED_AT_ONCE, utc_text
-from service.journal import MIGRATIONS, Journal
-from service.link import Link
-from service.messages import Alert, SessionChange, parse_event
+from service.client.sockets import Link
+from service.journal.database import Database
+from service.journal.event_log import PRUNED_AT_ONCE, utc_text
+from service.journal.journal import MIGRATIONS, Journal
+from service.wire.messages import Alert, SessionChange, parse_event
 from tests.service.service_samples import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.publisher import Publisher
+    from service.publishing.publisher import Publisher
 
 BEAT = 0.05
 DAY_S = 86_400.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.specimens import Specimens
-from service.specimen_watch import SPECIMENS, SessionSpecimens, SpecimenWatch
+from service.daemon.specimen_watch import SPECIMENS, SessionSpecimens, SpecimenWatch
 from streamer.errors import OutputError
 
 ROOT = np.linalg.cholesky(Specimens()._spread)

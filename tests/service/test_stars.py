@@ -1,10 +1,10 @@
 import pytest
 
-from service.offline import finished_before
-from service.stars import MicrographTables
+from service.daemon.micrograph_tables import MicrographTables
+from service.offline.process import finished_before
 from streamer import jsontext
 from streamer.errors import OutputError
-from streamer.published import OutputFile
+from streamer.movie_record import OutputFile
 from tests.service.service_samples import make_movie, make_record
 
 
@@ -83,7 +83,7 @@ def test_a_table_that_takes_long_is_rewritten_seldom(tmp_path, clock, monkeypatc
         written.append(clock.now)
         clock.now += 3.0
 
-    monkeypatch.setattr("service.stars.write_atomically", slow)
+    monkeypatch.setattr("service.daemon.micrograph_tables.write_atomically", slow)
     table = tables(tmp_path, clock)
     while clock.now < 200.0:
         table.add(record("grid1/a.tif"))
@@ -102,7 +102,7 @@ def test_a_table_that_cannot_be_written_is_tried_again_later_not_at_once(tmp_pat
     table = tables(tmp_path, clock)
     table.add(record("grid1/a.tif"))
     with monkeypatch.context() as patch:
-        patch.setattr("service.stars.write_atomically", full)
+        patch.setattr("service.daemon.micrograph_tables.write_atomically", full)
         for _ in range(3):
             if not tried:
                 with pytest.raises(OutputError):
@@ -117,7 +117,7 @@ def test_a_table_that_cannot_be_written_is_tried_again_later_not_at_once(tmp_pat
 
 
 def test_the_journal_gives_the_done_movies_of_a_session_in_order(journal, monkeypatch):
-    monkeypatch.setattr("service.movietable._PORTION", 2)
+    monkeypatch.setattr("service.journal.movie_table._PORTION", 2)
     for n in range(5):
         movie = make_movie(f"grid1/m{n}.tif", inode=n)
         journal.add_ready(movie, "2026-11-20T12:00:00.000Z", "2026-11-20T12:00:01.000Z")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from service.systemd import notify
+from service.health.systemd import notify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

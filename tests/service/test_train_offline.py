@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from models.checkpoint import load_pattern
 from models.manifest import load_manifest
-from models.session import SessionModel
-from models.training_movie import common_resolution
-from service.training import train_offline
+from models.serving.session_model import SessionModel
+from models.training.movie import common_resolution
+from models.versions.checkpoint import load_pattern
+from service.offline.train_denoiser import train_offline
 from streamer.band import band_of
 from streamer.errors import UsageError
-from streamer.groups import encode_groups
 from streamer.records import GroupSums
+from streamer.sums.group_files import encode_groups
 from tests.model_samples import blobs
 from tests.simulated_movies import images
 

@@ -10,29 +10,29 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.checkpoint import save_version
-from models.gate import Decision
+from models.gate.denoiser import Decision
 from models.manifest import DENOISERS, Figures, load_manifest
-from models.noise2noise import WienerResidualNet
+from models.networks.denoiser import WienerResidualNet
 from models.settings import SessionModelSettings
-from models.store import ROLES, ModelStore, Roles
-from models.training import TrainingReport
-from service import teacher as teacher_module
-from service import trainer as trainer_module
+from models.training.denoiser import TrainingReport
+from models.versions.checkpoint import save_version
+from models.versions.store import ROLES, ModelStore, Roles
 from service.config import Config
-from service.control import Control
+from service.daemon import trainer_process as teacher_module
+from service.daemon.operator import Control
+from service.daemon.serving_version import Serving as ServingVersions
+from service.daemon.trainer_process import GroupSpace, Teacher
+from service.health.prometheus import Metrics
 from service.layout import Layout
-from service.messages import NO_VERSION, ModelChange, parse_event
-from service.pipes import Candidate, Learn, Serving, Training
-from service.prometheus import Metrics
-from service.serving import Serving as ServingVersions
-from service.teacher import GroupSpace, Teacher
-from service.trainer import Trainer
+from service.processes import trainer as trainer_module
+from service.processes.pipes import Candidate, Learn, Serving, Training
+from service.processes.trainer import Trainer
+from service.wire.messages import NO_VERSION, ModelChange, parse_event
 from streamer.band import band_of
 from streamer.errors import ConfigError, UsageError
-from streamer.groups import encode_groups
 from streamer.records import GroupSums
 from streamer.settings import DenoiseSettings, MovieSettings
+from streamer.sums.group_files import encode_groups
 from tests.model_samples import blobs, manifest
 from tests.simulated_movies import images
 
@@ -145,7 +145,7 @@ SCORE = SimpleNamespace(
 @pytest.fixture
 def school(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "models.candidate.save_version", lambda directory, net, manifest, _: stored(directory, manifest)
+        "models.gate.candidate.save_version", lambda directory, net, manifest, _: stored(directory, manifest)
     )
     return School(tmp_path, monkeypatch)
 
@@ -422,7 +422,7 @@ def test_rollback_goes_where_the_version_came_from(desk):
 
 
 def test_versions_do_not_pile_up_and_the_operators_choice_stays(desk, monkeypatch):
-    monkeypatch.setattr("models.store._NEWEST", 3)
+    monkeypatch.setattr("models.versions.store._NEWEST", 3)
     desk.candidate()
     for _ in range(3):
         desk.candidate(desk.serves)
@@ -619,7 +619,7 @@ def test_the_trainer_gives_way_to_a_worker_without_memory_and_comes_back(teacher
 
 
 def test_the_kernel_ends_the_trainer_first_when_memory_runs_out():
-    words = "from pathlib import Path; from service.trainer import _give_way; _give_way(); "
+    words = "from pathlib import Path; from service.processes.trainer import _give_way; _give_way(); "
     words += "print(Path('/proc/self/oom_score_adj').read_text())"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert int(done.stdout) == 800

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from service.config import Config, EventSettings, InstanceSettings
+from service.daemon.upkeep import Upkeep
+from service.health.prometheus import Metrics
+from service.health.status import Alarms
 from service.layout import Layout
-from service.messages import Alert, parse_event
-from service.prometheus import Metrics
-from service.status import Alarms
-from service.upkeep import Upkeep
+from service.wire.messages import Alert, parse_event
 
 _DAY_S = 86_400.0
 

@@ -5,13 +5,13 @@ import hashlib
 import pytest
 
 from service.config import Config, InstanceSettings
+from service.daemon.upkeep import Upkeep
+from service.health.prometheus import Metrics
+from service.health.status import Alarms
+from service.journal.output_check import NEWEST, Damage, damaged_outputs
 from service.layout import Layout
-from service.messages import parse_event
-from service.prometheus import Metrics
-from service.status import Alarms
-from service.upkeep import Upkeep
-from service.verifying import NEWEST, Damage, damaged_outputs
-from streamer.published import OutputFile
+from service.wire.messages import parse_event
+from streamer.movie_record import OutputFile
 from tests.service.service_samples import UTC, make_movie, make_record
 
 ROLES = {"micrograph": ".mrc", "even": "_EVN.mrc", "motion": ".star"}

@@ -3,10 +3,10 @@ import threading
 
 import pytest
 
-from service.watching import Watching
+from service.daemon.arrivals import Watching
 from streamer.errors import ServiceError
 from streamer.settings import WatchSettings
-from streamer.watch import Watcher
+from streamer.watch.watcher import Watcher
 
 
 class Scripted(Watcher):

@@ -19,12 +19,13 @@ import pytest
 import zmq
 from service_samples import full_fields, make_record
 
-from service import messages, requests, wire
-from service.answers import Answers
-from service.heartbeat import PREVIEW_HEADER_BYTES, Heartbeat, PreviewHeader, parse_heartbeat
-from service.journal import Journal
-from service.link import Listener
-from service.messages import (
+from service import wire
+from service.client.sockets import Listener
+from service.journal.journal import Journal
+from service.publishing.replies import Answers
+from service.wire import messages, requests
+from service.wire.heartbeat import PREVIEW_HEADER_BYTES, Heartbeat, PreviewHeader, parse_heartbeat
+from service.wire.messages import (
     CODES,
     KINDS,
     Event,

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from service import crew as crew_module
 from service.config import Config, InstanceSettings
-from service.crew import Crew, resident_bytes, worker_memory_bytes
-from service.overload import OverloadSettings
-from service.pipes import Failed, Progress, Up, Work
+from service.daemon import worker_process as crew_module
+from service.daemon.overload import OverloadSettings
+from service.daemon.worker_process import Crew, resident_bytes, worker_memory_bytes
+from service.processes.pipes import Failed, Progress, Up, Work
 from streamer.errors import DeviceError
-from streamer.published import Times
+from streamer.movie_record import Times
 from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, make_movie
 from tests.service.test_crew import FakeChild

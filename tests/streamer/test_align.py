@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import align, fourier
-from streamer.patches import Layout, Patches
+from streamer import fourier
+from streamer.motion import align
+from streamer.motion.patches import Layout, Patches
 from streamer.settings import MotionSettings
 from tests.simulated_movies import images, unchanged
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from streamer import fourier
-from streamer.averages import average, views
 from streamer.errors import StageError
-from streamer.local import ORDERS
+from streamer.motion.field import ORDERS
+from streamer.motion.warp import Warp
 from streamer.records import LocalMotion, Motion
-from streamer.warp import Warp
+from streamer.super_resolution.averages import average, views
 from tests.simulated_movies import images, unchanged
 
 SHAPE = (48, 61)

@@ -6,15 +6,15 @@ import mrcfile
 import numpy as np
 import pytest
 
-from streamer import camera
-from streamer.camera import RAW_FRAMES, Plan, expose
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError
+from streamer.metadata.sidecars import read_sidecar, session_of
 from streamer.readers import movie
 from streamer.readers.gain import gain_candidates, read_gain
-from streamer.readers.sidecars import read_sidecar, session_of
 from streamer.settings import EerSettings
-from streamer.simulate import Detector, Field, Microscope
-from streamer.specimen import random_protein
+from streamer.simulation import microscope as camera
+from streamer.simulation.microscope import RAW_FRAMES, Plan, expose
+from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.simulation.specimen import random_protein
 
 SCOPE = Microscope(shape=(64, 80), n_frames=6, pixel_size=1.37, dose_per_frame=2.5, voltage_kv=200.0)
 

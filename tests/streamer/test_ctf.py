@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamer.ctf import ctf_2d
+from streamer.ctf.transfer import ctf_2d
 from streamer.units import electron_wavelength
 from tests.simulated_movies import OPTICS
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.ctf_table import key_of, optics_of, read_optics
+from streamer.ctf.table import key_of, optics_of, read_optics
 from streamer.errors import UsageError
 
 OPTICS = """data_optics

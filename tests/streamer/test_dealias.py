@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from streamer import dose
-from streamer.dealias import ALIASES, AliasGrid, NormalEquations, box_of
+from streamer.super_resolution.normal_equations import ALIASES, AliasGrid, NormalEquations, box_of
 from tests.simulated_movies import images, unchanged
 
 SIDE, PIXEL_SIZE, VOLTAGE_KV = 12, 1.3, 300.0

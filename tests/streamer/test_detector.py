@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import detector
+from streamer.detector import correction as detector
 from streamer.errors import MovieCorrupt
 from streamer.records import Gain
 

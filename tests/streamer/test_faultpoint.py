@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamer import faultpoint
 from streamer.errors import ConfigError
-from streamer.faultpoint import VARIABLE, fault_point
+from streamer.runtime import fault_point as faultpoint
+from streamer.runtime.fault_point import VARIABLE, fault_point
 
 ROOT = Path(__file__).parents[2]
 REACH = """
 import sys
-from streamer.faultpoint import fault_point
+from streamer.runtime.fault_point import fault_point
 for point, subject in zip(sys.argv[1::2], sys.argv[2::2]):
     fault_point(point, subject)
     print(point, subject, flush=True)
@@ -124,7 +124,7 @@ def test_not_armed_it_does_nothing():
     done = reach(None, "turn", "", "renamed", "a.mrc")
     assert (done.returncode, done.stdout) == (0, "turn \nrenamed a.mrc\n")
     # and costs nothing that a child would have to load
-    code = "import sys, streamer.faultpoint; sys.exit('torch' in sys.modules)"
+    code = "import sys, streamer.runtime.fault_point; sys.exit('torch' in sys.modules)"
     assert reach(None, code=code).returncode == 0
 
 

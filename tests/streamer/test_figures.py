@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import figures, fourier, quality, restore
-from streamer.published import ModelRef, SuperResolutionVerdict
+from streamer import fourier, restore
+from streamer.movie_record import ModelRef, SuperResolutionVerdict
+from streamer.quality import estimators as quality
+from streamer.quality import movie_quality as figures
 from streamer.records import Correction, Frames, Motion
 from streamer.settings import QualitySettings
 from tests.simulated_movies import half_sums, images

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import dose, fine, local
-from streamer.dealias import ALIASES
+from streamer import dose
 from streamer.errors import StageError
+from streamer.motion import field as local
 from streamer.records import LocalMotion, Motion
+from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.normal_equations import ALIASES
 from tests.simulated_movies import images, unchanged
 
 N = 10

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import dose, fourier, fuse
+from streamer import dose, fourier
+from streamer.sums import frame_sum as fuse
 from tests.simulated_movies import images, unchanged
 
 SIZES = [(8, 10), (7, 9), (8, 9)]

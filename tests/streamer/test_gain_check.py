@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from streamer import orient
-from streamer.gain_check import check_fit
+from streamer.detector import orientation as orient
+from streamer.detector.gain_check import check_fit
 from streamer.settings import GainSettings
 
 SHAPE = (192, 192)

@@ -6,24 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from models import scoring
-from models.fine_gate import band_sums
-from models.gain_residual import BandNoise, GainResidualNet, Lesson, correct
-from models.guard import Evidence, Guard
+from models.gate import scoring
+from models.gate.fusion_residual import band_sums
+from models.gate.guard import Evidence, Guard
+from models.gate.probes import probes
 from models.manifest import DENOISERS
-from models.noise2noise import WienerResidualNet, infer
-from models.probes import probes
-from models.training import train
-from models.zssr import ZssrNet, apply, back_project
-from streamer import align, ctf, detector, dose, fine, fourier, fuse, quality, restore, split
-from streamer.averages import Averages
-from streamer.lessons import lesson_of
+from models.networks.denoiser import WienerResidualNet, infer
+from models.networks.fusion_residual import BandNoise, GainResidualNet, Lesson, correct
+from models.networks.zssr import ZssrNet, apply, back_project
+from models.training.denoiser import train
+from streamer import dose, fourier, restore
+from streamer.ctf import transfer as ctf
+from streamer.detector import correction as detector
+from streamer.motion import align
 from streamer.pick import pick
+from streamer.quality import estimators as quality
 from streamer.records import HalfSums, Motion
 from streamer.settings import MotionSettings
-from streamer.simulate import Detector, Field, Microscope
-from streamer.specimen import random_protein
-from streamer.super_resolve import Resolver, super_resolve
+from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.simulation.specimen import random_protein
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
+from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.averages import Averages
+from streamer.super_resolution.fusion import Resolver, super_resolve
+from streamer.super_resolution.training_data import lesson_of
 from tests.model_samples import WEIGHT, synthetic
 from tests.simulated_movies import images
 from tests.streamer.bent_movies import bent

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save
 
 from streamer.errors import ModelError
-from streamer.groups import encode_groups, find_groups, read_groups
 from streamer.records import GroupSums
+from streamer.sums.group_files import encode_groups, find_groups, read_groups
 
 
 def sums(n=4, **changes):

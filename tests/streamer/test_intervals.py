@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from streamer import fourier, intervals, quality
+from streamer import fourier
+from streamer.quality import estimators as quality
+from streamer.quality import intervals
 from tests.simulated_movies import images
 
 

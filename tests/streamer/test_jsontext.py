@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer import jsontext
-from streamer.published import MovieRecord, OutputFile, Times
+from streamer.movie_record import MovieRecord, OutputFile, Times
 
 
 @dataclass(frozen=True, kw_only=True)

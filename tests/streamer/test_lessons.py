@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save
 
 from streamer.errors import ModelError
-from streamer.lessons import encode_lesson, lesson_of, read_lesson
-from streamer.super_resolve import Resolver
+from streamer.super_resolution.fusion import Resolver
+from streamer.super_resolution.training_data import encode_lesson, lesson_of, read_lesson
 from tests.fine_samples import NOISE, sparse, sums_of
 
 

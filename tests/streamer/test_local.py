@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import align, fourier, fuse, local, split
+from streamer import fourier
+from streamer.motion import align
+from streamer.motion import field as local
+from streamer.motion.warp import Warp
 from streamer.records import LocalMotion, Motion
 from streamer.settings import MotionSettings
-from streamer.warp import Warp
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
 from streamer.writers.star import motion_star
 from tests.simulated_movies import images
 from tests.streamer.bent_movies import bent

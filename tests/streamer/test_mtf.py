@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from streamer.detector.mtf import read_blur
 from streamer.errors import ConfigError
-from streamer.mtf import read_blur
 
 K2 = [(0.0, 1.0), (0.1, 0.95), (0.2, 0.86), (0.3, 0.73), (0.4, 0.57), (0.5, 0.39)]
 

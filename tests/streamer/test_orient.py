@@ -5,7 +5,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from streamer import orient
+from streamer.detector import orientation as orient
 from streamer.errors import MovieMismatch
 from streamer.records import Gain, MovieHeader
 from streamer.settings import GainSettings

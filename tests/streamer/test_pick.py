@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import quality, restore
+from streamer import restore
 from streamer.pick import pick, separating_level
+from streamer.quality import estimators as quality
 from tests.simulated_movies import images, unchanged
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import fourier, jsontext, pipeline, quality, split
-from streamer.camera import Plan, encode, expose
+from streamer import fourier, jsontext, pipeline
 from streamer.errors import (
     ModelError,
     MovieCorrupt,
@@ -24,18 +23,21 @@ from streamer.errors import (
     OutputError,
     StageError,
 )
-from streamer.groups import read_groups
-from streamer.lessons import read_averages, read_lesson
+from streamer.metadata.sidecars import read_sidecar
+from streamer.movie_record import ModelRef, MovieRecord, Times
 from streamer.pipeline import Job, process_movie
-from streamer.published import ModelRef, MovieRecord, Times
+from streamer.quality import estimators as quality
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of
-from streamer.readers.sidecars import read_sidecar
 from streamer.records import Acquisition, Correction, Gain, Movie
+from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings, OutputSettings, settings_sha256
-from streamer.simulate import Microscope
-from streamer.specimen import random_protein
-from streamer.stopwatch import Stopwatch
+from streamer.simulation.microscope import Plan, encode, expose
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import random_protein
+from streamer.sums import halves as split
+from streamer.sums.group_files import read_groups
+from streamer.super_resolution.training_data import read_averages, read_lesson
 
 SCOPE = Microscope(shape=(256, 256), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
 MODEL = ModelRef(version="v0003", sha256="cd" * 32, weight=((0.01, 0.5), (0.1, 0.25), (0.16, 0.0)))

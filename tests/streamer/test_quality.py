@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import fourier, quality
+from streamer import fourier
+from streamer.quality import estimators as quality
 from streamer.records import Spectrum
 from tests.simulated_movies import full_ring_sums, half_sums, images, unchanged
 

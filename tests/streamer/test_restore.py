@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from streamer import fourier, quality, restore
-from streamer.published import ModelRef
+from streamer import fourier, restore
+from streamer.movie_record import ModelRef
+from streamer.quality import estimators as quality
 from streamer.records import Correction, Spectrum
 from tests.simulated_movies import half_sums, images, unchanged
 

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from streamer.readers import epu
-from streamer.scan import is_movie_name, look_again, scan
+from streamer.metadata import epu
 from streamer.settings import WatchSettings
+from streamer.watch.scan import is_movie_name, look_again, scan
 
 EPU = "Images-Disc1/GridSquare_1/Data/FoilHole_1_Data_2_3_20240101_000000"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from streamer import settling
 from streamer.errors import MovieCorrupt, MovieMismatch, MovieNotReady, MovieUnsupported
 from streamer.records import Acquisition, FileIdentity, MovieHeader
 from streamer.settings import WatchSettings
-from streamer.settling import Settling
+from streamer.watch import settling
+from streamer.watch.settling import Settling
 
 SETTINGS = WatchSettings()
 NOW_NS = 1_700_000_000 * 10**9

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from streamer import jsontext, pipeline
-from streamer.camera import Plan, expose
+from streamer.metadata.sidecars import read_sidecar
+from streamer.movie_record import ModelRef, MovieRecord
 from streamer.pipeline import Job, process_movie
-from streamer.published import ModelRef, MovieRecord
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of
-from streamer.readers.sidecars import read_sidecar
 from streamer.records import Correction, Movie
+from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings, OutputSettings
-from streamer.simulate import Microscope
-from streamer.specimen import random_protein
-from streamer.stopwatch import Stopwatch
+from streamer.simulation.microscope import Plan, expose
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import random_protein
 
 SCOPE = Microscope(shape=(192, 192), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
 MODEL = ModelRef(version="v0003", sha256="cd" * 32, weight=((0.01, 0.5), (0.1, 0.25), (0.16, 0.0)))

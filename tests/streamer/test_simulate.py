@@ -8,9 +8,10 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from streamer import fourier, quality
-from streamer.simulate import Detector, Field, Microscope, _bend_basis, _every_second
-from streamer.specimen import Specimen, random_protein
+from streamer import fourier
+from streamer.quality import estimators as quality
+from streamer.simulation.movie import Detector, Field, Microscope, _bend_basis, _every_second
+from streamer.simulation.specimen import Specimen, random_protein
 from streamer.units import electron_wavelength
 from tests.simulated_movies import images
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from streamer.errors import MovieMismatch
+from streamer.metadata.source import describe_source
 from streamer.readers.movie import fingerprint, identity_of
 from streamer.records import Acquisition, Gain, Movie, MovieHeader
 from streamer.settings import DataPathSettings, MovieSettings
-from streamer.source import describe_source
 
 HEADER = MovieHeader(format="tiff", n_frames=10, height=80, width=90, dtype="uint8")
 TOLD = Acquisition(sidecar="a.xml", n_frames=10, pixel_size=1.2, voltage_kv=300.0, dose_total=40.0)

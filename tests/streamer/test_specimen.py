@@ -3,8 +3,8 @@ import gzip
 import numpy as np
 import pytest
 
-from streamer import specimen
 from streamer.errors import UsageError
+from streamer.simulation import specimen
 
 PDB = """\
 ATOM      1  N   ALA A   1      11.000  10.000   5.000  1.00  0.00           N

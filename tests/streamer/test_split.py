@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import dose, fourier, fuse, quality, split
+from streamer import dose, fourier
+from streamer.quality import estimators as quality
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
 from tests.simulated_movies import images
 
 SHIFTS = torch.tensor(np.random.default_rng(3).uniform(-2, 2, (12, 2)))

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from streamer import stopwatch
-from streamer.published import Times
-from streamer.stopwatch import Stopwatch
+from streamer.movie_record import Times
+from streamer.runtime import stopwatch
+from streamer.runtime.stopwatch import Stopwatch
 
 
 @pytest.fixture

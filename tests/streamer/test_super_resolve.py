@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from streamer import fine, fourier, fuse, quality, split
+from streamer import fourier
+from streamer.quality import estimators as quality
 from streamer.records import Motion
-from streamer.simulate import Microscope
-from streamer.specimen import random_protein
-from streamer.super_resolve import Resolver, super_resolve
-from streamer.verdict import cannot_help, nothing_near_nyquist
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import random_protein
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
+from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.fusion import Resolver, super_resolve
+from streamer.super_resolution.verdict import cannot_help, nothing_near_nyquist
 from tests.simulated_movies import simulated
 
 BANDS = ((0.255, 0.30), (0.30, 0.36), (0.36, 0.45))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from streamer import fourier
+from streamer.quality.texture import LENGTH, SIZES, texture
 from streamer.records import HalfSums
-from streamer.texture import LENGTH, SIZES, texture
 
 SHAPE = (384, 384)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from streamer.fourier import edge
-from streamer.tiles import BLEND, FADE, Tiles
+from streamer.super_resolution.tiles import BLEND, FADE, Tiles
 from tests.simulated_movies import images
 
 FIELDS = [(256, 256), (31, 300), (99, 101), (513, 90)]

@@ -3,8 +3,11 @@ import math
 import pytest
 import torch
 
-from streamer import fourier, intervals, quality, validity
-from streamer.ctf import ctf_2d
+from streamer import fourier
+from streamer.ctf.transfer import ctf_2d
+from streamer.quality import checks as validity
+from streamer.quality import estimators as quality
+from streamer.quality import intervals
 from tests.simulated_movies import OPTICS, images
 
 SHAPE = (192, 192)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from streamer import watch
 from streamer.errors import MovieNotReady, MovieUnsupported
 from streamer.readers import movie as movie_reader
-from streamer.scan import scan as scan_of
 from streamer.settings import WatchSettings
-from streamer.watch import Watcher, is_on_network
+from streamer.watch import watcher as watch
+from streamer.watch.scan import scan as scan_of
+from streamer.watch.watcher import Watcher, is_on_network
 
 FRAMES = np.random.default_rng(3).integers(1, 50, (6, 9, 12)).astype(np.uint16)
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from service.config import Config, load
-from service.journal import Journal
+from service.journal.journal import Journal
 from service.layout import layout_of, read_endpoints
-from streamer.camera import Plan, expose
-from streamer.simulate import Microscope
-from streamer.specimen import random_protein
+from streamer.simulation.microscope import Plan, expose
+from streamer.simulation.movie import Microscope
+from streamer.simulation.specimen import random_protein
 
 SMALL = Microscope(shape=(256, 256), n_frames=8, pixel_size=2.0, dose_per_frame=2.0, coverage=0.25)
 DEADLINE_S = 120.0

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.cli_options import connection
-from streamer.camera import encode
+from service.cli.options import connection
+from streamer.simulation.microscope import encode
 from tests.system.conftest import SMALL, children_of, until
 
 pytestmark = pytest.mark.system

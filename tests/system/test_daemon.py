@@ -17,12 +17,12 @@ from pathlib import Path
 import gemmi
 import pytest
 
-from service.cli_options import connection
+from service.cli.options import connection
 from service.client import FileCursor, MemoryCursor
 from service.layout import layout_of, read_endpoints
-from service.messages import movie_record
+from service.wire.messages import movie_record
 from streamer import jsontext
-from streamer.published import MovieRecord, Times
+from streamer.movie_record import MovieRecord, Times
 from tests.system.conftest import children_of, until
 
 pytestmark = pytest.mark.system

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.demo_checks import coordinates, matched
-from streamer.specimen import apoferritin
+from service.demo.checks import coordinates, matched
+from streamer.simulation.specimen import apoferritin
 from tests.system.conftest import SMALL
 
 pytestmark = pytest.mark.system

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 import mrcfile
 import pytest
 
-from models.store import ModelStore
-from service.cli_options import connection
-from service.eventlog import utc_seconds
+from models.versions.store import ModelStore
+from service.cli.options import connection
+from service.journal.event_log import utc_seconds
 from service.layout import layout_of
-from service.messages import NO_VERSION, Event, movie_record, parse_event
+from service.wire.messages import NO_VERSION, Event, movie_record, parse_event
 from streamer import jsontext
-from streamer.published import MovieRecord, Times
-from streamer.simulate import Microscope
+from streamer.movie_record import MovieRecord, Times
+from streamer.simulation.movie import Microscope
 from tests.system.conftest import Site, children_of, until
 
 pytestmark = pytest.mark.system

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamer.eer_encoder import BITS, Events, encode_eer, encode_frame, events_of
 from streamer.errors import ConfigError, MovieCorrupt, MovieMismatch, MovieNotReady, MovieUnsupported, StreamerError
+from streamer.frame_stack import FrameStack
 from streamer.readers import movie
-from streamer.readers.stack import FrameStack
 from streamer.settings import EerSettings
+from streamer.simulation.eer_encoder import BITS, Events, encode_eer, encode_frame, events_of
 
 SHAPE = (21, 34)
 TOLD = {

@@ -13,9 +13,9 @@ import pytest
 import tifffile
 
 from streamer.errors import DeviceError, MovieCorrupt, MovieNotReady, MovieUnsupported, MovieVanished, StreamerError
+from streamer.frame_stack import FrameStack
 from streamer.readers import movie, mrc, tiff
 from streamer.readers.files import below, root_of
-from streamer.readers.stack import FrameStack
 from streamer.records import Movie
 
 FRAMES = np.random.default_rng(2).integers(0, 50, (3, 9, 12)).astype(np.uint16)

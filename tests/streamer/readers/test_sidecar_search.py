@@ -2,10 +2,10 @@ import os
 
 import pytest
 
-from streamer.camera import Plan, expose
 from streamer.errors import MovieMismatch
-from streamer.readers.sidecar_search import SidecarSearch
-from streamer.simulate import Microscope
+from streamer.metadata.search import SidecarSearch
+from streamer.simulation.microscope import Plan, expose
+from streamer.simulation.movie import Microscope
 
 SCOPE = Microscope(shape=(64, 64), n_frames=2, pixel_size=1.37)
 

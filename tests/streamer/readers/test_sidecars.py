@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.errors import MovieMismatch
-from streamer.readers import epu, mdoc
-from streamer.readers.sidecars import read_sidecar, session_of, with_position
+from streamer.metadata import epu, mdoc
+from streamer.metadata.sidecars import read_sidecar, session_of, with_position
 from streamer.records import Acquisition
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

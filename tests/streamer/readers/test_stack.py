@@ -8,8 +8,8 @@ import pytest
 import tifffile
 
 from streamer.errors import MovieCorrupt, MovieNotReady
+from streamer.frame_stack import FrameStack
 from streamer.readers import movie
-from streamer.readers.stack import FrameStack
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported, StreamerError
-from streamer.readers import ifd, tags, tiff
+from streamer.readers import tiff
+from streamer.readers import tiff_pages as ifd
+from streamer.readers import tiff_tags as tags
 from tests.streamer.readers.decoding import read_counts
 
 RNG = np.random.default_rng(1)

@@ -6,7 +6,8 @@ import mrcfile
 import numpy as np
 import pytest
 
-from streamer import align, local
+from streamer.motion import align
+from streamer.motion import field as local
 from streamer.settings import MotionSettings
 from streamer.writers.star import motion_star
 from tests.streamer.bent_movies import bent

@@ -6,7 +6,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from streamer.published import MovieQuality, MovieRecord, MovieSource, OutputFile, SuperResolutionVerdict
+from streamer.movie_record import MovieQuality, MovieRecord, MovieSource, OutputFile, SuperResolutionVerdict
 from streamer.writers.mrc import encode_image
 from streamer.writers.star import (
     MicrographRow,

@@ -1,0 +1,188 @@
+"""The guard: whether the network may speak for *this* movie, judged by the movie itself.
+
+The gate says that a version is good on movies it never saw; a movie may still be of another kind: another specimen or
+magnification than it says, ice without particles, a detector's pattern that halves agree on. Each movie's own halves
+tell, at no cost, because they are denoised anyway. A refused movie is served its Wiener estimate, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from streamer import fourier
+from streamer.movie_record import ModelScore
+from streamer.quality import estimators as quality
+from streamer.quality import intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from models.manifest import MovieScore
+
+_TILES = 4
+"""Per side, for the spread of a movie's own gain."""
+_SURE = 3.0
+"""Standard errors by which the gain over the Wiener filter has to clear 1."""
+_SLOPE, _SLOPE_SPREAD = -0.15, 0.15
+"""What is known of the gain before anything is measured: its logarithm falls slowly with that of the Wiener SNBR*."""
+_SPREAD, _SPREAD_WEIGHT = 0.12, 4.0
+"""The same of its spread between movies of one session, and how many movies that knowledge is worth."""
+_OUTLIER = 4.0
+"""Standard deviations below what is expected from which on a movie is of another kind."""
+_PATTERN = 5.0
+"""Standard errors."""
+_PATTERN_LIMIT = 20.0
+"""Å; patterns are looked for in what is finer, because ice, holes and beams are where they are in every movie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A movie's halves as the guard looks at them, whitened spectra of the band, (h', w'//2+1)."""
+
+    raw: quality.Halves
+    linear: quality.Halves
+    served: quality.Halves
+    """W·y + λ(f − W·y) of each half."""
+    shape: fourier.Shape
+    band_pixel_size: float
+    """Å/px."""
+    low: float
+    """Coarse end of the band, Å."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the guard saw of one movie."""
+
+    refusal: str | None
+    gain: float
+    """SNBR* of the halves over the Wiener filter's."""
+    gain_error: float
+    """Standard error of its logarithm, from tiles."""
+    expected_gain: float | None
+    """What the held-out movies let expect at this movie's SNR."""
+    pattern: float | None
+    """Standard errors by which the micrograph holds what others hold at the same place of the detector."""
+
+    def score(self, version: str) -> ModelScore | None:
+        """What is published of it; None where the halves give no gain."""
+        if not (math.isfinite(self.gain) and math.isfinite(self.gain_error)):
+            return None
+        return ModelScore(
+            version=version,
+            gain=round(self.gain, 4),
+            gain_error=round(self.gain_error, 4),
+            expected_gain=None if self.expected_gain is None else round(self.expected_gain, 4),
+        )
+
+
+class Guard:
+    """Knows what a version did on the movies that it was measured on."""
+
+    def __init__(self, scores: Sequence[MovieScore], pattern: Tensor | None = None) -> None:
+        """Take what is known.
+
+        Parameters
+        ----------
+        scores : of held-out movies.
+        pattern : (h', w') mean of whitened micrographs of the session; None: not looked for, nor in movies of another
+            size.
+        """
+        used = [s for s in scores if s.snbr > 0.0 and s.snbr_wiener > 0.0]
+        self._x = torch.tensor([math.log(s.snbr_wiener) for s in used], dtype=torch.float64)
+        self._y = torch.tensor([math.log(s.snbr / s.snbr_wiener) for s in used], dtype=torch.float64)
+        self._pattern = pattern
+
+    def look(self, movie: Evidence) -> Verdict:
+        """Judge a movie that the network did not learn from."""
+        gain, error, wiener = _own_gain(movie)
+        expected, spread = self._expected(wiener)
+        known = self._pattern if self._pattern is not None and tuple(self._pattern.shape) == movie.shape else None
+        pattern = None if known is None else pattern_strength(movie, known)
+        return Verdict(
+            refusal=self._refusal(gain, error, expected, spread, pattern),
+            gain=math.exp(gain) if math.isfinite(gain) else math.nan,
+            gain_error=error,
+            expected_gain=None if expected is None else math.exp(expected),
+            pattern=pattern,
+        )
+
+    def _refusal(
+        self, gain: float, error: float, expected: float | None, spread: float, pattern: float | None
+    ) -> str | None:
+        if not (math.isfinite(gain) and math.isfinite(error)):
+            # without some of the tiles there is none: what the others share is chance
+            return "the halves share no signal in the network's band"
+        if pattern is not None and pattern > _PATTERN:
+            return f"the micrograph holds what others hold at the same place ({pattern:.0f} sigma): a detector pattern"
+        if gain - _SURE * error <= 0.0:
+            return f"no better than the Wiener filter on this movie ({math.exp(gain):.2f} ± {error:.0%})"
+        if expected is not None and gain < expected - _OUTLIER * math.hypot(spread, error):
+            return (
+                f"{math.exp(gain):.2f} times the Wiener filter where {math.exp(expected):.2f} was to be expected: "
+                "another specimen, or another pixel size than the header says"
+            )
+        return None
+
+    def _expected(self, wiener: float) -> tuple[float | None, float]:
+        """Logarithm of the gain to be expected at a Wiener SNBR*, and its standard deviation between movies."""
+        n = len(self._x)
+        if n == 0 or wiener <= 0.0:
+            return None, 0.0
+        x_mean, y_mean = float(self._x.mean()), float(self._y.mean())
+        dx, dy = self._x - x_mean, self._y - y_mean
+        prior = (_SPREAD / _SLOPE_SPREAD) ** 2
+        slope = (float((dx * dy).sum()) + prior * _SLOPE) / (float(dx.square().sum()) + prior)
+        left = float((dy - slope * dx).square().sum())
+        variance = (_SPREAD_WEIGHT * _SPREAD**2 + left) / (_SPREAD_WEIGHT + n - 1)
+        away = math.log(wiener) - x_mean
+        spread = math.sqrt(variance * (1.0 + 1.0 / n + away**2 / (float(dx.square().sum()) + prior)))
+        return y_mean + slope * away, spread
+
+
+def pattern_of(images: Sequence[Tensor]) -> Tensor:
+    """Mean of whitened micrographs of one session, (h', w'): what they hold at the same place."""
+    return torch.stack(list(images)).mean(0)
+
+
+def pattern_strength(movie: Evidence, pattern: Tensor) -> float:
+    """Standard errors by which a movie's micrograph correlates with a pattern, in the fine part of the band."""
+    shape = movie.shape
+    radius = fourier.radius(shape, movie.raw[0].device)
+    fine = (radius > movie.band_pixel_size / _PATTERN_LIMIT) & (radius < 0.48)
+    here = (movie.raw[0] + movie.raw[1]) * fine
+    there = torch.fft.rfft2(pattern.to(here.device, torch.float32)) * fine
+    weights = fourier.hermitian_weights(shape[1], here.device)
+    cross = float(((here.real * there.real + here.imag * there.imag) * weights).double().sum())
+    variance = float(((here.abs() * there.abs()).square() * weights).double().sum())
+    # coefficients are independent: each product has the variance |a|²|b|²/2, and stands twice in the full plane
+    return cross / math.sqrt(variance) if variance > 0.0 else 0.0
+
+
+def _own_gain(movie: Evidence) -> tuple[float, float, float]:
+    """Log of SNBR* over the Wiener filter's, its standard error, and the Wiener SNBR*."""
+    raw, linear, served = (
+        [fourier.to_image(half, movie.shape) for half in pair] for pair in (movie.raw, movie.linear, movie.served)
+    )
+    tile = intervals.tile_shape(movie.shape, _TILES)
+    mask = quality.band_mask(tile, movie.band_pixel_size, movie.low, 2.0 * movie.band_pixel_size)
+    table = torch.stack(
+        [intervals.tile_sums([*raw, *pair], _TILES)[:, :, mask].sum(-1).cpu() for pair in (linear, served)], dim=1
+    )  # (tiles, 2, 7)
+    whole = table.sum(0)
+
+    def log_gain(summed: Tensor) -> float:
+        linear, served = (float(quality.ratios(row).snbr) for row in summed)
+        return math.log(served / linear) if linear > 0.0 and served > 0.0 else math.nan
+
+    gain = log_gain(whole)
+    n = len(table)
+    # jackknife: each tile left out once
+    left_out = torch.tensor([log_gain(whole - one) for one in table], dtype=torch.float64)
+    error = math.sqrt(float((left_out - left_out.mean()).square().sum()) * (n - 1) / n)
+    return gain, error, float(quality.ratios(whole[0]).snbr)

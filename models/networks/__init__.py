@@ -1,0 +1,1 @@
+"""One network per file with its application, and how they are optimised."""

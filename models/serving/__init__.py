@@ -1,0 +1,1 @@
+"""Loaded versions that propose corrections for a micrograph."""

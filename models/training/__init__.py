@@ -1,0 +1,1 @@
+"""Movies to learn from, and the noise2noise loop."""

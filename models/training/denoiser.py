@@ -1,0 +1,213 @@
+"""Noise2noise training on a session's own frame-group sums: one explicit loop.
+
+Each step draws movies, splits the groups of each at random into an input (half to nine tenths) and a target (the
+rest), whitens both, filters the input by its own Wiener curve and asks the net for the target. A new split at every
+step means that no noise draw is ever a fixed target, and that the net is at home at any exposure: trained on four
+fifths alone it did well on the whole sum and worse than the Wiener filter on low-defocus halves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.denoiser import WienerResidualNet, bf16_pays
+from models.networks.muon import MuonAndAdam
+from streamer.band import MULTIPLE
+from streamer.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from models.manifest import Manifest
+    from models.networks.denoiser import Denoiser
+    from models.training.movie import TrainingMovie
+
+
+_WARM_UP = 0.08
+LEARNING_RATE = 1e-2
+"""Muon's, from scratch."""
+_BLANK_EVERY = 16
+"""One movie in so many is replaced by a blank: trained on for hours without, nets made a storm of empty ice."""
+_GENTLE = 2e-3
+"""From base weights on: at the full rate they forget in hundreds of steps what took them ten thousands."""
+
+
+def learning_rate_after(parent: Manifest | None) -> float:
+    """Learning rate at which training goes on from a version; from scratch without one."""
+    if parent is None:
+        return LEARNING_RATE
+    return _GENTLE if parent.general else parent.learning_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReport:
+    """What a run of the loop did."""
+
+    steps: int
+    losses: list[float]
+    """Mean loss of each tenth of the run, whitened units."""
+    movies: list[str]
+    seconds: float
+    finite: bool
+
+
+def train(
+    net: Denoiser,
+    movies: Sequence[TrainingMovie],
+    *,
+    seed: int,
+    steps: int | None = None,
+    seconds: float | None = None,
+    weights: Sequence[float] | None = None,
+    blanks: bool = True,
+    learning_rate: float = LEARNING_RATE,
+    input_share: tuple[float, float] = (0.5, 0.9),
+    patch: int = 128,
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> TrainingReport:
+    """Train in place for a number of steps, or for some time, whichever ends first.
+
+    Parameters
+    ----------
+    movies : at least one; two are drawn per step.
+    learning_rate : Muon's.
+    seed : of the draws.
+    stop : asked before each step; True ends early.
+    steps, seconds : budgets, the second by ``clock``; at least one.
+    weights : how often each movie is drawn; None: all alike.
+    blanks : whether now and then a blank is learned from, whose answer is nothing.
+
+    Source: recipe of residual-on-Wiener noise2noise with random splits; here Muon at 0.01, 8 % warm-up, cosine.
+    """
+    if not movies:
+        raise ModelError("nothing to train on", expected="at least one movie with group sums")
+    device = movies[0].spectra.device
+    if isinstance(net, WienerResidualNet) and float(net.scale) == 0.0:
+        net.scale.fill_(_loudness(movies))
+    generator = torch.Generator().manual_seed(seed)
+    low_precision = bf16_pays(device)
+
+    def distance() -> Tensor:
+        inputs, targets = _batch(movies, chances, input_share, patch, generator, blanks=blanks)
+        inputs = inputs.to(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
+            return nn.functional.mse_loss(net(inputs).float(), targets)
+
+    names = [movie.movie_id for movie in movies]
+    chances = torch.tensor(weights or [1.0] * len(movies), dtype=torch.float64)
+    return optimise(
+        net,
+        distance,
+        names,
+        steps=steps,
+        seconds=seconds,
+        learning_rate=learning_rate,
+        stop=stop,
+        clock=clock,
+        optimiser=MuonAndAdam(net.parameters()),
+    )
+
+
+def _loudness(movies: Sequence[TrainingMovie]) -> float:
+    """Spread of W·M over movies, whitened units."""
+    spreads = [movie.inputs(torch.ones(len(movie), dtype=torch.bool))[1].std() for movie in movies]
+    return max(1e-3, float(torch.stack(spreads).mean()))
+
+
+def optimise(
+    net: nn.Module,
+    loss_of_step: Callable[[], Tensor],
+    movies: list[str],
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    learning_rate: float = 3e-3,
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = lambda: 0.0,
+    optimiser: MuonAndAdam | torch.optim.Adam | None = None,
+) -> TrainingReport:
+    """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters.
+
+    ``optimiser`` None is Adam, β₂ 0.99.
+    """
+    optimiser = optimiser or torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    if steps is None and seconds is None:
+        raise ModelError("training without a budget would not end", expected="steps or seconds")
+    net.train()
+    losses: list[float] = []
+    began, finite = clock(), True
+
+    def spent() -> float:
+        """Share of the budget."""
+        by_steps = 0.0 if steps is None else len(losses) / max(1, steps)
+        return by_steps if seconds is None else max(by_steps, (clock() - began) / seconds)
+
+    while finite and (share := spent()) < 1.0 and not stop():
+        rate = learning_rate * schedule(share)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
+        loss = loss_of_step()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        finite = math.isfinite(losses[-1])
+    net.eval()
+    tenth = max(1, len(losses) // 10)
+    means = [sum(losses[i : i + tenth]) / len(losses[i : i + tenth]) for i in range(0, len(losses), tenth)]
+    finite = finite and all(bool(torch.isfinite(p).all()) for p in net.parameters())
+    return TrainingReport(steps=len(losses), losses=means, movies=movies, seconds=clock() - began, finite=finite)
+
+
+def schedule(share: float) -> float:
+    """Part of the learning rate after a share of the budget: 8 % rise from 1 %, then a cosine to 0."""
+    if share < _WARM_UP:
+        return 0.01 + 0.99 * share / _WARM_UP
+    return 0.5 + 0.5 * math.cos(math.pi * (share - _WARM_UP) / (1.0 - _WARM_UP))
+
+
+def _batch(
+    movies: Sequence[TrainingMovie],
+    chances: Tensor,
+    input_share: tuple[float, float],
+    patch: int,
+    generator: torch.Generator,
+    *,
+    blanks: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Two patches from each of two movies, randomly drawn, turned and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
+    inputs, targets = [], []
+    side = min(patch, *(min(movie.band.small) // MULTIPLE * MULTIPLE for movie in movies))
+    for _ in range(2):
+        movie = movies[int(torch.multinomial(chances, 1, generator=generator))]
+        order = torch.randperm(len(movie), generator=generator)
+        least, most = (max(1, min(len(movie) - 1, round(share * len(movie)))) for share in input_share)
+        kept = least + draw(most - least + 1, generator)
+        chosen = torch.zeros(len(movie), dtype=torch.bool)
+        chosen[order[:kept]] = True
+        micrograph, linear, squares = movie.inputs(chosen)
+        target = movie.target(~chosen, squares)
+        if blanks and draw(_BLANK_EVERY, generator) == 0:
+            # nothing there, and the Wiener filter knows it: what is made of that must stay nothing
+            micrograph, linear, target = (torch.randn(target.shape, generator=generator).to(target), 0.0 * linear,
+                                          torch.zeros_like(target))  # fmt: skip
+        for _ in range(2):
+            top, left = (draw(size - side + 1, generator) for size in movie.band.small)
+            cut = torch.stack([micrograph, linear, target])[:, top : top + side, left : left + side]
+            turn = draw(8, generator)
+            cut = torch.rot90(cut.flip(-1) if turn >= 4 else cut, turn % 4, (-2, -1))
+            inputs.append(cut[:2])
+            targets.append(cut[2:])
+    return torch.stack(inputs), torch.stack(targets)
+
+
+def draw(below: int, generator: torch.Generator) -> int:
+    """A whole number from 0 to below ``below``, at random."""
+    return int(torch.randint(below, (1,), generator=generator))

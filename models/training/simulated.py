@@ -1,0 +1,102 @@
+"""Base weights: what a session starts from, learned from simulated sessions of many specimens.
+
+Each specimen is a random protein, alone or several around an axis, seen at its own pixel size, dose and defocus, with
+its own ice. Movies go the way of the daemon's: summed in frame groups, whitened, cropped to one band in Å, so that a
+particle has the same size in pixels whatever the magnification. The last specimens are kept for the gate.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from models.manifest import SIMULATED
+from models.training.movie import TrainingMovie
+from streamer import dose
+from streamer.band import band_of
+from streamer.detector import correction as detector
+from streamer.records import Gain
+from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.simulation.specimen import Specimen, assembled, random_protein
+from streamer.sums import frame_sum as fuse
+from streamer.sums import halves as split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamer.records import GroupSums
+
+RESOLUTION = 8.0
+"""Å; fine end of the band, whatever the pixel size: 4 Å per pixel of the network."""
+LOW = 100.0
+"""Å; coarse end of the band."""
+_SIDE, _FRAMES = 768, 10
+_PIXEL_SIZES = (0.85, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
+"""Å/px."""
+_MOVIES = 3
+"""Of each specimen."""
+
+
+def simulated_movies(specimens: range, seed: int, device: torch.device | str = "cpu") -> Iterator[TrainingMovie]:
+    """Movies of some specimens, numbered; those without significant signal are left out."""
+    for number in specimens:
+        specimen, scope = sample(number, seed)
+        for index in range(_MOVIES):
+            name = f"{SIMULATED}{seed}-{number}-{index}"
+            movie = TrainingMovie(
+                name, _sums(specimen, scope, [seed, number, index]), LOW, device, resolution=RESOLUTION
+            )
+            if movie.spectrum.significant:
+                yield movie
+
+
+def sample(number: int, seed: int) -> tuple[Specimen, Microscope]:
+    """The specimen of a number, and how it is looked at."""
+    rng = np.random.default_rng([seed, number, 7])
+    symmetric = rng.random() < 0.4
+    copies = int(rng.integers(2, 13)) if symmetric else 1
+    whole = math.exp(rng.uniform(math.log(500.0), math.log(8000.0)))
+    residues = max(120, round(whole / copies))
+    part = random_protein(100_000 * seed + number, residues, int(rng.integers(1, 3 if symmetric else 9)))
+    specimen = assembled(part, copies, dihedral=bool(rng.random() < 0.5)) if symmetric else part
+    exposure = math.exp(rng.uniform(math.log(4.0), math.log(40.0)))
+    return specimen, Microscope(
+        shape=(_SIDE, _SIDE),
+        n_frames=_FRAMES,
+        pixel_size=float(rng.choice(_PIXEL_SIZES)),
+        dose_per_frame=exposure / _FRAMES,
+        voltage_kv=300.0 if rng.random() < 0.75 else 200.0,
+        defocus_um=(0.5, 2.8),
+        ice_contrast=float(rng.uniform(0.0, 0.05)),
+        ice_thickness_angstrom=float(rng.uniform(200.0, 900.0)),
+        coverage=float(rng.uniform(0.05, 0.5)),
+        bend_px=0.0,
+    )
+
+
+def _sums(specimen: Specimen, scope: Microscope, seed: list[int]) -> GroupSums:
+    """Group sums of one movie, summed with the true shifts: what is learned here is to denoise, not to align."""
+    number = int(np.random.default_rng(seed).integers(1 << 31))
+    camera = Detector(scope.shape, number % 5)
+    field = Field(scope, specimen, number)
+    counts = np.stack(list(field.frames(camera)))
+    gain = Gain(path="simulated", sha256="", values=camera.gain_reference())
+    hot = detector.find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
+    correction = detector.correction_for(scope.shape, gain, detector.defects_of(gain, hot))
+    band = band_of(scope.shape, scope.pixel_size, RESOLUTION, LOW)
+    fused = fuse.fuse(
+        lambda index: correction.frame(counts, index),
+        torch.from_numpy(-field.truth().displacement).double(),
+        dose.frame_exposures(len(counts), scope.dose_per_frame),
+        pixel_size=scope.pixel_size,
+        voltage_kv=scope.voltage_kv,
+        group_shape=band.small,
+        n_groups=split.group_count(len(counts)),
+    )
+    groups = split.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
+    if groups is None:
+        raise ValueError("too few frames for groups")
+    return groups

@@ -1,0 +1,1 @@
+"""Versions on disk: the store, roles of movies, checkpoints, base weights."""

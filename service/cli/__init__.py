@@ -1,0 +1,1 @@
+"""Commands: options in, text or JSON out."""

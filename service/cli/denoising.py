@@ -1,0 +1,157 @@
+"""Commands of the denoiser: train a version, probe it, apply it to a finished movie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from models.manifest import DENOISERS
+from service.cli.options import SEED, Number, OutputDirectory
+from service.printable import printable
+from streamer import jsontext
+from streamer.errors import UsageError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+
+
+@click.command("train")
+@click.argument("directories", metavar="[OUTPUT_DIRECTORY]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--out", type=OutputDirectory(), required=True, help="Directory of the new version.")
+@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: session_model.first_steps]")
+@click.option("--seconds", type=Number(0.1), help="Budget in seconds instead.")
+@click.option("--start", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
+@click.option(
+    "--base",
+    "as_base",
+    is_flag=True,
+    help="Make weights that any session can start with: from simulated sessions of many specimens, and from the "
+    "directories, if any. 36000 steps unless a budget is given.",
+)
+@click.option(
+    "--specimens",
+    type=click.IntRange(min=1),
+    default=130,
+    show_default=True,
+    help="With --base: simulated specimens to learn from; ten more are judged by.",
+)
+@click.option("--device", default="cpu", show_default=True, help="With --base: cpu, cuda or cuda:NUMBER.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=20,
+    show_default=True,
+    help="The same seed gives the same weights.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(list(DENOISERS)),
+    default="small",
+    show_default=True,
+    help="What to train, unless --start says it.",
+)
+@click.option(
+    "--ctf",
+    type=click.Path(path_type=Path),
+    help="STAR file with the movies' defocus: learns from images with their phases flipped, and denoise needs it too.",
+)
+@_JSON
+def train_model(
+    directories: tuple[Path, ...],
+    out: Path,
+    steps: int | None,
+    seconds: float | None,
+    start: Path | None,
+    seed: int,
+    network: str,
+    specimens: int,
+    device: str,
+    ctf: Path | None,
+    *,
+    as_base: bool,
+    as_json: bool,
+) -> int:
+    """Train a version from finished movies' group sums, and have the gate judge it.
+
+    The movies must have been processed with --keep-groups. A quarter of them is held out. The version is written
+    whether it passes or not, with the verdict; exit status 1 says that it did not pass.
+    """
+    from service.offline.train_base_weights import pretrain
+    from service.offline.train_denoiser import train_offline
+
+    if steps and seconds:
+        raise UsageError("give a budget in steps or in seconds, not both")
+    if as_base and (start or ctf):
+        raise UsageError("--base starts from scratch, and its images keep their phases", found="--start or --ctf")
+    if not (as_base or directories):
+        raise UsageError("nothing to learn from", expected="OUTPUT_DIRECTORY..., or --base")
+    if out.exists():
+        raise UsageError("a version of this name exists already", where=out)
+    places, out = list(directories), out.absolute()
+    if as_base:
+        result = pretrain(
+            places,
+            out,
+            specimens=specimens,
+            steps=steps,
+            seconds=seconds,
+            network=network,
+            seed=seed,
+            device=device,
+            tell=lambda words: click.echo(words, err=True),
+        )
+    else:
+        result = train_offline(
+            places, out, steps=steps, seconds=seconds, base=start, network=network, seed=seed, ctf=ctf
+        )
+    if as_json:
+        click.echo(jsontext.encode(result).decode())
+    else:
+        click.echo(f"{printable(result.directory)}\n{result.decision.result}: {result.decision.reason}")
+    return int(result.decision.result != "promoted")
+
+
+@click.command("probe")
+@click.argument("version", type=click.Path(path_type=Path))
+@click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a model trained with it.")
+@_JSON
+def probe_model(version: Path, directories: tuple[Path, ...], ctf: Path | None, *, as_json: bool) -> int:
+    """Look whether a version invents: what it makes of noise, of a blank, of another movie's signal.
+
+    VERSION is a directory; the movies must have been processed with --keep-groups, and what it learned from is left
+    out. Exit status 1 says that it fails a limit of the gate.
+    """
+    from service.offline.train_denoiser import probe
+
+    found = probe(version, list(directories), ctf)
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+    else:
+        for name, value in found.probes.items():
+            click.echo(f"{name:22} {value:8.4f}  {found.limits.get(name, '')}")
+        click.echo(found.failure or f"passes, on {found.movies} movies it has not learned from")
+    return int(bool(found.failure))
+
+
+@click.command()
+@click.argument("directory", metavar="MOVIE_OUTPUT_DIRECTORY", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of a version.")
+@click.option("--output", type=OutputDirectory(), required=True, help="Where the images are written.")
+@click.option("--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a model trained with it.")
+@_JSON
+def denoise(directory: Path, model: Path, output: Path, ctf: Path | None, *, as_json: bool) -> None:
+    """Apply a model to a finished movie: to its sum and to both halves."""
+    from service.offline.stages import denoise_to
+
+    found = denoise_to(directory, model, output.absolute(), ctf)
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+    else:
+        figures = f"SNBR* half {_told(found.snbr_half_denoised)}, Wiener {_told(found.snbr_half_wiener)}"
+        refused = [f"the network was not applied: {found.refused}"] if found.refused else []
+        click.echo("\n".join([*map(printable, found.files), f"{found.restoration}, {figures}", *refused]))
+
+
+def _told(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"

@@ -1,0 +1,154 @@
+"""Commands that work on files: the whole way of a movie offline, or one stage alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.options import Number, OutputDirectory, configured, exposure, load_config
+from service.printable import printable
+from streamer import jsontext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MOVIES = click.argument("paths", metavar="MOVIE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+_BAND_END = Number(0.01, 1_000_000)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+
+
+@click.command()
+@_MOVIES
+@click.option("--output", type=OutputDirectory(), required=True, help="Sessions are made below it.")
+@click.option("--model", help="Version of the session model: its name or its directory. Without: the Wiener estimate.")
+@click.option("--keep-groups", is_flag=True, help="Keep the frame-group sums that models train reads.")
+@configured
+@exposure
+@_JSON
+def process(
+    paths: tuple[Path, ...],
+    output: Path,
+    model: str | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    *,
+    keep_groups: bool,
+    as_json: bool,
+) -> int:
+    """Process movies exactly as the daemon does."""
+    from service.daemon.micrograph_tables import MicrographTables
+    from service.offline.process import bench, finished_before, process_all
+
+    extra = ("outputs.keep_groups=true",) if keep_groups else ()
+    prepared = bench(load_config(config, (*overrides, *extra)), model)
+    output, failed = output.absolute(), 0
+    tables = MicrographTables(lambda session: output / session, partial(finished_before, output))
+    for path, record in zip(paths, process_all(list(paths), prepared, output), strict=True):
+        if as_json:
+            click.echo(jsontext.encode(record).decode())
+        if record.state != "done":
+            failed += 1
+            click.echo(_about(path, record.reason.message if record.reason else record.state), err=True)
+            continue
+        tables.add(record)
+        if not as_json:
+            ssnr = record.metrics.ssnr_full if record.metrics else None
+            figure = "no signal" if ssnr is None else f"SSNR {ssnr:.3g}"
+            name = printable(str(output / record.session / record.outputs[0].path))
+            click.echo(f"{name}  {figure}, {record.restoration}{_noted(record.flags)}")
+    tables.write(now=True)
+    return int(failed > 0)
+
+
+def _about(path: Path, message: str) -> str:
+    """An error with the movie it is about, which some errors name themselves, as typed or in full."""
+    named = message.startswith((f"{path}: ", f"{path.absolute()}: ", f"{path.resolve()}: "))
+    return printable(message if named else f"{path}: {message}")
+
+
+def _noted(flags: Sequence[str]) -> str:
+    """What the user should know about a result, in brackets."""
+    return f"  [{printable('; '.join(flags))}]" if flags else ""
+
+
+@click.command()
+@click.argument("path", metavar="MOVIE", type=click.Path(path_type=Path))
+@configured
+@exposure
+@_JSON
+def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Estimate the shifts that move each frame onto the first."""
+    from service.offline.stages import motion_of
+
+    found = motion_of(path, load_config(config, overrides))
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+        return
+    trust = "" if found.trusted else "  (too little information: not to be trusted)"
+    click.echo(f"{found.frames} frames, {found.total_motion_angstrom:.2f} Å in all{trust}{_noted(found.flags)}")
+    for index, (y, x) in enumerate(found.shifts_yx_px):
+        click.echo(f"{index:4d}  y {y:8.3f}  x {x:8.3f} px")
+
+
+@click.command()
+@click.argument("even", type=click.Path(path_type=Path))
+@click.argument("odd", type=click.Path(path_type=Path))
+@click.option("--denoised-even", type=click.Path(path_type=Path), help="The even half as a denoiser restored it.")
+@click.option("--denoised-odd", type=click.Path(path_type=Path), help="The odd half, likewise.")
+@click.option(
+    "--band", type=(_BAND_END, _BAND_END), default=(100.0, 6.0), show_default=True, help="Low and high end, Å."
+)
+@click.option("--pixel-size", type=Number(0.01, 100), help="Å/px; else that of the header.")
+@click.option(
+    "--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus: looks at the CTF's zeros too."
+)
+@_JSON
+def quality(
+    even: Path,
+    odd: Path,
+    denoised_even: Path | None,
+    denoised_odd: Path | None,
+    band: tuple[float, float],
+    pixel_size: float | None,
+    ctf: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Judge half images, and a denoiser by what it makes of each half alone.
+
+    Works on any program's halves: two files, or two directories with one file of each micrograph, found by name. The
+    denoiser must not have been trained on them.
+    """
+    from streamer.quality.of_files import quality_of
+
+    found = quality_of(even, odd, denoised_even, denoised_odd, band, pixel_size, ctf)
+    if as_json:
+        click.echo(jsontext.encode(found).decode())
+        return
+    click.echo("   1/Å       Å      FRC  SSNR half  SSNR full" + ("    gamma    SNBR*" if denoised_even else ""))
+    for shell in found.shells[:: max(1, len(found.shells) // 24)]:
+        frequency = shell["spatial_frequency"] or 0.0
+        resolution = f"{1.0 / frequency:7.1f}" if frequency else "      -"
+        names = ("frc", "ssnr_half", "ssnr_full", *(("gamma", "snbr") if denoised_even else ()))
+        values = "  ".join(_figure(shell.get(name)) for name in names)
+        click.echo(f"{frequency:6.4f}  {resolution}  {values}")
+    several = f"{found.micrographs} micrograph{'s' if found.micrographs > 1 else ''}"
+    low, high = (found.pooled[f"band_{end}_angstrom"] or 0.0 for end in ("low", "high"))
+    click.echo(f"pooled over {several}, {low:g} to {high:.3g} Å; 95 % intervals over {found.intervals_over}")
+    for name, value in found.pooled.items():
+        ends = found.intervals.get(name)
+        between = "" if ends is None else f"  {_figure(ends[0])} to {_figure(ends[1]).strip()}"
+        if not name.startswith("band_"):
+            click.echo(f"  {name:12} {_figure(value)}{between}")
+    for check in found.checks:
+        verdict = "ok" if check["ok"] else "FAILED"
+        click.echo(f"check {check['name']}: {verdict}, {check['value']:.3g} (limit {check['limit']:.3g})")
+        if not check["ok"]:
+            click.echo(f"  {check['meaning']}")
+
+
+def _figure(value: float | None) -> str:
+    return "       -" if value is None else f"{value:8.4f}"

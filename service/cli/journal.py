@@ -1,0 +1,104 @@
+"""Commands for the journal as a whole: is it sound, rebuild it, hand it to other programs."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.movies import reading
+from service.cli.options import configured, load_config
+from service.layout import layout_of
+from service.printable import printable
+from service.wire.messages import KINDS
+from streamer import jsontext
+from streamer.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+
+
+@click.group()
+def journal() -> None:
+    """Check, rebuild and export the record of all movies and events."""
+
+
+@journal.command("check")
+@configured
+@click.option(
+    "--newest", type=click.IntRange(min=0), default=20, show_default=True, help="Hash the outputs of so many movies."
+)
+@click.option("--all", "hash_all", is_flag=True, help="Hash the outputs of all movies; hours for a large session.")
+@_JSON
+def check_journal(
+    config: Path | None, overrides: tuple[str, ...], newest: int, *, hash_all: bool, as_json: bool
+) -> int:
+    """Check the file, the numbers of the events, and the hashes of the newest outputs.
+
+    Works beside a running daemon. Exit status 1 tells that something was found.
+    """
+    from service.journal.recovery import check
+
+    settings = load_config(config, overrides)
+    with reading(settings) as opened:
+        findings = list(check(opened, layout_of(settings), newest=None if hash_all else newest))
+        counts, events = opened.counts_by_state(), opened.last_seq
+    if as_json:
+        click.echo(jsontext.encode({"findings": findings, "movies": counts, "last_seq": events}).decode())
+    else:
+        for finding in findings:
+            click.echo(printable(f"{finding.where}: {finding.what}"))
+        states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "none"
+        click.echo(f"movies: {states}; events: {events}; {len(findings) or 'nothing'} found wrong")
+    return int(bool(findings))
+
+
+@journal.command("recover")
+@configured
+@click.option("--force", is_flag=True, help="Also where the journal is sound.")
+@click.option("--hash", "hash_all", is_flag=True, help="Read every output and compare its hash, not only its size.")
+@_JSON
+def recover_journal(
+    config: Path | None, overrides: tuple[str, ...], *, force: bool, hash_all: bool, as_json: bool
+) -> int:
+    """Rebuild a lost or damaged journal from the records beside the outputs.
+
+    No daemon may run. The old file is set aside, subscribers see a new epoch, movies that were not done are found
+    again. Exit status 1 tells that some records could not be used; their movies are processed again.
+    """
+    from service.journal.recovery import recover
+
+    settings = load_config(config, overrides)
+    layout = layout_of(settings)
+    found = recover(layout, settings.instance.name, force=force, hash_all=hash_all)
+    if as_json:
+        click.echo(jsontext.encode(found._asdict() | {"set_aside": str(found.set_aside or "")}).decode())
+        return int(bool(found.refused))
+    for finding in found.refused:
+        click.echo(printable(f"{finding.where}: {finding.what}"), err=True)
+    if found.set_aside:
+        click.echo(f"the old journal is now {printable(str(found.set_aside))}")
+    click.echo(
+        f"{printable(str(layout.journal))}: {found.movies} movies recovered, {len(found.refused)} records refused"
+    )
+    return int(bool(found.refused))
+
+
+@journal.command("export")
+@configured
+@click.option(
+    "--what", type=click.Choice(["movies", "events"]), default="movies", show_default=True, help="One JSON line each."
+)
+@click.option("--kind", type=click.Choice(KINDS), help="Events of this kind only.")
+def export_journal(config: Path | None, overrides: tuple[str, ...], what: str, kind: str | None) -> None:
+    """Print all movies with their records, or all events as they were published, as JSON lines."""
+    from service.journal.recovery import exported_events, exported_movies
+
+    if kind and what != "events":
+        raise UsageError("--kind is for events", where="--what", found=what, expected="events")
+    with reading(load_config(config, overrides)) as opened:
+        for line in exported_events(opened, kind) if what == "events" else exported_movies(opened):
+            sys.stdout.write(line.decode() + "\n")

@@ -1,0 +1,8 @@
+"""What a subscriber uses: the one import path that strangers rely on. Needs pyzmq and msgspec, nothing else."""
+
+from service.client.client import Client, Snapshot
+from service.client.cursor import Cursor, FileCursor, MemoryCursor, SqliteCursor
+from service.client.join import TooFarBehind
+from service.wire.messages import Position
+
+__all__ = ["Client", "Cursor", "FileCursor", "MemoryCursor", "Position", "Snapshot", "SqliteCursor", "TooFarBehind"]

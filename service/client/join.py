@@ -1,0 +1,225 @@
+"""The join algorithm: every durable event once and in order, whatever happens to connection and server.
+
+Listen, wait for a heartbeat, say HELLO, replay from the position, then take live events as long as their
+numbers are dense. A hole, a heartbeat that is ahead, or a silence leads back to the journal. The choice of
+kinds is made after all this, so that it can never look like a hole.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.client.sockets import Link, Listener
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import Event, Position, ProtocolError, instance_topic
+from service.wire.requests import End, Refusal, ReplayRequest
+from streamer.errors import ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import zmq
+
+TICK_S = 0.1
+LIVENESS = 3
+MAX_BACKOFF_S = 5.0
+
+
+class TooFarBehind(ServiceError):
+    """What the cursor asks for is no longer kept: take a snapshot, and go on from its position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where an instance is heard, and how patient its subscriber is."""
+
+    events: str
+    journal: str
+    instance: str
+    name: str
+    heartbeat_s: float = 1.0
+    """Period of the server's heartbeat."""
+    patience_s: float = 1.0
+    """How long a heartbeat may be ahead before the journal is asked."""
+    timeout_s: float = 2.0
+    """Silence after which a request counts as lost."""
+
+
+class Follower:
+    """One subscriber's way through the events. Iterate over ``run``; close it afterwards."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        source: Source,
+        position: Position | None,
+        on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
+    ) -> None:
+        self._context, self._source, self._on_heartbeat = context, source, on_heartbeat
+        self.position = position
+        self.heard = time.monotonic()
+        """When the server was heard last."""
+        self._listener = Listener(context, source.events, instance_topic(source.instance))
+        self._link: Link | None = None
+        self._alive = self._replaying = False
+        self._astray: tuple[float, bool] | None = None
+        """Since when the heartbeat tells another number than ours, and whether it is a later one."""
+        self._backoff_s, self._not_before = 0.0, 0.0
+
+    def run(self) -> Iterator[Event | None]:
+        """Events in order, for ever; None whenever the caller may want to look at something else."""
+        while True:
+            if self._alive and self._link is None and time.monotonic() >= self._not_before:
+                self._join()
+            if self._replaying and self._link is not None and time.monotonic() >= self._not_before:
+                yield from self._replay(self._link)
+            # between two pages only what has arrived already: waiting would cost a tick for each page
+            in_a_hurry = self._replaying and time.monotonic() >= self._not_before
+            message = self._listener.receive(0.0 if in_a_hurry else TICK_S)
+            yield self._live(message) if isinstance(message, Event) else None
+            self._look_at(message)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._listener.close()
+        self._drop_link()
+
+    @property
+    def is_level(self) -> bool:
+        """Whether it has joined and was given all that the journal held then."""
+        return self._link is not None and not self._replaying
+
+    # ----------------------------------------------------------------------------------------------- live
+
+    def _live(self, event: Event) -> Event | None:
+        """Take an event if it is the next one; if it is a later one, the journal has to help."""
+        self.heard, self._alive = time.monotonic(), True
+        if self._link is None or self.position is None:
+            return None
+        if event.epoch != self.position.epoch:
+            self._drop_link()
+            return None
+        if event.seq > self.position.seq + 1:
+            self._replaying = True
+        return self._next(event)
+
+    def _next(self, event: Event) -> Event | None:
+        if self.position is None or event.seq != self.position.seq + 1:
+            return None
+        self.position = event.position
+        return event
+
+    def _look_at(self, message: Event | Heartbeat | None) -> None:
+        """Liveness, and what only the heartbeat can tell: loss at the very end, or another past."""
+        now = time.monotonic()
+        if isinstance(message, Heartbeat):
+            self.heard, self._alive = now, True
+            self._on_heartbeat(message)
+            self._compare(message, now)
+        if self._astray is not None and now - self._astray[0] > self._source.patience_s:
+            (_, is_behind), self._astray = self._astray, None
+            if is_behind:
+                self._replaying = True
+            else:
+                # The journal was put back to an older state; HELLO will show it.
+                self._drop_link()
+        if self._alive and now - self.heard > LIVENESS * self._source.heartbeat_s:
+            self._alive = False
+            self._drop_link()
+
+    def _compare(self, heartbeat: Heartbeat, now: float) -> None:
+        """What the server has published against what was delivered."""
+        if self._link is None or self.position is None:
+            return
+        if heartbeat.epoch != self.position.epoch:
+            self._drop_link()
+        elif heartbeat.seq == self.position.seq or self._replaying:
+            self._astray = None
+        else:
+            since = now if self._astray is None else self._astray[0]
+            self._astray = since, heartbeat.seq > self.position.seq
+
+    # ------------------------------------------------------------------------------------- asking the journal
+
+    def _join(self) -> None:
+        """Say HELLO and find out what is missing."""
+        link = Link(self._context, self._source.journal, self._source.timeout_s)
+        try:
+            welcome = link.hello(self._source.name)
+        except ProtocolError as error:
+            link.close()
+            if error.code == "BAD_VERSION":
+                raise
+            self._back_off()
+            return
+        except ServiceError:
+            link.close()
+            self._back_off()
+            return
+        self._link = link
+        position = self.position
+        if position is None or position.epoch != welcome.epoch:
+            # A rebuilt journal tells everything again under new numbers, from its first event.
+            position = Position(welcome.epoch, welcome.first_seq - 1)
+        if position.seq > welcome.last_seq:
+            raise ServiceError(
+                "the cursor is ahead of the journal",
+                where=self._source.journal,
+                expected=f"at most {welcome.last_seq}",
+                found=position.seq,
+                hint="the journal was put back to an older state: start from a snapshot or a new cursor",
+            )
+        self.position, self._astray = position, None
+        self._replaying = position.seq < welcome.last_seq
+
+    def _replay(self, link: Link) -> Iterator[Event | None]:
+        """Deliver one page. Whatever goes wrong, the position says where to go on."""
+        if self.position is None:
+            return
+        link.send(ReplayRequest(from_seq=self.position.seq + 1, epoch=self.position.epoch))
+        deadline = time.monotonic() + self._source.timeout_s
+        while time.monotonic() < deadline:
+            try:
+                reply = link.receive(TICK_S)
+            except ProtocolError:
+                break
+            if isinstance(reply, Event):
+                yield self._next(reply)
+                deadline = time.monotonic() + self._source.timeout_s
+            elif isinstance(reply, End):
+                self._replaying = (reply.next or 0) <= reply.last_seq
+                self._backoff_s = 0.0
+                return
+            elif isinstance(reply, Refusal):
+                if not self._is_patient(reply):
+                    break
+                return
+            else:
+                yield None
+        self._drop_link()
+        self._back_off()
+
+    def _is_patient(self, reply: Refusal) -> bool:
+        """Whether the same link may be asked again a little later."""
+        if reply.code == "TOO_OLD":
+            raise TooFarBehind(
+                "events that were not delivered yet are no longer kept",
+                where=self._source.journal,
+                found=reply.message,
+                hint="take a snapshot and go on from there with a new cursor",
+            )
+        if reply.code in ("RATE", "BUSY"):
+            self._not_before = time.monotonic() + TICK_S
+            return True
+        return False
+
+    def _back_off(self) -> None:
+        self._backoff_s = min(MAX_BACKOFF_S, 2 * self._backoff_s or TICK_S)
+        self._not_before = time.monotonic() + self._backoff_s
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link, self._replaying, self._astray = None, False, None

@@ -1,0 +1,1 @@
+"""The one loop, and every decision about movies, versions and child processes."""

@@ -1,0 +1,95 @@
+"""The thread that watches the directory and hands over what it finds.
+
+A thread of its own, because listing a directory on a slow mount must not keep the daemon from its sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from streamer.errors import ServiceError
+from streamer.metadata.search import SidecarSearch
+from streamer.readers.movie import read_header
+from streamer.watch.watcher import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from service.config import Config
+    from streamer.records import FileIdentity
+    from streamer.watch.settling import Arrival
+
+_CLOSE_S = 5.0
+
+
+def watcher_of(config: Config, known: Mapping[str, FileIdentity]) -> Watcher:
+    """A watcher of the root of a configuration, which reads headers and sidecars as it says."""
+    return Watcher(
+        config.watch,
+        session_name=config.session.name or "",
+        known=known,
+        header_check=partial(read_header, eer=config.eer),
+        sidecar_read=SidecarSearch(config.watch.metadata_root),
+    )
+
+
+class Watching:
+    """A watcher at work; ``fileno`` becomes readable when it has found something."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._found: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        self._awake, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """Descriptor to wait for."""
+        return self._awake
+
+    @property
+    def root_missing(self) -> bool:
+        """The watched root was not there at the last look."""
+        return self._watcher.root_missing
+
+    @property
+    def overflows(self) -> int:
+        """How often the kernel has lost events; each time everything was looked through again."""
+        return self._watcher.overflows
+
+    @property
+    def settling(self) -> int:
+        """How many files are there and not yet known to be whole."""
+        return len(self._watcher.waiting())
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """Yield what was found since the last call; raises ServiceError when nobody watches any more."""
+        try:
+            os.read(self._awake, 4096)
+        except BlockingIOError:
+            pass
+        while not self._found.empty():
+            yield self._found.get()
+        if not self._thread.is_alive():
+            raise ServiceError("the watching thread has ended", where=str(self._watcher.root))
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():
+            os.close(self._awake)
+            os.close(self._wake)
+
+    def _watch(self) -> None:
+        for arrival in self._watcher.arrivals(self._stop):
+            self._found.put(arrival)
+            try:
+                os.write(self._wake, b"\0")
+            except BlockingIOError:
+                continue  # it is awake already

@@ -1,0 +1,272 @@
+"""What becomes of a movie: arrived, ordered, finished or failed. Every decision is journalled before it is acted on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from service.daemon.gain_watch import GainWatch
+from service.daemon.overload import DENOISE, SUPER_RESOLUTION, Load, in_order
+from service.daemon.specimen_watch import SpecimenWatch
+from service.daemon.trainer_process import what_to_learn
+from service.journal.event_log import utc_seconds, utc_text
+from service.processes.pipes import Failed, Finished, Work
+from service.wire.messages import SessionChange
+from streamer.errors import MovieNotReady, OutputError, Reason
+from streamer.movie_record import MovieRecord, Times
+from streamer.runtime.fault_point import fault_point
+from streamer.runtime.stopwatch import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.config import Config
+    from service.daemon.micrograph_tables import MicrographTables
+    from service.daemon.serving_version import Serving
+    from service.daemon.trainer_process import Teacher
+    from service.health.prometheus import Metrics
+    from service.health.status import Alarms, Status
+    from service.journal.journal import Journal
+    from service.journal.movie_table import JournalMovie
+    from service.layout import Layout
+    from streamer.detector.gain_choice import GainChoice
+    from streamer.watch.settling import Arrival
+
+_log = logging.getLogger(__name__)
+
+_HOLD_AFTER_OUTPUT_ERROR_S = 5.0
+_ENDS_AS: dict[str, Literal["incomplete", "vanished"]] = {"not-ready": "incomplete", "vanished": "vanished"}
+
+
+class Desk:
+    """Takes in arrivals and results, and makes the orders."""
+
+    def __init__(
+        self,
+        config: Config,
+        layout: Layout,
+        journal: Journal,
+        *,
+        gains: GainChoice,
+        serving: Serving,
+        teacher: Teacher,
+        tables: MicrographTables,
+        metrics: Metrics,
+        status: Status,
+        alarms: Alarms,
+    ) -> None:
+        self._config, self._layout, self._journal = config, layout, journal
+        self._gains, self._serving, self._teacher, self._tables = gains, serving, teacher, tables
+        self._metrics, self._status, self._alarms = metrics, status, alarms
+        self._gain_watch = GainWatch(alarms)
+        self._hold_until = 0.0
+        self._without_gain: set[str] = set()
+        self._not_ready_since: dict[str, float] = {}
+        self.load = Load(config.overload)
+        self.show: Callable[[MovieRecord], None] = lambda _record: None
+        """Told of every finished movie that has a picture."""
+        self.specimens = SpecimenWatch(layout.session_state)
+        self.session = config.session.name or ""
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether nothing should be started just now, because results cannot be written."""
+        return time.monotonic() < self._hold_until
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Journal a movie that is whole, or one that will not be."""
+        movie = arrival.movie
+        fault_point("discovered", movie.relative)
+        self._metrics.detected()
+        self._metrics.ready(arrival.waited_s)
+        if movie.session != self.session:
+            self.session = movie.session
+            self._journal.append(SessionChange(state="started"), movie.session)
+        twin = self._journal.twin_of(movie.movie_id, arrival.fingerprint) if arrival.fingerprint else None
+        if arrival.error is None and twin is None:
+            complete = utc_text(utc_seconds(arrival.ready_utc) - arrival.still_s)
+            added = self._journal.add_ready(
+                movie, arrival.detected_utc, arrival.ready_utc, complete, arrival.fingerprint
+            )
+            if not arrival.found_at_start and added.state == "ready":
+                self.load.arrived(movie.movie_id)
+            fault_point("ready", movie.relative)
+            return
+        if arrival.error is None:
+            reason = Reason(error="Skipped", message=f"{movie.relative}: has the content of {twin}")
+        else:
+            reason = arrival.error.reason()
+        incomplete = isinstance(arrival.error, MovieNotReady)
+        record = MovieRecord(
+            movie_id=movie.movie_id,
+            session=movie.session,
+            state="skipped" if arrival.error is None else "incomplete" if incomplete else "failed",
+            reason=reason,
+            times=Times(detected=arrival.detected_utc, ready=arrival.ready_utc),
+        )
+        if self._journal.add_final(movie, record, arrival.detected_utc) is not None:
+            self.waits_no_more(movie.movie_id)
+            self._metrics.finished(record, stage="arrival")
+            _log.warning("%s: %s", record.state, reason.message)
+
+    def order(self, movie: JournalMovie) -> Work:
+        """Make the order for a movie: with which gain, which model, where to; raises ConfigError."""
+        session, movie_id = movie.movie.session, movie.movie.movie_id
+        gain = self._gains.for_movie(Path(movie.movie.path), movie.movie.acquisition.gain_reference)
+        version = self._serving.version(session) if self._config.denoise.enabled else None
+        shed, why = self._left_out(movie)
+        learns = self._config.session_model.enabled and DENOISE not in shed
+        notes = self._notes(session) if version is not None or self._config.session_model.enabled else ()
+        return Work(
+            movie=movie.movie,
+            times=Times(
+                detected=movie.detected_utc,
+                complete=movie.complete_utc,
+                ready=movie.ready_utc,
+                started=utc_now(),
+            ),
+            gain=None if gain is None else str(gain),
+            model=None if version is None else str(self._layout.models(session) / version),
+            output=str(self._layout.session_output(session)),
+            groups=str(self._layout.groups(movie_id)) if learns else None,
+            fine_model=self._fine_model(session),
+            lesson=str(self._layout.lesson(movie_id)) if learns and self._learns_fine else None,
+            notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
+            shed=shed,
+            on_cpu=self._failures_of_the_device(movie) > 1,
+        )
+
+    def _left_out(self, movie: JournalMovie) -> tuple[tuple[str, ...], str]:
+        """What to leave out of a movie, and why: under load, or because the device has failed on the whole of it."""
+        failures = self._failures_of_the_device(movie)
+        if failures:
+            device = ", computed on the CPU" if failures > 1 else ""
+            return in_order({DENOISE, SUPER_RESOLUTION, *self.load.shed}), f"the device has failed on it{device}"
+        return self.load.shed, f"{self.load.waiting} movies wait"
+
+    @staticmethod
+    def _failures_of_the_device(movie: JournalMovie) -> int:
+        return movie.attempt if movie.reason is not None and movie.reason.error == "DeviceError" else 0
+
+    @property
+    def _learns_fine(self) -> bool:
+        """Whether the session's trainer makes the network of the fine grid."""
+        return self._config.super_resolution.learns and self._config.session_model.enabled
+
+    def _fine_model(self, session: str) -> str | None:
+        chosen = self._config.super_resolution
+        version = self._serving.fine_version(session, chosen.method) if chosen.learns else None
+        return None if version is None else str(version)
+
+    def finished(self, message: Finished) -> None:
+        """Make a result durable, then known, then learned from."""
+        record = message.record
+        if self._journal.finish(record) is None:
+            return  # superseded or skipped while it was computed
+        fault_point("committed", record.path)
+        self.show(record)
+        self._metrics.finished(record, latency_s=self._status.finished(record))
+        self._alarms.clear("outputs-failing")
+        self.waits_no_more(record.movie_id)
+        self._tables.add(record)
+        self._gain_watch.take(record)
+        self._learn(record)
+        _log.info("done: %s, %s", record.path, record.restoration)
+
+    def _learn(self, record: MovieRecord) -> None:
+        """Find out which specimen a movie is of; tell the trainer of the movies that this has made clear."""
+        session = record.session
+        specimens = self.specimens.session(session)
+        try:
+            decided, change = specimens.take(record, self._serving.version(session))
+            self._alarms.clear("state-failing")
+        except OutputError as error:
+            self._alarms.raise_("state-failing", str(error), "critical")
+            return  # nothing is learned from it; it is done and published all the same
+        if change is not None:
+            before = self._serving.version(session)
+            serves = self._serving.change_specimen(session, change, specimens.served(change.specimen))
+            self._metrics.specimen(change.specimen, changed=True)
+            known = "is back" if change.returned else "is new"
+            words = f"specimen {change.specimen} {known} since {specimens.since}: {change.reason}"
+            self._alarms.tell("specimen-changed", f"{words}; {serves or 'the Wiener estimate'} serves")
+            self._teacher.change_specimen(session, change.specimen, before if serves is None else None)
+        for movie_id, specimen in decided:
+            lesson = what_to_learn(self._layout, movie_id)
+            if lesson is not None and specimen == specimens.current:
+                self._teacher.learn(session, lesson, specimen)
+
+    def _notes(self, session: str) -> tuple[str, ...]:
+        """What a movie's record has to say because of the movies before it."""
+        specimens = self.specimens.session(session)
+        number = specimens.current
+        if number == 1 or self._serving.has_own(session, number):
+            return ()
+        return (f"model: specimen {number} since {specimens.since}, no network has learned from it yet",)
+
+    def failed(self, message: Failed) -> None:
+        """Decide what becomes of a movie that could not be processed."""
+        reason = message.reason
+        _log.warning("%s: %s", message.kind, reason.message)
+        if message.kind == "unreachable" or (message.kind == "not-ready" and self._has_patience(message.movie_id)):
+            self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
+        elif message.kind in ("output", "config"):
+            self._wait_for_people(message)
+            self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
+        elif message.kind == "device":
+            self._teacher.give_way()
+            if self._journal.retry_later(message.movie_id, message.revision, reason) == "quarantined":
+                self.gave_up(message.movie_id)
+        else:
+            self._end(message)
+            return
+        self._metrics.retried(reason.error)
+
+    def gave_up(self, movie_id: str) -> None:
+        """Tell of a movie that is not tried again, because workers die of it or the device fails."""
+        self.load.ended(movie_id)
+        movie = self._journal.movie(movie_id)
+        name = movie_id if movie is None else movie.movie.relative
+        words = f"{name}: given up after repeated failures; streamer movies retry {movie_id}"
+        self._alarms.tell("movie-quarantined", words)
+        _log.error("quarantined: %s", words)
+
+    def _wait_for_people(self, message: Failed) -> None:
+        """Raise the alarm for what only people can mend. Nothing at all is started while outputs cannot be written."""
+        if message.kind == "output":
+            self._alarms.raise_("outputs-failing", message.reason.message, "critical")
+            self._hold_until = time.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
+        else:
+            if not self._without_gain:  # once, however many wait and whatever each of them says
+                self._alarms.raise_("gain-unclear", message.reason.message, "critical")
+            self._without_gain.add(message.movie_id)
+
+    def waits_no_more(self, movie_id: str) -> None:
+        """A movie has ended, in whatever way: nobody has to mend anything for it any more."""
+        self.load.ended(movie_id)
+        self._not_ready_since.pop(movie_id, None)
+        self._without_gain.discard(movie_id)
+        if not self._without_gain:
+            self._alarms.clear("gain-unclear")
+
+    def _end(self, message: Failed) -> None:
+        """Journal a movie that failed, or never became whole."""
+        self.waits_no_more(message.movie_id)
+        known = self._journal.movie(message.movie_id, message.revision)
+        record = MovieRecord(
+            movie_id=message.movie_id,
+            session=known.movie.session if known else self.session,
+            revision=message.revision,
+            state=_ENDS_AS.get(message.kind, "failed"),
+            reason=message.reason,
+            times=Times(stage_s=message.stage_s),
+        )
+        if self._journal.finish(record) is not None:
+            self._metrics.finished(record, stage=message.stage)
+
+    def _has_patience(self, movie_id: str) -> bool:
+        """Whether a file that is not whole may still become so; counted from the first time that it was found so."""
+        since = self._not_ready_since.setdefault(movie_id, time.monotonic())
+        return time.monotonic() - since < self._config.watch.incomplete_after_s

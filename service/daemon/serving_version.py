@@ -1,0 +1,159 @@
+"""Which version of the session model serves: journalled first, then marked in the store."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from models.manifest import load_manifest
+from models.versions.store import BASE, ModelStore
+from service.wire.messages import CRYO_ZSSR, NO_VERSION, SUPER_RESOLUTION, ModelChange
+from streamer.errors import ModelError, OutputError
+from streamer.runtime.stopwatch import utc_now
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.specimens import Change
+    from service.health.prometheus import Metrics
+    from service.journal.journal import Journal
+    from service.layout import Layout
+    from service.processes.pipes import Candidate
+
+_log = logging.getLogger(__name__)
+
+_METHODS = {SUPER_RESOLUTION: "fusion", CRYO_ZSSR: "zssr"}
+"""Of super-resolution, by the network that serves it."""
+
+
+class Serving:
+    """The serving version of each session; movies are told which with their order."""
+
+    def __init__(self, layout: Layout, journal: Journal, metrics: Metrics, base: Path | None = None) -> None:
+        """``base`` is the version that a session starts with."""
+        self._layout, self._journal, self._metrics, self._base = layout, journal, metrics, base
+        self._versions: dict[str, str | None] = {}
+
+    def version(self, session: str) -> str | None:
+        """Version that serves a session; None: the Wiener estimate. A new session begins with the base weights."""
+        if session not in self._versions:
+            self._versions[session] = self._journalled(session) or self._begun(session)
+        return self._versions[session]
+
+    def has_own(self, session: str, specimen: int) -> bool:
+        """Whether what serves a session has learned from this one of its specimens."""
+        version = self.version(session)
+        if version is None:
+            return False
+        try:
+            manifest = load_manifest(self._store(session).path(version))
+        except ModelError:
+            return False  # damaged: the worker tells
+        return not manifest.general and manifest.specimen == specimen
+
+    def change_specimen(self, session: str, change: Change, earlier: str | None) -> str | None:
+        """Let what fits the specimen serve that is in the microscope now; returns the version.
+
+        Parameters
+        ----------
+        earlier : version that served it when it was there before.
+        """
+        store, serves = self._store(session), self.version(session)
+        if store.is_held:
+            return serves
+        known = store.versions()
+        version = earlier if change.returned and earlier in known else BASE if BASE in known else None
+        words = f"specimen {change.specimen}: {change.reason}"
+        result = "returned" if change.returned and version == earlier else "fell-back"
+        model = ModelChange(version=version or NO_VERSION, result=result, reason=words)
+        self._metrics.candidate(result)
+        self._journal.append(model, session)
+        self._mark(session, version)
+        self._metrics.model(version, utc_now() if version else None)
+        return version
+
+    def _begun(self, session: str) -> str | None:
+        """Take the base weights in, where there are any and the session has no versions yet."""
+        store = self._store(session)
+        if self._base is None or store.versions() or store.is_held:
+            return None
+        try:
+            manifest = store.adopt(self._base)
+        except (ModelError, OutputError, OSError) as error:
+            _log.warning("base weights: %s", error)
+            return None
+        reason = f"base weights, {len(manifest.trained_on)} movies of other sessions"
+        change = ModelChange(version=BASE, result="promoted", reason=reason, sha256=manifest.sha256)
+        self.serve(session, BASE, change)
+        return BASE
+
+    def fine_version(self, session: str, method: str) -> Path | None:
+        """Directory of the network that serves a session for a method of super-resolution."""
+        store = ModelStore(self._layout.fine_models(session, method))
+        version = store.current()
+        return None if version is None else store.path(version)
+
+    def serve(self, session: str, version: str | None, change: ModelChange) -> None:
+        """Let a version serve from the next movie on.
+
+        None holds the network back: only the operator brings it into service again.
+        """
+        self._journal.append(change, session)
+        self._mark(session, version, held=version is None)
+        self._metrics.model(version, utc_now() if version else None)
+        removed = self._store(session).prune()
+        if removed:
+            _log.info("versions removed, as nobody will go back to them: %s", ", ".join(removed))
+
+    def judged(self, session: str, message: Candidate) -> None:
+        """Hear the gate's decision on a candidate; one that passed serves, unless the operator has chosen since."""
+        result, reason, method = message.result, message.reason, _METHODS.get(message.network)
+        if result == "promoted" and method is None:
+            result, reason = self._checked(session, message)
+        change = ModelChange(
+            version=message.version,
+            result=result,
+            reason=reason,
+            sha256=message.sha256,
+            figures=message.figures,
+            network=message.network,
+        )
+        self._metrics.candidate(result, message.network)
+        _log.info("%s %s %s: %s", message.network, message.version, result, reason)
+        if result == "promoted" and method is None:
+            self.serve(session, message.version, change)
+            return
+        self._journal.append(change, session)
+        if result == "promoted" and method:
+            ModelStore(self._layout.fine_models(session, method)).set_current(message.version)
+
+    def _checked(self, session: str, message: Candidate) -> tuple[str, str]:
+        """Result and reason of a candidate that passed: it replaces the version it was compared with, no other."""
+        store, serves = self._store(session), self.version(session)
+        try:
+            compared_with = load_manifest(store.path(message.version)).parent
+        except ModelError as error:
+            return "failed", str(error)
+        if store.is_held or compared_with != serves:
+            return "rejected", f"it passed, but {serves or 'no network'} had been chosen meanwhile"
+        return message.result, message.reason
+
+    def _journalled(self, session: str) -> str | None:
+        """Version that the journal says serves, with the store brought in line if the daemon died in between."""
+        store = self._store(session)
+        version, result = self._journal.serving_version(session)
+        if result is None:
+            return store.current()
+        held = version is None and result != "fell-back"
+        if version not in store.versions():
+            version = None
+        if (version, held) != (store.current(), store.is_held):
+            self._mark(session, version, held=held)
+        return version
+
+    def _mark(self, session: str, version: str | None, *, held: bool = False) -> None:
+        self._store(session).set_current(version, held=held)
+        self._versions[session] = version
+
+    def _store(self, session: str) -> ModelStore:
+        return ModelStore(self._layout.models(session))

@@ -1,0 +1,286 @@
+"""The trainer from the daemon's side: one process for the session that is being collected."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.manifest import DENOISER_KINDS, FINE_KINDS, load_manifest
+from models.versions.base_weights import base_directory
+from models.versions.store import ROLES, ModelStore, Roles
+from service.processes.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
+from streamer.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Set
+
+    from service.config import Config
+    from service.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+_NICENESS = 10
+_START_EVERY_S = 30.0
+_TURN_S = 120.0
+"""Where sessions alternate, each has the trainer at least this long."""
+_ROOM = 0.95
+"""Of the limit for group sums: some room is made at once, so that it is not looked for with every movie."""
+
+
+def check_versions(config: Config) -> None:
+    """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
+    fine, base = config.super_resolution, base_of(config)
+    for setting, directory, expected in (
+        ("super_resolution.model", fine.model, (FINE_KINDS[fine.method],)),
+        ("session_model.base", base, DENOISER_KINDS),
+    ):
+        if directory is None:
+            continue
+        try:
+            manifest = load_manifest(Path(directory).absolute())
+        except ModelError as error:
+            raise ConfigError(
+                f"{setting} cannot be started from: {error.what}",
+                where=error.where,
+                expected="the directory of a version",
+                hint="streamer models list shows those of a session",
+            ) from error
+        kind = manifest.net.kind
+        if kind not in expected:
+            what = f"{setting} is a version of another network"
+            raise ConfigError(what, where=directory, expected=" or ".join(expected), found=kind)
+        if manifest.ctf != "none":
+            what = f"{setting} learned from images with their phases flipped, and nothing here measures the CTF"
+            raise ConfigError(what, where=directory, hint="denoise --ctf applies it to finished movies")
+
+
+def base_of(config: Config) -> Path | None:
+    """Directory of the version that sessions start with; None: from scratch, or nothing is denoised."""
+    return base_directory(config.session_model) if config.session_model.enabled and config.denoise.enabled else None
+
+
+def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
+    """What the trainer is told of a finished movie, if its sums are still there."""
+    groups, lesson = layout.groups(movie_id), layout.lesson(movie_id)
+    if not groups.is_file():
+        return None
+    return Learn(movie_id=movie_id, groups=str(groups), lesson=str(lesson) if lesson.is_file() else None)
+
+
+class Teacher:
+    """Keeps a trainer for one session, feeds it, and hears its candidates.
+
+    Parameters
+    ----------
+    lessons : gives what a new trainer has to be told of a specimen of a session: its finished movies, oldest first.
+    candidate : called with what the gate decided.
+    died : called with how a trainer ended that should not have.
+
+    Raises
+    ------
+    ConfigError
+        If the version to start from is not there.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        layout: Layout,
+        *,
+        lessons: Callable[[str, int], list[Learn]],
+        candidate: Callable[[str, Candidate], None],
+        died: Callable[[str], None],
+    ) -> None:
+        check_versions(config)
+        self._config, self._layout = config, layout
+        self._lessons, self._candidate, self._died = lessons, candidate, died
+        self._child: Child | None = None
+        self._spaces: dict[Path, GroupSpace] = {}
+        self._started = -_START_EVERY_S
+        self._paused = False
+        self.session, self.specimen = self._wanted = ("", 1)
+        self._warm: str | None = None
+        self.is_training = False
+
+    def fileno(self) -> int | None:
+        """Descriptor to wait for."""
+        return None if self._child is None else self._child.fileno()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the trainer."""
+        return None if self._child is None else self._child.pid
+
+    def learn(self, session: str, lesson: Learn, specimen: int = 1) -> None:
+        """Tell the trainer of a finished movie; a new session and a new specimen get a new trainer."""
+        if not self._config.session_model.enabled:
+            return
+        for path in filter(None, (lesson.groups, lesson.lesson)):
+            self._make_room(session, Path(path))
+        self._wanted = (session, specimen)
+        if self._wanted == (self.session, self.specimen) and self._child is not None:
+            self._child.send(lesson)
+        self._follow()
+
+    def change_specimen(self, session: str, specimen: int, warm: str | None) -> None:
+        """Let the trainer begin anew with another specimen's movies, at once.
+
+        Parameters
+        ----------
+        warm : version to go on from where nothing serves.
+        """
+        if session != self.session or not self._config.session_model.enabled:
+            return
+        self.close()
+        self.specimen, self._warm = specimen, warm
+        self._wanted = (session, specimen)
+        self._start()
+
+    def give_way(self) -> None:
+        """Free the trainer's memory, because the worker ran out of it; another one is started later."""
+        if self._child is not None:
+            _log.warning("the trainer is ended: the worker needs the memory")
+            self.close()
+            self._started = time.monotonic()
+
+    def attend(self, pending: int) -> None:
+        """Take what the trainer sent; pause it while movies wait; replace it when it died, but not all the time."""
+        self._follow()
+        if self._child is None:
+            if self.session and time.monotonic() - self._started >= _START_EVERY_S:
+                self._start()
+            return
+        paused = pending > self._config.session_model.pause_pending
+        if paused != self._paused:
+            self._paused = paused
+            self._child.send(Pause(paused=paused))
+        alive = self._child.alive
+        self._hear(self._child)
+        if not alive:
+            self.is_training = False
+            ending = self._child.ending
+            self._child.stop(0.0)
+            self._child = None
+            self._died(ending)
+
+    def serving(self, session: str, version: str | None) -> None:
+        """Tell the trainer that the operator has chosen another version."""
+        if self._child is not None and session == self.session:
+            self._child.send(Serving(version=version))
+
+    def _follow(self) -> None:
+        """Give the trainer to the session that is collected, but where two alternate let each come to something.
+
+        Nothing is lost by waiting: what a session has finished is told when its turn comes.
+        """
+        if self._wanted == (self.session, self.specimen):
+            return
+        if self._child is not None and (self.is_training or time.monotonic() - self._started < _TURN_S):
+            return
+        self.close()
+        if self._wanted[0] != self.session:
+            self._warm = None
+        self.session, self.specimen = self._wanted
+        self._start()
+
+    def _hear(self, child: Child) -> None:
+        for message in child.receive():
+            match message:
+                case Candidate():
+                    self._candidate(self.session, message)
+                case Training():
+                    self.is_training = message.active
+                case Up():
+                    _log.info("trainer %d is up", child.pid)
+
+    def close(self) -> None:
+        """End the trainer at once: what it stores is whole or not there, what it has said is heard."""
+        if self._child is not None:
+            self._child.kill()
+            self._hear(self._child)
+            self._child.stop(0.0)
+            self._child = None
+        self.is_training = self._paused = False
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self._keep_base()
+        directory = str(self._layout.session_state(self.session))
+        begin = Begin(config=self._config, session_directory=directory, specimen=self.specimen, warm=self._warm)
+        threads = self._config.session_model.threads
+        self._child = Child("service.processes.trainer", begin, threads=threads, niceness=_NICENESS)
+        self._paused = False
+        for lesson in self._lessons(self.session, self.specimen):
+            self._child.send(lesson)
+
+    def _keep_base(self) -> None:
+        """See to it that the version to start from outlives the session that made it, if it is one of ours."""
+        place = base_of(self._config)
+        if place is not None and place.is_relative_to(self._layout.state):
+            with suppress(ModelError):  # the trainer tells of a version that is not there
+                ModelStore(place.parent).pin(place.name)
+
+    def _make_room(self, session: str, groups: Path) -> None:
+        """Count a movie's group sums and delete old ones beyond the limit, whatever the trainer is doing."""
+        settings = self._config.session_model
+        space = self._spaces.get(groups.parent)
+        if space is None:
+            space = self._spaces[groups.parent] = GroupSpace(groups.parent, settings.groups_limit_gb * 1e9)
+        space.add(groups)
+        if space.is_full:
+            held_out: Set[str] = frozenset()
+            with suppress(ModelError):  # the trainer tells of a damaged file
+                held_out = Roles(self._layout.session_state(session) / ROLES).all_held_out()
+            removed = space.make_room(held_out, most_held_out=settings.most_held_out)
+            _log.info("session_model.groups_limit_gb: %s of %d movies removed", groups.parent.name, len(removed))
+
+
+class GroupSpace:
+    """The disk space of frame-group sums. The directory is read once; from then on files are counted as they come."""
+
+    def __init__(self, directory: Path, limit_bytes: float) -> None:
+        self._limit = limit_bytes
+        found = []
+        with suppress(FileNotFoundError), os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(".safetensors") and not entry.name.startswith("."):
+                    stat = entry.stat()
+                    found.append((stat.st_mtime_ns, Path(entry.path), stat.st_size))
+        self._sizes = {path: size for _, path, size in sorted(found)}
+        """Oldest first."""
+        self._total = sum(self._sizes.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is more than the limit."""
+        return self._total > self._limit
+
+    def add(self, path: Path) -> None:
+        """Count a file that is new, or was made again."""
+        self._total -= self._sizes.pop(path, 0)
+        with suppress(FileNotFoundError):
+            self._sizes[path] = path.stat().st_size
+            self._total += self._sizes[path]
+
+    def make_room(self, held_out: Set[str], *, most_held_out: int) -> list[Path]:
+        """Delete the oldest until a twentieth of the limit is free again; returns what was deleted.
+
+        Parameters
+        ----------
+        held_out : movie ids. The newest ``most_held_out`` of them go last: what the gate judges by is not made again.
+        """
+        older = list(self._sizes)[:-1]  # nobody has read the newest yet
+        spared = [path for path in older if path.stem in held_out][-most_held_out:]
+        removed = []
+        for path in [*(path for path in older if path not in spared), *spared]:
+            if self._total <= _ROOM * self._limit:
+                break
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                self._total -= self._sizes.pop(path)
+                removed.append(path)
+        return removed

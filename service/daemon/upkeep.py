@@ -1,0 +1,122 @@
+"""What the daemon looks after once a second beside the movies: volumes, the watched root, outputs, old events."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from service.health.disks import Disks
+from service.health.reserve import Reserve
+from service.journal.event_log import utc_text
+from service.journal.output_check import NEWEST, Verifying
+from streamer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.config import Config
+    from service.daemon.arrivals import Watching
+    from service.health.prometheus import Metrics
+    from service.health.status import Alarms
+    from service.journal.journal import Journal
+    from service.journal.output_check import Damage
+    from service.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+_ROOT_WAIT_S = 60.0
+_PRUNE_EVERY_S = 60.0
+_DAY_S = 86_400.0
+
+
+def give_back_memory() -> None:
+    """Return what is free to the system: a scan of many files, or a long table, leaves holes behind."""
+    with suppress(AttributeError, OSError):  # a C library that has no such call
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Upkeep:
+    """Housekeeping of a running daemon; ``look`` from its loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        layout: Layout,
+        journal: Journal,
+        alarms: Alarms,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._layout, self._journal, self._alarms, self._metrics, self._clock = layout, journal, alarms, metrics, clock
+        self.disks = Disks({"output": layout.output, "state": layout.state, "input": layout.root})
+        self._reserve = Reserve(config.instance, alarms)
+        self._kept_s = config.events.retention_days * _DAY_S
+        self._began, self._root_seen = clock(), False
+        self._next_prune = clock() + _PRUNE_EVERY_S
+        self._verifying: Verifying | None = None
+        self._damaged: set[str] = set()
+
+    @property
+    def is_short_of_space(self) -> bool:
+        """Whether nothing may be started until there is more room."""
+        return self._reserve.is_used_up
+
+    def verify_outputs(self) -> None:
+        """Begin to check the outputs that were made last before this start."""
+        self._verifying = Verifying(self._journal.movies(state="done", limit=NEWEST), self._layout)
+
+    def look(self, watching: Watching | None, shed: tuple[str, ...]) -> None:
+        """Look after everything once; ``shed`` is what is left out of movies at present."""
+        self._tell_of_overload(shed)
+        spaces = self.disks.spaces()
+        self._reserve.look(spaces)
+        self._metrics.disks({name: space.free for name, space in spaces.items()})
+        if watching is not None:
+            self._look_for_root(watching)
+            self._metrics.overflows(watching.overflows)
+        for damage in self._verifying.found() if self._verifying else ():
+            self._mend(damage)
+        if self._clock() >= self._next_prune:
+            self._next_prune = self._clock() + _PRUNE_EVERY_S
+            self._journal.prune(utc_text(time.time() - self._kept_s))
+            give_back_memory()
+
+    def close(self) -> None:
+        """End the threads."""
+        self.disks.close()
+        if self._verifying is not None:
+            self._verifying.close()
+
+    def _tell_of_overload(self, shed: tuple[str, ...]) -> None:
+        if shed:
+            words = f"{', '.join(shed)} left out: movies come faster than they can be processed"
+            self._alarms.raise_("overload", f"{words}; later: streamer movies retry --what-was-shed")
+        else:
+            self._alarms.clear("overload")
+
+    def _look_for_root(self, watching: Watching) -> None:
+        """Raise an alarm when the watched root goes away, or does not come for a minute."""
+        if not watching.root_missing:
+            self._root_seen = True
+            self._alarms.clear("root-missing")
+        elif self._root_seen or self._clock() - self._began > _ROOT_WAIT_S:
+            self._alarms.raise_("root-missing", f"{self._layout.root} is not there")
+
+    def _mend(self, damage: Damage) -> None:
+        """Tell of an output with other bytes than were written, and process its movie once more.
+
+        What somebody has removed is only told: it was perhaps not wanted any more.
+        """
+        _log.error("damaged output: %s (%s)", damage.path, damage.found)
+        words = f"{damage.path}: {damage.found}"
+        if damage.movie_id not in self._damaged and damage.is_altered:
+            self._damaged.add(damage.movie_id)
+            try:
+                self._journal.retry(damage.movie_id)
+                words += "; the movie is processed once more"
+            except UsageError as error:
+                _log.warning("%s", error)
+        self._alarms.tell("output-damaged", words, "critical")

@@ -1,0 +1,1 @@
+"""Alarms, status, disks, Prometheus metrics, systemd."""

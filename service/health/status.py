@@ -1,0 +1,142 @@
+"""How the daemon is: rates, latencies, alarms, and the heartbeat made of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from service.journal.event_log import EventLog, utc_seconds
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import Alert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.health.prometheus import Metrics
+    from streamer.movie_record import MovieRecord
+
+_HOUR_S = 3600.0
+
+
+class Alarms:
+    """What is wrong just now; each change is an event."""
+
+    def __init__(self, log: EventLog, metrics: Metrics) -> None:
+        self._log, self._metrics = log, metrics
+        self._raised: dict[str, Alert] = {}
+
+    def raise_(self, name: str, message: str, severity: str = "warning") -> None:
+        """Raise an alarm, unless it is raised with the same words."""
+        alert = Alert(name=name, severity=severity, state="raised", message=message)
+        if self._raised.get(name) != alert:
+            self._raised[name] = alert
+            self._log.append(alert)
+            self._metrics.alert(name, active=True)
+
+    def clear(self, name: str) -> None:
+        """Clear an alarm if it is raised."""
+        alert = self._raised.pop(name, None)
+        if alert is not None:
+            self._log.append(Alert(name=name, severity=alert.severity, state="cleared", message=alert.message))
+            self._metrics.alert(name, active=False)
+
+    def clear_all(self) -> None:
+        """Nobody watches any more."""
+        for name in list(self._raised):
+            self.clear(name)
+
+    def tell(self, name: str, message: str, severity: str = "warning") -> None:
+        """Report something that happened and is over."""
+        self._log.append(Alert(name=name, severity=severity, state="cleared", message=message))
+
+    @property
+    def raised(self) -> list[Alert]:
+        """Alarms of this moment."""
+        return list(self._raised.values())
+
+
+class Status:
+    """Rates and latencies of the recent past."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._done: deque[float] = deque()
+        self._latencies: deque[float] = deque(maxlen=200)
+
+    def finished(self, record: MovieRecord) -> float | None:
+        """Count a finished movie; returns its latency from being complete, in s."""
+        if record.state != "done":
+            return None
+        self._done.append(self._clock())
+        since, until = record.times.complete, record.times.done
+        if since is None or until is None:
+            return None
+        latency = utc_seconds(until) - utc_seconds(since)
+        if latency >= 0.0:
+            self._latencies.append(latency)
+        return latency
+
+    def uptime_s(self) -> float:
+        """Time since the start, s."""
+        return self._clock() - self._began
+
+    def movies_per_hour(self) -> float | None:
+        """Rate over the last hour, or over the time since the first movie if that is shorter."""
+        now = self._clock()
+        while self._done and self._done[0] < now - _HOUR_S:
+            self._done.popleft()
+        if len(self._done) < 2:
+            return None
+        return (len(self._done) - 1) / max(1e-3, now - self._done[0]) * _HOUR_S
+
+    def latency(self, share: float) -> float | None:
+        """Quantile of the latest latencies, s."""
+        if not self._latencies:
+            return None
+        ordered = sorted(self._latencies)
+        return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
+
+    def heartbeat(
+        self,
+        *,
+        state: str,
+        session: str,
+        watching: str,
+        device: str,
+        counts: dict[str, int],
+        settling: int,
+        oldest_pending: float | None,
+        model_version: str | None,
+        specimen: int,
+        training: bool,
+        disk_free_bytes: dict[str, int],
+        alarms: list[Alert],
+        shedding: tuple[str, ...] = (),
+    ) -> Heartbeat:
+        """Put everything together."""
+        pending = counts.get("ready", 0) + counts.get("started", 0)
+        return Heartbeat(
+            state=state,
+            session=session,
+            watching=watching,
+            device=device,
+            uptime_s=round(self.uptime_s(), 1),
+            pending=pending,
+            settling=settling,
+            oldest_pending_s=None if oldest_pending is None else max(0.0, time.time() - oldest_pending),
+            model_version=model_version,
+            rates={
+                "movies_per_hour": self.movies_per_hour(),
+                "training": float(training),
+                "specimen": float(specimen),
+            },
+            latency_p50_s=self.latency(0.5),
+            latency_p95_s=self.latency(0.95),
+            disk_free_bytes=disk_free_bytes,
+            alarms=alarms,
+            counts=counts,
+            shedding=list(shedding),
+        )

@@ -1,0 +1,1 @@
+"""Which movies there are, what became of each, and every event; the only SQL."""

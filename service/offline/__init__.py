@@ -1,0 +1,1 @@
+"""The daemon's work by hand, without a daemon."""

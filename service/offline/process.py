@@ -1,0 +1,179 @@
+"""Movies named by hand: the daemon's own function, without the daemon.
+
+A movie below the configured root gets the identity it would have live, so that with the model its record names the
+result is the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.serving.fine_networks import FineNetworks
+from models.serving.session_model import SessionModel
+from models.settings import SHIPPED
+from models.versions.base_weights import shipped_base
+from models.versions.store import ModelStore
+from service.layout import layout_of
+from service.processes.worker import device_of, proposal_of, thread_count, use_threads
+from streamer import jsontext, pipeline
+from streamer.detector.gain_choice import GainChoice
+from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageError
+from streamer.metadata.search import SidecarSearch
+from streamer.metadata.sidecars import session_directory, session_of, with_position
+from streamer.movie_record import MovieRecord, Times
+from streamer.readers.gain import read_gain
+from streamer.readers.movie import identity_of, read_header
+from streamer.records import Acquisition, Gain, Movie, movie_id_of
+from streamer.runtime.stopwatch import Stopwatch, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from service.config import Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all movies of a command share."""
+
+    config: Config
+    device: torch.device
+    model: SessionModel | None = None
+    networks: FineNetworks
+
+
+def bench(config: Config, model: str | None = None) -> Bench:
+    """Prepare device, threads and model; a model is a version's name or its directory."""
+    use_threads(thread_count(config.compute.threads))
+    device = device_of(config.compute.device)
+    loaded = None if model is None else SessionModel(_model_directory(config, model), device)
+    return Bench(config=config, device=device, model=loaded, networks=FineNetworks(config, device))
+
+
+def _model_directory(config: Config, model: str) -> Path:
+    if Path(model).is_dir():
+        return Path(model)
+    if model == SHIPPED:
+        return shipped_base()
+    layout = layout_of(config)
+    stores = [ModelStore(path / "models") for path in sorted((layout.state / "sessions").glob("*"))]
+    found = [store.path(model) for store in stores if model in store.versions()]
+    if len(found) != 1:
+        raise UsageError(
+            "no such model" if not found else "several sessions have a version of this name",
+            where="--model",
+            expected="the directory of a version, the name of one in the state directory, or shipped",
+            found=model if not found else ", ".join(map(str, found)),
+        )
+    return found[0]
+
+
+def describe(path: Path, config: Config) -> Movie:
+    """Movie as the daemon would have announced it."""
+    if not path.exists():
+        raise UsageError("there is no such file", where=path)
+    path = path.resolve()
+    root = _root_of(path, config)
+    relative = path.relative_to(root).as_posix()
+    header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30), eer=config.eer)
+    acquisition = with_position(SidecarSearch(config.watch.metadata_root)(path) or Acquisition(), relative)
+    return Movie(
+        path=str(path),
+        relative=relative,
+        session=session_of(relative, root.name, config.session.name or ""),
+        identity=identity_of(path),
+        evidence="sidecar" if acquisition.n_frames else "header" if header.proves_its_length else "unproven",
+        acquisition=acquisition,
+    )
+
+
+def _root_of(path: Path, config: Config) -> Path:
+    """The watched root where the movie lies below it, else the directory that a session would be named after."""
+    root = layout_of(config).root.resolve()
+    return root if path.is_relative_to(root) else session_directory(path.resolve())
+
+
+def gain_for(movie: Movie, config: Config) -> Gain | None:
+    """Gain of a movie; one that lies elsewhere than below the watched root belongs to a session of its own."""
+    found = GainChoice(_root_of(Path(movie.path), config), config.movie.gain).for_movie(
+        Path(movie.path), movie.acquisition.gain_reference
+    )
+    return None if found is None else read_gain(found)
+
+
+def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
+    """Everything that ``process_movie`` needs for a movie."""
+    model = bench.model
+    serves = model is not None and bench.config.denoise.enabled
+    return pipeline.Job(
+        movie_id=movie.movie_id,
+        settings=bench.config.data_path(),
+        device=bench.device,
+        gain=gain_for(movie, bench.config),
+        propose=partial(proposal_of, model, movie.movie_id) if serves and model is not None else None,
+        session_directory=output / movie.session,
+        groups=None,
+        network=bench.networks.on_fusion(None),
+        zssr=bench.networks.zssr(None),
+        lesson=None,
+        notes=(),
+    )
+
+
+def process_all(paths: list[Path], bench: Bench, output: Path) -> Iterator[MovieRecord]:
+    """Process movies one after the other; what fails gives a record that says so."""
+    for path in paths:
+        stopwatch = Stopwatch(Times(started=utc_now()))
+        try:
+            movie = describe(path, bench.config)
+            movie = replace(movie, revision=_next_revision(output, movie))
+            yield pipeline.process_movie(movie, job_for(movie, bench, output), stopwatch)
+        except StreamerError as error:
+            yield failure(path, bench.config, error, stopwatch)
+
+
+def finished_before(output: Path, session: str) -> list[MovieRecord]:
+    """Records that an earlier call left below an output directory, oldest first, the newest revision of each movie."""
+    found: dict[str, MovieRecord] = {}
+    for path in (output / session / "movies").rglob("r*/*.json"):
+        try:
+            record = jsontext.decode(path.read_bytes(), MovieRecord)
+        except (OSError, ValueError):
+            continue  # not one of ours
+        if record.movie_id not in found or found[record.movie_id].revision < record.revision:
+            found[record.movie_id] = record
+    return sorted(found.values(), key=lambda record: (record.times.started or "", record.movie_id))
+
+
+def _next_revision(output: Path, movie: Movie) -> int:
+    """One above those that are there: what an earlier call wrote is never overwritten."""
+    there = (output / movie.session / "movies" / movie.relative).glob("r*")
+    numbers = [int(path.name[1:]) for path in there if path.name[1:].isdigit()]
+    return 1 + max(numbers, default=0)
+
+
+def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwatch) -> MovieRecord:
+    """Record of a movie that could not be processed; nobody waits for it to grow here."""
+    if isinstance(error, MovieNotReady):
+        error = MovieCorrupt(
+            error.what,
+            where=error.where,
+            expected=error.expected,
+            found=error.found,
+            hint="the file is cut, or still growing",
+        )
+    root = _root_of(path.resolve(), config)
+    relative = path.resolve().relative_to(root).as_posix()
+    return MovieRecord(
+        movie_id=movie_id_of(relative),
+        session=session_of(relative, root.name, config.session.name or ""),
+        path=relative,
+        state="failed",
+        reason=error.reason(),
+        times=stopwatch.times(),
+    )

@@ -1,0 +1,210 @@
+"""One stage alone, on files: what the commands motion, super-resolve and denoise do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Struct
+
+from models.serving.session_model import SessionModel
+from service.offline.process import bench, describe, job_for
+from streamer import dose, fourier, jsontext, pipeline, restore
+from streamer.ctf.table import optics_of, read_optics
+from streamer.detector import correction as detector
+from streamer.errors import UsageError
+from streamer.motion import align
+from streamer.motion import field as local
+from streamer.movie_record import MovieRecord, SuperResolutionVerdict
+from streamer.quality import estimators as quality
+from streamer.quality.images import same_size
+from streamer.quality.movie_quality import denoised_halves
+from streamer.records import HalfSums
+from streamer.runtime.stopwatch import Stopwatch
+from streamer.sums import halves as split
+from streamer.writers.atomic import write_atomically
+from streamer.writers.mrc import encode_image, fitting
+from streamer.writers.outputs import corrected_band, super_resolution_labels
+from streamer.writers.thumbnail import encode_png
+
+if TYPE_CHECKING:
+    from service.config import Config
+
+_OURS = "NOT FOR RECONSTRUCTION"
+
+
+class MotionResult(Struct, frozen=True, kw_only=True):
+    """What ``motion --json`` prints."""
+
+    shifts_yx_px: list[list[float]]
+    """Moves each frame onto the first, px as stored, in the micrograph's orientation."""
+    shifts_yx_angstrom: list[list[float]]
+    frames: int
+    pixel_size: float
+    total_motion_angstrom: float
+    information: float
+    """Per frame, 1/px²."""
+    trusted: bool
+    model: str
+    """What would be applied: ``none``, ``global`` or ``local`` shifts."""
+    converged: bool
+    local_motion_angstrom: float
+    """Root mean square over the field of what local shifts add to the global ones, at its largest."""
+    flags: list[str] = []
+    """What the user should know, as in the record of ``process``: no gain, an unproven number of frames."""
+
+
+class SuperResolutionResult(Struct, frozen=True, kw_only=True):
+    """What ``super-resolve --json`` prints."""
+
+    image: str
+    pixel_size: float
+    sr: SuperResolutionVerdict
+    flags: list[str] = []
+
+
+class DenoiseResult(Struct, frozen=True, kw_only=True):
+    """What ``denoise --json`` prints."""
+
+    files: list[str]
+    restoration: str
+    model: str
+    snbr_half_wiener: float | None
+    snbr_half_denoised: float | None
+    refused: str | None = None
+    """Why the network did not speak for this movie."""
+
+
+def motion_of(path: Path, config: Config) -> MotionResult:
+    """Shifts of a movie."""
+    prepared = bench(config)
+    movie = describe(path, config)
+    frames, _ = pipeline.read_movie(movie, job_for(movie, prepared, Path()), Stopwatch())
+    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
+    found = align.estimate_motion(
+        lambda index: correction.frame(frames.counts, index), len(frames), frames.pixel_size, config.motion
+    )
+    total, _, _ = align.motion_lengths(found.shifts, frames.pixel_size, None)
+    return MotionResult(
+        shifts_yx_px=[[round(float(v), 5) + 0.0 for v in row] for row in found.shifts],
+        shifts_yx_angstrom=[[round(float(v) * frames.pixel_size, 5) + 0.0 for v in row] for row in found.shifts],
+        frames=len(frames),
+        pixel_size=frames.pixel_size,
+        total_motion_angstrom=round(total, 5),
+        information=round(found.information, 3),
+        trusted=found.trusted,
+        model=found.model,
+        converged=found.converged,
+        local_motion_angstrom=round(local.largest_bending(found) * frames.pixel_size, 5),
+        flags=list(frames.flags),
+    )
+
+
+def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutionResult:
+    """Fuse a movie on the fine grid and write the image, whatever the verdict."""
+    replaced = msgspec.structs.replace
+    config = replaced(config, outputs=replaced(config.outputs, super_resolution="always"))
+    movie = describe(path, config)
+    job = job_for(movie, bench(config), output)
+    frames, source = pipeline.read_movie(movie, job, Stopwatch())
+    micrograph = pipeline.compute_micrograph(frames, source, job, Stopwatch())
+    result = micrograph.super_resolution
+    if result.image is None:
+        raise UsageError("nothing was fused", where=path, found=result.verdict.reason)
+    image, stem, pixel = result.image.cpu().numpy(), Path(movie.relative).stem, source.pixel_size / 2.0
+    labels = super_resolution_labels(result.verdict, filtered=config.super_resolution.filtered)
+    target = output / f"{stem}_SR.mrc"
+    write_atomically(target, encode_image(fitting(image, config.outputs.dtype), pixel_size=pixel, labels=labels))
+    picture = encode_png(image, longer_side_px=config.outputs.thumbnail_px, label="; ".join(labels))
+    write_atomically(output / f"{stem}_SR_thumbnail.png", picture)
+    flags = list(micrograph.flags)
+    return SuperResolutionResult(image=str(target), pixel_size=pixel, sr=result.verdict, flags=flags)
+
+
+def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path | None = None) -> DenoiseResult:
+    """Apply a model to the sum and to both halves of a finished movie.
+
+    ``ctf`` is a STAR file with the micrograph's defocus, which a model needs that learned from flipped phases.
+    """
+    record, files = _finished(directory)
+    source = record.source
+    if source is None:
+        raise UsageError("the record tells nothing of the movie", where=directory)
+    images, _ = same_size([files["even"], files["odd"]])
+    shape = (int(images[0].shape[0]), int(images[0].shape[1]))
+    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame)
+    share = split.even_share(exposures, shape, source.pixel_size, source.voltage_kv or 300.0)
+    sums = HalfSums(
+        even=torch.fft.rfft2(images[0]),
+        odd=torch.fft.rfft2(images[1]),
+        even_share=share,
+        shape=shape,
+        pixel_size=source.pixel_size,
+    )
+    spectrum = quality.measure(sums)
+    model = SessionModel(model_directory)
+    optics = None if ctf is None else optics_of(read_optics(ctf), files["micrograph"].name, ctf)
+    proposal = model.propose(sums, spectrum, record.movie_id, optics) if spectrum.significant else None
+    total, restoration = restore.restore(sums, spectrum, proposal)
+    halves = denoised_halves(sums, spectrum, proposal)
+    best = halves.get("denoised", halves.get("wiener", (sums.even, sums.odd)))
+    if record.movie_id in model.manifest.trained_on:
+        halves.pop("denoised", None)  # written, but no judge of a network that learned from them
+    stem, written = files["micrograph"].stem, []
+    labels = [
+        f"cryoem-streamer: model {model.manifest.version}, {restoration}",
+        f"sha256 {model.manifest.sha256}",
+        *([corrected_band(model.reference)] if restoration == "network" else []),
+        _OURS,
+    ]
+    for suffix, image in (
+        ("_denoised", total),
+        ("_EVN_denoised", fourier.to_image(best[0], shape)),
+        ("_ODD_denoised", fourier.to_image(best[1], shape)),
+    ):
+        target = output / f"{stem}{suffix}.mrc"
+        data = image.numpy().astype(np.float32)
+        write_atomically(target, encode_image(data, pixel_size=source.pixel_size, labels=labels))
+        written.append(str(target))
+    mask = quality.band_mask(shape, source.pixel_size, 100.0, max(6.0, 2.0 * source.pixel_size))
+    raw = quality.tapered(sums.even, shape), quality.tapered(sums.odd, shape)
+    snbr = {
+        name: quality.finite(
+            quality.pooled(
+                quality.estimate(raw, (quality.tapered(pair[0], shape), quality.tapered(pair[1], shape)), shape), mask
+            ).snbr
+        )
+        for name, pair in halves.items()
+    }
+    return DenoiseResult(
+        files=written,
+        restoration=restoration,
+        model=model.manifest.version,
+        snbr_half_wiener=snbr.get("wiener"),
+        snbr_half_denoised=snbr.get("denoised"),
+        refused=None if proposal is None else proposal.refused,
+    )
+
+
+def _finished(directory: Path) -> tuple[MovieRecord, dict[str, Path]]:
+    """Record of a movie's output directory, and its files by role."""
+    sidecars = sorted(directory.glob("*.json"))
+    if len(sidecars) != 1:
+        raise UsageError(
+            "not the output directory of one movie",
+            where=directory,
+            expected="one .json record",
+            found=str(len(sidecars)),
+        )
+    try:
+        record = jsontext.decode(sidecars[0].read_bytes(), MovieRecord)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the record cannot be read: {error}", where=sidecars[0]) from error
+    files = {output.role: directory / Path(output.path).name for output in record.outputs}
+    missing = [role for role in ("micrograph", "even", "odd") if not files.get(role, Path()).is_file()]
+    if missing:
+        raise UsageError("outputs are missing", where=directory, found=", ".join(missing))
+    return record, files

@@ -1,0 +1,130 @@
+"""``streamer models train-super-resolution``: a network for the fine grid, from movies named by hand."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+from msgspec import Struct
+
+from models.learners import Verdict, manifest_of, subject_of
+from models.networks import fusion_residual as gain_residual
+from models.networks import zssr
+from models.settings import SessionModelSettings, is_held_out, is_same_pixel_size
+from models.versions.checkpoint import save_version
+from service.offline.process import Bench, bench, describe, job_for
+from streamer import pipeline
+from streamer.detector import correction as detector
+from streamer.errors import UsageError
+from streamer.motion import align
+from streamer.runtime.stopwatch import Stopwatch
+from streamer.super_resolution.averages import average
+from streamer.super_resolution.training_data import FineLesson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.config import Config
+
+_LEAST_MOVIES = 4
+"""For fusion: some to learn from and some to judge by."""
+
+
+class FineTrainingResult(Struct, frozen=True, kw_only=True):
+    """What ``models train-super-resolution --json`` prints."""
+
+    directory: str
+    method: str
+    promoted: bool
+    """cryo-ZSSR named by hand has no gate, as published. What it makes of a movie is judged with the movie."""
+    reason: str
+    steps: int
+    seconds: float
+    trained_on: list[str]
+    held_out: list[str]
+
+
+def train_super_resolution(
+    paths: Sequence[Path], config: Config, out: Path, *, steps: int | None, seed: int
+) -> FineTrainingResult:
+    """Train, judge and store a version for the method of the settings.
+
+    Raises
+    ------
+    UsageError
+        If there are too few movies that anything can be learned from, or they differ in pixel size.
+    """
+    began, prepared = time.perf_counter(), bench(_learning(config))
+    method, budget = config.super_resolution.method, SessionModelSettings().first_steps
+    subject, lessons = subject_of(method), list[Any]()
+    if method == "zssr":
+        budget = zssr.MOST_STEPS
+        lessons = [_pair(path, prepared) for path in paths]
+    else:
+        lessons = [lesson for path in paths if (lesson := _lesson(path, prepared)) is not None]
+    _check(paths, [lesson.pixel_size for lesson in lessons], 1 if method == "zssr" else _LEAST_MOVIES)
+    held_out = [] if method == "zssr" else [lesson for i, lesson in enumerate(lessons) if is_held_out(i)]
+    learned = [lesson for lesson in lessons if lesson not in held_out]
+    torch.manual_seed(seed)
+    net = subject.fresh().to(prepared.device)
+    report = subject.train(net, learned, steps=steps or budget, seed=seed, stop=lambda: False)
+    verdict = Verdict(promoted=report.finite, reason="trained as published, which knows no gate")
+    if held_out:
+        verdict = subject.judge(net, held_out, incumbent=None, trained_on=frozenset(report.movies), seed=seed)
+    manifest = manifest_of(out.name, net.config, report, learned, held_out, seed)
+    # a version that did not pass is kept and changes nothing
+    weight = [(frequency, value * verdict.promoted) for frequency, value in verdict.weight]
+    save_version(out, net, msgspec.structs.replace(manifest, weight=weight))
+    return FineTrainingResult(
+        directory=str(out),
+        method=method,
+        promoted=verdict.promoted,
+        reason=verdict.reason,
+        steps=report.steps,
+        seconds=round(time.perf_counter() - began, 2),
+        trained_on=report.movies,
+        held_out=manifest.held_out,
+    )
+
+
+def _learning(config: Config) -> Config:
+    """Fuse every movie, whatever the verdict, with no network in between."""
+    replaced = msgspec.structs.replace
+    chosen = replaced(config.super_resolution, model=None, network=False, per_movie=False, method="fusion")
+    return replaced(config, super_resolution=chosen, outputs=replaced(config.outputs, super_resolution="always"))
+
+
+def _lesson(path: Path, prepared: Bench) -> gain_residual.Lesson | None:
+    """A movie's lesson; None where nothing can be fused."""
+    movie = describe(path, prepared.config)
+    job = replace(job_for(movie, prepared, Path()), lesson=Path("wanted"))
+    frames, source = pipeline.read_movie(movie, job, Stopwatch())
+    sums = pipeline.compute_micrograph(frames, source, job, Stopwatch()).lesson
+    return gain_residual.Lesson(movie.movie_id, sums) if isinstance(sums, FineLesson) else None
+
+
+def _pair(path: Path, prepared: Bench) -> zssr.Pair:
+    """What cryo-ZSSR learns from of a movie."""
+    movie = describe(path, prepared.config)
+    frames, source = pipeline.read_movie(movie, job_for(movie, prepared, Path()), Stopwatch())
+    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
+
+    def frame(index: int) -> torch.Tensor:
+        return correction.frame(frames.counts, index)
+
+    motion = align.estimate_motion(frame, len(frames), frames.pixel_size, prepared.config.motion)
+    return zssr.Pair(movie.movie_id, average(frame, motion), source.pixel_size)
+
+
+def _check(paths: Sequence[Path], pixel_sizes: list[float], least: int) -> None:
+    where = ", ".join(map(str, paths))
+    if len(pixel_sizes) < least:
+        expected, found = f"at least {least}", str(len(pixel_sizes))
+        raise UsageError("too few movies that can be fused", where=where, expected=expected, found=found)
+    if not all(is_same_pixel_size(pixel_size, pixel_sizes[-1]) for pixel_size in pixel_sizes):
+        found = ", ".join(f"{pixel_size:g}" for pixel_size in sorted(set(pixel_sizes)))
+        raise UsageError("the movies differ in pixel size", where=where, expected="one", found=f"{found} Å/px")

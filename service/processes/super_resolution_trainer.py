@@ -1,0 +1,130 @@
+"""Learning for the fine grid, beside the denoiser: what ``fine_subjects`` names.
+
+The same movies are kept from training as for the denoiser. A version that passes its gate is stored and announced; the
+daemon makes it serve. Training goes on from what serves.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from msgspec.structs import replace
+
+from models.gate.fusion_residual import LEAST_HELD_OUT
+from models.learners import manifest_of
+from models.settings import is_same_pixel_size
+from models.versions.checkpoint import save_version
+from service.processes.pipes import Candidate, Learn, plain
+from streamer.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from models.learners import Lesson, Subject
+    from models.manifest import Manifest
+    from models.settings import SessionModelSettings
+    from models.versions.store import ModelStore, Roles
+
+_SEED = 60
+
+
+class FineTrainer:
+    """Keeps the lessons of a session and trains when there is enough that is new."""
+
+    def __init__(
+        self,
+        settings: SessionModelSettings,
+        store: ModelStore,
+        roles: Roles,
+        device: torch.device | str,
+        subject: Subject[Any, Any],
+    ) -> None:
+        """Go on from the version that serves, if there is one that can be read."""
+        self._subject = subject
+        self._settings, self._store, self._roles, self._device = settings, store, roles, device
+        self._learned: list[Any] = []
+        self._held_out: list[Any] = []
+        self._seen: set[str] = set()
+        self._new = 0
+        self._trainings = int(store.next_version()[1:]) - 1
+        self._serving = store.current()
+        self._net: Any = None
+        self._manifest: Manifest | None = None
+        self._trained_on: set[str] = set()
+        if self._serving is not None:
+            try:
+                self._net, self._manifest = subject.load(store.path(self._serving), device)
+                self._trained_on.update(self._manifest.trained_on)
+            except ModelError as error:
+                sys.stderr.write(f"{error}\n")
+                self._serving = None
+
+    def take(self, message: Learn) -> None:
+        """Read a movie's lesson, once; what cannot be used is told and left."""
+        if message.lesson is None or message.movie_id in self._seen or not Path(message.lesson).is_file():
+            return
+        self._seen.add(message.movie_id)
+        try:
+            lesson = self._subject.read(Path(message.lesson), self._device)
+            self._check_make(lesson)
+        except ModelError as error:
+            sys.stderr.write(f"{error}\n")
+            return
+        if self._roles.held_out(lesson.movie_id):
+            self._held_out = [*self._held_out, lesson][-self._settings.most_held_out :]
+        else:
+            self._learned = [*self._learned, lesson][-self._settings.most_movies :]
+            self._new += lesson.movie_id not in self._trained_on
+
+    def _check_make(self, lesson: Lesson) -> None:
+        others = [*self._learned, *self._held_out]
+        known = self._manifest.pixel_size if self._manifest else others[0].pixel_size if others else None
+        if known is not None and not is_same_pixel_size(lesson.pixel_size, known):
+            expected, found = f"{known:g} Å/px", f"{lesson.pixel_size:g} Å/px"
+            raise ModelError("nothing is learned from it", where=lesson.movie_id, expected=expected, found=found)
+
+    @property
+    def is_due(self) -> bool:
+        """Enough new movies, and enough held out for the gate to say something."""
+        needed = self._settings.refresh_movies if self._serving is not None else self._settings.first_movies
+        return len(self._held_out) >= LEAST_HELD_OUT and len(self._learned) > 0 and self._new >= needed
+
+    def propose(self, is_over: Callable[[], bool]) -> Candidate | None:
+        """Train a candidate and have it judged; a promoted one is stored. None if it was ended before."""
+        steps = self._settings.refresh_steps * min(self._new, len(self._learned))
+        if self._serving is None:
+            steps = max(steps, self._settings.first_steps)
+        self._new = 0
+        self._trainings += 1
+        seed = _SEED + self._trainings
+        torch.manual_seed(seed)
+        candidate = copy.deepcopy(self._net) if self._net is not None else self._subject.fresh().to(self._device)
+        report = self._subject.train(candidate, self._learned, steps=steps, seed=seed, stop=is_over)
+        if is_over():
+            return None
+        trained_on = self._trained_on | set(report.movies)
+        incumbent = (self._net, self._manifest.weight) if self._serving and self._net and self._manifest else None
+        decision = self._subject.judge(
+            candidate, self._held_out, incumbent=incumbent, trained_on=frozenset(trained_on), seed=seed
+        )
+        name, digest = self._store.next_version(), None
+        if decision.promoted:
+            described = manifest_of(name, candidate.config, report, self._learned, self._held_out, seed)
+            described = replace(described, parent=self._serving, trained_on=sorted(trained_on), weight=decision.weight)
+            self._manifest = save_version(self._store.directory / name, candidate, described)
+            digest, self._serving = self._manifest.sha256, name
+        if decision.promoted or (self._serving is None and report.finite):
+            self._net, self._trained_on = candidate, trained_on
+        return Candidate(
+            result="promoted" if decision.promoted else "rejected",
+            version=name,
+            reason=decision.reason,
+            sha256=digest,
+            figures=decision.figures
+            | plain({"held_out": len(self._held_out), "steps": report.steps, "seconds": round(report.seconds, 2)}),
+            network=self._subject.network,
+        )

@@ -1,0 +1,322 @@
+"""The worker process: reads, computes and writes movies in three threads, so that the three overlap.
+
+Movies come one per line from the daemon; each stage is announced, results and failures are sent back. Whatever goes
+wrong with one movie is reported and the next one is taken. ``device_of`` and ``use_threads`` are shared with the
+command line, which processes with the very same settings.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import resource
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from models.serving.fine_networks import FineNetworks
+from models.serving.session_model import SessionModel
+from service.daemon.worker_process import worker_memory_bytes
+from service.processes.pipes import (
+    Begin,
+    Failed,
+    Finish,
+    Finished,
+    FromChild,
+    ParentChannel,
+    Progress,
+    Returned,
+    Up,
+    Work,
+    die_with_parent,
+)
+from streamer import pipeline
+from streamer.errors import (
+    ConfigError,
+    DeviceError,
+    ModelError,
+    MovieError,
+    MovieNotReady,
+    MovieUnreachable,
+    MovieVanished,
+    OutputError,
+    StageError,
+    StreamerError,
+)
+from streamer.readers.gain import read_gain
+from streamer.runtime.fault_point import fault_point
+from streamer.runtime.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.config import Config
+    from streamer.movie_record import MovieSource
+    from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Movie, Propose, Spectrum
+
+_KINDS: tuple[tuple[type[StreamerError], str], ...] = (
+    (MovieVanished, "vanished"),
+    (MovieUnreachable, "unreachable"),
+    (MovieNotReady, "not-ready"),
+    (MovieError, "failed"),
+    (StageError, "failed"),
+    (OutputError, "output"),
+    (DeviceError, "device"),
+    (ConfigError, "config"),
+)
+
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+_MORE_MEMORY = "instance.worker_memory_gib, or a smaller compute.frames_in_memory_gib"
+
+
+def device_of(name: str) -> torch.device:
+    """Compute device of a setting; ``auto`` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if known is None:
+        expected = "auto, cpu, cuda or cuda:NUMBER"
+        raise ConfigError("unknown device", where="compute.device", expected=expected, found=name)
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            "there is no such CUDA device", where="compute.device", found=name, hint='use "auto" or "cpu"'
+        )
+    return torch.device(name)
+
+
+def thread_count(setting: int) -> int:
+    """CPU threads of a setting; 0 is half of the cores, because a trainer and a detector share them."""
+    return setting or max(1, (os.cpu_count() or 1) // 2)
+
+
+def use_threads(count: int) -> None:
+    """Let torch use this many threads, here and in threads started from here."""
+    torch.set_num_threads(count)
+
+
+def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
+    """What a model proposes for a movie."""
+    return model.propose(sums, spectrum, movie_id)
+
+
+def make_job(
+    config: Config,
+    device: torch.device,
+    work: Work,
+    gain: Gain | None,
+    propose: Propose | None,
+    networks: FineNetworks,
+) -> pipeline.Job:
+    """Settings, gain and models of one movie."""
+    return pipeline.Job(
+        movie_id=work.movie.movie_id,
+        settings=config.data_path(),
+        device=device,
+        gain=gain,
+        propose=propose,
+        network=networks.on_fusion(work.fine_model),
+        zssr=networks.zssr(work.fine_model),
+        session_directory=Path(work.output),
+        groups=None if work.groups is None else Path(work.groups),
+        lesson=None if work.lesson is None else Path(work.lesson),
+        notes=work.notes,
+        shed=work.shed,
+    )
+
+
+@dataclass(slots=True)
+class _Task:
+    """A movie on its way through the three threads."""
+
+    work: Work
+    stopwatch: Stopwatch
+    stage: str = "read"
+    job: pipeline.Job | None = None
+    frames: Frames | None = None
+    source: MovieSource | None = None
+    micrograph: Micrograph | None = None
+
+
+class Worker:
+    """Three threads and the queues between them."""
+
+    def __init__(self, channel: ParentChannel, config: Config) -> None:
+        self._channel, self._config = channel, config
+        self._device = device_of(config.compute.device)
+        self._threads = thread_count(config.compute.threads)
+        self._gains: dict[str, tuple[int, Gain]] = {}
+        self._model: SessionModel | None = None
+        self._networks = FineNetworks(config, self._device)
+        self._to_compute: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
+        self._to_write: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
+        self._inbox: queue.Queue[Work | None] = queue.Queue()
+        self._finishing = threading.Event()
+
+    def run(self) -> None:
+        """Work until told to finish or the daemon is gone."""
+        if self._device.type == "cpu":
+            # an allocation beyond it fails instead of the machine; a GPU's driver maps far more than it uses
+            limit = worker_memory_bytes(self._config.instance.worker_memory_gib)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        use_threads(self._threads)
+        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+        self._send(Up(device=name, threads=self._threads))
+        threads = [
+            threading.Thread(target=target, name=target.__name__, daemon=True)
+            for target in (self._listen, self._read_all, self._write_all)
+        ]
+        for thread in threads:
+            thread.start()
+        while (task := self._to_compute.get()) is not None:
+            self._guard(task, self._compute)
+        self._to_write.put(None)
+        threads[2].join()
+
+    # ---------------------------------------------------------------------------------------------- threads
+
+    def _listen(self) -> None:
+        """Take messages; the end of the input is the end of the daemon."""
+        while True:
+            message = self._channel.receive()
+            if message is None:
+                os._exit(0)
+            if isinstance(message, Finish):
+                self._finishing.set()
+                self._inbox.put(None)
+            if isinstance(message, Work):
+                self._inbox.put(message)
+
+    def _read_all(self) -> None:
+        use_threads(self._threads)
+        while (work := self._inbox.get()) is not None:
+            if self._finishing.is_set():
+                self._send(Returned(movie_id=work.movie.movie_id, revision=work.movie.revision))
+                continue
+            task = _Task(work, Stopwatch(work.times, notify=partial(self._announce, work.movie)))
+            self._guard(task, self._read)
+        self._to_compute.put(None)
+
+    def _write_all(self) -> None:
+        use_threads(self._threads)
+        while (task := self._to_write.get()) is not None:
+            self._guard(task, self._write)
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    def _read(self, task: _Task) -> None:
+        work = task.work
+        task.job = make_job(
+            self._config,
+            torch.device("cpu") if work.on_cpu else self._device,
+            work,
+            self._gain(work.gain),
+            partial(self._propose, work.model, work.movie.movie_id) if work.model else None,
+            self._networks,
+        )
+        task.frames, task.source = pipeline.read_movie(work.movie, task.job, task.stopwatch)
+        self._to_compute.put(task)
+
+    def _compute(self, task: _Task) -> None:
+        task.stage = "compute"
+        if task.frames is None or task.source is None or task.job is None:
+            raise StageError("nothing was read", where=task.work.movie.path)
+        try:
+            task.micrograph = pipeline.compute_micrograph(task.frames, task.source, task.job, task.stopwatch)
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise DeviceError("out of GPU memory", where=task.work.movie.path) from error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
+                raise
+            raise DeviceError("out of memory", where=task.work.movie.path, hint=_MORE_MEMORY) from error
+        task.frames = None
+        self._to_write.put(task)
+
+    def _write(self, task: _Task) -> None:
+        task.stage = "write"
+        if task.micrograph is None or task.job is None:
+            raise StageError("nothing was computed", where=task.work.movie.path)
+        record = pipeline.write_micrograph(task.work.movie, task.micrograph, task.job, task.stopwatch)
+        self._send(Finished(record=record))
+
+    def _guard(self, task: _Task, step: Callable[[_Task], None]) -> None:
+        """Run a step; report what is foreseen. Anything else ends the process, and the daemon starts another."""
+        try:
+            step(task)
+        except StreamerError as error:
+            kind = next((kind for base, kind in _KINDS if isinstance(error, base)), "failed")
+            self._send(
+                Failed(
+                    movie_id=task.work.movie.movie_id,
+                    revision=task.work.movie.revision,
+                    reason=error.reason(),
+                    kind=kind,
+                    stage=task.stage,
+                    stage_s=task.stopwatch.times().stage_s,
+                )
+            )
+
+    # ---------------------------------------------------------------------------------------------- helpers
+
+    def _gain(self, path: str | None) -> Gain | None:
+        """Gain reference, read again only when the file changes."""
+        if path is None:
+            return None
+        try:
+            stamp = Path(path).stat().st_mtime_ns
+            if path not in self._gains or self._gains[path][0] != stamp:
+                self._gains = {path: (stamp, read_gain(Path(path)))}
+        except (MovieNotReady, OSError) as error:
+            # the movies wait for it: none is to blame
+            what = error.what if isinstance(error, MovieNotReady) else error.strerror or str(error)
+            raise ConfigError(f"the gain reference cannot be used yet: {what}", where=path) from error
+        return self._gains[path][1]
+
+    def _propose(self, directory: str, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
+        """Ask the version that the daemon named; loaded once."""
+        if self._model is None or str(self._model.directory) != directory:
+            self._model = SessionModel(Path(directory), self._device)
+        return proposal_of(self._model, movie_id, sums, spectrum)
+
+    def _announce(self, movie: Movie, stage: str) -> None:
+        fault_point(f"stage-{stage.replace('_', '-')}", movie.relative)
+        self._send(Progress(movie_id=movie.movie_id, revision=movie.revision, stage=stage))
+
+    def _send(self, message: FromChild) -> None:
+        self._channel.send(message)
+
+
+def _end_on_bug(failure: threading.ExceptHookArgs) -> None:
+    """End the process when a thread meets a bug of ours: the daemon journals it and starts another worker."""
+    if failure.exc_value is not None:
+        traceback.print_exception(failure.exc_value)
+    os._exit(70)
+
+
+def main() -> int:
+    """Run as a child of the daemon."""
+    die_with_parent()
+    threading.excepthook = _end_on_bug
+    channel = ParentChannel()
+    begin = channel.receive()
+    if not isinstance(begin, Begin):
+        return 64
+    try:
+        worker = Worker(channel, begin.config)
+    except (ConfigError, ModelError) as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

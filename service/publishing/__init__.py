@@ -1,0 +1,1 @@
+"""The public sockets, the replies to requests, and previews."""

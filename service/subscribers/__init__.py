@@ -1,0 +1,1 @@
+"""Our own subscribers: the monitor and the reference picker."""

@@ -1,0 +1,288 @@
+"""The live terminal: everything it shows comes over the wire, so it runs wherever a subscriber can.
+
+Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once`` prints one picture and ends.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from service.client import Client, MemoryCursor
+from service.printable import printable
+from service.wire.heartbeat import Heartbeat
+from service.wire.messages import DENOISER, SERVES_AFTER, Event, Position
+from streamer.errors import ServiceError
+
+_STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "stopped": "red", "starting": "yellow"}
+_ENDED_BADLY = {"failed", "quarantined", "incomplete", "vanished"}
+_MOST_MOVIES = 200
+_SILENT_S = 3.0
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE_MOVIES = 18
+_EPU = re.compile(r"GridSquare_(\d+)/.*FoilHole_(\d+)_", re.IGNORECASE)
+_PATH = re.compile(r"/(?:[^\s:;,/]+/)+")
+_FRAME_LINES = 12
+"""Lines that everything but the micrographs takes."""
+
+
+class Board:
+    """What is known, and how it is drawn."""
+
+    def __init__(self) -> None:
+        self.heartbeat: Heartbeat | None = None
+        self.heard = 0.0
+        self._movies: dict[str, Event] = {}
+        self._model: Event | None = None
+        self._promoted: Event | None = None
+        self._alerts: list[Event] = []
+
+    def take(self, event: Event) -> None:
+        """Note an event."""
+        if event.kind == "movie":
+            self._movies.pop(event.body["movie_id"], None)
+            self._movies[event.body["movie_id"]] = event
+            while len(self._movies) > _MOST_MOVIES:
+                del self._movies[next(iter(self._movies))]
+        elif event.kind == "model" and event.body.get("network", DENOISER) == DENOISER:
+            self._model = event
+            if event.body.get("result") in SERVES_AFTER:
+                self._promoted = event
+        elif event.kind == "alert":
+            self._alerts = [*self._alerts, event][-20:]
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Note a sign of life."""
+        self.heartbeat, self.heard = heartbeat, time.monotonic()
+
+    # --------------------------------------------------------------------------------------------- drawing
+
+    def draw(self, height: int) -> RenderableType:
+        """Everything, for a terminal of so many lines."""
+        return Group(self._head(), self._figures(), self._table(max(3, height - _FRAME_LINES)), self._foot())
+
+    def _head(self) -> Text:
+        beat = self.heartbeat
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(" cryoem-streamer ", style="bold reverse")
+        if beat is None:
+            return text.append("  waiting for the daemon …", style="yellow")
+        silent = time.monotonic() - self.heard > _SILENT_S
+        state = "not heard" if silent else beat.state
+        text.append(f" {beat.instance} ")
+        text.append(f" {state} ", style=f"bold {'red' if silent else _STATE_STYLE.get(beat.state, 'white')}")
+        text.append(f" session {beat.session or '-'} ")
+        text.append(f" up {_duration(beat.uptime_s)} ", style="dim")
+        return text
+
+    def _figures(self) -> Panel:
+        beat = self.heartbeat or Heartbeat()
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            grid.add_column(no_wrap=True)
+        oldest = "" if beat.oldest_pending_s is None else f", oldest {_duration(beat.oldest_pending_s)}"
+        settling = f", {beat.settling} not yet whole" if beat.settling else ""
+        rate = beat.rates.get("movies_per_hour")
+        counts = beat.counts
+        bad = sum(counts.get(state, 0) for state in _ENDED_BADLY)
+        grid.add_row(
+            _label("queue"),
+            f"{beat.pending} waiting{oldest}{settling}",
+            _label("done"),
+            Text(f"{counts.get('done', 0)}, {bad} failed", style="red" if bad else ""),
+        )
+        grid.add_row(
+            _label("rate"),
+            "-" if rate is None else f"{rate:.0f} movies/h",
+            _label("latency"),
+            f"p50 {_seconds(beat.latency_p50_s)}  p95 {_seconds(beat.latency_p95_s)}",
+        )
+        training = ", training" if beat.rates.get("training") else ""
+        grid.add_row(
+            _label("model"),
+            f"{beat.model_version or 'none yet'}{self._age()}{training}",
+            _label("disk"),
+            "  ".join(f"{name} {free / 1e9:.0f} GB" for name, free in beat.disk_free_bytes.items() if name != "state"),
+        )
+        grid.add_row(_label("learned"), self._learning_curve(), _label("specimen"), self._specimen())
+        grid.add_row(
+            _label("gate"),
+            self._gate(),
+            _label("device"),
+            beat.device or ("-" if beat.state == "stopped" else "starting"),
+        )
+        return Panel(grid, padding=(0, 1))
+
+    def _age(self) -> str:
+        if self._promoted is None or not (self.heartbeat and self.heartbeat.model_version):
+            return ""
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(self._promoted.t_utc)).total_seconds()
+        return f", {_duration(max(0.0, seconds))} old"
+
+    def _gate(self) -> str:
+        if self._model is None:
+            return "nothing judged yet"
+        figures = self._model.body.get("figures") or {}
+        gain = ""
+        if figures.get("snbr") and figures.get("snbr_wiener"):
+            gain = f", {figures['snbr'] / figures['snbr_wiener']:.2f}× Wiener"
+        return f"{self._model.body.get('version')} {self._model.body.get('result')}{gain}"
+
+    def _learning_curve(self) -> str:
+        """What the network gained over the Wiener filter on the latest movies, each before it was learned from."""
+        scores = [(e.body.get("metrics") or {}).get("score") for e in self._movies.values()]
+        gains = [score["gain"] for score in scores if score][-_CURVE_MOVIES:]
+        if not gains:
+            return "no movie scored yet"
+        top = max(2.0, *gains)
+        # the lowest bar is the Wiener filter or less
+        heights = [min(7, max(0, round(7.0 * (gain - 1.0) / (top - 1.0)))) for gain in gains]
+        return f"{''.join(_BARS[height] for height in heights)} {gains[-1]:.2f}×"
+
+    def _specimen(self) -> str:
+        number = (self.heartbeat.rates if self.heartbeat else {}).get("specimen")
+        return "-" if number is None else f"{number:.0f}"
+
+    def _table(self, rows: int) -> Table:
+        table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")
+        table.add_column("square/hole or file", no_wrap=True, overflow="ellipsis", ratio=1)
+        for name in ("SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "by", "s"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for event in list(self._movies.values())[-rows:][::-1]:
+            table.add_row(*_movie_row(event))
+        return table
+
+    def _foot(self) -> Text:
+        raised = self.heartbeat.alarms if self.heartbeat else []
+        if raised:
+            words = f" ! {raised[-1].name}: {_shortened(raised[-1].message)}"
+            return Text(words, style="bold red", no_wrap=True, overflow="ellipsis")
+        notices = {e.seq: f"{e.body.get('name')}: {e.body.get('message')}" for e in self._alerts}
+        notices |= {
+            e.seq: f"{_short(e.body)}: {e.body['flags'][-1]}" for e in self._movies.values() if e.body.get("flags")
+        }
+        last = f"; last notice: {_shortened(notices[max(notices)])}" if notices else ""
+        return Text(f" no alarms{last}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _movie_row(event: Event) -> tuple[RenderableType, ...]:
+    """One micrograph: name, figures, what made the restored image, latency."""
+    body = event.body
+    name = _short(body)
+    if body["state"] != "done":
+        reason = (body.get("reason") or {}).get("error", "")
+        style = "red" if body["state"] in _ENDED_BADLY else "dim"
+        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 5, Text(body["state"], style=style), "")
+    metrics = body.get("metrics") or {}
+    wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
+    best = denoised if denoised is not None else wiener
+    gain = denoised / wiener if denoised is not None and wiener else None
+    model = (body.get("model") or {}).get("version")
+    return (
+        Text(name),
+        _number(metrics.get("ssnr_full"), 2),
+        _number(best, 2),
+        Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),
+        _number(metrics.get("frc_resolution_angstrom"), 1),
+        _number(metrics.get("total_motion_angstrom") if metrics.get("motion_trusted") else None, 1),
+        model or body.get("restoration") or "-",
+        _number(_latency(body), 1),
+    )
+
+
+def _latency(body: dict[str, Any]) -> float | None:
+    times = body.get("times")
+    if not isinstance(times, dict) or not times.get("complete") or not times.get("done"):
+        return None
+    done, complete = (datetime.fromisoformat(str(times[key])) for key in ("done", "complete"))
+    return (done - complete).total_seconds()
+
+
+def _short(body: dict[str, Any]) -> str:
+    """Grid square and hole of an EPU movie, else the file's name; control characters never reach the terminal."""
+    told = (body.get("source") or {}).get("acquisition") or {}
+    path = str(body.get("path") or body["movie_id"])
+    name = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    epu = _EPU.search(path)
+    if epu or told.get("foil_hole"):
+        square, hole = (epu[1], epu[2]) if epu else (told.get("grid_square") or "", told["foil_hole"])
+        name = f"{square[-4:]}/{hole}"
+    return printable(name)
+
+
+def _shortened(message: str) -> str:
+    """A message with the base names of its paths, so that its end is seen at 80 columns."""
+    return printable(_PATH.sub("…/", message))
+
+
+def _label(text: str) -> Text:
+    return Text(text, style="dim")
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 1000.0 else ">999"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} m" if hours else f"{minutes} m {rest:02d} s" if minutes else f"{rest} s"
+
+
+def watch(client: Client, *, once: bool, console: Console | None = None, stop: threading.Event | None = None) -> None:
+    """Show the board until interrupted, or once.
+
+    Raises
+    ------
+    ServiceError
+        With ``once``, if no daemon is heard.
+    """
+    console, board = console or Console(), Board()
+    if once:
+        newest = client.heartbeat()
+        board.beat(newest)
+        for event in client.events(_catch_up(client, board, newest), idle_timeout=1.0):
+            board.take(event)
+            if event.seq >= newest.seq:
+                break
+        console.print(board.draw(console.height))
+        return
+    stop = stop or threading.Event()
+    with Live(board.draw(console.height), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        threading.Thread(target=_feed, args=(client, board, stop), name="feed", daemon=True).start()
+        while not stop.wait(0.5):
+            live.update(board.draw(console.height), refresh=True)
+
+
+def _catch_up(client: Client, board: Board, newest: Heartbeat) -> MemoryCursor:
+    """Take what the session's model went through, and give the place from where the last micrographs follow."""
+    for event in client.snapshot(kinds=("model",), session=newest.session or None).events:
+        board.take(event)
+    return MemoryCursor(Position(newest.epoch, max(0, newest.seq - _MOST_MOVIES)))
+
+
+def _feed(client: Client, board: Board, stop: threading.Event) -> None:
+    """Keep the board up to date; the daemon may come and go."""
+    while not stop.is_set():
+        try:
+            newest = client.heartbeat()
+            board.beat(newest)
+            for event in client.events(_catch_up(client, board, newest), stop=stop, on_heartbeat=board.beat):
+                board.take(event)
+        except ServiceError:
+            stop.wait(1.0)

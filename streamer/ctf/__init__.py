@@ -1,0 +1,1 @@
+"""Contrast transfer: the function itself, and other programs' defocus tables."""

@@ -1,0 +1,1 @@
+"""The detector's own marks: gain, defects, orientation, MTF."""

@@ -1,0 +1,123 @@
+"""Whether a gain reference fits the movie it is applied to, by the movie itself.
+
+The sum of a movie's raw counts shows the detector's fixed pattern, and the reference predicts it: with p the sum and q
+one over the reference, each relative to its own local mean, p = b q + noise, and b = Σpq/Σq² is 1 for the right
+reference, 0 for one that lies in another orientation or for frames that are corrected already, and −1 for one that
+should divide instead of multiply. What is left after correction is 1 − b. A specimen's own structure is weak beside
+counting noise at the scale of single pixels, and is not where the reference's is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from streamer.detector.orientation import ORIENTATIONS, turned
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamer.settings import GainSettings
+
+_LEAST_PATTERN = 0.003
+"""Relative standard deviation of a reference below which it predicts nothing."""
+_CLIP = 5.0
+_SURE = 8.0
+"""Standard errors by which a slope must differ from 0 to be believed."""
+_WRONG = 0.5
+"""Residual from which on the other orientations are tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GainFit:
+    """How well a reference predicts a movie's fixed pattern."""
+
+    residual: float
+    """1 − b: 0 corrected, 1 as if not corrected, 2 corrected the wrong way round."""
+    error: float
+    """Standard error of the residual."""
+    advice: str | None = None
+    """What to set, where the reference does not fit."""
+
+
+def check_fit(
+    total: NDArray[np.float32], values: NDArray[np.float32], settings: GainSettings, sense: str
+) -> GainFit | None:
+    """Compare a movie's raw counts with its gain.
+
+    Parameters
+    ----------
+    total : (h, w) sum of the raw frames.
+    values : (h, w) gain as it multiplies them; 0 at defects.
+    settings : by which it was oriented.
+    sense : "multiply" or "divide", as it was applied.
+
+    Returns
+    -------
+    The fit, with advice where it is wrong and something can be said; None where the reference has no pattern.
+    """
+    good = values > 0
+    predicted = np.divide(values[good].mean(), values, out=np.ones_like(values), where=good)
+    pattern, seen = _relative(predicted), _relative(np.where(good, total, total[good].mean()))
+    spread = float(pattern.std())
+    if spread < _LEAST_PATTERN:
+        return None
+    # hot pixels and defects would decide alone
+    pattern = pattern.clamp(-_CLIP * spread, _CLIP * spread)
+    noise = float(seen.std())
+    seen = seen.clamp(-_CLIP * noise, _CLIP * noise)
+    slope, error = _slope(seen, pattern)
+    residual = 1.0 - slope
+    if residual - 3.0 * error < _WRONG:
+        return GainFit(residual=residual, error=error)
+    return GainFit(residual=residual, error=error, advice=_advice(seen, pattern, settings, sense))
+
+
+def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, sense: str) -> str:
+    """The setting under which the reference would fit."""
+    # the pattern as it lies in the file, so that what is found can be set as it is
+    undone = _undone(pattern.numpy(), settings)
+    best: tuple[float, int, int] | None = None
+    for rotate, flip in ORIENTATIONS:
+        candidate = turned(undone, rotate, flip)
+        if candidate.shape != tuple(seen.shape):
+            continue
+        slope, error = _slope(seen, torch.from_numpy(candidate))
+        if abs(slope) > max(_SURE * error, abs(best[0]) if best else 0.0) and abs(slope) > 1.0 - _WRONG:
+            best = slope, rotate, flip
+    if best is None:
+        return (
+            "the frames show none of the gain reference's pattern in any orientation: "
+            "they are gain corrected already, or it is another camera's"
+        )
+    slope, rotate, flip = best
+    words = []
+    if (rotate, flip) != (settings.rotate, settings.flip):
+        words.append(f"gain.rotate = {rotate} and gain.flip = {flip}")
+    if slope < 0:
+        words.append(f'gain.sense = "{"divide" if sense == "multiply" else "multiply"}"')
+    return f"the gain reference does not fit the frames; it does with {' and '.join(words)}"
+
+
+def _undone(values: NDArray[np.float32], settings: GainSettings) -> NDArray[np.float32]:
+    """Turn back what ``turned`` did."""
+    return turned(turned(values, 0, settings.flip), -settings.rotate, 0)
+
+
+def _relative(image: NDArray[np.float32]) -> torch.Tensor:
+    """(h, w) relative to the mean of the surrounding 5 × 5 px, less 1."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image))[None, None]
+    around = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(pixels, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
+    floor = 1e-3 * float(pixels.mean())
+    return (pixels / around.clamp(min=max(floor, 1e-30)) - 1.0)[0, 0]
+
+
+def _slope(seen: torch.Tensor, pattern: torch.Tensor) -> tuple[float, float]:
+    """Slope of ``seen`` on ``pattern``, and its standard error."""
+    power = float(pattern.square().sum())
+    slope = float((seen * pattern).sum()) / power
+    left = float((seen - slope * pattern).square().mean())
+    return slope, (left / power) ** 0.5

@@ -1,0 +1,108 @@
+"""Finds the XML file of an EPU exposure whose movie lies elsewhere, or carries another time.
+
+EPU names an exposure ``FoilHole_<hole>_Data_<template>_<acquisition>_<date>_<time>``. The movie may lie on another disk
+than the session's directory, and its time may be that of the camera's computer: then hole, template and acquisition
+pair them, and the time only where a hole was exposed more than once. What stays ambiguous is not guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.errors import MovieMismatch
+from streamer.metadata import epu
+from streamer.metadata.sidecars import read_sidecar, read_xml, with_position
+from streamer.readers.files import entries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamer.records import Acquisition
+
+_EXPOSURE = re.compile(r"(FoilHole_[^_]+_Data_[^_]+_[^_]+)_(\d{8})_(\d{6})", re.IGNORECASE)
+_NEAR = timedelta(minutes=2)
+"""Clocks of a microscope's computers differ by less; a hole is not exposed twice within it."""
+_MOST_DIRECTORIES = 100_000
+
+
+class SidecarSearch:
+    """Reads the sidecar of a movie: beside it, else by its exposure below the metadata root."""
+
+    def __init__(self, metadata_root: str | None = None) -> None:
+        """Look below ``metadata_root`` too; directories are listed again only when they change."""
+        self._root = None if metadata_root is None else Path(metadata_root)
+        self._seen: dict[Path, tuple[int, list[Path], list[Path]]] = {}
+
+    def __call__(self, movie: Path) -> Acquisition | None:
+        """What the sidecar tells, None where there is none; raises as ``read_sidecar``, and for ambiguous pairs."""
+        found = read_sidecar(movie)
+        exposure = _EXPOSURE.fullmatch(epu.exposure_stem(movie.stem))
+        if found is not None or exposure is None:
+            return found
+        places = [movie.parent] if self._root is None else [movie.parent, *self._below(self._root)]
+        path = _the_one(movie, exposure, [path for place in places for path in self._listed(place)[0]])
+        image = None if path is None else read_xml(path)
+        if path is None or image is None:
+            return None
+        position = with_position(image, path.as_posix())
+        own = with_position(image, movie.as_posix())
+        return replace(own, grid_square=own.grid_square or position.grid_square, sidecar=path.name)
+
+    def _below(self, root: Path) -> Iterator[Path]:
+        waiting, count = [root], 0
+        while waiting and count < _MOST_DIRECTORIES:
+            place = waiting.pop()
+            count += 1
+            yield place
+            waiting += self._listed(place)[1]
+
+    def _listed(self, place: Path) -> tuple[list[Path], list[Path]]:
+        """XML files of exposures in a directory, and the directories in it."""
+        try:
+            changed = place.stat().st_mtime_ns
+            known = self._seen.get(place)
+            if known is not None and known[0] == changed:
+                return known[1], known[2]
+            files, directories = [], []
+            with entries(place) as found:
+                for entry in found:
+                    if entry.is_dir(follow_symlinks=False):
+                        if not entry.name.startswith("."):
+                            directories.append(place / entry.name)
+                    elif entry.name.lower().endswith(".xml") and entry.name.lower().startswith("foilhole_"):
+                        files.append(place / entry.name)
+        except OSError:
+            # it comes back, or the movie does without
+            return [], []
+        self._seen[place] = (changed, files, sorted(directories))
+        return files, sorted(directories)
+
+
+def _the_one(movie: Path, exposure: re.Match[str], files: list[Path]) -> Path | None:
+    """The XML file of the same exposure."""
+    fitting = [(match, path) for path in files if (match := _EXPOSURE.fullmatch(path.stem)) and match[1] == exposure[1]]
+    same_time = [path for match, path in fitting if match.groups() == exposure.groups()]
+    near = [path for match, path in fitting if abs(_time(match) - _time(exposure)) <= _NEAR]
+    for candidates in (same_time, near, [path for _, path in fitting]):
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            raise MovieMismatch(
+                "several sidecars could be meant",
+                where=movie,
+                expected=f"one for {exposure[1]}",
+                found=", ".join(path.name for path in sorted(candidates)[:4]),
+                hint="the hole was exposed more than once; set what is needed in [movie], or put the XML beside it",
+            )
+    return None
+
+
+def _time(exposure: re.Match[str]) -> datetime:
+    try:
+        return datetime.strptime(exposure[2] + exposure[3], "%Y%m%d%H%M%S")  # noqa: DTZ007 - local, as it is written
+    except ValueError:
+        return datetime.min  # noqa: DTZ901 - far from every other

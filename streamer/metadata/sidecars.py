@@ -1,0 +1,132 @@
+"""What is known of a movie beside its own bytes: the sidecar that EPU or SerialEM writes, and its path."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from streamer.errors import MovieMismatch, MovieUnsupported
+from streamer.metadata import epu, mdoc
+from streamer.readers.files import opened, read_up_to
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamer.records import Acquisition
+
+MAX_BYTES = 16 << 20
+MAX_SESSION = 64
+
+
+_NO_SESSION = ("images-disc*", "gridsquare_*", "data")
+
+
+def read_sidecar(movie_path: Path) -> Acquisition | None:
+    """Read the sidecar of a movie: SerialEM's ``<file>.mdoc`` or EPU's ``<exposure>.xml``.
+
+    Returns
+    -------
+    What it tells, with the position by the movie's path; None where there is no sidecar.
+
+    Raises
+    ------
+    MovieMismatch
+        The sidecar cannot be understood: damaged, or still being written.
+    MovieNotReady
+        It is there, but cannot be read at present.
+    """
+    found = _read_mdoc(movie_path) or _read_epu(movie_path)
+    return None if found is None else with_position(found, movie_path.as_posix())
+
+
+def with_position(acquisition: Acquisition, relative: str) -> Acquisition:
+    """Add grid square, foil hole and template as far as the path tells them."""
+    grid_square, foil_hole, template = epu.position(relative)
+    return replace(acquisition, grid_square=grid_square, foil_hole=foil_hole, template=template)
+
+
+def session_of(relative: str, root_name: str, override: str = "") -> str:
+    """Name the session that a movie belongs to.
+
+    Parameters
+    ----------
+    relative : path of the movie below the watched root, with slashes.
+    root_name : name of the watched root.
+    override : ``[session] name``; empty for none.
+
+    Returns
+    -------
+    The override, else the first directory that is not one of EPU's own, else the root's name; of the
+    characters ``A-Z a-z 0-9 . _ -`` only, fit to be the name of a directory.
+    """
+    directories = [part for part in relative.split("/")[:-1] if not _is_epu_directory(part)]
+    return _restricted(override or (directories[0] if directories else root_name))
+
+
+def session_directory(movie: Path) -> Path:
+    """Directory of a movie's session where nobody watches: the nearest above it that is not one of EPU's own."""
+    return next((place for place in movie.parents if not _is_epu_directory(place.name)), movie.parent)
+
+
+def _is_epu_directory(part: str) -> bool:
+    return any(fnmatch.fnmatchcase(part.lower(), pattern) for pattern in _NO_SESSION)
+
+
+def _restricted(name: str) -> str:
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    # A leading dot would hide the directory or, as "..", leave it; a leading dash looks like an option.
+    safe = re.sub(r"^[.-]", "_", safe) or "session"
+    if len(safe) <= MAX_SESSION:
+        return safe
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{safe[: MAX_SESSION - 9]}-{digest[:8]}"
+
+
+def _read_mdoc(movie_path: Path) -> Acquisition | None:
+    path = movie_path.with_name(movie_path.name + ".mdoc")
+    document = _read(path)
+    if document is None:
+        return None
+    try:
+        # SerialEM writes in the code page of its computer; only keys and numbers matter.
+        found = mdoc.parse(document.decode("latin-1"), movie_path.name)
+    except ValueError as error:
+        raise MovieMismatch("its mdoc cannot be read", where=path, found=str(error)) from error
+    return replace(found, sidecar=path.name)
+
+
+def _read_epu(movie_path: Path) -> Acquisition | None:
+    stem = movie_path.stem
+    image = read_xml(movie_path.with_name(epu.exposure_stem(stem) + ".xml"))
+    recorded = read_xml(movie_path.with_name(stem + ".xml")) if epu.is_fractions(stem) else None
+    return epu.merge(image, recorded)
+
+
+def read_xml(path: Path) -> Acquisition | None:
+    """Read one XML sidecar of EPU; None where there is none, or one of another kind."""
+    document = _read(path)
+    if document is None:
+        return None
+    try:
+        found = epu.parse(document)
+    except ValueError as error:
+        raise MovieMismatch("its XML sidecar cannot be read", where=path, found=str(error)) from error
+    return None if found is None else replace(found, sidecar=path.name)
+
+
+def _read(path: Path) -> bytes | None:
+    """Content of a sidecar, None where there is none."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        with opened(path) as descriptor:
+            document = read_up_to(descriptor, MAX_BYTES + 1, 0)
+    except MovieUnsupported as error:
+        raise MovieMismatch("its sidecar is not a regular file", where=path) from error
+    if len(document) > MAX_BYTES:
+        raise MovieMismatch("its sidecar is too large", where=path, expected=f"at most {MAX_BYTES} bytes")
+    return document

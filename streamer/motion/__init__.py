@@ -1,0 +1,1 @@
+"""Where each frame has to be moved."""

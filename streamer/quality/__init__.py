@@ -1,0 +1,1 @@
+"""What a micrograph, or any program's half images, are worth."""

@@ -1,0 +1,309 @@
+"""Halves of any program, and what a denoiser made of them: what the command ``quality`` does.
+
+One pair of files, or two directories of them that belong together by name. Figures are pooled over all micrographs
+before any ratio is taken, with intervals over micrographs (over tiles where there is one), and with the checks of
+``streamer.quality.checks``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from msgspec import Struct
+from torch import Tensor
+
+from streamer import fourier
+from streamer.ctf.table import key_of, optics_of, read_optics
+from streamer.ctf.transfer import ctf_2d
+from streamer.errors import UsageError
+from streamer.quality import checks as validity
+from streamer.quality import estimators as quality
+from streamer.quality import intervals
+from streamer.quality.images import same_size, size_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FIGURES = ("gamma", "bias", "bias_total", "noise", "snbr", "snr_denoised", "sbr")
+"""Of a denoiser; ``snr`` is the halves' own."""
+_ICE = 40.0
+"""Å; what is coarser is ice and illumination, at the CTF's zeros too."""
+_FEW = 2
+"""Micrographs from which on intervals are drawn over micrographs."""
+_MRC = (".mrc", ".mrcs")
+
+
+class QualityResult(Struct, frozen=True, kw_only=True):
+    """What ``quality --json`` prints."""
+
+    shells: list[dict[str, float | None]]
+    pooled: dict[str, float | None]
+    intervals: dict[str, list[float | None]] = {}
+    """Figure of ``pooled`` → lower and upper end, 95 %."""
+    intervals_over: str = ""
+    """``micrographs``, or ``tiles`` of the only one."""
+    micrographs: int = 1
+    checks: list[dict[str, bool | float | str | None]] = []
+    """Name, ok, value, limit, meaning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Set:
+    """Files of one micrograph."""
+
+    even: Path
+    odd: Path
+    denoised: tuple[Path, Path] | None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.even, self.odd, *(self.denoised or ())]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shells:
+    """Shells that all micrographs share."""
+
+    width: float
+    """1/Å."""
+    count: int
+
+    @property
+    def frequency(self) -> Tensor:
+        """(shells,) 1/Å."""
+        return torch.arange(self.count, dtype=torch.float64) * self.width
+
+    def gather(self, rings: Tensor, shape: fourier.Shape, pixel_size: float) -> Tensor:
+        """Add rings (…, rings) of one micrograph to shells (…, shells)."""
+        frequency = fourier.ring_frequencies(shape) / pixel_size
+        index = torch.round(frequency / self.width).to(torch.int64)
+        kept = index < self.count
+        sums = torch.zeros((*rings.shape[:-1], self.count), dtype=torch.float64)
+        return sums.index_add_(-1, index[kept], rings[..., kept].double())
+
+
+def quality_of(
+    even: Path,
+    odd: Path,
+    denoised_even: Path | None,
+    denoised_odd: Path | None,
+    band: tuple[float, float],
+    pixel_size: float | None = None,
+    ctf: Path | None = None,
+) -> QualityResult:
+    """Figures of pairs of halves, and of a denoiser's outputs for them.
+
+    Parameters
+    ----------
+    even, odd, denoised_even, denoised_odd : MRC images, or directories of them.
+    band : coarse and fine end in Å.
+    pixel_size : Å/px; None: as the headers say.
+    ctf : STAR file with the defocus of the micrographs, for the check at the CTF's zeros.
+    """
+    sets = _sets(even, odd, denoised_even, denoised_odd)
+    geometry = [_geometry(one.even, pixel_size) for one in sets]
+    width = max(1.0 / (min(shape) * pixel) for shape, pixel in geometry)
+    finest = min(0.5 / pixel for _, pixel in geometry)
+    shells = _Shells(width=width, count=int(finest / width + 1e-6) + 1)
+    low, high = band[0], max(band[1], 1.0 / finest)
+    mask = (shells.frequency >= 1.0 / low) & (shells.frequency <= 1.0 / high + 1e-12) & (shells.frequency > 0)
+    if not bool(mask.any()):
+        raise UsageError("the band holds no ring", where="--band", expected="low > high, both in Å", found=str(band))
+    judged = _Judged(shells, ctf, (low, high))
+    for one, (_, pixel) in zip(sets, geometry, strict=True):
+        judged.add(one, pixel)
+    return judged.result(mask, (low, high))
+
+
+class _Judged:
+    """Sums over micrographs as they are read, one after the other."""
+
+    def __init__(self, shells: _Shells, ctf: Path | None, band: tuple[float, float]) -> None:
+        self._shells, self._ctf_file, self._band = shells, ctf, band
+        self._optics = {} if ctf is None else read_optics(ctf)
+        self._sums: list[Tensor] = []
+        self._counts: list[Tensor] = []
+        self._cross: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Cross power, root of the product of the powers, and counts, of halves of neighbours."""
+        self._tiles: Tensor | None = None
+        self._tile_band = torch.zeros(0, dtype=torch.bool)
+        self._ctf: list[validity.Check] = []
+        self._previous: tuple[Tensor, fourier.Shape] | None = None
+        self._has_denoised = False
+
+    def add(self, one: _Set, pixel: float) -> None:
+        """Read a micrograph's images and keep their sums."""
+        images, _ = same_size(one.paths)
+        _check_pair(images[:2], one.odd, "the two halves are the same image")
+        _check_pair(images[2:], one.paths[-1], "the two denoised halves are the same image")
+        self._has_denoised = len(images) == 4
+        shape = (int(images[0].shape[0]), int(images[0].shape[1]))
+        spectra = [quality.tapered(torch.fft.rfft2(image), shape) for image in images]
+        halves = spectra[0], spectra[1]
+        rings = quality.estimate(halves, (spectra[2], spectra[3]) if self._has_denoised else halves, shape)
+        # variance per pixel that the rings hold (Parseval), what the taper took given back
+        scale = _per_pixel(shape)
+        self._sums.append(self._shells.gather(rings, shape, pixel) * scale)
+        self._counts.append(self._shells.gather(fourier.coefficient_counts(shape), shape, pixel))
+        self._compare_with_previous(halves, shape, pixel)
+        if self._ctf_file is not None:
+            optics = optics_of(self._optics, one.even.name, self._ctf_file)
+            self._ctf.append(self._at_zeros(halves, ctf_2d(shape, pixel, optics), shape, pixel))
+        if self._tiles is None:
+            tile = intervals.tile_shape(shape)
+            self._tiles = intervals.tile_sums(images) * _per_pixel(tile) / 16.0
+            self._tile_band = quality.band_mask(tile, pixel, *self._band)
+
+    def _compare_with_previous(self, halves: tuple[Tensor, Tensor], shape: fourier.Shape, pixel: float) -> None:
+        if self._previous is not None and self._previous[1] == shape:
+            before = self._previous[0]
+            products = [quality.covariance(a, b, shape) for a, b in ((before, halves[1]), (before, before),
+                                                                    (halves[1], halves[1]))]  # fmt: skip
+            cross, one, other = (self._shells.gather(p, shape, pixel) for p in products)
+            self._cross.append((cross, (one * other).sqrt(), self._counts[-1]))
+        self._previous = halves[0], shape
+
+    def _at_zeros(
+        self, halves: tuple[Tensor, Tensor], ctf: Tensor, shape: fourier.Shape, pixel: float
+    ) -> validity.Check:
+        within = (pixel / min(self._band[0], _ICE), pixel / self._band[1])
+        return validity.ctf_zeros(*halves, ctf, shape, within)
+
+    def result(self, mask: Tensor, band: tuple[float, float]) -> QualityResult:
+        """All figures."""
+        sums, counts = torch.stack(self._sums), torch.stack(self._counts)
+        together, each = quality.pooled(sums.sum(0), mask), quality.ratios(sums.sum(0))
+        several = len(sums) >= _FEW
+        over_shells = intervals.bootstrap(sums) if several else {}
+        if several:
+            ends = intervals.bootstrap(sums[:, :, mask].sum(-1))
+        else:
+            ends = self._over_tiles(together)
+        names = ("snr", *(_FIGURES if self._has_denoised else ()))
+        return QualityResult(
+            shells=self._table(sums.sum(0), each, over_shells),
+            pooled={
+                "snr_half": quality.finite(together.snr),
+                "ssnr_full": quality.finite(2.0 * together.snr),
+                "band_low_angstrom": band[0],
+                "band_high_angstrom": band[1],
+                **({name: quality.finite(getattr(together, name)) for name in _FIGURES} if self._has_denoised else {}),
+            },
+            intervals={
+                "snr_half" if name == "snr" else name: [quality.finite(end) for end in ends[name]] for name in names
+            },
+            intervals_over="micrographs" if several else "tiles",
+            micrographs=len(sums),
+            checks=[asdict(check) for check in self._checks(sums, counts, each, over_shells)],
+        )
+
+    def _table(
+        self, sums: Tensor, each: quality.Estimates, over: dict[str, intervals.Interval]
+    ) -> list[dict[str, float | None]]:
+        power = (sums[1] * sums[2]).sqrt()
+        frc = torch.where(power > 0, sums[0] / power.clamp(min=1e-300), 0.0)
+        columns = {"spatial_frequency": self._shells.frequency, "frc": frc}
+        columns |= {"ssnr_half": quality.ssnr_half(frc), "ssnr_full": quality.ssnr_full(frc)}
+        if self._has_denoised:
+            for name in _FIGURES:
+                columns[name] = getattr(each, name)
+                if over:
+                    columns[f"{name}_lower"], columns[f"{name}_upper"] = over[name]
+        rows = torch.stack(list(columns.values()), dim=1).tolist()
+        return [
+            {name: quality.finite(round(v, 6) if name == "spatial_frequency" else v)
+             for name, v in zip(columns, row, strict=True)} for row in rows
+        ]  # fmt: skip
+
+    def _over_tiles(self, together: quality.Estimates) -> dict[str, intervals.Interval]:
+        """Spread among the tiles, about the figure of the whole field."""
+        if self._tiles is None or not bool(self._tile_band.any()):
+            return {name: (torch.tensor(torch.nan), torch.tensor(torch.nan)) for name in intervals.FIGURES}
+        pooled = self._tiles[:, :, self._tile_band].sum(-1)
+        middle = quality.ratios(pooled.sum(0))
+        return {
+            name: tuple(getattr(together, name) + (end - getattr(middle, name)) for end in ends)
+            for name, ends in intervals.bootstrap(pooled).items()
+        }
+
+    def _checks(
+        self, sums: Tensor, counts: Tensor, each: quality.Estimates, over: dict[str, intervals.Interval]
+    ) -> list[validity.Check]:
+        checks = [validity.fine_end(sums.sum(0), counts.sum(0))]
+        if self._has_denoised:
+            if not over and self._tiles is not None:
+                tile_counts = self._tiles.new_full(self._tiles.shape[-1:], validity.LEAST_COEFFICIENTS)
+                tiled = quality.ratios(self._tiles.sum(0))
+                checks += validity.leak(tiled, intervals.bootstrap(self._tiles), tile_counts * self._tile_band)
+            else:
+                checks += validity.leak(each, over, counts.sum(0))
+        if self._cross:
+            checks.append(validity.other_micrograph(*(torch.stack(part) for part in zip(*self._cross, strict=True))))
+        if self._ctf:
+            worst = max(self._ctf, key=lambda check: (check.value or 0.0) - (check.limit or 0.0))
+            checks.append(replace(worst, ok=all(check.ok for check in self._ctf)))
+        return checks
+
+
+def _per_pixel(shape: fourier.Shape) -> float:
+    taper = float((fourier.cosine_taper(shape) ** 2).mean())
+    return 1.0 / (taper * (shape[0] * shape[1]) ** 2)
+
+
+def _sets(even: Path, odd: Path, denoised_even: Path | None, denoised_odd: Path | None) -> list[_Set]:
+    """The files that belong together."""
+    if (denoised_even is None) != (denoised_odd is None):
+        raise UsageError("both denoised halves are needed", expected="--denoised-even and --denoised-odd")
+    places = [even, odd, *(place for place in (denoised_even, denoised_odd) if place is not None)]
+    for place in places:
+        if not place.exists():
+            raise UsageError("no image can be read: there is no such file or directory", where=place)
+    if not any(place.is_dir() for place in places):
+        return [_set_of(places)]
+    if not all(place.is_dir() for place in places):
+        raise UsageError("a file beside a directory", where=places[0], expected="all files, or all directories")
+    listed = [_named(place) for place in places]
+    keys = sorted(set(listed[0]).intersection(*listed[1:]))
+    alone = sorted(set().union(*listed) - set(keys))
+    if not keys:
+        found = "; ".join(f"{place.name}: {next(iter(names), 'no MRC file')}" for place, names in
+                          zip(places, listed, strict=True))  # fmt: skip
+        raise UsageError("no images of the same name", where=even, expected="one of each micrograph", found=found)
+    if alone:
+        raise UsageError(
+            f"{len(alone)} micrographs are not in all of the directories", where=even, found=", ".join(alone[:3])
+        )
+    return [_set_of([names[key] for names in listed]) for key in keys]
+
+
+def _set_of(paths: list[Path]) -> _Set:
+    return _Set(even=paths[0], odd=paths[1], denoised=(paths[2], paths[3]) if len(paths) == 4 else None)
+
+
+def _named(directory: Path) -> dict[str, Path]:
+    """MRC files of a directory by what their names have in common with their twins'."""
+    found: dict[str, Path] = {}
+    for path in sorted(directory.iterdir()):
+        if path.suffix.lower() in _MRC:
+            key = key_of(path.name)
+            if key in found:
+                raise UsageError("two images of one micrograph", where=path, found=found[key].name)
+            found[key] = path
+    return found
+
+
+def _geometry(path: Path, pixel_size: float | None) -> tuple[fourier.Shape, float]:
+    """Size in px and Å/px of an image, from its header."""
+    shape, header = size_of(path)
+    pixel = pixel_size or header
+    if not pixel > 0:
+        raise UsageError("the pixel size is unknown", where=path, hint="give --pixel-size in Å/px")
+    return shape, pixel
+
+
+def _check_pair(pair: list[Tensor], where: Path, what: str) -> None:
+    """Two halves hold noise of their own; what is the same twice has none, and every figure of it is nonsense."""
+    if len(pair) == 2 and torch.equal(*pair):
+        raise UsageError(what, where=where, expected="two images that share no frame")

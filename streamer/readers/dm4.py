@@ -1,0 +1,54 @@
+"""The image in a DM4 file of DigitalMicrograph, as K2 and K3 gain references are kept."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.errors import MovieCorrupt
+from streamer.readers.tiff_pages import MAX_SIDE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def is_dm4(head: bytes) -> bool:
+    """Whether a file begins like a DM4 file."""
+    return head[:4] == b"\0\0\0\x04"
+
+
+def read_dm4_image(path: Path) -> NDArray[np.float32]:
+    """Read the last image of a DM4 file; those before it are thumbnails.
+
+    Returns
+    -------
+    (h, w), row 0 at the bottom: the file's first row is the top one, as in TIFF, and rows are turned over.
+
+    Raises
+    ------
+    MovieCorrupt
+        It is no DM4 file, cut, or holds no image of two dimensions.
+    """
+    # an import that only those pay for who have such a file
+    from dm4 import DM4File
+
+    try:
+        with DM4File.open(str(path)) as file:
+            images = file.read_directory().named_subdirs["ImageList"].unnamed_subdirs
+            data = images[-1].named_subdirs["ImageData"]
+            sizes = [int(file.read_tag_data(tag)) for tag in data.named_subdirs["Dimensions"].unnamed_tags]
+            if len(sizes) != 2 or not all(0 < size <= MAX_SIDE for size in sizes):
+                raise MovieCorrupt("holds no image of two dimensions", where=path, found=f"dimensions {sizes}")
+            values = np.asarray(file.read_tag_data(data.named_tags["Data"]), dtype=np.float32)
+    except (KeyError, IndexError, TypeError, ValueError, OSError, EOFError, MemoryError, struct.error) as error:
+        raise MovieCorrupt(
+            "cannot be read as a DM4 image", where=path, found=f"{type(error).__name__}: {error}"
+        ) from error
+    if values.size != math.prod(sizes):
+        raise MovieCorrupt("holds another number of px than it says", where=path, expected=sizes, found=values.size)
+    return values.reshape(sizes[1], sizes[0])[::-1].copy()

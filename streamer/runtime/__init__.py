@@ -1,0 +1,1 @@
+"""The machine under the data path: device, memory, stopwatch, fault points."""

@@ -1,0 +1,1 @@
+"""Frames onto half the pixel size, and whether that helped."""

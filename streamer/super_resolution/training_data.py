@@ -1,0 +1,168 @@
+"""What networks of the fine grid learn from, one safetensors file per movie.
+
+For a network on top of fusion: sums of groups of the movie's frames on some tiles of the fine grid. All that the normal
+equations need is in it, so that nobody reads the movie again. For cryo-ZSSR: the middle of the early and late averages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+
+from streamer.errors import ModelError
+from streamer.sums.tensor_files import encode_described, read_described
+from streamer.super_resolution.averages import Averages
+from streamer.super_resolution.normal_equations import AliasGrid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from streamer.super_resolution.fusion import Resolver
+
+LESSON_GROUPS = 8
+_FORMAT, _AVERAGES = "streamer.fine-groups/1", "streamer.averages/1"
+_MIDDLE = 1024
+"""px per side of the averages that are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineLesson:
+    """Group sums of one movie on l tiles."""
+
+    grid: AliasGrid
+    groups: Tensor
+    """(g, 4, l, side, side//2+1) complex64; see ``fine.FineSums``."""
+    group_of: Tensor
+    """(t,) int64: the group of each frame."""
+    fractions: Tensor
+    """(t, l, 2) float64 px."""
+    exposures: Tensor
+    """(t,) float64 e⁻/Å²."""
+    prior: Tensor
+    """(4, side, side//2+1) of the movie's fused image."""
+    white: float
+    """Variance of one frame's noise per coarse coefficient of a tile."""
+    pixel_size: float
+    """Å, physical."""
+
+
+class _Description(msgspec.Struct, frozen=True, kw_only=True):
+    format: str
+    movie_id: str
+    pixel_size: float
+    voltage_kv: float
+    weighted: bool
+    white: float
+
+
+def encoded(movie_id: str, lesson: FineLesson | Averages, pixel_size: float) -> bytes:
+    """What is learned from a movie as the bytes of a file; ``pixel_size`` is the physical one in Å."""
+    if isinstance(lesson, FineLesson):
+        return encode_lesson(movie_id, lesson)
+    return encode_averages(movie_id, lesson, pixel_size)
+
+
+def lesson_of(resolver: Resolver, pixel_size: float) -> FineLesson:
+    """Lesson of a movie that was accumulated with groups; ``pixel_size`` in Å."""
+    sums = resolver.sums
+    return FineLesson(
+        grid=sums.grid,
+        groups=sums.groups,
+        group_of=sums.group_of,
+        fractions=sums.fractions[:, sums.lesson],
+        exposures=sums.exposures,
+        prior=resolver.prior,
+        white=resolver.white,
+        pixel_size=pixel_size,
+    )
+
+
+def encode_lesson(movie_id: str, lesson: FineLesson) -> bytes:
+    """A movie's lesson as the bytes of a file; sums as float16 of one scale, which costs .05 % of their noise."""
+    grid = lesson.grid
+    description = _Description(
+        format=_FORMAT,
+        movie_id=movie_id,
+        pixel_size=lesson.pixel_size,
+        voltage_kv=grid.voltage_kv,
+        weighted=grid.weighted,
+        white=lesson.white,
+    )
+    parts = torch.view_as_real(lesson.groups)
+    # the coarsest coefficients hold the shape of the field, far above the noise: float16 has room for 65504
+    scale = (lesson.groups.abs().max() / 3e4).clamp(min=1e-30)
+    tensors = {
+        "groups": (parts / scale).to(torch.float16),
+        "scale": scale.reshape(1),
+        "group_of": lesson.group_of,
+        "fractions": lesson.fractions,
+        "exposures": lesson.exposures,
+        "prior": lesson.prior,
+        "transfer": torch.view_as_real(grid.transfer),
+    }
+    return encode_described(tensors, description)
+
+
+def read_lesson(path: Path, device: torch.device | str = "cpu") -> tuple[str, FineLesson]:
+    """Movie id and lesson of a file; ModelError if it is not one or not finite."""
+    told, tensors = read_described(path, _Description, _FORMAT, "sums of the fine grid")
+    try:
+        groups = torch.view_as_complex(tensors["groups"].float() * tensors["scale"]).to(device)
+        transfer = torch.view_as_complex(tensors["transfer"]).to(device)
+        rest = {name: tensors[name] for name in ("group_of", "fractions", "exposures")}
+        prior = tensors["prior"].to(device)
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"damaged sums of the fine grid: {error}", where=path) from error
+    frames, tiles = (int(size) for size in rest["fractions"].shape[:2])
+    consistent = len(rest["group_of"]) == len(rest["exposures"]) == frames and groups.shape[2] == tiles
+    if not consistent or not all(bool(torch.isfinite(t).all()) for t in (groups.abs(), prior, *rest.values())):
+        raise ModelError("damaged sums of the fine grid", where=path, found=str(tuple(groups.shape)))
+    grid = AliasGrid(
+        int(prior.shape[1]), told.pixel_size, told.voltage_kv, weighted=told.weighted, transfer=transfer, device=device
+    )
+    lesson = FineLesson(grid=grid, groups=groups, prior=prior, white=told.white, pixel_size=told.pixel_size, **rest)
+    return told.movie_id, lesson
+
+
+class _AverageDescription(msgspec.Struct, frozen=True, kw_only=True):
+    format: str
+    movie_id: str
+    pixel_size: float
+    scale: float
+    early_share: float
+
+
+def encode_averages(movie_id: str, averages: Averages, pixel_size: float) -> bytes:
+    """The middle of a movie's averages as the bytes of a file, float16 of unit contrast; ``pixel_size`` in Å."""
+    height, width = averages.whole.shape
+    rows, columns = (
+        slice(max(0, (size - _MIDDLE) // 2), max(0, (size - _MIDDLE) // 2) + _MIDDLE) for size in (height, width)
+    )
+    kept = averages.window(rows, columns)
+    described = _AverageDescription(
+        format=_AVERAGES,
+        movie_id=movie_id,
+        pixel_size=pixel_size,
+        scale=max(averages.scale, 1e-30),
+        early_share=averages.early_share,
+    )
+    images = {name: (getattr(kept, name) / described.scale).half() for name in ("early", "late")}
+    return encode_described(images | {"offsets": averages.offsets}, described)
+
+
+def read_averages(path: Path, device: torch.device | str = "cpu") -> tuple[str, Averages, float]:
+    """Movie id, averages and pixel size in Å of a file; ModelError if it is not one or not finite."""
+    told, tensors = read_described(path, _AverageDescription, _AVERAGES, "averages")
+    if not {"early", "late", "offsets"} <= tensors.keys():
+        raise ModelError("damaged averages", where=path, found=", ".join(tensors))
+    images = {name: tensors[name].float().to(device) for name in ("early", "late")}
+    if len({tuple(t.shape) for t in images.values()}) > 1 or not all(bool(t.isfinite().all()) for t in images.values()):
+        raise ModelError("damaged averages", where=path)
+    # they were divided by their scale
+    found = Averages(**images, early_share=told.early_share, offsets=tensors["offsets"], scale=1.0)
+    return told.movie_id, found, told.pixel_size

@@ -1,0 +1,342 @@
+"""When a file counts as a whole movie: a pure judgement over what is seen of it at successive times.
+
+Time is the caller's monotonic clock and nothing else: neither the clock of the camera's computer nor that of
+a file server takes part. Source of the rules: design.md section 6 and reliability.md 2.2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from streamer.errors import MovieError, MovieMismatch, MovieNotReady, StreamerError
+from streamer.metadata import sidecars
+from streamer.readers import movie as movie_reader
+from streamer.readers.files import below
+from streamer.records import Acquisition, FileIdentity, Movie, MovieHeader
+from streamer.runtime.stopwatch import utc_now
+from streamer.watch.proof import packed, proof_of, proves_more
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from streamer.settings import WatchSettings
+
+    HeaderCheck = Callable[[Path], MovieHeader]
+    SidecarRead = Callable[[Path], Acquisition | None]
+    Known = Callable[[str], FileIdentity | None]
+
+Evidence = Literal["sidecar", "header", "unproven"]
+
+LOOKS_AT_A_TIME, LOOKING_S = 256, 1.0
+"""Files opened per observation, and how long more are opened where that goes quickly, s: a session found at start does
+not hold up the one who asks."""
+
+_FEWEST_TO_TELL = 3
+"""Movies of a session before it is known what is usual."""
+_SHORT_WAITS = 4
+"""How many times longer one has to stand still that has fewer frames than usual and no proof of them."""
+_YEAR_1980_NS = 315_532_800 * 10**9
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_REASONS = {
+    "sidecar": "is complete by its sidecar, and has to stand still",
+    "header": "is complete by its header; a sidecar may follow",
+    "unproven": "has no proof of its number of frames",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A movie that is whole, or one of which it is certain that it will not become so by waiting."""
+
+    movie: Movie
+    header: MovieHeader | None
+    error: StreamerError | None
+    """Why it cannot be processed; ``MovieNotReady``: it has stood still for too long without being whole."""
+    detected_utc: str
+    ready_utc: str
+    waited_s: float
+    """From the first sight to now."""
+    still_s: float
+    """From the last change to now: since when the file was complete."""
+    found_at_start: bool = False
+    """Whether the file was there at the first look."""
+    fingerprint: str | None = None
+    """Where it was asked for: hash of the size and of the first and last MiB."""
+
+
+@dataclass(slots=True)
+class _Candidate:
+    identity: FileIdentity
+    first_seen: float
+    detected_utc: str
+    since: float
+    """When this identity was first seen."""
+    observations: int = 1
+    acquisition: Acquisition | None = None
+    header: MovieHeader | None = None
+    reason: str = "has not stood still for long enough"
+    next_check: float = 0.0
+    pause: float = _FIRST_PAUSE_S
+
+
+class _Verdict(NamedTuple):
+    evidence: Evidence
+    wait_s: float
+
+
+class Settling:
+    """Judges files by what is observed of them; reads nothing but through the two functions it is given.
+
+    Parameters
+    ----------
+    settings : the waiting times.
+    root : the watched root.
+    session_name : ``[session] name``, empty for none.
+    known : identity of the last processed state of a movie by its path below the root, None for a new one.
+        The same size and time of change count as the same movie: device and inode numbers do not survive a
+        remount, and a change of owner or of permissions is none of the content.
+    utc : wall clock, ISO 8601; for people, no judgement depends on it.
+    clock : monotonic, s; limits how long one look at many files takes, no judgement depends on it.
+    """
+
+    def __init__(
+        self,
+        settings: WatchSettings,
+        *,
+        root: Path,
+        session_name: str = "",
+        known: Known = lambda _: None,
+        utc: Callable[[], str] = utc_now,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._root, self._session_name = settings, root, session_name
+        self._known, self._utc, self._clock = known, utc, clock
+        self._candidates: dict[str, _Candidate] = {}
+        self._reported: dict[str, bytes] = {}
+        self._looks, self._looking_until = 0, 0.0
+        self._came_back: set[str] = set()
+        self._at_start: frozenset[str] | None = None
+        self._renamed: set[str] = set()
+        self._frames: dict[str, Counter[int]] = defaultdict(Counter)
+        """How many movies of a session had how many frames."""
+        self._proven: dict[str, bytes] = {}
+        """Device and inode of a file, and how many frames its MRC header has proved."""
+        self._headers_grow: set[str] = set()
+        """Sessions whose MRC headers are rewritten with each frame: each state of a file is a whole, shorter movie."""
+
+    def waiting(self) -> dict[str, str]:
+        """Tell what each file that is not yet whole waits for, by path below the root."""
+        return {relative: candidate.reason for relative, candidate in dict(self._candidates).items()}
+
+    def renamed(self, relative: str) -> None:
+        """A file of the next look was given this name: copy programs do that when they are done; it may wait less."""
+        self._renamed.add(relative)
+
+    def forget(self, relative: str) -> None:
+        """A file is gone: should it come back, that is news, whatever was known of it."""
+        self._renamed.discard(relative)
+        self._candidates.pop(relative, None)
+        self._reported.pop(relative, None)
+        self._proven.pop(relative, None)
+        if self._known(relative) is not None:
+            self._came_back.add(relative)
+
+    def observe(
+        self,
+        now: float,
+        listing: Mapping[str, FileIdentity],
+        header_check: HeaderCheck = movie_reader.read_header,
+        sidecar_read: SidecarRead = sidecars.read_sidecar,
+    ) -> list[Arrival]:
+        """Take in one look at the files and tell which movies are now whole, or never will be; oldest first.
+
+        Parameters
+        ----------
+        now : monotonic time of the look, s.
+        listing : all files seen but those that are done, or at least all that ``waiting`` names; a waiting file that is
+            absent starts anew, or is done.
+        """
+        self._renamed.intersection_update(listing)
+        for relative in self._candidates.keys() - listing.keys():
+            del self._candidates[relative]
+        if self._at_start is None:
+            self._at_start = frozenset(listing)
+        self._looks, self._looking_until = 0, self._clock() + LOOKING_S
+        arrivals = []
+        for relative in sorted(listing, key=lambda relative: (listing[relative].mtime_ns, relative)):
+            if self.is_done(relative, listing[relative]):
+                self._candidates.pop(relative, None)
+                continue
+            candidate = self._note(now, relative, listing[relative])
+            arrival = self._judge(now, relative, candidate, header_check, sidecar_read)
+            if arrival is not None:
+                arrivals.append(arrival)
+                self._reported[relative] = packed(candidate.identity, failed=arrival.error is not None)
+                del self._candidates[relative]
+                self._came_back.discard(relative)
+                self._renamed.discard(relative)
+        return arrivals
+
+    def is_done(self, relative: str, identity: FileIdentity) -> bool:
+        """Whether this state of a file was delivered, or was known from the start."""
+        reported = self._reported.get(relative)
+        if reported is not None and packed(identity, failed=True).startswith(reported):
+            return True
+        known = None if relative in self._came_back else self._known(relative)
+        return known is not None and known.has_same_content(identity)
+
+    def _note(self, now: float, relative: str, identity: FileIdentity) -> _Candidate:
+        candidate = self._candidates.get(relative)
+        if candidate is not None and candidate.identity.size != identity.size:
+            self._renamed.discard(relative)  # who still writes under the final name has renamed nothing
+        if candidate is None:
+            candidate = _Candidate(identity, first_seen=now, detected_utc=self._utc(), since=now)
+        elif candidate.identity != identity:
+            candidate = _Candidate(identity, candidate.first_seen, candidate.detected_utc, since=now)
+        else:
+            candidate.observations += 1
+        self._candidates[relative] = candidate
+        return candidate
+
+    def _judge(
+        self,
+        now: float,
+        relative: str,
+        candidate: _Candidate,
+        header_check: HeaderCheck,
+        sidecar_read: SidecarRead,
+    ) -> Arrival | None:
+        still = now - candidate.since
+        quickest = min(self._settings.settle_s, self._settings.settle_with_sidecar_s)
+        # Half-way, so that what the sidecar says can be compared with what it still says at the end.
+        if candidate.observations < 2 or still < quickest / 2 or now < candidate.next_check:
+            return None
+        if self._looks >= LOOKS_AT_A_TIME and self._clock() >= self._looking_until:
+            return None
+        self._looks += 1
+        path = self._root / relative
+        try:
+            with below(self._root):
+                if not self._sidecar_stands(candidate, path, sidecar_read) or still < quickest:
+                    return None
+                verdict = self._verdict(candidate, relative, path, header_check)
+        except MovieNotReady as error:
+            candidate.reason = error.message()
+            candidate.next_check = now + candidate.pause
+            candidate.pause = min(2 * candidate.pause, _LONGEST_PAUSE_S)
+            return self._arrival(now, relative, candidate, error) if self._is_hopeless(still) else None
+        except MovieError as error:
+            candidate.reason = error.message()
+            return self._arrival(now, relative, candidate, error) if self._is_certain(error, still) else None
+        if still < verdict.wait_s:
+            candidate.reason = _REASONS[verdict.evidence]
+            # The sidecar may still come and shorten it.
+            candidate.next_check = min(candidate.since + verdict.wait_s, now + _FIRST_PAUSE_S)
+            return None
+        return self._arrival(now, relative, candidate, None, verdict.evidence)
+
+    def _is_hopeless(self, still: float) -> bool:
+        return still >= self._settings.incomplete_after_s
+
+    def _is_certain(self, error: MovieError, still: float) -> bool:
+        """Whether an error is one of the movie: a sidecar may be seen while it is being written."""
+        wait_s = self._settings.settle_s
+        if isinstance(error, MovieMismatch):
+            wait_s = max(wait_s, self._settings.sidecar_wait_s)
+        return still >= wait_s
+
+    def _sidecar_stands(self, candidate: _Candidate, path: Path, sidecar_read: SidecarRead) -> bool:
+        """Whether the sidecar says the same as at the last look, or is still absent."""
+        before, candidate.acquisition = candidate.acquisition, sidecar_read(path)
+        return before == candidate.acquisition
+
+    def _verdict(self, candidate: _Candidate, relative: str, path: Path, header_check: HeaderCheck) -> _Verdict:
+        """Find what proves the number of frames, and how long the file has to stand still for it."""
+        if candidate.identity.mtime_ns < _YEAR_1980_NS:
+            # Copy programs date a file 1970 until it is complete.
+            raise MovieNotReady("carries the date of an unfinished copy", where=path)
+        if candidate.header is None:
+            candidate.header = header_check(path)
+            self._compare_proofs(relative, candidate.identity, candidate.header)
+        header, settings, acquisition = candidate.header, self._settings, candidate.acquisition
+        told = None if acquisition is None else acquisition.n_frames
+        if told is not None:
+            _check_count(path, header.frames_told(told), told)
+            return _Verdict("sidecar", settings.settle_with_sidecar_s)
+        wait_s = settings.settle_s if acquisition else max(settings.settle_s, settings.sidecar_wait_s)
+        session = self._session_of(relative)
+        if header.proves_its_length and not (header.format == "mrc" and session in self._headers_grow):
+            return _Verdict("header", wait_s)
+        if header.n_frames < (self._usual_frames(session) or 0):
+            return _Verdict("unproven", _SHORT_WAITS * max(wait_s, settings.unproven_wait_s))
+        return _Verdict("unproven", wait_s if relative in self._renamed else max(wait_s, settings.unproven_wait_s))
+
+    def _compare_proofs(self, relative: str, file: FileIdentity, header: MovieHeader) -> None:
+        """Find out writers who do not know the number of frames, by a header that proves more of them than before."""
+        if header.format != "mrc" or not header.proves_its_length:
+            return
+        proof = proof_of(file, header.n_frames)
+        before = self._proven.get(relative, proof)
+        if proves_more(proof, before):
+            self._headers_grow.add(self._session_of(relative))
+        self._proven[relative] = proof
+
+    def _session_of(self, relative: str) -> str:
+        return sidecars.session_of(relative, self._root.name, self._session_name)
+
+    def _usual_frames(self, session: str) -> int | None:
+        """What most of the session's movies have had so far."""
+        counted = self._frames[session]
+        (usual, times), *_ = counted.most_common(1) or [(0, 0)]
+        return usual if times >= _FEWEST_TO_TELL and times > counted.total() / 2 else None
+
+    def _arrival(
+        self,
+        now: float,
+        relative: str,
+        candidate: _Candidate,
+        error: StreamerError | None,
+        evidence: Literal["sidecar", "header", "unproven", "none"] = "none",
+    ) -> Arrival:
+        session, header = self._session_of(relative), candidate.header
+        # raw frames of an EER movie vary from one to the next
+        counts = error is None and header is not None and header.n_raw_frames is None
+        usual = self._usual_frames(session) if counts else None
+        if counts and header is not None:
+            self._frames[session][header.n_frames] += 1
+        movie = Movie(
+            path=str(self._root / relative),
+            relative=relative,
+            session=session,
+            identity=candidate.identity,
+            evidence=evidence,
+            acquisition=sidecars.with_position(candidate.acquisition or Acquisition(), relative),
+            usual_frames=usual,
+        )
+        return Arrival(
+            movie=movie,
+            header=header,
+            error=error,
+            found_at_start=relative in (self._at_start or ()),
+            detected_utc=candidate.detected_utc,
+            ready_utc=self._utc(),
+            waited_s=now - candidate.first_seen,
+            still_s=now - candidate.since,
+        )
+
+
+def _check_count(path: Path, found: int, told: int) -> None:
+    if found < told:
+        raise MovieNotReady(
+            "has fewer frames than its sidecar says",
+            where=path,
+            expected=told,
+            found=found,
+            hint="still being written, or cut",
+        )
+    if found > told:
+        raise MovieMismatch("has more frames than its sidecar says", where=path, expected=told, found=found)
