@@ -28,6 +28,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/lint-imports importlinter-runtime.toml
 
 test: check
 	$(BIN)/pytest -m "not slow and not faults"

@@ -24,11 +24,11 @@ import numpy as np
 from benchmarks.harness import table
 from models.versions.base_weights import shipped_base
 from models.versions.store import copy_version
-from service.cli.options import connection
 from service.config import load
 from service.journal.event_log import utc_seconds
 from service.journal.journal import Journal
 from service.layout import layout_of, read_endpoints
+from service.subscribers.connection import connection
 from streamer.movie_record import MovieRecord
 
 INTERVAL_S = 6.0

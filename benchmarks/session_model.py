@@ -34,12 +34,12 @@ from models.specimens import Look, Specimens
 from models.versions.base_weights import base_directory
 from models.versions.store import ModelStore
 from service.config import Config
-from service.daemon.serving_version import Serving
+from service.daemon.serving_version import ServingVersions
 from service.daemon.specimen_watch import SessionSpecimens
 from service.health.prometheus import Metrics
 from service.journal.journal import Journal
 from service.layout import Layout
-from service.processes.pipes import Candidate, Learn
+from service.processes.messages import Candidate, Learn
 from service.processes.trainer import Trainer
 from streamer import restore
 from streamer.quality import estimators as quality
@@ -97,7 +97,7 @@ class Night:
         self.config = replace(Config(), session_model=settings, denoise=DenoiseSettings(resolution=6.0))
         self.layout = Layout(root=place / "in", output=place / "out", state=place, runtime=place / "run")
         self.journal = Journal.open(place / "journal.db", instance="benchmark")
-        self.serving = Serving(self.layout, self.journal, Metrics(), base_directory(settings))
+        self.serving = ServingVersions(self.layout, self.journal, Metrics(), base_directory(settings))
         self.specimens = SessionSpecimens(self.layout.session_state(SESSION) / "specimens.jsonl")
         self.ear, self.models = Ear(), dict[str, SessionModel]()
         self.trainer = self._trainer(None)

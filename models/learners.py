@@ -13,9 +13,9 @@ from models.gate import fusion_residual as fine_gate
 from models.manifest import Manifest
 from models.networks import fusion_residual as gain_residual
 from models.networks import zssr
-from models.training.denoiser import TrainingReport
+from models.networks.optimise import TrainingReport
 from models.versions.checkpoint import load_net
-from service.wire.messages import CRYO_ZSSR, SUPER_RESOLUTION
+from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.super_resolution.training_data import read_averages, read_lesson
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Meta
 
 from models.settings import SessionModelSettings
-from service.daemon.overload import OverloadSettings
 from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
 from streamer.settings import (
@@ -97,6 +96,27 @@ class MetricsSettings(Table, frozen=True):
     """Prometheus."""
 
     port: Annotated[int, Meta(ge=0, le=65535, description="0: any free port")] = 9570
+
+
+PREVIEW, DENOISE, SUPER_RESOLUTION = "preview", "denoise", "super-resolution"
+ORDER = (PREVIEW, DENOISE, SUPER_RESOLUTION)
+
+
+class OverloadSettings(Table, frozen=True):
+    """What is left out when movies arrive faster than they can be processed: how many have to wait for it."""
+
+    preview_after: Annotated[int, Meta(ge=1, description="pictures and previews are left out, movies waiting")] = 8
+    denoise_after: Annotated[int, Meta(ge=1, description="the network is not applied, movies waiting")] = 16
+    super_resolution_after: Annotated[
+        int, Meta(ge=1, description="no image of half the pixel size, movies waiting")
+    ] = 24
+    shed: Annotated[bool, Meta(description="false: nothing is left out, and the queue grows")] = True
+
+    def __post_init__(self) -> None:
+        if not self.preview_after <= self.denoise_after <= self.super_resolution_after:
+            raise ValueError(
+                "preview_after <= denoise_after <= super_resolution_after is the order of what is left out"
+            )
 
 
 class Config(Table, frozen=True):

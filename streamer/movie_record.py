@@ -9,7 +9,40 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from streamer.errors import Reason
-from streamer.records import Acquisition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquisition:
+    """How a movie was taken, as the sidecar tells it; everything may be unknown."""
+
+    sidecar: str | None = None
+    """Name of the file that said so."""
+    n_frames: int | None = None
+    """Frame-count evidence."""
+    pixel_size: float | None = None
+    """Å/px."""
+    voltage_kv: float | None = None
+    dose_total: float | None = None
+    """e⁻/Å² over the whole movie."""
+    dose_per_frame: float | None = None
+    """e⁻/Å²."""
+    magnification: float | None = None
+    defocus_target_um: float | None = None
+    """As asked for by the operator, positive underfocus."""
+    beam_shift_x: float | None = None
+    """In the unit of the writing program."""
+    beam_shift_y: float | None = None
+    stage_x_um: float | None = None
+    stage_y_um: float | None = None
+    stage_z_um: float | None = None
+    super_res_factor: int | None = None
+    gain_reference: str | None = None
+    """Base name of the gain that the sidecar points to."""
+    grid_square: str | None = None
+    foil_hole: str | None = None
+    template: str | None = None
+    acquired: str | None = None
+    """Date and time as written by the microscope."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,3 +240,7 @@ class MovieRecord:
     outputs: list[OutputFile] = field(default_factory=list)
     software: Software | None = None
     times: Times = Times()
+
+
+DENOISER, SUPER_RESOLUTION, CRYO_ZSSR = "denoiser", "super-resolution", "cryo-zssr"
+"""What a version is a network for."""

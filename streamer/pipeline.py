@@ -23,6 +23,7 @@ from streamer.detector.gain_check import check_fit
 from streamer.detector.mtf import read_blur
 from streamer.errors import ModelError, MovieNotReady, StageError
 from streamer.metadata.source import describe_source
+from streamer.micrograph import Micrograph
 from streamer.motion import align
 from streamer.movie_record import MovieRecord, MovieSource, SuperResolutionVerdict
 from streamer.quality import estimators as quality
@@ -30,18 +31,7 @@ from streamer.quality.movie_quality import movie_quality
 from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
 from streamer.readers.files import below, root_of
-from streamer.records import (
-    Correction,
-    Frames,
-    Gain,
-    HalfSums,
-    Micrograph,
-    Motion,
-    Movie,
-    Propose,
-    Spectrum,
-    SuperResolution,
-)
+from streamer.records import Correction, Frames, Gain, HalfSums, Motion, Movie, Propose, Spectrum, SuperResolution
 from streamer.sums import frame_sum as fuse
 from streamer.sums import halves as split
 from streamer.sums.group_files import encode_groups
@@ -60,8 +50,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from streamer.detector.gain_check import GainFit
-    from streamer.records import MovieHeader
+    from streamer.records import GainFit, MovieHeader
     from streamer.runtime.stopwatch import Stopwatch
     from streamer.settings import DataPathSettings, GainSettings
     from streamer.super_resolution.networks import AverageNetwork, FineNetwork

@@ -1,26 +1,25 @@
 """The records that cross module boundaries. Frozen; no torch at run time, so the main process can use them.
 
 ``None`` means unknown, never 0. Tensors in a record are not modified after construction. What is published of them
-stands in ``published``.
+stands in ``movie_record``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from streamer.movie_record import Acquisition
 
 if TYPE_CHECKING:
     # The main process and subscribers import this module; torch costs a second and is not installed for the latter.
     import numpy as np
     from torch import Tensor
 
-    from streamer.detector.gain_check import GainFit
     from streamer.frame_stack import FrameStack
-    from streamer.movie_record import ModelRef, ModelScore, MovieQuality, MovieSource, SuperResolutionVerdict
-    from streamer.super_resolution.averages import Averages
-    from streamer.super_resolution.training_data import FineLesson
+    from streamer.movie_record import ModelRef, ModelScore, SuperResolutionVerdict
 
 
 def movie_id_of(relative: str) -> str:
@@ -86,40 +85,6 @@ class MovieHeader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Acquisition:
-    """How a movie was taken, as the sidecar tells it; everything may be unknown."""
-
-    sidecar: str | None = None
-    """Name of the file that said so."""
-    n_frames: int | None = None
-    """Frame-count evidence."""
-    pixel_size: float | None = None
-    """Å/px."""
-    voltage_kv: float | None = None
-    dose_total: float | None = None
-    """e⁻/Å² over the whole movie."""
-    dose_per_frame: float | None = None
-    """e⁻/Å²."""
-    magnification: float | None = None
-    defocus_target_um: float | None = None
-    """As asked for by the operator, positive underfocus."""
-    beam_shift_x: float | None = None
-    """In the unit of the writing program."""
-    beam_shift_y: float | None = None
-    stage_x_um: float | None = None
-    stage_y_um: float | None = None
-    stage_z_um: float | None = None
-    super_res_factor: int | None = None
-    gain_reference: str | None = None
-    """Base name of the gain that the sidecar points to."""
-    grid_square: str | None = None
-    foil_hole: str | None = None
-    template: str | None = None
-    acquired: str | None = None
-    """Date and time as written by the microscope."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Movie:
     """A movie that is whole: which file, whose session, what is known."""
 
@@ -132,7 +97,7 @@ class Movie:
     evidence: Literal["sidecar", "header", "unproven", "none"] = "none"
     """What proved the frame count: a sidecar, the MRC header with the file's size, only the waiting time, or
     nothing because the movie was named by hand."""
-    acquisition: Acquisition = Acquisition()
+    acquisition: Acquisition = field(default_factory=Acquisition)
     usual_frames: int | None = None
     """What most of the session's movies had before this one, where counts do not vary; None: too few to tell."""
 
@@ -152,6 +117,18 @@ class Gain:
     """(h, w) float32; 0 marks a defect."""
     is_multiplicative: bool = True
     """False where an EER movie would have to be divided by it: an MRC image of the beam."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GainFit:
+    """How well a reference predicts a movie's fixed pattern."""
+
+    residual: float
+    """1 − b: 0 corrected, 1 as if not corrected, 2 corrected the wrong way round."""
+    error: float
+    """Standard error of the residual."""
+    advice: str | None = None
+    """What to set, where the reference does not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,26 +297,3 @@ class SuperResolution:
     image: Tensor | None
     """(2h, 2w) float32; None when it was not made."""
     verdict: SuperResolutionVerdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Micrograph:
-    """Everything computed from one movie, before it is written."""
-
-    sums: HalfSums
-    spectrum: Spectrum
-    restored: Tensor
-    """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
-    super_resolution: SuperResolution
-    groups: GroupSums | None
-    lesson: FineLesson | Averages | None
-    motion: Motion
-    hot_pixels: np.ndarray
-    """(n, 2) rows and columns."""
-    metrics: MovieQuality
-    restoration: Literal["none", "wiener", "network"]
-    model: ModelRef | None
-    source: MovieSource
-    flags: tuple[str, ...]
-    shed: tuple[str, ...] = ()
-    """What was left out: preview (the pictures), denoise, super-resolution."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from models.gate.denoiser import Decision
     from models.networks.denoiser import Denoiser
-    from models.training.denoiser import TrainingReport
+    from models.networks.optimise import TrainingReport
     from models.training.movie import TrainingMovie
 
 

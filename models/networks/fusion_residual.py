@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models.manifest import FINE_KINDS, NetConfig
 from models.networks.denoiser import UNet, bf16_pays, from_zero
-from models.training.denoiser import TrainingReport, draw, optimise
+from models.networks.optimise import TrainingReport, draw, optimise
 from streamer import fourier
 from streamer.errors import ModelError
 from streamer.super_resolution.normal_equations import NormalEquations

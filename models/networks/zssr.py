@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from models.manifest import FINE_KINDS, NetConfig
 from models.networks.denoiser import bf16_pays
-from models.training.denoiser import draw
+from models.networks.optimise import draw
 from streamer import fourier
 from streamer.errors import ModelError
 from streamer.super_resolution.averages import Averages, views

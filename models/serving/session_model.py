@@ -175,3 +175,8 @@ class SessionModel:
             linear=micrograph * small_wiener,
             change=change,
         )
+
+
+def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
+    """What a model proposes for a movie."""
+    return model.propose(sums, spectrum, movie_id)

@@ -8,8 +8,6 @@ fifths alone it did well on the whole sum and worse than the Wiener filter on lo
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from models.networks.denoiser import WienerResidualNet, bf16_pays
 from models.networks.muon import MuonAndAdam
+from models.networks.optimise import TrainingReport, draw, optimise
 from streamer.band import MULTIPLE
 from streamer.errors import ModelError
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from models.training.movie import TrainingMovie
 
 
-_WARM_UP = 0.08
 LEARNING_RATE = 1e-2
 """Muon's, from scratch."""
 _BLANK_EVERY = 16
@@ -42,18 +40,6 @@ def learning_rate_after(parent: Manifest | None) -> float:
     if parent is None:
         return LEARNING_RATE
     return _GENTLE if parent.general else parent.learning_rate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingReport:
-    """What a run of the loop did."""
-
-    steps: int
-    losses: list[float]
-    """Mean loss of each tenth of the run, whitened units."""
-    movies: list[str]
-    seconds: float
-    finite: bool
 
 
 def train(
@@ -120,59 +106,6 @@ def _loudness(movies: Sequence[TrainingMovie]) -> float:
     return max(1e-3, float(torch.stack(spreads).mean()))
 
 
-def optimise(
-    net: nn.Module,
-    loss_of_step: Callable[[], Tensor],
-    movies: list[str],
-    *,
-    steps: int | None = None,
-    seconds: float | None = None,
-    learning_rate: float = 3e-3,
-    stop: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = lambda: 0.0,
-    optimiser: MuonAndAdam | torch.optim.Adam | None = None,
-) -> TrainingReport:
-    """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters.
-
-    ``optimiser`` None is Adam, β₂ 0.99.
-    """
-    optimiser = optimiser or torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
-    if steps is None and seconds is None:
-        raise ModelError("training without a budget would not end", expected="steps or seconds")
-    net.train()
-    losses: list[float] = []
-    began, finite = clock(), True
-
-    def spent() -> float:
-        """Share of the budget."""
-        by_steps = 0.0 if steps is None else len(losses) / max(1, steps)
-        return by_steps if seconds is None else max(by_steps, (clock() - began) / seconds)
-
-    while finite and (share := spent()) < 1.0 and not stop():
-        rate = learning_rate * schedule(share)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group.get("share", 1.0)
-        loss = loss_of_step()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        losses.append(float(loss.detach()))
-        finite = math.isfinite(losses[-1])
-    net.eval()
-    tenth = max(1, len(losses) // 10)
-    means = [sum(losses[i : i + tenth]) / len(losses[i : i + tenth]) for i in range(0, len(losses), tenth)]
-    finite = finite and all(bool(torch.isfinite(p).all()) for p in net.parameters())
-    return TrainingReport(steps=len(losses), losses=means, movies=movies, seconds=clock() - began, finite=finite)
-
-
-def schedule(share: float) -> float:
-    """Part of the learning rate after a share of the budget: 8 % rise from 1 %, then a cosine to 0."""
-    if share < _WARM_UP:
-        return 0.01 + 0.99 * share / _WARM_UP
-    return 0.5 + 0.5 * math.cos(math.pi * (share - _WARM_UP) / (1.0 - _WARM_UP))
-
-
 def _batch(
     movies: Sequence[TrainingMovie],
     chances: Tensor,
@@ -206,8 +139,3 @@ def _batch(
             inputs.append(cut[:2])
             targets.append(cut[2:])
     return torch.stack(inputs), torch.stack(targets)
-
-
-def draw(below: int, generator: torch.Generator) -> int:
-    """A whole number from 0 to below ``below``, at random."""
-    return int(torch.randint(below, (1,), generator=generator))

@@ -11,19 +11,17 @@ import hashlib
 import os
 import re
 import shutil
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from models.manifest import MANIFEST, PATTERN, WEIGHTS, load_manifest
-from models.settings import is_held_out
-from streamer.errors import ModelError, OutputError
+from models.versions.durable import sync_directory
+from streamer.errors import ModelError
 from streamer.writers.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Set
     from pathlib import Path
 
     from models.manifest import Manifest
@@ -43,9 +41,6 @@ _NEWEST = 100
 
 FINE_MODELS = {"fusion": "fine-models", "zssr": "zssr-models"}
 """Beside the store of denoisers: those of networks of the fine grid, by method."""
-
-ROLES = "roles.jsonl"
-"""Beside the store; which movies are held out."""
 
 
 class ModelStore:
@@ -208,91 +203,3 @@ def write_version(directory: Path, files: dict[str, bytes], manifest: Manifest) 
 
 def _number(version: str) -> int:
     return int(version[1:])
-
-
-class _Role(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line of the file of roles."""
-
-    movie_id: str
-    held_out: bool
-    specimen: int = 1
-
-
-class Roles:
-    """Which movies of a session are learned from and which are held out, for good: one line of JSON per movie.
-
-    One process gives roles; others may read along with ``refresh``.
-    """
-
-    def __init__(self, path: Path, specimen: int = 1) -> None:
-        """Read what is there; raises ModelError where it is damaged.
-
-        ``specimen`` is that of the movies which roles are given to; each specimen's movies are counted apart.
-        """
-        self._path, self._specimen = path, specimen
-        self._roles: dict[str, bool] = {}
-        self._counts: Counter[int] = Counter()
-        """Movies of each specimen."""
-        self._end = 0
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Read the lines that have been added; a last line that was torn by a kill is none."""
-        if not self._path.is_file():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._end)
-            lines = file.read().split(b"\n")[:-1]
-        try:
-            for line in lines:
-                role = msgspec.json.decode(line, type=_Role)
-                self._roles[role.movie_id] = role.held_out
-                self._counts[role.specimen] += 1
-                self._end += len(line) + 1
-        except msgspec.DecodeError as error:
-            hint = "without it nobody knows what was held out: move it away and collect under another session name"
-            raise ModelError(f"damaged roles of movies: {error}", where=self._path, hint=hint) from error
-
-    def held_out(self, movie_id: str) -> bool:
-        """Role of a movie, given when it is first asked for and on disk before it is used."""
-        if movie_id not in self._roles:
-            held_out = is_held_out(self._counts[self._specimen])
-            role = _Role(movie_id=movie_id, held_out=held_out, specimen=self._specimen)
-            self._append(msgspec.json.encode(role) + b"\n")
-            self._roles[movie_id] = held_out
-            self._counts[self._specimen] += 1
-        return self._roles[movie_id]
-
-    def all_held_out(self) -> Set[str]:
-        """Ids of all movies that are held out."""
-        return {movie_id for movie_id, held_out in self._roles.items() if held_out}
-
-    def _append(self, line: bytes) -> None:
-        try:
-            append_durably(self._path, self._end, line)
-        except OSError as error:
-            raise OutputError(f"the role of a movie cannot be written: {error.strerror}", where=self._path) from error
-        self._end += len(line)
-
-
-def append_durably(path: Path, end: int, data: bytes) -> None:
-    """Write behind the first ``end`` bytes of a file, over what a kill may have left there; raises OSError."""
-    is_new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb" if is_new else "r+b") as file:
-        file.truncate(end)
-        file.seek(end)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    if is_new:
-        sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,9 +16,10 @@ from service.cli.files import motion, process, quality
 from service.cli.journal import journal
 from service.cli.models import models
 from service.cli.movies import movies
-from service.cli.options import SEED, Number, OutputDirectory, configured, connection, load_config
+from service.cli.options import SEED, Number, OutputDirectory, configured, load_config
 from service.cli.super_resolution import super_resolve, train_super_resolution
 from service.printable import printable
+from service.subscribers.connection import connection
 from service.wire.messages import KINDS
 from streamer import jsontext
 from streamer.errors import StreamerError, UsageError
@@ -224,11 +225,11 @@ def init(file: Path, *, force: bool) -> None:
 @configured
 def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     """Check a configuration and say where everything would be."""
-    from service.daemon.trainer_process import check_versions
     from service.layout import layout_of
-    from service.processes.worker import device_of
+    from service.named_versions import check_versions
     from streamer.detector.gain_choice import GainChoice
     from streamer.readers.gain import gain_candidates
+    from streamer.runtime.device import device_of
 
     settings = load_config(config, overrides)
     layout = layout_of(settings)

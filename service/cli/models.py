@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from models.manifest import Manifest, load_manifest
-from models.versions.store import ROLES, ModelStore, Roles, copy_version
+from models.versions.roles import ROLES, Roles
+from models.versions.store import ModelStore, copy_version
 from service.cli.movies import operator, reading
 from service.cli.options import OutputDirectory, configured, load_config
 from service.layout import layout_of

@@ -5,18 +5,20 @@ A running daemon is asked over its local socket; where none runs, the journal is
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.options import configured, connection, load_config
+from service.cli.options import configured, load_config
 from service.journal.database import lock_instance
 from service.journal.journal import FINAL, Journal
 from service.journal.movie_queries import PENDING
 from service.journal.movie_table import summary
 from service.layout import layout_of, prepare
+from service.named_versions import base_of
 from service.printable import printable
+from service.subscribers.connection import connection
 from service.wire.messages import ProtocolError
 from streamer import jsontext
 from streamer.errors import AlreadyRunning, UsageError
@@ -47,7 +49,7 @@ def reading(config: Config) -> Iterator[Journal]:
 
 @contextmanager
 def operator(config: Config) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Give what carries out commands: the daemon if one runs, else one on the journal itself, for all of them."""
+    """Give what carries out commands: the daemon if one runs, else the journal and the versions themselves."""
     layout = layout_of(config)
     prepare(layout)
     with ExitStack() as stack:
@@ -57,12 +59,14 @@ def operator(config: Config) -> Iterator[Callable[..., dict[str, Any]]]:
             client = stack.enter_context(connection(config, local=True))
             yield client.control
             return
-        from service.daemon.loop import Daemon
-        from service.daemon.operator import Control
+        from service.daemon.operator import Operator, StoppedDaemon
+        from service.daemon.serving_version import ServingVersions
+        from service.health.prometheus import Metrics
 
-        daemon = Daemon(config, layout)
-        stack.callback(daemon.release)
-        yield lambda verb, **arguments: Control(daemon).carry_out(verb, arguments)
+        journal = stack.enter_context(closing(Journal.open(layout.journal, instance=config.instance.name)))
+        versions = ServingVersions(layout, journal, Metrics(), base_of(config))
+        stopped = StoppedDaemon(layout, journal, versions, config.session.name or "")
+        yield lambda verb, **arguments: Operator(stopped).carry_out(verb, arguments)
 
 
 # --------------------------------------------------------------------------------------------------------- movies

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from service.client import Client
 from service.config import Config, load
-from service.layout import layout_of, read_endpoints
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -96,21 +94,3 @@ def load_config(config: Path | None, overrides: tuple[str, ...]) -> Config:
     context = click.get_current_context(silent=True)
     noted = context.meta.get("overrides", []) if context else []
     return load(config, (*overrides, *noted))
-
-
-def connection(config: Config, *, kinds: Collection[str] | None = None, local: bool = False) -> Client:
-    """Client of the daemon that this configuration describes, wherever its sockets are.
-
-    Parameters
-    ----------
-    local : use the operator's socket, over which commands are accepted.
-    """
-    known = read_endpoints(layout_of(config))
-    bind, events = config.events.bind, config.events
-    return Client(
-        known.events if known else f"tcp://{bind}:{events.events_port}",
-        (known.local if local else known.journal) if known else f"tcp://{bind}:{events.journal_port}",
-        instance=config.instance.name,
-        kinds=kinds,
-        name="streamer",
-    )

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.health.status import Alarms
+    from service.health.alarms import Alarms
     from streamer.movie_record import MovieRecord
 
 _REMEMBERED, _LEAST_KNOWN = 50, 5

@@ -22,20 +22,22 @@ import zmq
 from service.daemon.arrivals import Watching, watcher_of
 from service.daemon.micrograph_tables import MicrographTables
 from service.daemon.movies import Desk
-from service.daemon.operator import Control
+from service.daemon.operator import Operator
 from service.daemon.picks import take_picks
-from service.daemon.serving_version import Serving
+from service.daemon.serving_version import ServingVersions
 from service.daemon.temporaries import sweep_leftovers
-from service.daemon.trainer_process import Teacher, base_of, what_to_learn
+from service.daemon.trainer_process import Teacher, what_to_learn
 from service.daemon.upkeep import Upkeep
 from service.daemon.worker_process import Crew
 from service.health import systemd
+from service.health.alarms import Alarms
 from service.health.logs import log_to_stderr
 from service.health.prometheus import Metrics
-from service.health.status import Alarms, Status
+from service.health.status import Status
 from service.journal.database import lock_instance
 from service.journal.journal import Journal
 from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoints
+from service.named_versions import base_of
 from service.publishing.publisher import Publisher
 from service.wire.messages import SessionChange
 from streamer.detector.gain_choice import GainChoice
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from service.config import Config
-    from service.processes.pipes import Learn
+    from service.processes.messages import Learn
 
 _log = logging.getLogger(__name__)
 
@@ -69,38 +71,38 @@ class Daemon:
         self.metrics = Metrics()
         self.journal = Journal.open(layout.journal, instance=config.instance.name, on_commit=self.metrics.commit)
         self.alarms, self.status = Alarms(self.journal, self.metrics), Status()
-        self.serving = Serving(layout, self.journal, self.metrics, base_of(config))
-        self.teacher = Teacher(
+        self.versions = ServingVersions(layout, self.journal, self.metrics, base_of(config))
+        self.trainer = Teacher(
             config,
             layout,
             lessons=self._lessons,
-            candidate=self.serving.judged,
+            candidate=self.versions.judged,
             died=lambda ending: self.alarms.tell("trainer-died", f"the trainer ended ({ending}); it is started again"),
         )
         self._tables = MicrographTables(layout.session_output, self.journal.done)
-        self.desk = Desk(
+        self.movies = Desk(
             config,
             layout,
             self.journal,
             gains=gains,
-            serving=self.serving,
-            teacher=self.teacher,
+            serving=self.versions,
+            teacher=self.trainer,
             tables=self._tables,
             metrics=self.metrics,
             status=self.status,
             alarms=self.alarms,
         )
-        self.crew = Crew(
+        self.worker = Crew(
             config,
             self.journal,
             threads=config.compute.threads or max(1, (os.cpu_count() or 1) // 2),
-            work_of=self.desk.order,
-            finished=self.desk.finished,
-            failed=self.desk.failed,
+            work_of=self.movies.order,
+            finished=self.movies.finished,
+            failed=self.movies.failed,
             restarted=self._worker_restarted,
         )
         self.upkeep = Upkeep(config, layout, self.journal, self.alarms, self.metrics)
-        self.desk.show = lambda record: self.publisher.show(record, layout.session_output(record.session))
+        self.movies.show = lambda record: self.publisher.show(record, layout.session_output(record.session))
         self.paused = False
         self._watching: Watching | None = None
         self._publisher: Publisher | None = None
@@ -135,7 +137,7 @@ class Daemon:
             journal=f"tcp://{bind}:{self.config.events.journal_port}",
             preview=f"tcp://{bind}:{self.config.events.preview_port}",
             runtime_directory=self.layout.runtime,
-            control=Control(self).carry_out,
+            control=Operator(self).carry_out,
             picks=partial(take_picks, self.journal, self.layout),
             published=self.metrics.published,
             answered=self.metrics.answered,
@@ -152,10 +154,10 @@ class Daemon:
         )
         write_endpoints(self.layout, endpoints)
         self._resume_sessions()
-        self.crew.start()
+        self.worker.start()
         known = self.journal.identities()
         self._watching = Watching(watcher_of(self.config, known))
-        self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.desk.session)
+        self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.movies.session)
         self._beat("running")
         systemd.notify(ready=True, status=f"watching {self.layout.root}")
         self.upkeep.verify_outputs()
@@ -181,12 +183,12 @@ class Daemon:
         self._wait()
         if self._watching is not None:
             for arrival in self._watching.arrivals():
-                self.desk.arrived(arrival)
-        self.crew.attend()
-        self.teacher.attend(self.journal.pending())
-        if not (self.paused or self.desk.is_holding or self.upkeep.is_short_of_space):
+                self.movies.arrived(arrival)
+        self.worker.attend()
+        self.trainer.attend(self.journal.pending())
+        if not (self.paused or self.movies.is_holding or self.upkeep.is_short_of_space):
             for _ in range(_ORDERS_PER_TURN):
-                if not self.crew.dispatch():
+                if not self.worker.dispatch():
                     break
         self.publisher.publish_new()
         self._write_tables()
@@ -198,20 +200,20 @@ class Daemon:
         systemd.notify(stopping=True, status="finishing the movies in hand")
         _log.info("stopping")
         self._stop_watching()
-        self.teacher.close()
-        self.crew.finish()
+        self.trainer.close()
+        self.worker.finish()
         deadline = time.monotonic() + _STOP_AFTER_S
-        while not self.crew.has_ended and time.monotonic() < deadline:
+        while not self.worker.has_ended and time.monotonic() < deadline:
             self._wait()
-            self.crew.attend()
+            self.worker.attend()
             self.publisher.publish_new()
             if time.monotonic() >= self._next_heartbeat:
                 self._beat("stopping")
-        self.crew.close(0.0)
+        self.worker.close(0.0)
         self.journal.requeue_started(counted=False)
         self._write_tables(now=True)
         self.alarms.clear_all()
-        self.journal.append(SessionChange(state="stopped"), self.desk.session)
+        self.journal.append(SessionChange(state="stopped"), self.movies.session)
         self._beat("stopped")
         _log.info("stopped")
         return 0
@@ -219,8 +221,8 @@ class Daemon:
     def release(self) -> None:
         """Give everything back, in whatever state start-up or the loop left it."""
         self._stop.set()
-        self.teacher.close()
-        self.crew.close(0.0)
+        self.trainer.close()
+        self.worker.close(0.0)
         self._stop_watching()
         if self._publisher is not None:
             self._publisher.close()
@@ -247,12 +249,12 @@ class Daemon:
         self.alarms.tell("worker-died", f"the worker ended ({ending}); another one was started")
         _log.warning("the worker ended (%s)", ending)
         for movie_id in given_up:
-            self.desk.gave_up(movie_id)
+            self.movies.gave_up(movie_id)
 
     def _lessons(self, session: str, specimen: int) -> list[Learn]:
         """Finished movies of a specimen whose group sums are still there, oldest first."""
         movies = self.journal.movies(session=session, state="done", limit=_LESSONS)
-        known = self.desk.specimens.session(session)
+        known = self.movies.specimens.session(session)
         ids = [movie.movie.movie_id for movie in reversed(movies)]
         lessons = [what_to_learn(self.layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
         return [lesson for lesson in lessons if lesson is not None]
@@ -261,16 +263,16 @@ class Daemon:
         """Take up the session that was collected last: its model serves on, its trainer goes on."""
         newest = self.journal.movies(limit=1)
         if newest and not self.config.session.name:
-            self.desk.session = newest[0].movie.session
-        if self.desk.session:
-            self._tables.resume(self.desk.session)
-            served = self.serving.version(self.desk.session)
+            self.movies.session = newest[0].movie.session
+        if self.movies.session:
+            self._tables.resume(self.movies.session)
+            served = self.versions.version(self.movies.session)
             self.metrics.model(served, None)
-            specimen = self.desk.specimens.session(self.desk.session).current
+            specimen = self.movies.specimens.session(self.movies.session).current
             self.metrics.specimen(specimen)
-            lessons = self._lessons(self.desk.session, specimen)
+            lessons = self._lessons(self.movies.session, specimen)
             if lessons:
-                self.teacher.learn(self.desk.session, lessons[-1], specimen)
+                self.trainer.learn(self.movies.session, lessons[-1], specimen)
 
     def _write_tables(self, *, now: bool = False) -> None:
         try:
@@ -282,32 +284,32 @@ class Daemon:
     def _beat(self, state: str) -> None:
         """Heartbeat, gauges, sign of life to systemd."""
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
-        self.upkeep.look(self._watching, self.desk.load.shed)
+        self.upkeep.look(self._watching, self.movies.load.shed)
         counts, oldest = self.journal.counts_by_state(), self.journal.oldest_pending()
         beat = self.publisher.heartbeat(
             self.status.heartbeat(
                 state=state,
-                session=self.desk.session,
+                session=self.movies.session,
                 watching=str(self.layout.root),
-                device=self.crew.device,
+                device=self.worker.device,
                 counts=counts,
                 settling=0 if self._watching is None else self._watching.settling,
                 oldest_pending=oldest,
-                model_version=self.serving.version(self.desk.session) if self.desk.session else None,
-                specimen=self.desk.specimens.session(self.desk.session).current if self.desk.session else 1,
-                training=self.teacher.is_training,
+                model_version=self.versions.version(self.movies.session) if self.movies.session else None,
+                specimen=self.movies.specimens.session(self.movies.session).current if self.movies.session else 1,
+                training=self.trainer.is_training,
                 disk_free_bytes=self.upkeep.disks.free(),
                 alarms=self.alarms.raised,
-                shedding=self.desk.load.shed,
+                shedding=self.movies.load.shed,
             )
         )
         self.metrics.pending(counts, oldest)
         self.metrics.log(beat.seq, self.publisher.subscribers)
-        self.metrics.training(self.teacher.is_training)
-        self.metrics.shedding(self.desk.load.shed)
+        self.metrics.training(self.trainer.is_training)
+        self.metrics.shedding(self.movies.load.shed)
         self.metrics.alive("daemon")
-        if self.crew.device:
-            self.metrics.build(version("cryoem-streamer"), self.crew.device)
+        if self.worker.device:
+            self.metrics.build(version("cryoem-streamer"), self.worker.device)
         systemd.notify(watchdog=True, status=f"{state}, {beat.pending} pending, model {beat.model_version or 'none'}")
 
     def _wait(self) -> None:
@@ -315,7 +317,7 @@ class Daemon:
         poller = zmq.Poller()
         for socket in self.publisher.sockets:
             poller.register(socket, zmq.POLLIN)
-        for source in (self._watching, self.crew, self.teacher):
+        for source in (self._watching, self.worker, self.trainer):
             descriptor = None if source is None else source.fileno()
             if descriptor is not None:
                 poller.register(descriptor, zmq.POLLIN)

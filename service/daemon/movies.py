@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from service.config import DENOISE, SUPER_RESOLUTION
 from service.daemon.gain_watch import GainWatch
-from service.daemon.overload import DENOISE, SUPER_RESOLUTION, Load, in_order
+from service.daemon.overload import Load, in_order
 from service.daemon.specimen_watch import SpecimenWatch
 from service.daemon.trainer_process import what_to_learn
 from service.journal.event_log import utc_seconds, utc_text
-from service.processes.pipes import Failed, Finished, Work
+from service.processes.messages import Failed, Finished, Work
 from service.wire.messages import SessionChange
 from streamer.errors import MovieNotReady, OutputError, Reason
 from streamer.movie_record import MovieRecord, Times
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
     from service.config import Config
     from service.daemon.micrograph_tables import MicrographTables
-    from service.daemon.serving_version import Serving
+    from service.daemon.serving_version import ServingVersions
     from service.daemon.trainer_process import Teacher
+    from service.health.alarms import Alarms
     from service.health.prometheus import Metrics
-    from service.health.status import Alarms, Status
+    from service.health.status import Status
     from service.journal.journal import Journal
     from service.journal.movie_table import JournalMovie
     from service.layout import Layout
@@ -50,7 +52,7 @@ class Desk:
         journal: Journal,
         *,
         gains: GainChoice,
-        serving: Serving,
+        serving: ServingVersions,
         teacher: Teacher,
         tables: MicrographTables,
         metrics: Metrics,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from models.versions.store import ModelStore
 from service.wire.messages import NO_VERSION, ModelChange
@@ -11,27 +11,89 @@ from streamer.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from service.daemon.loop import Daemon
+    from service.daemon.serving_version import ServingVersions
+    from service.journal.journal import Journal
+    from service.layout import Layout
 
 
-class Control:
+class Movies(Protocol):
+    """The movies of the session that is collected, as far as an operator decides about them."""
+
+    session: str
+
+    def waits_no_more(self, movie_id: str) -> None:
+        """Called when a movie was skipped: nothing has to be mended for it."""
+
+
+class Trainer(Protocol):
+    """Who trains the session's networks."""
+
+    def serving(self, session: str, version: str | None) -> None:
+        """Called when another version serves by the operator's choice."""
+
+
+class Commanded(Protocol):
+    """What is commanded: a running daemon, or the files of one that is stopped."""
+
+    paused: bool
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie."""
+
+    @property
+    def journal(self) -> Journal:
+        """States of the movies, and the events."""
+
+    @property
+    def versions(self) -> ServingVersions:
+        """Which versions serve."""
+
+    @property
+    def movies(self) -> Movies:
+        """Movies at work."""
+
+    @property
+    def trainer(self) -> Trainer:
+        """Who trains."""
+
+
+class StoppedDaemon:
+    """What can be commanded where no daemon runs: the journal and the stored versions. A ``Commanded``.
+
+    It is its own ``Movies`` and ``Trainer``: no movie is at work and nobody trains.
+    """
+
+    def __init__(self, layout: Layout, journal: Journal, versions: ServingVersions, session: str) -> None:
+        self.layout, self.journal, self.versions, self.session = layout, journal, versions, session
+        self.paused = False
+        self.movies = self.trainer = self
+
+    def waits_no_more(self, movie_id: str) -> None:
+        """Nothing is remembered of a movie."""
+
+    def serving(self, session: str, version: str | None) -> None:
+        """The next daemon reads it from the journal."""
+
+
+class Operator:
     """Carries out the verbs of CONTROL."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, commanded: Commanded) -> None:
+        self._commanded = commanded
 
     def carry_out(self, verb: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Do what was asked; raises UsageError where it cannot be done."""
         match verb:
             case "pause" | "resume":
-                self._daemon.paused = verb == "pause"
-                return {"paused": self._daemon.paused}
+                self._commanded.paused = verb == "pause"
+                return {"paused": self._commanded.paused}
             case "retry":
-                movie = self._daemon.journal.retry(_needed(arguments, "movie_id"))
+                movie = self._commanded.journal.retry(_needed(arguments, "movie_id"))
                 return {"state": movie.state, "revision": movie.movie.revision}
             case "skip":
-                self._daemon.journal.skip(_needed(arguments, "movie_id"), arguments.get("reason", "by the operator"))
-                self._daemon.desk.waits_no_more(_needed(arguments, "movie_id"))
+                self._commanded.journal.skip(_needed(arguments, "movie_id"), arguments.get("reason", "by the operator"))
+                self._commanded.movies.waits_no_more(_needed(arguments, "movie_id"))
                 return {"state": "skipped"}
             case "promote":
                 return self._serve(arguments, _needed(arguments, "version"), "promoted")
@@ -41,12 +103,12 @@ class Control:
                 raise UsageError("unknown verb", found=verb)
 
     def _session(self, arguments: Mapping[str, str]) -> str:
-        return arguments.get("session") or self._daemon.desk.session
+        return arguments.get("session") or self._commanded.movies.session
 
     def _previous(self, arguments: Mapping[str, str]) -> str | None:
         """Version that the serving one was trained from; None: no network."""
-        store = ModelStore(self._daemon.layout.models(self._session(arguments)))
-        current = self._daemon.serving.version(self._session(arguments))
+        store = ModelStore(self._commanded.layout.models(self._session(arguments)))
+        current = self._commanded.versions.version(self._session(arguments))
         if current is None:
             raise UsageError("no version serves: there is nothing to roll back", where=store.directory)
         return store.before(current)
@@ -55,13 +117,13 @@ class Control:
         session = self._session(arguments)
         if model is not None:
             # what an operator has chosen by name stays, whatever is trained after it
-            store = ModelStore(self._daemon.layout.models(session))
+            store = ModelStore(self._commanded.layout.models(session))
             store.path(model)
             if result == "promoted":
                 store.pin(model)
         change = ModelChange(version=model or NO_VERSION, result=result, reason="by the operator")
-        self._daemon.serving.serve(session, model, change)
-        self._daemon.teacher.serving(session, model)
+        self._commanded.versions.serve(session, model, change)
+        self._commanded.trainer.serving(session, model)
         return {"version": model}
 
 

@@ -6,34 +6,12 @@ it lacks, and ``streamer movies retry --what-was-shed`` makes it good later.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from msgspec import Meta
-
-from streamer.settings import Table
+from service.config import ORDER, OverloadSettings
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-PREVIEW, DENOISE, SUPER_RESOLUTION = "preview", "denoise", "super-resolution"
-ORDER = (PREVIEW, DENOISE, SUPER_RESOLUTION)
-
-
-class OverloadSettings(Table, frozen=True):
-    """What is left out when movies arrive faster than they can be processed: how many have to wait for it."""
-
-    preview_after: Annotated[int, Meta(ge=1, description="pictures and previews are left out, movies waiting")] = 8
-    denoise_after: Annotated[int, Meta(ge=1, description="the network is not applied, movies waiting")] = 16
-    super_resolution_after: Annotated[
-        int, Meta(ge=1, description="no image of half the pixel size, movies waiting")
-    ] = 24
-    shed: Annotated[bool, Meta(description="false: nothing is left out, and the queue grows")] = True
-
-    def __post_init__(self) -> None:
-        if not self.preview_after <= self.denoise_after <= self.super_resolution_after:
-            raise ValueError(
-                "preview_after <= denoise_after <= super_resolution_after is the order of what is left out"
-            )
 
 
 class Load:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from models.manifest import load_manifest
 from models.versions.store import BASE, ModelStore
-from service.wire.messages import CRYO_ZSSR, NO_VERSION, SUPER_RESOLUTION, ModelChange
+from service.wire.messages import NO_VERSION, ModelChange
 from streamer.errors import ModelError, OutputError
+from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.runtime.stopwatch import utc_now
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from service.health.prometheus import Metrics
     from service.journal.journal import Journal
     from service.layout import Layout
-    from service.processes.pipes import Candidate
+    from service.processes.messages import Candidate
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _METHODS = {SUPER_RESOLUTION: "fusion", CRYO_ZSSR: "zssr"}
 """Of super-resolution, by the network that serves it."""
 
 
-class Serving:
+class ServingVersions:
     """The serving version of each session; movies are told which with their order."""
 
     def __init__(self, layout: Layout, journal: Journal, metrics: Metrics, base: Path | None = None) -> None:

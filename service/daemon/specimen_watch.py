@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from models.specimens import Change, Look, Specimens
-from models.versions.store import append_durably
+from models.versions.durable import append_durably
 from streamer.errors import OutputError
 
 if TYPE_CHECKING:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.manifest import DENOISER_KINDS, FINE_KINDS, load_manifest
-from models.versions.base_weights import base_directory
-from models.versions.store import ROLES, ModelStore, Roles
-from service.processes.pipes import Begin, Candidate, Child, Learn, Pause, Serving, Training, Up
-from streamer.errors import ConfigError, ModelError
+from models.versions.roles import ROLES, Roles
+from models.versions.store import ModelStore
+from service.daemon.group_space import GroupSpace
+from service.named_versions import base_of, check_versions
+from service.processes.messages import Begin, Candidate, Learn, Pause, Serving, Training, Up
+from service.processes.pipes import Child
+from streamer.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -27,40 +28,6 @@ _NICENESS = 10
 _START_EVERY_S = 30.0
 _TURN_S = 120.0
 """Where sessions alternate, each has the trainer at least this long."""
-_ROOM = 0.95
-"""Of the limit for group sums: some room is made at once, so that it is not looked for with every movie."""
-
-
-def check_versions(config: Config) -> None:
-    """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
-    fine, base = config.super_resolution, base_of(config)
-    for setting, directory, expected in (
-        ("super_resolution.model", fine.model, (FINE_KINDS[fine.method],)),
-        ("session_model.base", base, DENOISER_KINDS),
-    ):
-        if directory is None:
-            continue
-        try:
-            manifest = load_manifest(Path(directory).absolute())
-        except ModelError as error:
-            raise ConfigError(
-                f"{setting} cannot be started from: {error.what}",
-                where=error.where,
-                expected="the directory of a version",
-                hint="streamer models list shows those of a session",
-            ) from error
-        kind = manifest.net.kind
-        if kind not in expected:
-            what = f"{setting} is a version of another network"
-            raise ConfigError(what, where=directory, expected=" or ".join(expected), found=kind)
-        if manifest.ctf != "none":
-            what = f"{setting} learned from images with their phases flipped, and nothing here measures the CTF"
-            raise ConfigError(what, where=directory, hint="denoise --ctf applies it to finished movies")
-
-
-def base_of(config: Config) -> Path | None:
-    """Directory of the version that sessions start with; None: from scratch, or nothing is denoised."""
-    return base_directory(config.session_model) if config.session_model.enabled and config.denoise.enabled else None
 
 
 def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
@@ -237,50 +204,3 @@ class Teacher:
                 held_out = Roles(self._layout.session_state(session) / ROLES).all_held_out()
             removed = space.make_room(held_out, most_held_out=settings.most_held_out)
             _log.info("session_model.groups_limit_gb: %s of %d movies removed", groups.parent.name, len(removed))
-
-
-class GroupSpace:
-    """The disk space of frame-group sums. The directory is read once; from then on files are counted as they come."""
-
-    def __init__(self, directory: Path, limit_bytes: float) -> None:
-        self._limit = limit_bytes
-        found = []
-        with suppress(FileNotFoundError), os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name.endswith(".safetensors") and not entry.name.startswith("."):
-                    stat = entry.stat()
-                    found.append((stat.st_mtime_ns, Path(entry.path), stat.st_size))
-        self._sizes = {path: size for _, path, size in sorted(found)}
-        """Oldest first."""
-        self._total = sum(self._sizes.values())
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is more than the limit."""
-        return self._total > self._limit
-
-    def add(self, path: Path) -> None:
-        """Count a file that is new, or was made again."""
-        self._total -= self._sizes.pop(path, 0)
-        with suppress(FileNotFoundError):
-            self._sizes[path] = path.stat().st_size
-            self._total += self._sizes[path]
-
-    def make_room(self, held_out: Set[str], *, most_held_out: int) -> list[Path]:
-        """Delete the oldest until a twentieth of the limit is free again; returns what was deleted.
-
-        Parameters
-        ----------
-        held_out : movie ids. The newest ``most_held_out`` of them go last: what the gate judges by is not made again.
-        """
-        older = list(self._sizes)[:-1]  # nobody has read the newest yet
-        spared = [path for path in older if path.stem in held_out][-most_held_out:]
-        removed = []
-        for path in [*(path for path in older if path not in spared), *spared]:
-            if self._total <= _ROOM * self._limit:
-                break
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-                self._total -= self._sizes.pop(path)
-                removed.append(path)
-        return removed

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from service.config import Config
     from service.daemon.arrivals import Watching
+    from service.health.alarms import Alarms
     from service.health.prometheus import Metrics
-    from service.health.status import Alarms
     from service.journal.journal import Journal
     from service.journal.output_check import Damage
     from service.layout import Layout

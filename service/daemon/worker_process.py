@@ -7,16 +7,16 @@ that were only in its company are not blamed for it.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.journal.movie_table import INTERRUPTED
-from service.processes.pipes import Begin, Child, Failed, Finish, Finished, Progress, Returned, Up, Work
+from service.processes.messages import Begin, Failed, Finish, Finished, Progress, Returned, Up, Work
+from service.processes.pipes import Child
 from streamer.errors import ConfigError, DeviceError, Reason, ServiceError
 from streamer.runtime.fault_point import fault_point
+from streamer.runtime.memory import resident_bytes, worker_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,20 +33,6 @@ _STARTS_IN_A_ROW = 3
 _START_EVERY_S = 1.0
 _LOOK_AT_MEMORY_S = 1.0
 _ENDED_BY_CONFIG = f"exit status {ConfigError.exit_code}"
-
-
-def worker_memory_bytes(setting_gib: float) -> int:
-    """Most memory that a worker may take; 0 stands for three quarters of the machine's."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(setting_gib * 2**30) or machine * 3 // 4
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory that a process holds; 0 where that is unknown."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def is_suspect(movie: JournalMovie) -> bool:

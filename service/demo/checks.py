@@ -22,7 +22,8 @@ from service.journal.journal import Journal
 from service.layout import Layout, layout_of
 from service.offline.process import bench, process_all
 from service.printable import printable
-from service.wire.messages import DENOISER, Event, movie_record, parse_event
+from service.wire.messages import Event, movie_record, parse_event
+from streamer.movie_record import DENOISER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from models.versions.store import BASE
-from service.cli.options import connection
 from service.config import Config, load
 from service.demo.checks import Findings, check, report
 from service.layout import layout_of, read_endpoints
+from service.subscribers.connection import connection
 from service.subscribers.monitor import Board, watch
 from streamer.errors import ServiceError, UsageError
 

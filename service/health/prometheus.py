@@ -23,12 +23,12 @@ from prometheus_client import (
     start_http_server,
 )
 
-from service.daemon.overload import ORDER
+from service.config import ORDER
 from service.health.gauges import KnownGauge
 from service.journal.event_log import utc_seconds
 from service.wire.loopback import check_loopback
-from service.wire.messages import DENOISER
 from streamer.errors import ServiceError
+from streamer.movie_record import DENOISER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

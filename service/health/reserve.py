@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from service.config import InstanceSettings
+    from service.health.alarms import Alarms
     from service.health.disks import Space
-    from service.health.status import Alarms
 
 _AGAIN = 1.05
 """Free space over the reserve at which work goes on: deleting one file does not make it flicker."""

@@ -7,54 +7,16 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from service.journal.event_log import EventLog, utc_seconds
+from service.journal.event_log import utc_seconds
 from service.wire.heartbeat import Heartbeat
-from service.wire.messages import Alert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.health.prometheus import Metrics
+    from service.wire.messages import Alert
     from streamer.movie_record import MovieRecord
 
 _HOUR_S = 3600.0
-
-
-class Alarms:
-    """What is wrong just now; each change is an event."""
-
-    def __init__(self, log: EventLog, metrics: Metrics) -> None:
-        self._log, self._metrics = log, metrics
-        self._raised: dict[str, Alert] = {}
-
-    def raise_(self, name: str, message: str, severity: str = "warning") -> None:
-        """Raise an alarm, unless it is raised with the same words."""
-        alert = Alert(name=name, severity=severity, state="raised", message=message)
-        if self._raised.get(name) != alert:
-            self._raised[name] = alert
-            self._log.append(alert)
-            self._metrics.alert(name, active=True)
-
-    def clear(self, name: str) -> None:
-        """Clear an alarm if it is raised."""
-        alert = self._raised.pop(name, None)
-        if alert is not None:
-            self._log.append(Alert(name=name, severity=alert.severity, state="cleared", message=alert.message))
-            self._metrics.alert(name, active=False)
-
-    def clear_all(self) -> None:
-        """Nobody watches any more."""
-        for name in list(self._raised):
-            self.clear(name)
-
-    def tell(self, name: str, message: str, severity: str = "warning") -> None:
-        """Report something that happened and is over."""
-        self._log.append(Alert(name=name, severity=severity, state="cleared", message=message))
-
-    @property
-    def raised(self) -> list[Alert]:
-        """Alarms of this moment."""
-        return list(self._raised.values())
 
 
 class Status:

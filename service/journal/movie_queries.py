@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from service.journal import movie_table as movietable
 from service.journal.event_log import EventLog, utc_seconds
 from service.journal.movie_table import JournalMovie, journal_movie
-from service.wire.messages import DENOISER, NO_VERSION, SERVES_AFTER, parse_event
+from service.wire.messages import NO_VERSION, SERVES_AFTER, parse_event
 from streamer import jsontext
-from streamer.movie_record import MovieRecord
+from streamer.movie_record import DENOISER, MovieRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

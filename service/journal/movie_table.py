@@ -10,8 +10,8 @@ import msgspec
 from service.wire.messages import decode_json
 from streamer import jsontext
 from streamer.errors import Reason, UsageError
-from streamer.movie_record import MovieRecord
-from streamer.records import Acquisition, FileIdentity, Movie
+from streamer.movie_record import Acquisition, MovieRecord
+from streamer.records import FileIdentity, Movie
 
 if TYPE_CHECKING:
     import sqlite3

@@ -11,8 +11,8 @@ from models.gate.scoring import score
 from models.settings import SessionModelSettings
 from models.training.movie import fits, movies_below
 from models.versions.checkpoint import load_version
-from service.processes.worker import use_threads
 from streamer.errors import UsageError
+from streamer.runtime.device import use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,22 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.serving.fine_networks import FineNetworks
-from models.serving.session_model import SessionModel
+from models.serving.session_model import SessionModel, proposal_of
+from models.serving.super_resolution import FineNetworks
 from models.settings import SHIPPED
 from models.versions.base_weights import shipped_base
 from models.versions.store import ModelStore
 from service.layout import layout_of
-from service.processes.worker import device_of, proposal_of, thread_count, use_threads
 from streamer import jsontext, pipeline
 from streamer.detector.gain_choice import GainChoice
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageError
 from streamer.metadata.search import SidecarSearch
 from streamer.metadata.sidecars import session_directory, session_of, with_position
-from streamer.movie_record import MovieRecord, Times
+from streamer.movie_record import Acquisition, MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
-from streamer.records import Acquisition, Gain, Movie, movie_id_of
+from streamer.records import Gain, Movie, movie_id_of
+from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.stopwatch import Stopwatch, utc_now
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def bench(config: Config, model: str | None = None) -> Bench:
     use_threads(thread_count(config.compute.threads))
     device = device_of(config.compute.device)
     loaded = None if model is None else SessionModel(_model_directory(config, model), device)
-    return Bench(config=config, device=device, model=loaded, networks=FineNetworks(config, device))
+    return Bench(config=config, device=device, model=loaded, networks=FineNetworks(config.super_resolution, device))
 
 
 def _model_directory(config: Config, model: str) -> Path:

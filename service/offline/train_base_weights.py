@@ -16,8 +16,8 @@ from models.training.denoiser import train
 from models.training.movie import TrainingMovie, movies_below
 from models.training.simulated import LOW, RESOLUTION, simulated_movies
 from service.offline.train_denoiser import TrainingResult, told
-from service.processes.worker import device_of, use_threads
 from streamer.errors import UsageError
+from streamer.runtime.device import device_of, use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,9 +18,9 @@ from models.settings import SessionModelSettings, is_held_out
 from models.training.denoiser import learning_rate_after, train
 from models.training.movie import TrainingMovie, common_resolution, fits, movies_below, useful_resolution
 from models.versions.checkpoint import load_version
-from service.processes.worker import use_threads
 from streamer.ctf.table import optics_of, read_optics
 from streamer.errors import UsageError
+from streamer.runtime.device import use_threads
 from streamer.settings import DenoiseSettings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from models.manifest import Manifest
     from models.networks.denoiser import Denoiser
-    from models.training.denoiser import TrainingReport
+    from models.networks.optimise import TrainingReport
     from streamer.ctf.transfer import Optics
 
 

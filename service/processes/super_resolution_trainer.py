@@ -18,7 +18,7 @@ from models.gate.fusion_residual import LEAST_HELD_OUT
 from models.learners import manifest_of
 from models.settings import is_same_pixel_size
 from models.versions.checkpoint import save_version
-from service.processes.pipes import Candidate, Learn, plain
+from service.processes.messages import Candidate, Learn, plain
 from streamer.errors import ModelError
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from models.learners import Lesson, Subject
     from models.manifest import Manifest
     from models.settings import SessionModelSettings
-    from models.versions.store import ModelStore, Roles
+    from models.versions.roles import Roles
+    from models.versions.store import ModelStore
 
 _SEED = 60
 

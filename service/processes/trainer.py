@@ -24,30 +24,22 @@ from models.gate.denoiser import Decision, Thresholds, judge
 from models.learners import subject_of
 from models.manifest import DENOISERS, SIMULATED, Manifest
 from models.networks.denoiser import Denoiser, build
-from models.training.denoiser import TrainingReport, learning_rate_after, train
+from models.training.denoiser import learning_rate_after, train
 from models.training.session_movies import SessionMovies
 from models.versions.base_weights import base_directory
 from models.versions.checkpoint import load_version
-from models.versions.store import FINE_MODELS, ROLES, ModelStore, Roles
-from service.processes.pipes import (
-    Begin,
-    Candidate,
-    Learn,
-    ParentChannel,
-    Pause,
-    Serving,
-    Training,
-    Up,
-    die_with_parent,
-    plain,
-)
+from models.versions.roles import ROLES, Roles
+from models.versions.store import FINE_MODELS, ModelStore
+from service.processes.messages import Begin, Candidate, Learn, Pause, Serving, Training, Up, plain
+from service.processes.pipes import ParentChannel, die_with_parent
 from service.processes.super_resolution_trainer import FineTrainer
-from service.processes.worker import device_of, use_threads
 from streamer.errors import ModelError, StreamerError
+from streamer.runtime.device import device_of, use_threads
 from streamer.sums.group_files import read_groups
 
 if TYPE_CHECKING:
     from models.manifest import MovieScore
+    from models.networks.optimise import TrainingReport
     from service.config import Config
 
 _SEED = 20

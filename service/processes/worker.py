@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import queue
-import re
 import resource
 import sys
 import threading
@@ -21,22 +20,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.serving.fine_networks import FineNetworks
-from models.serving.session_model import SessionModel
-from service.daemon.worker_process import worker_memory_bytes
-from service.processes.pipes import (
-    Begin,
-    Failed,
-    Finish,
-    Finished,
-    FromChild,
-    ParentChannel,
-    Progress,
-    Returned,
-    Up,
-    Work,
-    die_with_parent,
-)
+from models.serving.session_model import SessionModel, proposal_of
+from models.serving.super_resolution import FineNetworks
+from service.processes.messages import Begin, Failed, Finish, Finished, FromChild, Progress, Returned, Up, Work
+from service.processes.pipes import ParentChannel, die_with_parent
 from streamer import pipeline
 from streamer.errors import (
     ConfigError,
@@ -51,15 +38,18 @@ from streamer.errors import (
     StreamerError,
 )
 from streamer.readers.gain import read_gain
+from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.fault_point import fault_point
+from streamer.runtime.memory import worker_memory_bytes
 from streamer.runtime.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.config import Config
+    from streamer.micrograph import Micrograph
     from streamer.movie_record import MovieSource
-    from streamer.records import Correction, Frames, Gain, HalfSums, Micrograph, Movie, Propose, Spectrum
+    from streamer.records import Correction, Frames, Gain, HalfSums, Movie, Propose, Spectrum
 
 _KINDS: tuple[tuple[type[StreamerError], str], ...] = (
     (MovieVanished, "vanished"),
@@ -75,36 +65,6 @@ _KINDS: tuple[tuple[type[StreamerError], str], ...] = (
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _MORE_MEMORY = "instance.worker_memory_gib, or a smaller compute.frames_in_memory_gib"
-
-
-def device_of(name: str) -> torch.device:
-    """Compute device of a setting; ``auto`` is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
-    if known is None:
-        expected = "auto, cpu, cuda or cuda:NUMBER"
-        raise ConfigError("unknown device", where="compute.device", expected=expected, found=name)
-    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            "there is no such CUDA device", where="compute.device", found=name, hint='use "auto" or "cpu"'
-        )
-    return torch.device(name)
-
-
-def thread_count(setting: int) -> int:
-    """CPU threads of a setting; 0 is half of the cores, because a trainer and a detector share them."""
-    return setting or max(1, (os.cpu_count() or 1) // 2)
-
-
-def use_threads(count: int) -> None:
-    """Let torch use this many threads, here and in threads started from here."""
-    torch.set_num_threads(count)
-
-
-def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
-    """What a model proposes for a movie."""
-    return model.propose(sums, spectrum, movie_id)
 
 
 def make_job(
@@ -154,7 +114,7 @@ class Worker:
         self._threads = thread_count(config.compute.threads)
         self._gains: dict[str, tuple[int, Gain]] = {}
         self._model: SessionModel | None = None
-        self._networks = FineNetworks(config, self._device)
+        self._networks = FineNetworks(config.super_resolution, self._device)
         self._to_compute: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
         self._to_write: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
         self._inbox: queue.Queue[Work | None] = queue.Queue()

@@ -20,8 +20,9 @@ from rich.text import Text
 from service.client import Client, MemoryCursor
 from service.printable import printable
 from service.wire.heartbeat import Heartbeat
-from service.wire.messages import DENOISER, SERVES_AFTER, Event, Position
+from service.wire.messages import SERVES_AFTER, Event, Position
 from streamer.errors import ServiceError
+from streamer.movie_record import DENOISER
 
 _STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "stopped": "red", "starting": "yellow"}
 _ENDED_BADLY = {"failed", "quarantined", "incomplete", "vanished"}

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from streamer import jsontext
 from streamer.errors import ServiceError
-from streamer.movie_record import MovieRecord
+from streamer.movie_record import DENOISER, MovieRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,10 +138,6 @@ def parse_topic(raw: bytes) -> Topic:
 
 NO_VERSION = "none"
 """Stands for the version where no network serves any more."""
-
-
-DENOISER, SUPER_RESOLUTION, CRYO_ZSSR = "denoiser", "super-resolution", "cryo-zssr"
-"""What a version is a network for."""
 
 
 SERVES_AFTER = ("promoted", "rolled-back", "fell-back", "returned")

@@ -9,13 +9,13 @@ counting noise at the scale of single pixels, and is not where the reference's i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from streamer.detector.orientation import ORIENTATIONS, turned
+from streamer.records import GainFit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,18 +29,6 @@ _SURE = 8.0
 """Standard errors by which a slope must differ from 0 to be believed."""
 _WRONG = 0.5
 """Residual from which on the other orientations are tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GainFit:
-    """How well a reference predicts a movie's fixed pattern."""
-
-    residual: float
-    """1 − b: 0 corrected, 1 as if not corrected, 2 corrected the wrong way round."""
-    error: float
-    """Standard error of the residual."""
-    advice: str | None = None
-    """What to set, where the reference does not fit."""
 
 
 def check_fit(

@@ -10,8 +10,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from streamer.movie_record import Acquisition
 from streamer.readers.xml import parse_xml
-from streamer.records import Acquisition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

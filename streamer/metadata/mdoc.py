@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 
 from streamer.metadata.epu import MAX_COUNT, MAX_TEXT, per_frame
-from streamer.records import Acquisition
+from streamer.movie_record import Acquisition
 
 _SECTION = re.compile(r"\[(\w+) = (.*)\]")
 _MAX_SECTIONS = 100_000

@@ -21,7 +21,7 @@ from streamer.readers.files import entries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streamer.records import Acquisition
+    from streamer.movie_record import Acquisition
 
 _EXPOSURE = re.compile(r"(FoilHole_[^_]+_Data_[^_]+_[^_]+)_(\d{8})_(\d{6})", re.IGNORECASE)
 _NEAR = timedelta(minutes=2)

@@ -16,7 +16,7 @@ from streamer.readers.files import opened, read_up_to
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamer.records import Acquisition
+    from streamer.movie_record import Acquisition
 
 MAX_BYTES = 16 << 20
 MAX_SESSION = 64

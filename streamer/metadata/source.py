@@ -16,7 +16,8 @@ from streamer.movie_record import MovieSource
 from streamer.readers.movie import fingerprint
 
 if TYPE_CHECKING:
-    from streamer.records import Acquisition, Gain, Movie, MovieHeader
+    from streamer.movie_record import Acquisition
+    from streamer.records import Gain, Movie, MovieHeader
     from streamer.settings import DataPathSettings, MovieSettings
 
 _LEAST_SIDE = 16

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streamer.errors import MovieError, MovieMismatch, MovieNotReady, StreamerError
 from streamer.metadata import sidecars
+from streamer.movie_record import Acquisition
 from streamer.readers import movie as movie_reader
 from streamer.readers.files import below
-from streamer.records import Acquisition, FileIdentity, Movie, MovieHeader
+from streamer.records import FileIdentity, Movie, MovieHeader
 from streamer.runtime.stopwatch import utc_now
 from streamer.watch.proof import packed, proof_of, proves_more
 

@@ -27,8 +27,9 @@ from streamer.writers.star import ROLE_EVEN, ROLE_MICROGRAPH, ROLE_MOTION, ROLE_
 from streamer.writers.thumbnail import encode_png, encode_power_spectrum
 
 if TYPE_CHECKING:
+    from streamer.micrograph import Micrograph
     from streamer.movie_record import ModelRef, SuperResolutionVerdict
-    from streamer.records import Micrograph, Movie
+    from streamer.records import Movie
     from streamer.runtime.stopwatch import Stopwatch
 
 

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from service.daemon.overload import ORDER
+from service.config import ORDER
 from service.journal.event_log import utc_seconds
 from streamer.movie_record import MovieRecord
 from tests.faults.sites import assert_nothing_lost, descriptors, movie_bytes, put, quick, resident

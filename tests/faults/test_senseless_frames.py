@@ -13,10 +13,11 @@ import torch
 from streamer import jsontext
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError
 from streamer.metadata.sidecars import read_sidecar
+from streamer.movie_record import Acquisition
 from streamer.pipeline import Job, process_movie
 from streamer.readers import movie
 from streamer.readers.files import identity_of
-from streamer.records import Acquisition, Movie
+from streamer.records import Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings
 from tests.faults.writer_models import mrc_head, tiff_states

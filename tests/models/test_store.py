@@ -12,7 +12,8 @@ import pytest
 from models.manifest import MANIFEST
 from models.versions import store
 from models.versions.checkpoint import load_version
-from models.versions.store import ROLES, ModelStore, Roles
+from models.versions.roles import ROLES, Roles
+from models.versions.store import ModelStore
 from streamer.errors import ModelError, OutputError
 from tests.model_samples import manifest
 

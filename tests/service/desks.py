@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 from service.daemon.movies import Desk
+from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
-from service.health.status import Alarms, Status
+from service.health.status import Status
 from service.layout import Layout
 from streamer.watch.settling import Arrival
 from tests.service.service_samples import UTC

@@ -8,7 +8,7 @@ from service.config import Config
 from service.daemon import worker_process as crew_module
 from service.daemon.worker_process import Crew
 from service.journal.journal import Journal
-from service.processes.pipes import Progress, Up, Work
+from service.processes.messages import Progress, Up, Work
 from service.wire.messages import parse_event
 from streamer.errors import MovieVanished
 from streamer.movie_record import Times

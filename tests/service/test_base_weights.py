@@ -13,11 +13,11 @@ from models.versions.base_weights import base_directory, shipped_base
 from models.versions.checkpoint import load_version, save_version
 from models.versions.store import BASE, ModelStore, copy_version
 from service.config import Config
-from service.daemon.serving_version import Serving
-from service.daemon.trainer_process import base_of
+from service.daemon.serving_version import ServingVersions
 from service.health.prometheus import Metrics
 from service.layout import Layout
-from service.processes.pipes import Candidate, Learn
+from service.named_versions import base_of
+from service.processes.messages import Candidate, Learn
 from service.processes.trainer import Trainer
 from service.wire.messages import parse_event
 from streamer.errors import ModelError, OutputError
@@ -47,7 +47,7 @@ class Site:
         self.restart()
 
     def restart(self):
-        self.serving = Serving(self.layout, self.journal, Metrics(), self.base)
+        self.serving = ServingVersions(self.layout, self.journal, Metrics(), self.base)
 
     def candidate(self, parent, specimen=1):
         name = self.store.next_version()
@@ -223,7 +223,7 @@ def test_the_base_is_the_incumbent_that_the_first_version_has_to_beat(trainer, m
 
 
 def _report(movies):
-    from models.training.denoiser import TrainingReport
+    from models.networks.optimise import TrainingReport
 
     return TrainingReport(steps=1, losses=[1.0], movies=[m.movie_id for m in movies], seconds=0.0, finite=True)
 

@@ -6,7 +6,8 @@ import pytest
 from service.config import Config
 from service.daemon import worker_process as crew_module
 from service.daemon.worker_process import Crew
-from service.processes.pipes import Begin, Child, Failed, Finished, Progress, Returned, Up, Work
+from service.processes.messages import Begin, Failed, Finished, Progress, Returned, Up, Work
+from service.processes.pipes import Child
 from streamer.errors import ConfigError, DeviceError
 from streamer.movie_record import Times
 from tests.service.service_samples import REASON, make_movie, make_record

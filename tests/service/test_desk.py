@@ -7,10 +7,11 @@ import pytest
 from service.config import Config
 from service.daemon import movies as desk_module
 from service.daemon.movies import Desk
+from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
-from service.health.status import Alarms, Status
+from service.health.status import Status
 from service.layout import Layout
-from service.processes.pipes import Failed, Finished
+from service.processes.messages import Failed, Finished
 from streamer.errors import Reason
 from tests.service.service_samples import make_movie, make_record
 

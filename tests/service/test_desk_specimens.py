@@ -12,11 +12,12 @@ from models.specimens import Specimens
 from models.versions.base_weights import shipped_base
 from service.config import Config
 from service.daemon.movies import Desk
-from service.daemon.serving_version import Serving
+from service.daemon.serving_version import ServingVersions
+from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
-from service.health.status import Alarms, Status
+from service.health.status import Status
 from service.layout import Layout
-from service.processes.pipes import Finished
+from service.processes.messages import Finished
 from service.wire.messages import parse_event
 from tests.service.service_samples import make_movie, make_record
 
@@ -33,7 +34,7 @@ class Scene:
         self.journal, self.metrics, self.count = journal, Metrics(), 0
         self.learned, self.changed = [], []
         self.alarms = Alarms(journal, self.metrics)
-        self.serving = Serving(self.layout, journal, self.metrics, shipped_base())
+        self.serving = ServingVersions(self.layout, journal, self.metrics, shipped_base())
         teacher = SimpleNamespace(
             learn=lambda session, lesson, specimen: self.learned.append((lesson.movie_id, specimen)),
             change_specimen=lambda *what: self.changed.append(what),

@@ -9,18 +9,19 @@ import torch
 from models.learners import CryoZssr, OnFusion, Verdict
 from models.manifest import load_manifest
 from models.networks.fusion_residual import GainResidualNet
+from models.networks.optimise import TrainingReport
 from models.networks.zssr import Pair, ZssrNet
-from models.serving.fine_networks import FineNetworks
+from models.serving.super_resolution import FineNetworks
 from models.settings import SessionModelSettings
-from models.training.denoiser import TrainingReport
 from models.versions.checkpoint import load_net, save_version
-from models.versions.store import ROLES, ModelStore, Roles
+from models.versions.roles import ROLES, Roles
+from models.versions.store import ModelStore
 from service.config import Config, load
-from service.daemon.trainer_process import check_versions
-from service.processes.pipes import Learn
+from service.named_versions import check_versions
+from service.processes.messages import Learn
 from service.processes.super_resolution_trainer import FineTrainer
-from service.wire.messages import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.errors import ConfigError, ModelError
+from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.super_resolution.averages import average
 from streamer.super_resolution.fusion import Resolver
 from streamer.super_resolution.training_data import encode_averages, encode_lesson, encoded, lesson_of, read_averages
@@ -192,27 +193,27 @@ def version(tmp_path):
 
 def test_the_sessions_version_serves_where_it_is_wanted(version):
     device = torch.device("cpu")
-    assert FineNetworks(config(), device).on_fusion(str(version)) is None
-    wanted = FineNetworks(config(network=True), device)
+    assert FineNetworks(config().super_resolution, device).on_fusion(str(version)) is None
+    wanted = FineNetworks(config(network=True).super_resolution, device)
     assert wanted.on_fusion(None) is None
     assert wanted.on_fusion(str(version)).reference.version == "v0003"
     assert wanted.on_fusion(str(version)) is wanted.on_fusion(str(version))
     assert wanted.zssr(None) is None
-    named = FineNetworks(config(model=str(version)), device)
+    named = FineNetworks(config(model=str(version)).super_resolution, device)
     assert named.on_fusion(None).reference.version == "v0003"
 
 
 def test_cryo_zssr_takes_its_own_versions_only(version, tmp_path):
     device = torch.device("cpu")
-    assert FineNetworks(config(method="zssr", per_movie=True), device).zssr(None).reference is None
-    assert FineNetworks(config(method="zssr"), device).zssr(None) is None
+    assert FineNetworks(config(method="zssr", per_movie=True).super_resolution, device).zssr(None).reference is None
+    assert FineNetworks(config(method="zssr").super_resolution, device).zssr(None) is None
     with pytest.raises(ModelError, match="unknown network"):
-        FineNetworks(config(method="zssr", model=str(version)), device)
+        FineNetworks(config(method="zssr", model=str(version)).super_resolution, device)
     net = ZssrNet()
     save_version(tmp_path / "v0004", net, manifest(net=net.config, version="v0004", weight=[]))
     for networks in (
-        FineNetworks(config(method="zssr", model=str(tmp_path / "v0004")), device),
-        FineNetworks(config(method="zssr"), device),
+        FineNetworks(config(method="zssr", model=str(tmp_path / "v0004")).super_resolution, device),
+        FineNetworks(config(method="zssr").super_resolution, device),
     ):
         assert networks.zssr(str(tmp_path / "v0004")).reference.version == "v0004"
         assert networks.on_fusion(str(version)) is None
@@ -221,7 +222,7 @@ def test_cryo_zssr_takes_its_own_versions_only(version, tmp_path):
 
 def test_a_sessions_version_that_cannot_be_loaded_fails_when_it_is_used_not_before(version):
     (version / "model.safetensors").write_bytes(b"")
-    found = FineNetworks(config(network=True), torch.device("cpu")).on_fusion(str(version))
+    found = FineNetworks(config(network=True).super_resolution, torch.device("cpu")).on_fusion(str(version))
     with pytest.raises(ModelError, match="do not match"):
         found(None, None, None, None, None)
 

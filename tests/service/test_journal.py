@@ -11,8 +11,8 @@ from service_samples import REASON, UTC, make_movie, make_record
 from service.journal.journal import Journal
 from service.wire.messages import parse_event
 from streamer.errors import ServiceError, UsageError
-from streamer.movie_record import Times
-from streamer.records import Acquisition, FileIdentity, Movie
+from streamer.movie_record import Acquisition, Times
+from streamer.records import FileIdentity, Movie
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,6 @@ from service_samples import UTC, full_fields, make_record
 from service.wire.heartbeat import Heartbeat, parse_heartbeat
 from service.wire.messages import (
     HEADER_BYTES,
-    SUPER_RESOLUTION,
     TOPIC_BYTES,
     Alert,
     Event,
@@ -29,7 +28,7 @@ from service.wire.messages import (
     topic,
 )
 from streamer import jsontext
-from streamer.movie_record import MovieRecord
+from streamer.movie_record import SUPER_RESOLUTION, MovieRecord
 
 NAMES = st.binary(min_size=1, max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 

@@ -6,9 +6,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from service import config
-from service.config import Config
-from service.daemon.overload import ORDER, Load, OverloadSettings, in_order
-from service.processes.pipes import Failed, Finished
+from service.config import ORDER, Config, OverloadSettings
+from service.daemon.overload import Load, in_order
+from service.processes.messages import Failed, Finished
 from streamer.errors import ConfigError, MovieVanished
 from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, make_movie, make_record

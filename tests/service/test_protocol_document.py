@@ -32,6 +32,7 @@ from service.wire.heartbeat import Heartbeat, PreviewHeader
 from service.wire.messages import CODES, KINDS, Alert, ModelChange, PicksMade, SessionChange
 from streamer.errors import Reason
 from streamer.movie_record import (
+    Acquisition,
     ModelRef,
     ModelScore,
     MovieQuality,
@@ -42,7 +43,6 @@ from streamer.movie_record import (
     SuperResolutionVerdict,
     Times,
 )
-from streamer.records import Acquisition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

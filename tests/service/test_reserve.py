@@ -3,10 +3,10 @@
 import pytest
 
 from service.config import InstanceSettings
+from service.health.alarms import Alarms
 from service.health.disks import Space
 from service.health.prometheus import Metrics
 from service.health.reserve import Reserve
-from service.health.status import Alarms
 from service.wire.messages import parse_event
 
 GB = 10**9

@@ -13,19 +13,21 @@ import torch
 from models.gate.denoiser import Decision
 from models.manifest import DENOISERS, Figures, load_manifest
 from models.networks.denoiser import WienerResidualNet
+from models.networks.optimise import TrainingReport
 from models.settings import SessionModelSettings
-from models.training.denoiser import TrainingReport
 from models.versions.checkpoint import save_version
-from models.versions.store import ROLES, ModelStore, Roles
+from models.versions.roles import ROLES, Roles
+from models.versions.store import ModelStore
 from service.config import Config
 from service.daemon import trainer_process as teacher_module
-from service.daemon.operator import Control
-from service.daemon.serving_version import Serving as ServingVersions
-from service.daemon.trainer_process import GroupSpace, Teacher
+from service.daemon.group_space import GroupSpace
+from service.daemon.operator import Operator
+from service.daemon.serving_version import ServingVersions
+from service.daemon.trainer_process import Teacher
 from service.health.prometheus import Metrics
 from service.layout import Layout
 from service.processes import trainer as trainer_module
-from service.processes.pipes import Candidate, Learn, Serving, Training
+from service.processes.messages import Candidate, Learn, Training
 from service.processes.trainer import Trainer
 from service.wire.messages import NO_VERSION, ModelChange, parse_event
 from streamer.band import band_of
@@ -133,7 +135,7 @@ class School:
         """The operator's choice, as the daemon marks and tells it."""
         self.store.set_current(version, held=version is None)
         self.trainer._choices += 1
-        self.trainer.take(Serving(version=version))
+        self.trainer.take(ServingVersions(version=version))
         self.work()
 
 
@@ -216,7 +218,7 @@ def test_a_training_that_is_overtaken_by_the_operator_is_dropped(school, version
 
     def choose(trainer):
         trainer._choices += 1
-        trainer._inbox.put(Serving(version=version))
+        trainer._inbox.put(ServingVersions(version=version))
 
     school.during = choose
     school.trainer.take(school.lesson())
@@ -313,8 +315,10 @@ class Desk:
         self.serving = ServingVersions(self.layout, self.journal, Metrics())
         teacher = SimpleNamespace(serving=lambda session, version: self.told.append(version))
         desk = SimpleNamespace(session=SESSION)
-        self.control = Control(
-            SimpleNamespace(desk=desk, journal=self.journal, layout=self.layout, serving=self.serving, teacher=teacher)
+        self.control = Operator(
+            SimpleNamespace(
+                movies=desk, journal=self.journal, layout=self.layout, versions=self.serving, trainer=teacher
+            )
         )
 
     def candidate(self, parent=None):

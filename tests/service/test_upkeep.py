@@ -8,8 +8,8 @@ import pytest
 
 from service.config import Config, EventSettings, InstanceSettings
 from service.daemon.upkeep import Upkeep
+from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
-from service.health.status import Alarms
 from service.layout import Layout
 from service.wire.messages import Alert, parse_event
 

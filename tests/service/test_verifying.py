@@ -6,8 +6,8 @@ import pytest
 
 from service.config import Config, InstanceSettings
 from service.daemon.upkeep import Upkeep
+from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
-from service.health.status import Alarms
 from service.journal.output_check import NEWEST, Damage, damaged_outputs
 from service.layout import Layout
 from service.wire.messages import parse_event

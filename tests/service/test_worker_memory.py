@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from service.config import Config, InstanceSettings
+from service.config import Config, InstanceSettings, OverloadSettings
 from service.daemon import worker_process as crew_module
-from service.daemon.overload import OverloadSettings
-from service.daemon.worker_process import Crew, resident_bytes, worker_memory_bytes
-from service.processes.pipes import Failed, Progress, Up, Work
+from service.daemon.worker_process import Crew
+from service.processes.messages import Failed, Progress, Up, Work
 from streamer.errors import DeviceError
 from streamer.movie_record import Times
+from streamer.runtime.memory import resident_bytes, worker_memory_bytes
 from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, make_movie
 from tests.service.test_crew import FakeChild

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import MovieCorrupt, MovieMismatch, MovieNotReady, MovieUnsupported
-from streamer.records import Acquisition, FileIdentity, MovieHeader
+from streamer.movie_record import Acquisition
+from streamer.records import FileIdentity, MovieHeader
 from streamer.settings import WatchSettings
 from streamer.watch import settling
 from streamer.watch.settling import Settling

@@ -6,8 +6,9 @@ import pytest
 
 from streamer.errors import MovieMismatch
 from streamer.metadata.source import describe_source
+from streamer.movie_record import Acquisition
 from streamer.readers.movie import fingerprint, identity_of
-from streamer.records import Acquisition, Gain, Movie, MovieHeader
+from streamer.records import Gain, Movie, MovieHeader
 from streamer.settings import DataPathSettings, MovieSettings
 
 HEADER = MovieHeader(format="tiff", n_frames=10, height=80, width=90, dtype="uint8")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.cli.options import connection
+from service.subscribers.connection import connection
 from streamer.simulation.microscope import encode
 from tests.system.conftest import SMALL, children_of, until
 

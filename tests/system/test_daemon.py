@@ -17,9 +17,9 @@ from pathlib import Path
 import gemmi
 import pytest
 
-from service.cli.options import connection
 from service.client import FileCursor, MemoryCursor
 from service.layout import layout_of, read_endpoints
+from service.subscribers.connection import connection
 from service.wire.messages import movie_record
 from streamer import jsontext
 from streamer.movie_record import MovieRecord, Times

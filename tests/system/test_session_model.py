@@ -14,9 +14,9 @@ import mrcfile
 import pytest
 
 from models.versions.store import ModelStore
-from service.cli.options import connection
 from service.journal.event_log import utc_seconds
 from service.layout import layout_of
+from service.subscribers.connection import connection
 from service.wire.messages import NO_VERSION, Event, movie_record, parse_event
 from streamer import jsontext
 from streamer.movie_record import MovieRecord, Times

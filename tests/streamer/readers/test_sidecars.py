@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from streamer.errors import MovieMismatch
 from streamer.metadata import epu, mdoc
 from streamer.metadata.sidecars import read_sidecar, session_of, with_position
-from streamer.records import Acquisition
+from streamer.movie_record import Acquisition
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 

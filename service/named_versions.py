@@ -1,0 +1,45 @@
+"""Versions that settings name: whether they are there and of the right kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.manifest import DENOISER_KINDS, FINE_KINDS, load_manifest
+from models.versions.base_weights import base_directory
+from streamer.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from service.config import Config
+
+
+def check_versions(config: Config) -> None:
+    """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
+    fine, base = config.super_resolution, base_of(config)
+    for setting, directory, expected in (
+        ("super_resolution.model", fine.model, (FINE_KINDS[fine.method],)),
+        ("session_model.base", base, DENOISER_KINDS),
+    ):
+        if directory is None:
+            continue
+        try:
+            manifest = load_manifest(Path(directory).absolute())
+        except ModelError as error:
+            raise ConfigError(
+                f"{setting} cannot be started from: {error.what}",
+                where=error.where,
+                expected="the directory of a version",
+                hint="streamer models list shows those of a session",
+            ) from error
+        kind = manifest.net.kind
+        if kind not in expected:
+            what = f"{setting} is a version of another network"
+            raise ConfigError(what, where=directory, expected=" or ".join(expected), found=kind)
+        if manifest.ctf != "none":
+            what = f"{setting} learned from images with their phases flipped, and nothing here measures the CTF"
+            raise ConfigError(what, where=directory, hint="denoise --ctf applies it to finished movies")
+
+
+def base_of(config: Config) -> Path | None:
+    """Directory of the version that sessions start with; None: from scratch, or nothing is denoised."""
+    return base_directory(config.session_model) if config.session_model.enabled and config.denoise.enabled else None

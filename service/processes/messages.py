@@ -1,0 +1,142 @@
+"""What the daemon and its child processes say to each other, as typed messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from service.config import Config
+from streamer.errors import Reason
+from streamer.movie_record import DENOISER, MovieRecord, Times
+from streamer.records import Movie
+
+
+class Begin(Struct, tag=True, frozen=True, kw_only=True):
+    """First line to any child."""
+
+    config: Config
+    session_directory: str = ""
+    """Of the trainer: where versions are kept."""
+    specimen: int = 1
+    """Of the trainer: which of the session's specimens it learns from."""
+    warm: str | None = None
+    """Of the trainer: version of another specimen whose weights it goes on from where nothing serves."""
+
+
+class Work(Struct, tag=True, frozen=True, kw_only=True):
+    """One movie to process."""
+
+    movie: Movie
+    times: Times
+    gain: str | None
+    model: str | None
+    """Directory of the version that serves."""
+    fine_model: str | None = None
+    """Directory of the network on top of fusion that serves."""
+    output: str
+    """The session's output directory."""
+    groups: str | None
+    """Where the frame-group sums go."""
+    lesson: str | None = None
+    """Where the fine grid's sums go that a network on top of fusion learns from."""
+    notes: tuple[str, ...] = ()
+    """Flags that the daemon adds to the record: what it knows from the movies before."""
+    shed: tuple[str, ...] = ()
+    """What to leave out: preview, denoise, super-resolution."""
+    on_cpu: bool = False
+    """Whether the GPU has failed on this movie again and again."""
+
+
+class Finish(Struct, tag=True, frozen=True):
+    """Finish the movie in hand, give the others back, and end."""
+
+
+class Up(Struct, tag=True, frozen=True, kw_only=True):
+    """The child is ready."""
+
+    device: str
+    threads: int
+
+
+class Progress(Struct, tag=True, frozen=True, kw_only=True):
+    """A stage began: the child is alive."""
+
+    movie_id: str
+    revision: int
+    stage: str
+
+
+class Finished(Struct, tag=True, frozen=True, kw_only=True):
+    """A movie is whole on disk."""
+
+    record: MovieRecord
+
+
+class Failed(Struct, tag=True, frozen=True, kw_only=True):
+    """A movie could not be processed."""
+
+    movie_id: str
+    revision: int
+    reason: Reason
+    kind: str
+    """failed, vanished, unreachable, not-ready, output, device or config: what the daemon makes of it."""
+    stage: str
+    stage_s: dict[str, float] = {}
+
+
+class Returned(Struct, tag=True, frozen=True, kw_only=True):
+    """A movie was given back untouched, because the worker ends."""
+
+    movie_id: str
+    revision: int
+
+
+class Learn(Struct, tag=True, frozen=True, kw_only=True):
+    """A finished movie's group sums, in the order of the session."""
+
+    movie_id: str
+    groups: str
+    lesson: str | None = None
+    """Sums of the fine grid, where a network on top of fusion learns."""
+
+
+class Pause(Struct, tag=True, frozen=True, kw_only=True):
+    """Movies are waiting (True), or not any more."""
+
+    paused: bool
+
+
+class Serving(Struct, tag=True, frozen=True, kw_only=True):
+    """Another version serves, by the operator's will."""
+
+    version: str | None
+
+
+class Training(Struct, tag=True, frozen=True, kw_only=True):
+    """Training began or ended."""
+
+    active: bool
+
+
+class Candidate(Struct, tag=True, frozen=True, kw_only=True):
+    """What the gate said of a candidate; a promoted one is whole in the store."""
+
+    result: str
+    version: str
+    """Of a promoted one; else the name it would have had."""
+    reason: str
+    sha256: str | None = None
+    figures: dict[str, float | str | None] = {}
+    network: str = DENOISER
+
+
+ToChild = Begin | Work | Finish | Learn | Pause | Serving
+
+
+FromChild = Up | Progress | Finished | Failed | Returned | Training | Candidate
+
+
+def plain(value: Any) -> dict[str, float | str | None]:
+    """Numbers and texts of a flat mapping, for figures that travel in events."""
+    return {str(key): item if isinstance(item, (int, float, str)) else None for key, item in dict(value).items()}

@@ -1,0 +1,1 @@
+"""The session report and the live page. A place for them; nothing is here yet."""

@@ -1,0 +1,38 @@
+"""Everything that is computed from one movie, before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from streamer.movie_record import ModelRef, MovieQuality, MovieSource
+    from streamer.records import GroupSums, HalfSums, Motion, Spectrum, SuperResolution
+    from streamer.super_resolution.averages import Averages
+    from streamer.super_resolution.training_data import FineLesson
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Micrograph:
+    """Everything computed from one movie, before it is written."""
+
+    sums: HalfSums
+    spectrum: Spectrum
+    restored: Tensor
+    """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
+    super_resolution: SuperResolution
+    groups: GroupSums | None
+    lesson: FineLesson | Averages | None
+    motion: Motion
+    hot_pixels: np.ndarray
+    """(n, 2) rows and columns."""
+    metrics: MovieQuality
+    restoration: Literal["none", "wiener", "network"]
+    model: ModelRef | None
+    source: MovieSource
+    flags: tuple[str, ...]
+    shed: tuple[str, ...] = ()
+    """What was left out: preview (the pictures), denoise, super-resolution."""
