@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from streamer import dose, fourier
-from streamer.detector import correction as detector
+from streamer.detector import correction
 from streamer.motion import align
 from streamer.records import Gain, Motion
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
-from streamer.sums import frame_sum as fuse
-from streamer.super_resolution import accumulate as fine
+from streamer.sums import frame_sum
+from streamer.super_resolution.accumulate import AliasSums, accumulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,9 +76,9 @@ class Movie:
             counts, gain, self.truth = file["counts"], file["gain"], file["truth"].item()
         self.case, self.device = case, device
         total = counts.sum(0, dtype=np.float32) * gain
-        hot = detector.find_hot_pixels(total, 7.0)
+        hot = correction.find_hot_pixels(total, 7.0)
         whole = Gain(path="simulated", sha256="", values=gain)
-        corrected = detector.correction_for(gain.shape, whole, detector.defects_of(whole, hot), device)
+        corrected = correction.correction_for(gain.shape, whole, correction.defects_of(whole, hot), device)
         self._frames = [corrected.frame(counts, t).half() for t in range(len(counts))]
         self.exposures = dose.frame_exposures(len(counts), case.dose_per_frame)
         self.motion = align.estimate_motion(self.coarse, len(counts), 2 * case.fine_pixel, MotionSettings())
@@ -92,9 +92,9 @@ class Movie:
         frame = self._frames[t].float()
         return frame.reshape(frame.shape[0] // 2, 2, frame.shape[1] // 2, 2).mean((1, 3))
 
-    def sums(self, motion: Motion, n_groups: int = 0) -> fine.FineSums:
+    def sums(self, motion: Motion, n_groups: int = 0) -> AliasSums:
         """Sums of the binned frames on the fine grid."""
-        return fine.accumulate(
+        return accumulate(
             self.coarse,
             motion,
             self.exposures,
@@ -111,7 +111,7 @@ class Movie:
 
     def plain(self, frame: Callable[[int], torch.Tensor], motion: Motion, pixel_size: float) -> torch.Tensor:
         """Dose-weighted sum, white noise."""
-        fused = fuse.fuse(
+        fused = frame_sum.sum_frames(
             frame, motion.shifts, self.exposures, pixel_size=pixel_size, voltage_kv=300.0, local=motion.local
         )
         rate = dose.decay_rate(fourier.radius(fused.shape, self.device), pixel_size, 300.0)

@@ -18,7 +18,7 @@ import tifffile
 import torch
 
 from benchmarks.harness import measured, table
-from streamer.detector import correction as detector
+from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
 from streamer.motion import align
 from streamer.readers import movie
 from streamer.settings import MotionSettings
@@ -56,8 +56,8 @@ def once(path: Path) -> tuple[float, float, float]:
         with measured() as decoding:
             counts = movie.read_counts(path, header, in_memory_bytes=1 << 40, threads=torch.get_num_threads())
         total = movie.check_content(path, counts)
-        hot = detector.find_hot_pixels(total, 7.0)
-        correction = detector.correction_for(total.shape, None, detector.defects_of(None, hot))
+        hot = find_hot_pixels(total, 7.0)
+        correction = correction_for(total.shape, None, defects_of(None, hot))
         align.estimate_motion(lambda i: correction.frame(counts, i), len(counts), 1.0, MotionSettings())
     return decoding.wall_s, whole.wall_s, whole.cpu_s
 

@@ -35,14 +35,13 @@ from models.training.denoiser import train
 from models.training.movie import TrainingMovie, useful_resolution
 from streamer import fourier, restore
 from streamer.band import band_of
-from streamer.detector import correction as detector
-from streamer.quality import estimators as quality
-from streamer.quality import intervals
+from streamer.detector import correction
+from streamer.quality import estimators, intervals
 from streamer.records import Gain
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.sums import frame_sum
+from streamer.sums.halves import group_count, group_sums, half_sums
 
 if TYPE_CHECKING:
     from streamer.records import GroupSums, HalfSums, Spectrum
@@ -93,24 +92,26 @@ def prepared(
     movie = simulated(scope, specimen, seed)
     if gain is not None:
         values = Gain(path="wrong", sha256="", values=gain)
-        movie.frames = replace(movie.frames, gain=values, defects=detector.defects_of(values, movie.frames.hot_pixels))
+        movie.frames = replace(
+            movie.frames, gain=values, defects=correction.defects_of(values, movie.frames.hot_pixels)
+        )
     wrong = np.linspace(0.0, drift_error, len(movie.counts))[:, None] ** 2 / max(drift_error, 1e-9)
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
-    fused = fuse.fuse(
+    fused = frame_sum.sum_frames(
         movie.frame(),
         torch.from_numpy(-movie.truth.displacement + wrong).double(),
         movie.exposures,
         pixel_size=scope.pixel_size,
         voltage_kv=scope.voltage_kv,
         group_shape=band.small,
-        n_groups=split.group_count(len(movie.counts)),
+        n_groups=group_count(len(movie.counts)),
     )
-    groups = split.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
+    groups = group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
     if groups is None:
         raise ValueError("too few frames")
-    sums = split.half_sums(fused, scope.pixel_size, scope.voltage_kv)
-    truth = quality.tapered(movie.expected(), scope.shape)
-    return Prepared(movie, sums, quality.measure(sums), groups, truth)
+    sums = half_sums(fused, scope.pixel_size, scope.voltage_kv)
+    truth = estimators.tapered(movie.expected(), scope.shape)
+    return Prepared(movie, sums, estimators.measure(sums), groups, truth)
 
 
 def microscope(defocus: float, ice: float, dose: float) -> Microscope:
@@ -127,9 +128,9 @@ def microscope(defocus: float, ice: float, dose: float) -> Microscope:
 def dose_for(specimen: Specimen, ice: float) -> float:
     """e⁻/Å² per frame that gives halves the wanted SNR at the middle of the defoci."""
     pilot = prepared(microscope(1.3, ice, 1.0), specimen, 1)
-    even, odd = (quality.tapered(half, pilot.sums.shape) for half in (pilot.sums.even, pilot.sums.odd))
-    mask = quality.band_mask(pilot.sums.shape, pilot.sums.pixel_size, 100.0, 6.0)
-    snr = float(quality.pooled(quality.estimate((even, odd), (even, odd), pilot.sums.shape), mask).snr)
+    even, odd = (estimators.tapered(half, pilot.sums.shape) for half in (pilot.sums.even, pilot.sums.odd))
+    mask = estimators.band_mask(pilot.sums.shape, pilot.sums.pixel_size, 100.0, 6.0)
+    snr = float(estimators.pooled(estimators.estimate((even, odd), (even, odd), pilot.sums.shape), mask).snr)
     return float(np.clip(HALF_SNR / snr, 0.15, 2.5))
 
 
@@ -185,8 +186,8 @@ def trained(
 def against_truth(output: Tensor, movie: Prepared) -> Tensor:
     """(3, rings) sums of a spectrum with the truth: cross, own, true."""
     shape = movie.sums.shape
-    found = quality.tapered(output, shape)
-    return torch.stack([quality.covariance(a, b, shape) for a, b in ((found, movie.truth), (found, found),
+    found = estimators.tapered(output, shape)
+    return torch.stack([estimators.covariance(a, b, shape) for a, b in ((found, movie.truth), (found, found),
                                                                     (movie.truth, movie.truth))])  # fmt: skip
 
 
@@ -233,16 +234,16 @@ def estimator(model: SessionModel, movies: list[Prepared], mask: Tensor) -> dict
             restore.merge(restore.filtered(half, movie.spectrum.wiener_half, shape), change, proposal.weight, shape)
             for half, change in ((sums.even, proposal.even), (sums.odd, proposal.odd))
         ]
-        raw = quality.tapered(sums.even, shape), quality.tapered(sums.odd, shape)
-        tapered = quality.tapered(halves[0], shape), quality.tapered(halves[1], shape)
-        estimates.append(quality.estimate(raw, tapered, shape)[:, mask].sum(-1))
+        raw = estimators.tapered(sums.even, shape), estimators.tapered(sums.odd, shape)
+        tapered = estimators.tapered(halves[0], shape), estimators.tapered(halves[1], shape)
+        estimates.append(estimators.estimate(raw, tapered, shape)[:, mask].sum(-1))
         true.append(sum(against_truth(half, movie) for half in halves))
     table_ = torch.stack(estimates)
     truth = snbr(torch.stack(true).sum(0), mask)  # type: ignore[arg-type]
     lower, upper = intervals.bootstrap(table_)["snbr"]
-    single = [float(quality.ratios(e).snbr) / snbr(t, mask) for e, t in zip(estimates, true, strict=True)]  # type: ignore[arg-type]
+    single = [float(estimators.ratios(e).snbr) / snbr(t, mask) for e, t in zip(estimates, true, strict=True)]  # type: ignore[arg-type]
     return {
-        "ratio": float(quality.ratios(table_.sum(0)).snbr) / truth,
+        "ratio": float(estimators.ratios(table_.sum(0)).snbr) / truth,
         "covered": float(lower <= truth <= upper),
         "single_low": min(single),
         "single_high": max(single),
@@ -261,7 +262,7 @@ def cell(name: str, ice: float, python: str | None) -> dict[str, object]:
     ]
     unseen = movies[LEARN + GATE :]
     shape, pixel = unseen[0].sums.shape, unseen[0].sums.pixel_size
-    mask = quality.band_mask(shape, pixel, 100.0, 6.0)
+    mask = estimators.band_mask(shape, pixel, 100.0, 6.0)
     sums: dict[str, list[Tensor]] = {}
     with tempfile.TemporaryDirectory() as place:
         model, gate, cpu = trained(movies[: LEARN + GATE], Path(place) / "v0001")
@@ -290,11 +291,11 @@ def cell(name: str, ice: float, python: str | None) -> dict[str, object]:
     if python is not None:
         tables = torch.stack(sums["topaz"])
         cross, own = left_out(tables[:, 0]), left_out(tables[:, 1])
-        gains = [quality.smooth(c) / quality.smooth(o) for c, o in zip(cross, own, strict=True)]
+        gains = [estimators.smooth(c) / estimators.smooth(o) for c, o in zip(cross, own, strict=True)]
         outputs["topaz+gain"] = [restore.filtered(s, g, shape) for s, g in zip(outputs["topaz"], gains, strict=True)]
         sums["topaz+gain"] = [against_truth(s, m) for s, m in zip(outputs["topaz+gain"], unseen, strict=True)]
     gains = [snbr(a, mask) / snbr(b, mask) for a, b in zip(sums["ours"], sums["wiener"], strict=True)]
-    band_masks = [quality.band_mask(shape, pixel, *band) for band in BANDS]
+    band_masks = [estimators.band_mask(shape, pixel, *band) for band in BANDS]
     pooled = {method: torch.stack(values).sum(0) for method, values in sums.items()}
     return {
         "specimen": name,

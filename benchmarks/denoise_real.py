@@ -28,7 +28,7 @@ from models.networks.denoiser import build
 from models.training.denoiser import train
 from models.training.movie import TrainingMovie
 from streamer import fourier
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import GroupSums
 from streamer.writers.thumbnail import encode_png
 
@@ -83,7 +83,7 @@ def judged(
     found: dict[str, list[Tensor]] = {}
     for movie in unseen:
         shape, pixel = movie.band.small, movie.band.band_pixel_size
-        mask = quality.band_mask(shape, pixel, movie.band.low, 2.0 * pixel)
+        mask = estimators.band_mask(shape, pixel, movie.band.low, 2.0 * pixel)
         plane = fourier.from_rings(weight_curve(weight, fourier.ring_frequencies(shape) / pixel), shape)
         made = [outputs(net, movie, chosen) for chosen in halves()]
         spectra = {
@@ -95,12 +95,12 @@ def judged(
             plain = np.stack([fourier.to_image(m[0], shape).numpy() for m in made])
             images, _ = topaz_images(python, plain)
             spectra["topaz"] = list(torch.fft.rfft2(images))
-        raw = [quality.tapered(s, shape) for s in spectra["raw"]]
+        raw = [estimators.tapered(s, shape) for s in spectra["raw"]]
         for method, pair in spectra.items():
-            tapered = [quality.tapered(s, shape) for s in pair]
-            sums = quality.estimate((raw[0], raw[1]), (tapered[0], tapered[1]), shape)[:, mask].sum(-1)
+            tapered = [estimators.tapered(s, shape) for s in pair]
+            sums = estimators.estimate((raw[0], raw[1]), (tapered[0], tapered[1]), shape)[:, mask].sum(-1)
             found.setdefault(method, []).append(sums)
-    pooled = {method: float(quality.ratios(torch.stack(s).sum(0)).snbr) for method, s in found.items()}
+    pooled = {method: float(estimators.ratios(torch.stack(s).sum(0)).snbr) for method, s in found.items()}
     return [[label, m, f"{v:.2f}", f"{v / pooled['own Wiener filter']:.2f}"] for m, v in pooled.items()]
 
 

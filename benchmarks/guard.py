@@ -28,7 +28,7 @@ from models.training.denoiser import train
 from models.training.movie import TrainingMovie, useful_resolution
 from streamer import restore
 from streamer.detector.gain_check import check_fit
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.settings import GainSettings
 from streamer.simulation.movie import Detector, Microscope
 from streamer.simulation.specimen import Specimen, apoferritin
@@ -50,7 +50,7 @@ def shown(model: SessionModel, movie: Prepared, pixel_size: float | None = None)
     proposal = model.propose(sums, movie.spectrum)
     refusal = proposal.refused or (fit and f"gain: {fit}")
     shape = movie.sums.shape
-    mask = quality.band_mask(shape, movie.sums.pixel_size, 100.0, 6.0)
+    mask = estimators.band_mask(shape, movie.sums.pixel_size, 100.0, 6.0)
     linear = wiener(movie, movie.spectrum.ssnr_full)
     # the network as it would have been served without the guard
     weight = unguarded(model, movie)

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from streamer import dose, fourier
-from streamer.detector import correction as detector
+from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
 from streamer.motion import align
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import Frames, Gain, HalfSums, Motion
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope, Truth
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.sums import frame_sum
+from streamer.sums.halves import half_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,16 +59,16 @@ class Simulated:
 
     def frame(self) -> Callable[[int], torch.Tensor]:
         """Corrected frames on the CPU."""
-        correction = detector.correction_for(self.scope.shape, self.frames.gain, self.frames.defects)
+        correction = correction_for(self.scope.shape, self.frames.gain, self.frames.defects)
         return lambda index: correction.frame(self.counts, index)
 
     def motion(self) -> Motion:
         """Our own shifts."""
         return align.estimate_motion(self.frame(), len(self.counts), self.scope.pixel_size, MotionSettings())
 
-    def fused(self, shifts: torch.Tensor) -> fuse.Fused:
+    def fused(self, shifts: torch.Tensor) -> frame_sum.FrameSums:
         """Sums for given shifts."""
-        return fuse.fuse(
+        return frame_sum.sum_frames(
             self.frame(),
             shifts,
             self.exposures,
@@ -78,7 +78,7 @@ class Simulated:
 
     def halves(self, shifts: torch.Tensor) -> HalfSums:
         """Normalised halves for given shifts."""
-        return split.half_sums(self.fused(shifts), self.scope.pixel_size, self.scope.voltage_kv)
+        return half_sums(self.fused(shifts), self.scope.pixel_size, self.scope.voltage_kv)
 
     @property
     def exposures(self) -> torch.Tensor:
@@ -106,11 +106,11 @@ def simulated(scope: Microscope, specimen: Specimen | None, seed: int, camera_se
     counts = np.stack(list(field.frames(camera)))
     gain = Gain(path="simulated", sha256="", values=camera.gain_reference())
     total = counts.sum(0, dtype=np.float32) * gain.values
-    hot = detector.find_hot_pixels(total, 7.0)
+    hot = find_hot_pixels(total, 7.0)
     frames = Frames(
         counts=counts,
         gain=gain,
-        defects=detector.defects_of(gain, hot),
+        defects=defects_of(gain, hot),
         hot_pixels=hot,
         mean_counts=float(total.mean()) / len(counts),
         pixel_size=scope.pixel_size,
@@ -124,9 +124,9 @@ def band_frc(
     image: torch.Tensor, truth: torch.Tensor, shape: fourier.Shape, bands: list[tuple[float, float]]
 ) -> list[float]:
     """FRC pooled over bands in cycles per px."""
-    image, truth = quality.tapered(image, shape), quality.tapered(truth, shape)
+    image, truth = estimators.tapered(image, shape), estimators.tapered(truth, shape)
     frequency = fourier.ring_frequencies(shape)
-    cross, own, true = (quality.covariance(a, b, shape) for a, b in ((image, truth), (image, image), (truth, truth)))
+    cross, own, true = (estimators.covariance(a, b, shape) for a, b in ((image, truth), (image, image), (truth, truth)))
     masks = [(frequency >= low) & (frequency < high) for low, high in bands]
     return [float(cross[m].sum() / (own[m].sum() * true[m].sum()).sqrt()) for m in masks]
 

@@ -28,13 +28,12 @@ import torch
 from benchmarks.bent import CASES, DOSE, N_FRAMES, Bent, simulate
 from benchmarks.harness import band_frc, measured, table
 from streamer import dose
-from streamer.detector import correction as detector
+from streamer.detector import correction
 from streamer.motion import align
-from streamer.motion import field as local
+from streamer.motion.field import legendre_values, shifts_at
 from streamer.records import Gain, LocalMotion, Motion
 from streamer.settings import MotionSettings
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.sums import frame_sum, halves
 
 BANDS = [(1 / 4.5, 1 / 3.5), (1 / 3.5, 1 / 2.8)]
 REPEATS = 3
@@ -58,7 +57,7 @@ class Ours:
     def __init__(self, movie: Bent) -> None:
         gain = Gain(path="simulated", sha256="", values=movie.gain)
         self.shape, self.counts = movie.gain.shape, movie.counts
-        self.correction = detector.correction_for(self.shape, gain, np.zeros((0, 2), dtype=np.int64))
+        self.correction = correction.correction_for(self.shape, gain, np.zeros((0, 2), dtype=np.int64))
 
     def frame(self, index: int) -> torch.Tensor:
         """Corrected frame."""
@@ -72,8 +71,8 @@ class Ours:
         """Spectrum of the normalised sum."""
         exposures = dose.frame_exposures(N_FRAMES, dose_per_frame)
         options = {"pixel_size": 1.0, "voltage_kv": 300.0, "local": motion.local}
-        fused = fuse.fuse(self.frame, motion.shifts, exposures, **options)
-        return split.half_sums(fused, 1.0, 300.0).total
+        fused = frame_sum.sum_frames(self.frame, motion.shifts, exposures, **options)
+        return halves.half_sums(fused, 1.0, 300.0).total
 
 
 def true_motion(movie: Bent) -> Motion:
@@ -82,7 +81,7 @@ def true_motion(movie: Bent) -> Motion:
     axis = torch.linspace(0, size - 1, 12, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis)
     truth = torch.from_numpy(movie.case.truth(points.numpy()))
-    basis = local.legendre_values(points, (size, size))
+    basis = legendre_values(points, (size, size))
     found = torch.einsum("on,tna->tao", torch.linalg.pinv(basis), truth)
     field = LocalMotion(coefficients=found[:, :, 1:], shape=(size, size), evidence=0.0)
     return Motion(shifts=found[:, :, 0], information=0.0, trusted=True, iterations=0, local=field)
@@ -157,7 +156,7 @@ def compare(name: str, cache: Path) -> list[list[object]]:
 
     row(
         "ours",
-        local.shifts_at(motion, points),
+        shifts_at(motion, points),
         ours.total(motion, None),
         f"{median(costs):.2f} ({median(estimates):.2f})",
         f"{median(walls):.2f}",
@@ -170,13 +169,13 @@ def compare(name: str, cache: Path) -> list[list[object]]:
     if size > 2048:
         return rows
     whole = replace(motion, local=None)
-    row("ours, global part", local.shifts_at(whole, points), ours.total(whole, None))
+    row("ours, global part", shifts_at(whole, points), ours.total(whole, None))
     best = true_motion(movie)
-    row("true shifts", local.shifts_at(best, points), ours.total(best, None))
+    row("true shifts", shifts_at(best, points), ours.total(best, None))
     if size == other.case.size:
-        row("another movie's", local.shifts_at(swapped, points), ours.total(swapped, None))
+        row("another movie's", shifts_at(swapped, points), ours.total(swapped, None))
     still = Motion(shifts=torch.zeros_like(motion.shifts), information=0.0, trusted=False, iterations=0)
-    row("none", local.shifts_at(still, points), ours.total(still, None))
+    row("none", shifts_at(still, points), ours.total(still, None))
     return rows
 
 

@@ -38,11 +38,11 @@ from benchmarks.denoise import (
 from benchmarks.harness import measured, table
 from models.gate.scoring import weight_curve
 from models.manifest import DENOISERS
-from models.networks.denoiser import bf16_pays, build, infer
+from models.networks.denoiser import bf16_is_faster, build, infer
 from models.training.movie import TrainingMovie
 from streamer import restore
 from streamer.ctf.transfer import ctf_2d
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,7 @@ def restore_faithful(movies: list[Prepared], seconds: float) -> tuple[nn.Module,
         optimiser.param_groups[0]["lr"] = 1e-3 * 0.5 ** int(4.0 * share)
         chosen = torch.randint(len(even), (BATCH,), generator=generator)
         inputs = even[chosen].expand(-1, 2, -1, -1)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16_pays("cpu")):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16_is_faster("cpu")):
             output = net(inputs.contiguous(memory_format=torch.channels_last))
         loss = nn.functional.mse_loss(output.float(), odd[chosen])
         optimiser.zero_grad()
@@ -119,7 +119,7 @@ def main() -> None:
     movies = [prepared(microscope(DEFOCI[n % 4], 0.03, dose), specimen, 80_000 + n) for n in range(LEARN + GATE + TEST)]
     unseen = movies[LEARN + GATE :]
     shape = unseen[0].sums.shape
-    mask = quality.band_mask(shape, 1.5, 100.0, 6.0)
+    mask = estimators.band_mask(shape, 1.5, 100.0, 6.0)
 
     def score(outputs: list[Tensor]) -> float:
         return snbr(torch.stack([against_truth(o, m) for o, m in zip(outputs, unseen, strict=True)]).sum(0), mask)

@@ -26,15 +26,14 @@ import torch
 from benchmarks.binned import CASES, Case, Movie, simulate
 from benchmarks.harness import band_frc, table
 from benchmarks.reconstruct import Particles, fsc, model_map, read_map, resolution
-from models.gate import fusion_residual as fine_gate
-from models.networks import fusion_residual as gain_residual
-from models.networks import zssr
+from models.gate import fusion_residual as fusion_gate
+from models.networks import fusion_residual, zssr
 from streamer import fourier
 from streamer.ctf.transfer import ctf_2d
 from streamer.movie_record import ModelRef
 from streamer.super_resolution.averages import average
-from streamer.super_resolution.fusion import Resolver
-from streamer.super_resolution.training_data import lesson_of
+from streamer.super_resolution.fusion import Fusion
+from streamer.super_resolution.training_data import training_data_of
 
 if TYPE_CHECKING:
     from streamer.simulation.movie import Truth
@@ -58,10 +57,10 @@ _IN_3D = (
 
 @dataclass
 class Session:
-    """What networks learned from half of the movies; as a ``streamer.super_resolution.networks.FineNetwork`` that on top of fusion."""
+    """What networks learned from half of the movies; the one on top of fusion is a ``FusionNetwork``."""
 
     zssr: zssr.ZssrNet | None
-    network: gain_residual.GainResidualNet
+    network: fusion_residual.FusionResidualNet
     weight: list[tuple[float, float]]
     reference = ModelRef(version="benchmark", sha256="")
     trained_on = ()
@@ -70,9 +69,9 @@ class Session:
         self, fused: torch.Tensor, grid: AliasGrid, exposures: torch.Tensor, prior: torch.Tensor, white: float
     ) -> torch.Tensor:
         """What to add to the fused image."""
-        noise = gain_residual.band_noise(grid, grid.sensitivity(exposures), prior, white)
+        noise = fusion_residual.band_noise(grid, grid.sensitivity(exposures), prior, white)
         with torch.inference_mode():
-            changes, _ = gain_residual.correct(self.network, fused, noise)
+            changes, _ = fusion_residual.correct(self.network, fused, noise)
         weight = torch.tensor([lam for _, lam in self.weight] or [0.0] * changes.shape[1], device=fused.device)
         return torch.einsum("c,bchw->bhw", weight, changes)
 
@@ -89,13 +88,17 @@ def learn(movies: list[Movie], seed: int, *, with_zssr: bool) -> Session:
     lessons = []
     for n, movie in enumerate(movies):
         sums = movie.sums(movie.motion, 8)
-        lessons.append(gain_residual.Lesson(str(n), lesson_of(Resolver(sums, movie.noise), 2 * movie.case.fine_pixel)))
+        lessons.append(
+            fusion_residual.FusionExample(
+                str(n), training_data_of(Fusion(sums, movie.noise), 2 * movie.case.fine_pixel)
+            )
+        )
     torch.manual_seed(seed)
-    network = gain_residual.GainResidualNet().to(device)
+    network = fusion_residual.FusionResidualNet().to(device)
     held_out = max(1, len(lessons) // 4)
-    report = gain_residual.train(network, lessons[held_out:], steps=_NETWORK_STEPS, seed=seed)
+    report = fusion_residual.train(network, lessons[held_out:], steps=_NETWORK_STEPS, seed=seed)
     judges = lessons[:held_out] if held_out > 1 else lessons[:1] * 2
-    decision = fine_gate.judge(network, judges, incumbent=None, trained_on=frozenset(report.movies[:0]))
+    decision = fusion_gate.judge(network, judges, incumbent=None, trained_on=frozenset(report.movies[:0]))
     print(f"  network on fusion: {decision.reason}; λ {[lam for _, lam in decision.weight]}", flush=True)
     return Session(net, network, decision.weight)
 
@@ -122,12 +125,12 @@ def arms(movie: Movie, session: Session, *, per_movie: bool) -> dict[str, tuple[
     added = sums.sums.sum(0) * sums.grid.transfer.conj()[:, None]
     made["shift and add"] = sums.tiles.blend(sums.grid.image(added), 2), 2
     for name, network in (("fusion", None), ("fusion + network", session)):
-        resolver = Resolver(sums, movie.noise, network)
+        resolver = Fusion(sums, movie.noise, network)
         made[name] = resolver.image(), 2
         made[f"{name}, unfiltered"] = resolver.image(filtered=False), 2
     order = torch.randperm(len(movie.motion.shifts), generator=torch.Generator().manual_seed(0))
     other = replace(movie.motion, shifts=movie.motion.shifts[order], local=None)
-    made["control: other frames' shifts"] = Resolver(movie.sums(other), movie.noise).image(), 2
+    made["control: other frames' shifts"] = Fusion(movie.sums(other), movie.noise).image(), 2
     made["full resolution"] = movie.full(), 2
     return made
 

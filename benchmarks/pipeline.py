@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.harness import measured, table
 from service.config import load
-from service.offline.process import bench, describe, job_for
+from service.offline.process import describe, job_for, prepare
 from streamer import pipeline
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.simulation.microscope import Plan, expose
@@ -33,7 +33,7 @@ def main() -> None:
                 torch.set_num_threads(1)
                 (exposure,) = expose(Plan(directory=root, scope=scope, specimen=apoferritin(), truth=False))
             config = load(None, (f"outputs.super_resolution={mode}", f'watch.root="{root}"', "compute.threads=1"))
-            prepared = bench(config)
+            prepared = prepare(config)
             movie = describe(exposure.path, config)
             stages: dict[str, list[float]] = {}
             totals = []

@@ -30,7 +30,7 @@ from benchmarks.harness import table
 from benchmarks.sessions import Sample, movie_of
 from models.serving.session_model import SessionModel
 from models.settings import SessionModelSettings
-from models.specimens import Look, Specimens
+from models.specimens import Specimens, TextureSample
 from models.versions.base_weights import base_directory
 from models.versions.store import ModelStore
 from service.config import Config
@@ -42,7 +42,7 @@ from service.layout import Layout
 from service.processes.messages import Candidate, Learn
 from service.processes.trainer import Trainer
 from streamer import restore
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.quality.texture import texture
 from streamer.settings import DenoiseSettings
 from streamer.sums.group_files import encode_groups
@@ -165,7 +165,7 @@ class Night:
 
     def _served(self, movie: SessionMovie, version: str | None, *, flagged: bool) -> Row:
         shape = movie.sums.shape
-        mask = quality.band_mask(shape, movie.sums.pixel_size, 100.0, 6.0)
+        mask = estimators.band_mask(shape, movie.sums.pixel_size, 100.0, 6.0)
         linear = restore.filtered(movie.sums.total, movie.spectrum.wiener, shape)
         wiener = snbr(against_truth(linear, movie), mask)  # type: ignore[arg-type]
         if version is None:
@@ -189,7 +189,7 @@ def score_of(version: Path, movies: Sequence[SessionMovie]) -> float:
         proposal = model.propose(movie.sums, movie.spectrum)
         linear = restore.filtered(movie.sums.total, movie.spectrum.wiener, shape)
         sums.append(against_truth(restore.merge(linear, proposal.total, proposal.weight, shape), movie))  # type: ignore[arg-type]
-    mask = quality.band_mask(shape, movies[0].sums.pixel_size, 100.0, 6.0)
+    mask = estimators.band_mask(shape, movies[0].sums.pixel_size, 100.0, 6.0)
     return snbr(torch.stack(sums).sum(0), mask)
 
 
@@ -335,14 +335,14 @@ def _switched(old: list, new: list, before: int) -> tuple[int, bool | None]:  # 
     """Movies until a switch is noticed, and whether the first specimen is known again; None: that was not tried."""
     watch, at = Specimens(), _NEVER
     for index, look in enumerate(old[:before]):
-        watch.take(Look(f"a{index}", look, 1.5))
+        watch.take(TextureSample(f"a{index}", look, 1.5))
     start = watch.current
     for index, look in enumerate(new[:6]):
-        if watch.take(Look(f"b{index}", look, 1.5)).change is not None and at == _NEVER:
+        if watch.take(TextureSample(f"b{index}", look, 1.5)).change is not None and at == _NEVER:
             at = index + 1
     if at == _NEVER or len(old) < before + 6:
         return at, None
-    steps = [watch.take(Look(f"c{i}", look, 1.5)).change for i, look in enumerate(old[before : before + 6])]
+    steps = [watch.take(TextureSample(f"c{i}", look, 1.5)).change for i, look in enumerate(old[before : before + 6])]
     told = next((step for step in steps if step is not None), None)
     return at, told is not None and told.returned and told.specimen == start
 
@@ -356,7 +356,7 @@ def tell_apart() -> None:
     for name in names:
         watch = Specimens()
         for index, look in enumerate(found[name]):
-            alarms += watch.take(Look(f"{name}{index}", look, 1.5)).change is not None
+            alarms += watch.take(TextureSample(f"{name}{index}", look, 1.5)).change is not None
             seen += 1
     rows: list[list[object]] = [["no switch", seen, f"{alarms} alarms", f"{alarms / seen * 500:.1f} in 500 movies", ""]]
     ways: list[tuple[str, list[tuple[list, list]]]] = [

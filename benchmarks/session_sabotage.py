@@ -31,7 +31,7 @@ from models.versions.base_weights import shipped_base
 from models.versions.checkpoint import load_version, save_version
 from streamer import fourier
 from streamer.errors import ModelError
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +66,7 @@ class Inventing(nn.Module):
         return out + self.strength * torch.roll(out, (24, 16), (-2, -1))
 
 
-class Bench:
+class OfflineContext:
     """One specimen's movies and the incumbent."""
 
     def __init__(self, specimen: str) -> None:
@@ -110,11 +110,11 @@ class Bench:
             merged = torch.lerp(linear, proposed, plane.to(linear.dtype)) / ready.whitening
             sums.append(against_truth(ready.band.pad(merged), movie))  # type: ignore[arg-type]
         shape = self.truth[0][1].sums.shape
-        mask = quality.band_mask(shape, self.sample.pixel_size, 100.0, BAND)
+        mask = estimators.band_mask(shape, self.sample.pixel_size, 100.0, BAND)
         return snbr(torch.stack(sums).sum(0), mask)
 
 
-def sabotaged(one: Bench, other: Bench) -> Iterator[tuple[str, Decision]]:
+def sabotaged(one: OfflineContext, other: OfflineContext) -> Iterator[tuple[str, Decision]]:
     """Candidates that must not be promoted, offered."""
     yield from _broken(one)
     uncorrected = Sample(one.sample.specimen, gain=False)
@@ -132,7 +132,7 @@ def sabotaged(one: Bench, other: Bench) -> Iterator[tuple[str, Decision]]:
         yield f"a little invention ({kind}), 34 held out", one.offered(net, 0, many=True)  # type: ignore[arg-type]
 
 
-def _broken(one: Bench) -> Iterator[tuple[str, Decision]]:
+def _broken(one: OfflineContext) -> Iterator[tuple[str, Decision]]:
     """NaN, and weights that ran away."""
     for seed in range(4):
         net = copy.deepcopy(one.incumbent)
@@ -179,7 +179,7 @@ def flipped(count: int) -> int:
     return loaded
 
 
-def honest(one: Bench, count: int) -> tuple[int, int, int]:
+def honest(one: OfflineContext, count: int) -> tuple[int, int, int]:
     """Improvements by the truth, how many were promoted within three attempts, attempts in all."""
     improved = promoted = attempts = 0
     fresh = one.sample.specimen != HARD
@@ -205,7 +205,7 @@ def honest(one: Bench, count: int) -> tuple[int, int, int]:
 
 def sabotage() -> None:
     """What must not be promoted."""
-    classes = [Bench(name) for name in SPECIMENS]
+    classes = [OfflineContext(name) for name in SPECIMENS]
     counts: dict[str, list[Decision]] = {}
     for number, one in enumerate(classes):
         for kind, decision in sabotaged(one, classes[(number + 1) % len(classes)]):
@@ -228,7 +228,7 @@ def sabotage() -> None:
 
 def improvements(each: int) -> None:
     """What should be promoted; ``each`` is how many are tried for each specimen."""
-    classes = [Bench(name) for name in (*SPECIMENS, HARD)]
+    classes = [OfflineContext(name) for name in (*SPECIMENS, HARD)]
     found = [honest(one, each) for one in classes]
     improved, promoted, attempts = (sum(part) for part in zip(*found, strict=True))
     share = f"{promoted / max(1, improved):.1%}"

@@ -18,13 +18,12 @@ from torch import Tensor
 from benchmarks.denoise import SPECIMENS
 from benchmarks.harness import simulated
 from streamer.band import band_of
-from streamer.detector import correction as detector
-from streamer.quality import estimators as quality
+from streamer.detector import correction
+from streamer.quality import estimators
 from streamer.records import Gain, GroupSums, HalfSums, Spectrum
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.sums import frame_sum, halves
 
 PLACE = Path(os.environ.get("STREAMER_SESSIONS", Path(tempfile.gettempdir()) / "streamer-sessions"))
 
@@ -90,7 +89,7 @@ def movie_of(sample: Sample, index: int) -> SessionMovie:
     return SessionMovie(
         name=f"{sample.name}/{index:04d}",
         sums=sums,
-        spectrum=quality.measure(sums),
+        spectrum=estimators.measure(sums),
         groups=GroupSums(
             groups=groups,
             exposures=tuple(tuple(e) for e in kept["exposures"].tolist()),
@@ -121,19 +120,19 @@ def _made(sample: Sample, index: int) -> dict[str, Tensor]:
     movie = simulated(scope, specimen_of(sample.specimen), int(rng.integers(1 << 31)))
     if not sample.gain:
         flat = Gain(path="none", sha256="", values=np.ones(scope.shape, dtype=np.float32))
-        movie.frames = replace(movie.frames, gain=flat, defects=detector.defects_of(flat, movie.frames.hot_pixels))
+        movie.frames = replace(movie.frames, gain=flat, defects=correction.defects_of(flat, movie.frames.hot_pixels))
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
-    fused = fuse.fuse(
+    fused = frame_sum.sum_frames(
         movie.frame(),
         torch.from_numpy(-movie.truth.displacement).double(),
         movie.exposures,
         pixel_size=scope.pixel_size,
         voltage_kv=scope.voltage_kv,
         group_shape=band.small,
-        n_groups=split.group_count(len(movie.counts)),
+        n_groups=halves.group_count(len(movie.counts)),
     )
-    groups = split.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
-    sums = split.half_sums(fused, scope.pixel_size, scope.voltage_kv)
+    groups = halves.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
+    sums = halves.half_sums(fused, scope.pixel_size, scope.voltage_kv)
     if groups is None:
         raise ValueError("too few frames")
     return {
@@ -142,5 +141,5 @@ def _made(sample: Sample, index: int) -> dict[str, Tensor]:
         "even": sums.even,
         "odd": sums.odd,
         "even_share": sums.even_share,
-        "truth": quality.tapered(movie.expected(), scope.shape),
+        "truth": estimators.tapered(movie.expected(), scope.shape),
     }

@@ -23,8 +23,8 @@ from streamer.motion.field import ORDERS
 from streamer.records import LocalMotion, Motion
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import apoferritin, random_protein
-from streamer.super_resolution import accumulate as fine
-from streamer.super_resolution.fusion import Resolver, super_resolve
+from streamer.super_resolution.accumulate import accumulate
+from streamer.super_resolution.fusion import Fusion, super_resolve
 
 BANDS = [(0.12, 0.245), (0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
 _FRAMES, _SIZE, _AROUND = 40, 512, 64
@@ -80,15 +80,15 @@ def motion_of(shifts: torch.Tensor) -> Motion:
     return Motion(shifts=shifts, information=0.0, trusted=True, iterations=0)
 
 
-def fused(frames: list[torch.Tensor], shifts: torch.Tensor, noise: float) -> Resolver:
-    sums = fine.accumulate(
+def fused(frames: list[torch.Tensor], shifts: torch.Tensor, noise: float) -> Fusion:
+    sums = accumulate(
         lambda i: frames[i],
         motion_of(shifts),
         torch.zeros(len(frames)),
         pixel_size=3.0,
         voltage_kv=300.0,
     )
-    return Resolver(sums, noise)
+    return Fusion(sums, noise)
 
 
 def arms(movie: Ideal, *, thon: bool) -> dict[str, torch.Tensor]:
@@ -194,11 +194,9 @@ def specimens() -> None:
         shuffled = replace(own, shifts=own.shifts[order], local=None)
         for arm, motion in (("own", own), ("own, global", global_only), ("true", true), ("other frames'", shuffled)):
             with measured() as cost:
-                sums = fine.accumulate(
-                    movie.frame(), motion, movie.exposures, pixel_size=scope.pixel_size, voltage_kv=300.0
-                )
+                sums = accumulate(movie.frame(), motion, movie.exposures, pixel_size=scope.pixel_size, voltage_kv=300.0)
                 result = super_resolve(
-                    Resolver(sums, float(movie.counts.mean())), shifts=motion.shifts, min_diversity=0.2
+                    Fusion(sums, float(movie.counts.mean())), shifts=motion.shifts, min_diversity=0.2
                 )
             if result.image is None:
                 continue

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from msgspec import Struct
 
-from models.gate import fusion_residual as fine_gate
+from models.gate import fusion_residual as fusion_gate
 from models.manifest import Manifest
-from models.networks import fusion_residual as gain_residual
-from models.networks import zssr
+from models.networks import fusion_residual, zssr
 from models.networks.optimise import TrainingReport
 from models.versions.checkpoint import load_net
 from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
-from streamer.super_resolution.training_data import read_averages, read_lesson
+from streamer.super_resolution.training_data import read_averages, read_training_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     figures: dict[str, float | str | None] = {}
 
 
-class Lesson(Protocol):
+class TrainingExample(Protocol):
     """What is learned from one movie."""
 
     movie_id: str
@@ -43,16 +42,16 @@ class Lesson(Protocol):
 
 
 Net = TypeVar("Net", bound=torch.nn.Module)
-Les = TypeVar("Les", bound=Lesson)
+Example = TypeVar("Example", bound=TrainingExample)
 
 
-class Subject(Protocol[Net, Les]):
+class Learner(Protocol[Net, Example]):
     """One kind of network: how it is read, trained and judged. The methods may raise ModelError."""
 
     network: str
 
-    def read(self, path: Path, device: torch.device | str) -> Les:
-        """A movie's lesson."""
+    def read(self, path: Path, device: torch.device | str) -> Example:
+        """What one movie teaches."""
 
     def load(self, directory: Path, device: torch.device | str) -> tuple[Net, Manifest]:
         """A version."""
@@ -61,14 +60,14 @@ class Subject(Protocol[Net, Les]):
         """An untrained network, from torch's seed."""
 
     def train(
-        self, net: Net, lessons: Sequence[Les], *, steps: int, seed: int, stop: Callable[[], bool]
+        self, net: Net, examples: Sequence[Example], *, steps: int, seed: int, stop: Callable[[], bool]
     ) -> TrainingReport:
         """Train in place."""
 
     def judge(
         self,
         net: Net,
-        held_out: Sequence[Les],
+        held_out: Sequence[Example],
         *,
         incumbent: tuple[Net, list[tuple[float, float]]] | None,
         trained_on: frozenset[str],
@@ -78,7 +77,12 @@ class Subject(Protocol[Net, Les]):
 
 
 def manifest_of(
-    name: str, net: NetConfig, report: TrainingReport, learned: Sequence[Lesson], held_out: Sequence[Lesson], seed: int
+    name: str,
+    net: NetConfig,
+    report: TrainingReport,
+    learned: Sequence[TrainingExample],
+    held_out: Sequence[TrainingExample],
+    seed: int,
 ) -> Manifest:
     """What a version says of itself, but for its parents and its λ."""
     pixel_size = learned[-1].pixel_size
@@ -94,50 +98,50 @@ def manifest_of(
         steps=report.steps,
         losses=report.losses,
         trained_on=sorted(report.movies),
-        held_out=[lesson.movie_id for lesson in held_out],
+        held_out=[example.movie_id for example in held_out],
     )
 
 
-class OnFusion:
-    """The network on top of fusion; a ``Subject``."""
+class FusionLearner:
+    """The network on top of fusion; a ``Learner``."""
 
     network = SUPER_RESOLUTION
 
-    def read(self, path: Path, device: torch.device | str) -> gain_residual.Lesson:
-        """See ``Subject``."""
-        return gain_residual.Lesson(*read_lesson(path, device))
+    def read(self, path: Path, device: torch.device | str) -> fusion_residual.FusionExample:
+        """See ``Learner``."""
+        return fusion_residual.FusionExample(*read_training_data(path, device))
 
-    def load(self, directory: Path, device: torch.device | str) -> tuple[gain_residual.GainResidualNet, Manifest]:
-        """See ``Subject``."""
-        return load_net(directory, gain_residual.GainResidualNet, device)
+    def load(self, directory: Path, device: torch.device | str) -> tuple[fusion_residual.FusionResidualNet, Manifest]:
+        """See ``Learner``."""
+        return load_net(directory, fusion_residual.FusionResidualNet, device)
 
-    def fresh(self) -> gain_residual.GainResidualNet:
-        """See ``Subject``."""
-        return gain_residual.GainResidualNet()
+    def fresh(self) -> fusion_residual.FusionResidualNet:
+        """See ``Learner``."""
+        return fusion_residual.FusionResidualNet()
 
     def train(
         self,
-        net: gain_residual.GainResidualNet,
-        lessons: Sequence[gain_residual.Lesson],
+        net: fusion_residual.FusionResidualNet,
+        examples: Sequence[fusion_residual.FusionExample],
         *,
         steps: int,
         seed: int,
         stop: Callable[[], bool],
     ) -> TrainingReport:
-        """See ``Subject``."""
-        return gain_residual.train(net, lessons, steps=steps, seed=seed, stop=stop, clock=time.perf_counter)
+        """See ``Learner``."""
+        return fusion_residual.train(net, examples, steps=steps, seed=seed, stop=stop, clock=time.perf_counter)
 
     def judge(
         self,
-        net: gain_residual.GainResidualNet,
-        held_out: Sequence[gain_residual.Lesson],
+        net: fusion_residual.FusionResidualNet,
+        held_out: Sequence[fusion_residual.FusionExample],
         *,
-        incumbent: tuple[gain_residual.GainResidualNet, list[tuple[float, float]]] | None,
+        incumbent: tuple[fusion_residual.FusionResidualNet, list[tuple[float, float]]] | None,
         trained_on: frozenset[str],
         seed: int,
     ) -> Verdict:
-        """See ``Subject`` and ``fine_gate``."""
-        found = fine_gate.judge(net, held_out, incumbent=incumbent, trained_on=trained_on, seed=seed)
+        """See ``Learner`` and ``fusion_gate``."""
+        found = fusion_gate.judge(net, held_out, incumbent=incumbent, trained_on=trained_on, seed=seed)
         figures: dict[str, float | str | None] = {}
         for name in ("gain", "gain_beyond"):
             if found.scores:
@@ -146,40 +150,40 @@ class OnFusion:
         return Verdict(promoted=found.promoted, reason=found.reason, weight=found.weight, figures=figures)
 
 
-class CryoZssr:
-    """cryo-ZSSR, trained on a session; a ``Subject``."""
+class ZssrLearner:
+    """cryo-ZSSR, trained on a session; a ``Learner``."""
 
     network = CRYO_ZSSR
 
     def read(self, path: Path, device: torch.device | str) -> zssr.Pair:
-        """See ``Subject``."""
+        """See ``Learner``."""
         movie_id, averages, pixel_size = read_averages(path, device)
         return zssr.Pair(movie_id, averages, pixel_size)
 
     def load(self, directory: Path, device: torch.device | str) -> tuple[zssr.ZssrNet, Manifest]:
-        """See ``Subject``."""
+        """See ``Learner``."""
         return load_net(directory, zssr.ZssrNet, device)
 
     def fresh(self) -> zssr.ZssrNet:
-        """See ``Subject``."""
+        """See ``Learner``."""
         return zssr.ZssrNet()
 
     def train(
         self,
         net: zssr.ZssrNet,
-        lessons: Sequence[zssr.Pair],
+        examples: Sequence[zssr.Pair],
         *,
         steps: int,
         seed: int,
         stop: Callable[[], bool],
     ) -> TrainingReport:
-        """See ``Subject``."""
+        """See ``Learner``."""
         began = time.perf_counter()
-        found = zssr.train(net, lessons, seed=seed, most_steps=steps, stop=stop)
+        found = zssr.train(net, examples, seed=seed, most_steps=steps, stop=stop)
         return TrainingReport(
             steps=found.steps,
             losses=found.losses,
-            movies=[pair.movie_id for pair in lessons],
+            movies=[pair.movie_id for pair in examples],
             seconds=time.perf_counter() - began,
             finite=found.finite,
         )
@@ -193,13 +197,13 @@ class CryoZssr:
         trained_on: frozenset[str],
         seed: int,
     ) -> Verdict:
-        """See ``Subject``: a smaller loss on movies it never saw than interpolation has, or than what serves."""
+        """See ``Learner``: a smaller loss on movies it never saw than interpolation has, or than what serves."""
         leaked = trained_on.intersection(pair.movie_id for pair in held_out)
         if leaked:
             return Verdict(promoted=False, reason=f"{len(leaked)} held-out movies were trained on")
         new = [zssr.held_out_loss(net, pair) for pair in held_out]
         old = [zssr.held_out_loss(None if incumbent is None else incumbent[0], pair) for pair in held_out]
-        lower = fine_gate.lower_bound([(b - a) / b for a, b in zip(new, old, strict=True)], seed)
+        lower = fusion_gate.lower_bound([(b - a) / b for a, b in zip(new, old, strict=True)], seed)
         than = "interpolation" if incumbent is None else "what serves"
         return Verdict(
             promoted=lower > 0.0,
@@ -208,7 +212,7 @@ class CryoZssr:
         )
 
 
-def subject_of(method: str) -> Subject[Any, Any]:
+def learner_of(method: str) -> Learner[Any, Any]:
     """What is learned for a method of super-resolution."""
-    subject: Subject[Any, Any] = CryoZssr() if method == "zssr" else OnFusion()
+    subject: Learner[Any, Any] = ZssrLearner() if method == "zssr" else FusionLearner()
     return subject

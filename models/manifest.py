@@ -19,7 +19,7 @@ PATTERN = "pattern.safetensors"
 FORMAT = "streamer.model/1"
 SIMULATED = "simulated-"
 """Begins the ids of movies that were made for learning."""
-FINE_KINDS = {"fusion": "gain-residual", "zssr": "cryo-zssr"}
+SUPER_RESOLUTION_KINDS = {"fusion": "gain-residual", "zssr": "cryo-zssr"}
 """Networks of the fine grid, by method of super-resolution."""
 
 

@@ -1,9 +1,9 @@
-"""Which specimen is in the microscope: told from what its movies look like, movie by movie.
+"""Which specimen is in the microscope: decided from what its movies look like, movie by movie.
 
-A movie's texture (``streamer.quality.texture``) is held against those of the movies before it. The distance is Mahalanobis'
-with the spread within a session, which is known beforehand from simulated sessions and learned from the session's own
-movies as they come. One odd movie is an outlier; two in a row that are odd in the same way are another specimen, a
-new one or one that was there before. No torch: the daemon decides this.
+A movie's texture (``streamer.quality.texture``) is compared with those of the movies before it. The distance is
+Mahalanobis' with the spread within a session, which is known beforehand from simulated sessions and learned from the
+session's own movies as they come. One odd movie is an outlier; two in a row that are odd in the same way are another
+specimen, a new one or one that was there before. No torch: the daemon decides this.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _prior() -> Vector:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TextureSample:
     """What a movie looks like."""
 
     movie_id: str
@@ -74,14 +74,14 @@ class Change:
 class Decided:
     """A movie whose specimen is clear."""
 
-    look: Look
+    look: TextureSample
     specimen: int
     odd: bool = False
     """It does not tell what the specimen looks like."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SpecimenDecision:
     """What a movie has made clear."""
 
     decided: tuple[Decided, ...]
@@ -96,7 +96,7 @@ class _Known:
     pixel_size: float
     textures: list[Vector] = field(default_factory=list)
 
-    def add(self, look: Look) -> None:
+    def add(self, look: TextureSample) -> None:
         self.textures = [*self.textures, np.array(look.texture)][-_MOST_KNOWN:]
 
 
@@ -107,19 +107,19 @@ class Specimens:
         self.current = 0
         """Number of the specimen, from 1; 0: no movie yet."""
         self._known: dict[int, _Known] = {}
-        self._suspects: list[Look] = []
-        self._latest: list[Look] = []
+        self._suspects: list[TextureSample] = []
+        self._latest: list[TextureSample] = []
         """The newest that was decided about."""
         self._spread = _prior()
 
-    def remember(self, look: Look, specimen: int, *, odd: bool = False) -> None:
+    def remember(self, look: TextureSample, specimen: int, *, odd: bool = False) -> None:
         """Take over what was decided earlier."""
         self.current = specimen
         known = self._known.setdefault(specimen, _Known(look.pixel_size))
         if not odd:
             known.add(look)
 
-    def take(self, look: Look) -> Told:
+    def take(self, look: TextureSample) -> SpecimenDecision:
         """Decide about a finished movie, or wait for the next one."""
         if self.current == 0:
             return self._decide([look], 1)
@@ -144,7 +144,7 @@ class Specimens:
     def _is_young(self, specimen: int) -> bool:
         return len(self._known[specimen].textures) < LEAST_KNOWN
 
-    def _earlier(self, looks: Sequence[Look]) -> int | None:
+    def _earlier(self, looks: Sequence[TextureSample]) -> int | None:
         """Specimen other than the present one that movies in a row are of; None: none that is known."""
         distances = {
             number: self._distance(looks, number)
@@ -156,7 +156,7 @@ class Specimens:
         nearest = min(distances, key=distances.__getitem__, default=0)
         return nearest if nearest and distances[nearest] < _SAME else None
 
-    def _settle(self, look: Look) -> Told:
+    def _settle(self, look: TextureSample) -> SpecimenDecision:
         """A movie of a specimen that has just come: an outlier before the change may have hidden which it is."""
         latest = [*self._latest, look][-2:]
         earlier = self._earlier(latest) if len(latest) == 2 else None
@@ -165,7 +165,7 @@ class Specimens:
         reason = f"the last two movies look as specimen {earlier} did"
         return self._note([Decided(look, earlier)], Change(self.current, earlier, True, reason))
 
-    def _changed(self, looks: list[Look], reason: str) -> Told:
+    def _changed(self, looks: list[TextureSample], reason: str) -> SpecimenDecision:
         previous = self.current
         same_pixels = [look for look in looks if is_same_pixel_size(look.pixel_size, looks[-1].pixel_size)]
         earlier = self._earlier(same_pixels)
@@ -176,19 +176,19 @@ class Specimens:
         self._suspects = []
         return self._note(decided, Change(previous, specimen, returned, reason))
 
-    def _decide(self, looks: Sequence[Look], specimen: int) -> Told:
+    def _decide(self, looks: Sequence[TextureSample], specimen: int) -> SpecimenDecision:
         """Movies are of a specimen; those before the newest were odd."""
         *outliers, newest = looks
         self._suspects = []
         return self._note([*(Decided(look, specimen, odd=True) for look in outliers), Decided(newest, specimen)])
 
-    def _note(self, decided: list[Decided], change: Change | None = None) -> Told:
+    def _note(self, decided: list[Decided], change: Change | None = None) -> SpecimenDecision:
         for one in decided:
             self.remember(one.look, one.specimen, odd=one.odd)
             self._latest = [one.look]
-        return Told(tuple(decided), change)
+        return SpecimenDecision(tuple(decided), change)
 
-    def _distance(self, looks: Sequence[Look], specimen: int) -> float:
+    def _distance(self, looks: Sequence[TextureSample], specimen: int) -> float:
         """Squared Mahalanobis distance of the mean of some movies from that of a specimen's."""
         known = np.array(self._known[specimen].textures)
         n, m = len(known), len(looks)

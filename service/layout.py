@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from models.versions.store import FINE_MODELS
+from models.versions.store import SUPER_RESOLUTION_MODELS
 from streamer.errors import ConfigError, ServiceError
 from streamer.writers.atomic import write_atomically
 
@@ -69,11 +69,11 @@ class Layout:
         """Store of a session's versions."""
         return self.session_state(session) / "models"
 
-    def fine_models(self, session: str, method: str) -> Path:
+    def super_resolution_models(self, session: str, method: str) -> Path:
         """Store of a session's networks for a method of super-resolution."""
-        return self.session_state(session) / FINE_MODELS[method]
+        return self.session_state(session) / SUPER_RESOLUTION_MODELS[method]
 
-    def lesson(self, movie_id: str) -> Path:
+    def training_data(self, movie_id: str) -> Path:
         """What a network of the fine grid learns from of a movie."""
         return self.state / "lessons" / f"{movie_id}.safetensors"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.manifest import DENOISER_KINDS, FINE_KINDS, load_manifest
+from models.manifest import DENOISER_KINDS, SUPER_RESOLUTION_KINDS, load_manifest
 from models.versions.base_weights import base_directory
 from streamer.errors import ConfigError, ModelError
 
@@ -17,7 +17,7 @@ def check_versions(config: Config) -> None:
     """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
     fine, base = config.super_resolution, base_of(config)
     for setting, directory, expected in (
-        ("super_resolution.model", fine.model, (FINE_KINDS[fine.method],)),
+        ("super_resolution.model", fine.model, (SUPER_RESOLUTION_KINDS[fine.method],)),
         ("session_model.base", base, DENOISER_KINDS),
     ):
         if directory is None:

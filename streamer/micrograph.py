@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from streamer.movie_record import ModelRef, MovieQuality, MovieSource
     from streamer.records import GroupSums, HalfSums, Motion, Spectrum, SuperResolution
     from streamer.super_resolution.averages import Averages
-    from streamer.super_resolution.training_data import FineLesson
+    from streamer.super_resolution.training_data import FusionTrainingData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Micrograph:
     """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
     super_resolution: SuperResolution
     groups: GroupSums | None
-    lesson: FineLesson | Averages | None
+    training_data: FusionTrainingData | Averages | None
     motion: Motion
     hot_pixels: np.ndarray
     """(n, 2) rows and columns."""

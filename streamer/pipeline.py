@@ -17,8 +17,8 @@ from torch import Tensor
 
 from streamer import dose, restore
 from streamer.band import band_of
-from streamer.detector import correction as detector
-from streamer.detector import orientation as orient
+from streamer.detector import orientation
+from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
 from streamer.detector.gain_check import check_fit
 from streamer.detector.mtf import read_blur
 from streamer.errors import ModelError, MovieNotReady, StageError
@@ -26,19 +26,23 @@ from streamer.metadata.source import describe_source
 from streamer.micrograph import Micrograph
 from streamer.motion import align
 from streamer.movie_record import MovieRecord, MovieSource, SuperResolutionVerdict
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.quality.movie_quality import movie_quality
 from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
 from streamer.readers.files import below, root_of
 from streamer.records import Correction, Frames, Gain, HalfSums, Motion, Movie, Propose, Spectrum, SuperResolution
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.sums import frame_sum, halves
 from streamer.sums.group_files import encode_groups
-from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution.accumulate import accumulate
 from streamer.super_resolution.averages import Averages, average
-from streamer.super_resolution.fusion import Resolver, super_resolve
-from streamer.super_resolution.training_data import LESSON_GROUPS, FineLesson, encoded, lesson_of
+from streamer.super_resolution.fusion import Fusion, super_resolve
+from streamer.super_resolution.training_data import (
+    TRAINING_GROUPS,
+    FusionTrainingData,
+    encode_training_data,
+    training_data_of,
+)
 from streamer.super_resolution.verdict import cannot_help, nothing_near_nyquist
 from streamer.super_resolution.zssr import LEAST_FRAMES, super_resolve_averages
 from streamer.writers.atomic import write_atomically
@@ -53,7 +57,7 @@ if TYPE_CHECKING:
     from streamer.records import GainFit, MovieHeader
     from streamer.runtime.stopwatch import Stopwatch
     from streamer.settings import DataPathSettings, GainSettings
-    from streamer.super_resolution.networks import AverageNetwork, FineNetwork
+    from streamer.super_resolution.networks import FusionNetwork, ZssrNetwork
 
 
 _SEEN = ("super-resolution: the network learned from this movie, no figure of it is unseen",)
@@ -69,15 +73,15 @@ class Job:
     gain: Gain | None
     propose: Propose | None
     """The session model's voice; None: the Wiener estimate serves."""
-    network: FineNetwork | None
+    network: FusionNetwork | None
     """What changes the fused image on the fine grid; None: it stays as it is."""
-    zssr: AverageNetwork | None
+    zssr: ZssrNetwork | None
     """cryo-ZSSR, where ``super_resolution.method`` asks for it."""
     session_directory: Path
     """Where ``movies/…`` is made."""
     groups: Path | None
     """Where the frame-group sums go that a session model learns from; None: they are not made for one."""
-    lesson: Path | None
+    training_data: Path | None
     """Where the fine grid's sums go that a network on top of fusion learns from; None: not made for one."""
     notes: tuple[str, ...] = ()
     """Flags that are known before the movie is read."""
@@ -114,12 +118,12 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
             source, flags = describe_source(movie, header, job.settings, job.gain)
         gain, fit = _fitted_gain(job.gain, header, total, job.settings.gain, movie.path)
         corrected = total if gain is None else total * gain.values
-        hot = detector.find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
+        hot = find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
         listed = read_defects(Path(named), total.shape) if (named := job.settings.gain.defects) else None
     frames = Frames(
         counts=counts,
         gain=gain,
-        defects=detector.defects_of(gain, hot, listed),
+        defects=defects_of(gain, hot, listed),
         hot_pixels=hot,
         gain_fit=fit,
         mean_counts=float(corrected.mean()) / len(counts),
@@ -138,15 +142,15 @@ def _fitted_gain(
     """The gain as it multiplies this movie's frames, and whether their own pattern agrees."""
     if gain is None:
         return None, None
-    fitted = orient.fitted(gain, header, settings, movie)
-    sense = "divide" if orient.divides(gain, header, settings) else "multiply"
+    fitted = orientation.fitted(gain, header, settings, movie)
+    sense = "divide" if orientation.divides(gain, header, settings) else "multiply"
     return fitted, check_fit(total, fitted.values, settings, sense)
 
 
 def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Stopwatch) -> Micrograph:
     """Everything between the counts and the files."""
     settings, pixel_size, voltage_kv = job.settings, frames.pixel_size, frames.voltage_kv
-    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, job.device)
+    correction = correction_for(frames.shape, frames.gain, frames.defects, job.device)
     exposures = dose.frame_exposures(len(frames), frames.dose_per_frame, frames.frame_doses)
     band = band_of(frames.shape, pixel_size, settings.denoise.resolution, settings.denoise.low)
 
@@ -156,7 +160,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     with stage("align"):
         motion = align.estimate_motion(frame, len(frames), pixel_size, settings.motion)
     with stage("fuse"):
-        fused = fuse.fuse(
+        fused = frame_sum.sum_frames(
             frame,
             motion.shifts,
             exposures,
@@ -164,20 +168,22 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
             voltage_kv=voltage_kv,
             local=motion.local,
             group_shape=band.small,
-            n_groups=split.group_count(len(frames)) if job.groups or settings.outputs.keep_groups else 0,
+            n_groups=halves.group_count(len(frames)) if job.groups or settings.outputs.keep_groups else 0,
         )
     with stage("split"):
-        sums = _finite(split.half_sums(fused, pixel_size, voltage_kv))
-        groups = split.group_sums(fused, band.small, pixel_size, voltage_kv)
+        sums = _finite(halves.half_sums(fused, pixel_size, voltage_kv))
+        groups = halves.group_sums(fused, band.small, pixel_size, voltage_kv)
     with stage("quality"):
-        spectrum = quality.measure(sums)
+        spectrum = estimators.measure(sums)
     with stage("restore"):
         proposal, model_flags = _propose(
             None if "denoise" in job.shed else job.propose, sums, spectrum, frames.gain_fit
         )
         restored, restoration = restore.restore(sums, spectrum, proposal)
     with stage("super_resolve"):
-        super_resolution, lesson, fine_flags = _super_resolve(frame, frames, source, motion, exposures, spectrum, job)
+        super_resolution, training_data, super_resolution_flags = _super_resolve(
+            frame, frames, source, motion, exposures, spectrum, job
+        )
     with stage("figures"):
         metrics = movie_quality(sums, spectrum, proposal, motion, frames, settings.quality, super_resolution.verdict)
     return Micrograph(
@@ -186,7 +192,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         restored=restored,
         super_resolution=super_resolution,
         groups=groups,
-        lesson=lesson,
+        training_data=training_data,
         motion=motion,
         hot_pixels=frames.hot_pixels,
         metrics=metrics,
@@ -194,7 +200,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         model=proposal.model if proposal is not None and restoration == "network" else None,
         source=source,
         shed=job.shed,
-        flags=(*frames.flags, *job.notes, *model_flags, *fine_flags, *_motion_flags(motion)),
+        flags=(*frames.flags, *job.notes, *model_flags, *super_resolution_flags, *_motion_flags(motion)),
     )
 
 
@@ -205,9 +211,11 @@ def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stop
             raise MovieNotReady("the file changed while it was processed", where=movie.path)
         if micrograph.groups is not None and job.groups is not None:
             write_atomically(job.groups, encode_groups(movie.movie_id, micrograph.groups))
-        if micrograph.lesson is not None and job.lesson is not None:
+        if micrograph.training_data is not None and job.training_data is not None:
             pixel_size = micrograph.source.pixel_size
-            write_atomically(job.lesson, encoded(movie.movie_id, micrograph.lesson, pixel_size))
+            write_atomically(
+                job.training_data, encode_training_data(movie.movie_id, micrograph.training_data, pixel_size)
+            )
         return write_outputs(movie, micrograph, job.session_directory, job.settings, job.device, stage)
 
 
@@ -219,7 +227,7 @@ def _super_resolve(
     exposures: Tensor,
     spectrum: Spectrum,
     job: Job,
-) -> tuple[SuperResolution, FineLesson | Averages | None, tuple[str, ...]]:
+) -> tuple[SuperResolution, FusionTrainingData | Averages | None, tuple[str, ...]]:
     """Make the image of half the pixel size, a second pass over the frames, unless it is known to be in vain."""
     chosen = job.settings.super_resolution
     if "super-resolution" in job.shed:
@@ -227,16 +235,18 @@ def _super_resolve(
     in_vain = _in_vain(frames, source, motion, exposures, spectrum, job.settings)
     if in_vain is not None:
         return SuperResolution(image=None, verdict=in_vain), None, ()
-    sums = fine.accumulate(
+    sums = accumulate(
         frame,
         motion,
         exposures,
         pixel_size=frames.pixel_size,
         voltage_kv=frames.voltage_kv,
         blur=None if chosen.mtf is None else read_blur(Path(chosen.mtf)),
-        n_groups=split.group_count(len(frames), LESSON_GROUPS) if job.lesson and chosen.method == "fusion" else 0,
+        n_groups=halves.group_count(len(frames), TRAINING_GROUPS)
+        if job.training_data and chosen.method == "fusion"
+        else 0,
     )
-    resolver = Resolver(sums, float(spectrum.noise[1:].mean()))
+    resolver = Fusion(sums, float(spectrum.noise[1:].mean()))
     fused = partial(
         super_resolve,
         resolver,
@@ -245,12 +255,12 @@ def _super_resolve(
         filtered=chosen.filtered,
     )
     if chosen.method == "fusion":
-        lesson = lesson_of(resolver, frames.pixel_size) if len(sums.groups) else None
+        training_data = training_data_of(resolver, frames.pixel_size) if len(sums.groups) else None
         seen = job.network is not None and job.movie_id in job.network.trained_on
         try:
-            return fused(network=job.network, learned_from=seen), lesson, _SEEN if seen else ()
+            return fused(network=job.network, learned_from=seen), training_data, _SEEN if seen else ()
         except ModelError as error:
-            return fused(), lesson, (f"super-resolution: {error.what}; fused without a network",)
+            return fused(), training_data, (f"super-resolution: {error.what}; fused without a network",)
     averages = None
     try:
         averages = average(frame, motion)

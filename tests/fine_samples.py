@@ -2,13 +2,13 @@
 
 import torch
 
-from benchmarks.fine_network import NOISE
-from benchmarks.fine_network import sparse as ideal
-from models.networks.fusion_residual import Lesson
+from benchmarks.fusion_network import NOISE
+from benchmarks.fusion_network import sparse as ideal
+from models.networks.fusion_residual import FusionExample
 from streamer.records import Motion
-from streamer.super_resolution import accumulate as fine
-from streamer.super_resolution.fusion import Resolver
-from streamer.super_resolution.training_data import lesson_of
+from streamer.super_resolution import accumulate
+from streamer.super_resolution.fusion import Fusion
+from streamer.super_resolution.training_data import training_data_of
 
 
 def motion_of(shifts):
@@ -23,7 +23,7 @@ def sparse(seed, *, size=256, strength=0.5, frames=16):
 
 def sums_of(frames, motion, n_groups=8):
     """Fine sums of unweighted frames at 3 Å/px."""
-    return fine.accumulate(
+    return accumulate.accumulate(
         lambda i: frames[i], motion, torch.zeros(len(frames)), pixel_size=3.0, voltage_kv=300.0, n_groups=n_groups
     )
 
@@ -32,7 +32,7 @@ def lesson(seed, **options):
     """A lesson, its movie's sums and the truth."""
     frames, motion, truth = sparse(seed, **options)
     sums = sums_of(frames, motion)
-    return Lesson(f"movie-{seed}", lesson_of(Resolver(sums, NOISE), 3.0)), sums, truth
+    return FusionExample(f"movie-{seed}", training_data_of(Fusion(sums, NOISE), 3.0)), sums, truth
 
 
 def noise_lesson(seed):
@@ -40,8 +40,8 @@ def noise_lesson(seed):
     frames, motion, _ = sparse(seed)
     generator = torch.Generator().manual_seed(100 + seed)
     sums = sums_of(NOISE**0.5 * torch.randn(frames.shape, generator=generator), motion)
-    return Lesson(f"noise-{seed}", lesson_of(Resolver(sums, NOISE), 3.0))
+    return FusionExample(f"noise-{seed}", training_data_of(Fusion(sums, NOISE), 3.0))
 
 
 def resolved(sums, network=None):
-    return Resolver(sums, NOISE, network)
+    return Fusion(sums, NOISE, network)

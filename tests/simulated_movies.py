@@ -10,14 +10,14 @@ from models.training.movie import TrainingMovie
 from streamer import dose
 from streamer.band import band_of
 from streamer.ctf.transfer import Optics
-from streamer.detector import correction as detector
+from streamer.detector.correction import Correction, correction_for, defects_of, find_hot_pixels
 from streamer.motion import align
 from streamer.records import Gain, HalfSums
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
-from streamer.super_resolution import accumulate as fine
+from streamer.sums import halves
+from streamer.sums.frame_sum import sum_frames
+from streamer.super_resolution import accumulate
 
 OPTICS = Optics(
     defocus_u_um=1.4,
@@ -73,7 +73,7 @@ class SimulatedMovie:
     field: Field
     counts: np.ndarray
     gain: Gain
-    correction: detector.Correction
+    correction: Correction
 
     def frame(self, index):
         return self.correction.frame(self.counts, index)
@@ -90,8 +90,8 @@ class SimulatedMovie:
         error = -shifts.numpy() - self.field.displacement
         return float(np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean()))
 
-    def fuse(self, shifts, **options):
-        return fuse.fuse(
+    def sum_frames(self, shifts, **options):
+        return sum_frames(
             self.frame,
             shifts,
             self.exposures,
@@ -101,7 +101,7 @@ class SimulatedMovie:
         )
 
     def fine_sums(self, motion, **options):
-        return fine.accumulate(
+        return accumulate.accumulate(
             self.frame,
             motion,
             self.exposures,
@@ -111,14 +111,14 @@ class SimulatedMovie:
         )
 
     def halves(self, fused):
-        return split.half_sums(fused, self.scope.pixel_size, self.scope.voltage_kv)
+        return halves.half_sums(fused, self.scope.pixel_size, self.scope.voltage_kv)
 
     def training_movie(self, movie_id, resolution=6.0, low=100.0, most=10):
         """Group sums as the pipeline keeps them, ready to be learned from."""
         band = band_of(self.scope.shape, self.scope.pixel_size, resolution, low)
-        groups = split.group_count(len(self.counts), most)
-        fused = self.fuse(self.motion().shifts, group_shape=band.small, n_groups=groups)
-        sums = split.group_sums(fused, band.small, self.scope.pixel_size, self.scope.voltage_kv)
+        groups = halves.group_count(len(self.counts), most)
+        fused = self.sum_frames(self.motion().shifts, group_shape=band.small, n_groups=groups)
+        sums = halves.group_sums(fused, band.small, self.scope.pixel_size, self.scope.voltage_kv)
         return TrainingMovie(movie_id, sums, low)
 
 
@@ -128,6 +128,6 @@ def simulated(scope, specimen, seed):
     field = Field(scope, specimen, seed=seed)
     counts = np.stack(list(field.frames(camera)))
     gain = Gain(path="gain.mrc", sha256="0" * 64, values=camera.gain_reference())
-    hot = detector.find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
-    correction = detector.correction_for(scope.shape, gain, detector.defects_of(gain, hot))
+    hot = find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
+    correction = correction_for(scope.shape, gain, defects_of(gain, hot))
     return SimulatedMovie(scope, field, counts, gain, correction)

@@ -19,7 +19,7 @@ from models.networks.fusion_residual import EDGES, correct
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from models.networks.fusion_residual import GainResidualNet, Lesson
+    from models.networks.fusion_residual import FusionExample, FusionResidualNet
 
 _PARTS = 4
 """The groups are left out in this many turns."""
@@ -29,7 +29,7 @@ _GAIN_MARGIN = 0.01
 LEAST_HELD_OUT = 2
 
 
-class FineScore(Struct, frozen=True, kw_only=True):
+class FusionScore(Struct, frozen=True, kw_only=True):
     """What one network does to one movie that it never saw."""
 
     movie_id: str
@@ -39,32 +39,32 @@ class FineScore(Struct, frozen=True, kw_only=True):
     """The same of the bands beyond the physical Nyquist frequency alone."""
 
 
-class FineDecision(Struct, frozen=True, kw_only=True):
+class FusionDecision(Struct, frozen=True, kw_only=True):
     """The verdict and its reason."""
 
     promoted: bool
     reason: str
     weight: list[tuple[float, float]]
     """λ as (spatial frequency in 1/Å, value), one point per band."""
-    scores: list[FineScore]
-    incumbent: list[FineScore] = []
+    scores: list[FusionScore]
+    incumbent: list[FusionScore] = []
 
 
-def band_sums(net: GainResidualNet, lesson: Lesson) -> Tensor:
+def band_sums(net: FusionResidualNet, example: FusionExample) -> Tensor:
     """What left-out frames say of each band's change and of the fused image there: (tiles, 7, 4) float64.
 
     Columns: Re u·(B − K x), u·K u; Re x_b·B, x_b·K x with x_b the fused image's own band.
     """
     with torch.inference_mode():
-        turns = [_turn(net, lesson, part) for part in range(min(_PARTS, len(lesson)))]
+        turns = [_turn(net, example, part) for part in range(min(_PARTS, len(example)))]
     return torch.stack(turns).sum(0)
 
 
-def _turn(net: GainResidualNet, lesson: Lesson, part: int) -> Tensor:
-    left_out = torch.arange(len(lesson)) % _PARTS == part
-    tiles, grid, columns = torch.arange(lesson.n_tiles), lesson.grid, slice(1, -1)
-    fused, noise = lesson.fused(~left_out, tiles)
-    unseen, sums = lesson.equations(left_out, tiles)
+def _turn(net: FusionResidualNet, example: FusionExample, part: int) -> Tensor:
+    left_out = torch.arange(len(example)) % _PARTS == part
+    tiles, grid, columns = torch.arange(example.n_tiles), example.grid, slice(1, -1)
+    fused, noise = example.fused(~left_out, tiles)
+    unseen, sums = example.equations(left_out, tiles)
     changes, bands = correct(net, fused, noise)
     x = grid.aliases(fused)
     seen = sums * grid.transfer.conj()[:, None]
@@ -106,12 +106,12 @@ def gains(table: Tensor, weight: Sequence[float]) -> Tensor:
     return torch.stack([gain, 2.0 * sums[:, 2] - sums[:, 3]], -1)
 
 
-def score(movie_id: str, table: Tensor, weight: Sequence[float]) -> FineScore:
+def score(movie_id: str, table: Tensor, weight: Sequence[float]) -> FusionScore:
     """Figures of one movie."""
     both = gains(table, weight)
     beyond = both[[low >= 0.25 for low in EDGES[:-1]]].sum(0)
     whole = both.sum(0)
-    return FineScore(movie_id=movie_id, gain=_share(whole), gain_beyond=_share(beyond))
+    return FusionScore(movie_id=movie_id, gain=_share(whole), gain_beyond=_share(beyond))
 
 
 def _share(gain_and_own: Tensor) -> float:
@@ -120,44 +120,44 @@ def _share(gain_and_own: Tensor) -> float:
 
 
 def judge(
-    net: GainResidualNet,
-    held_out: Sequence[Lesson],
+    net: FusionResidualNet,
+    held_out: Sequence[FusionExample],
     *,
-    incumbent: tuple[GainResidualNet, Sequence[tuple[float, float]]] | None,
+    incumbent: tuple[FusionResidualNet, Sequence[tuple[float, float]]] | None,
     trained_on: frozenset[str],
     seed: int = 0,
-) -> FineDecision:
+) -> FusionDecision:
     """Decide whether a candidate may serve: better than the fused image, and than what serves, on unseen movies."""
 
-    def no(reason: str) -> FineDecision:
-        return FineDecision(promoted=False, reason=reason, weight=[], scores=[])
+    def no(reason: str) -> FusionDecision:
+        return FusionDecision(promoted=False, reason=reason, weight=[], scores=[])
 
-    leaked = trained_on.intersection(lesson.movie_id for lesson in held_out)
+    leaked = trained_on.intersection(example.movie_id for example in held_out)
     if leaked:
         return no(f"{len(leaked)} held-out movies were trained on")
     if len(held_out) < LEAST_HELD_OUT:
         return no(f"{len(held_out)} held-out movies, needs {LEAST_HELD_OUT}")
     if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
         return no("weights are not finite")
-    tables = [band_sums(net, lesson) for lesson in held_out]
+    tables = [band_sums(net, example) for example in held_out]
     if not all(bool(torch.isfinite(table).all()) for table in tables):
         return no("a figure is not finite")
     weight = measure_weight(tables, seed)
-    names = [lesson.movie_id for lesson in held_out]
+    names = [example.movie_id for example in held_out]
     # λ is measured on these movies: what is said of each uses that of the others
     apart = [measure_weight([*tables[:i], *tables[i + 1 :]], seed) for i in range(len(tables))]
     scores = [score(name, table, lam) for name, table, lam in zip(names, tables, apart, strict=True)]
     before = []
     if incumbent is not None:
         lam = [value for _, value in incumbent[1]]
-        before = [score(lesson.movie_id, band_sums(incumbent[0], lesson), lam) for lesson in held_out]
+        before = [score(example.movie_id, band_sums(incumbent[0], example), lam) for example in held_out]
     lower = lower_bound([a.gain - b for a, b in zip(scores, _gains_of(before, len(scores)), strict=True)], seed)
     needed = 0.0 if before else _GAIN_MARGIN
     than = "what serves" if before else "the fused image"
     promoted = any(weight) and lower > needed
     reason = f"unseen frames are predicted {lower:+.2%} better than by {than} at least, needs more than {needed:.0%}"
     lam_points = points(weight, held_out[0].sums.pixel_size)
-    return FineDecision(promoted=promoted, reason=reason, weight=lam_points, scores=scores, incumbent=before)
+    return FusionDecision(promoted=promoted, reason=reason, weight=lam_points, scores=scores, incumbent=before)
 
 
 def points(weight: Sequence[float], pixel_size: float) -> list[tuple[float, float]]:
@@ -167,7 +167,7 @@ def points(weight: Sequence[float], pixel_size: float) -> list[tuple[float, floa
     return [(round(middle, 5), lam) for middle, lam in zip(middles, weight, strict=True)]
 
 
-def _gains_of(scores: Sequence[FineScore], count: int) -> list[float]:
+def _gains_of(scores: Sequence[FusionScore], count: int) -> list[float]:
     return [one.gain for one in scores] or [0.0] * count
 
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from streamer import fourier
 from streamer.movie_record import ModelScore
-from streamer.quality import estimators as quality
-from streamer.quality import intervals
+from streamer.quality import estimators, intervals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +43,9 @@ _PATTERN_LIMIT = 20.0
 class Evidence:
     """A movie's halves as the guard looks at them, whitened spectra of the band, (h', w'//2+1)."""
 
-    raw: quality.Halves
-    linear: quality.Halves
-    served: quality.Halves
+    raw: estimators.Halves
+    linear: estimators.Halves
+    served: estimators.Halves
     """W·y + λ(f − W·y) of each half."""
     shape: fourier.Shape
     band_pixel_size: float
@@ -170,14 +169,14 @@ def _own_gain(movie: Evidence) -> tuple[float, float, float]:
         [fourier.to_image(half, movie.shape) for half in pair] for pair in (movie.raw, movie.linear, movie.served)
     )
     tile = intervals.tile_shape(movie.shape, _TILES)
-    mask = quality.band_mask(tile, movie.band_pixel_size, movie.low, 2.0 * movie.band_pixel_size)
+    mask = estimators.band_mask(tile, movie.band_pixel_size, movie.low, 2.0 * movie.band_pixel_size)
     table = torch.stack(
         [intervals.tile_sums([*raw, *pair], _TILES)[:, :, mask].sum(-1).cpu() for pair in (linear, served)], dim=1
     )  # (tiles, 2, 7)
     whole = table.sum(0)
 
     def log_gain(summed: Tensor) -> float:
-        linear, served = (float(quality.ratios(row).snbr) for row in summed)
+        linear, served = (float(estimators.ratios(row).snbr) for row in summed)
         return math.log(served / linear) if linear > 0.0 and served > 0.0 else math.nan
 
     gain = log_gain(whole)
@@ -185,4 +184,4 @@ def _own_gain(movie: Evidence) -> tuple[float, float, float]:
     # jackknife: each tile left out once
     left_out = torch.tensor([log_gain(whole - one) for one in table], dtype=torch.float64)
     error = math.sqrt(float((left_out - left_out.mean()).square().sum()) * (n - 1) / n)
-    return gain, error, float(quality.ratios(whole[0]).snbr)
+    return gain, error, float(estimators.ratios(whole[0]).snbr)

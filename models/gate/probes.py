@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.networks.denoiser import Denoiser, infer
 from streamer import fourier
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,8 +109,8 @@ def _pair_probe(net: Denoiser, movie: TrainingMovie, other: TrainingMovie) -> tu
         added = theirs * their_wiener * strength
         changed = torch.fft.rfft2(_apply(net, movie, micrograph + added, wiener) - alone)
         expected = added * wiener * movie.window
-        back = quality.covariance(expected, changed, movie.band.small).sum()
-        return float(back / quality.covariance(expected, expected, movie.band.small).sum())
+        back = estimators.covariance(expected, changed, movie.band.small).sum()
+        return float(back / estimators.covariance(expected, expected, movie.band.small).sum())
 
     return coherence, returned(1.0), returned(0.5)
 

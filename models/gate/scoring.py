@@ -16,7 +16,7 @@ from torch import Tensor
 from models.manifest import MovieScore
 from models.networks.denoiser import Denoiser, infer
 from streamer import fourier
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,19 +99,19 @@ def scored(
     even[0::2] = True
     halves = [outputs(net, movie, chosen) for chosen in (even, ~even)]
     raw, linear, merged = (
-        (quality.tapered(pair[0], shape), quality.tapered(pair[1], shape))
+        (estimators.tapered(pair[0], shape), estimators.tapered(pair[1], shape))
         for pair in (
             [h[0] for h in halves],
             [h[1] for h in halves],
             [torch.lerp(h[1], h[2], plane.to(h[1].dtype)) for h in halves],
         )
     )
-    mask = quality.band_mask(shape, movie.band.band_pixel_size, movie.band.low, 2.0 * movie.band.band_pixel_size)
+    mask = estimators.band_mask(shape, movie.band.band_pixel_size, movie.band.low, 2.0 * movie.band.band_pixel_size)
     sums = {
-        name: quality.estimate(raw, denoised, shape)
+        name: estimators.estimate(raw, denoised, shape)
         for name, denoised in (("raw", raw), ("wiener", linear), ("net", merged))
     }
-    figures = {name: quality.pooled(rings, mask) for name, rings in sums.items()}
+    figures = {name: estimators.pooled(rings, mask) for name, rings in sums.items()}
     net_figures = figures["net"]
     loss, loss_wiener, held_out = _against_left_out(movie, changes, plane, mask)
     transferred = net_figures.gamma**2 * net_figures.signal
@@ -123,7 +123,7 @@ def scored(
         bias_ratio=float(net_figures.bias / transferred),
         loss=loss,
         loss_wiener=loss_wiener,
-        snbr_held_out=quality.finite(held_out),
+        snbr_held_out=estimators.finite(held_out),
     )
     return found, (sums["wiener"], sums["net"])
 
@@ -142,10 +142,10 @@ def _against_left_out(
         total += float((fourier.to_image(merged, small) - target).square().mean())
         total_wiener += float((fourier.to_image(linear * movie.window, small) - target).square().mean())
         raw, denoised, held_out = (
-            quality.tapered(s, small) for s in (micrograph * movie.window, merged, torch.fft.rfft2(target))
+            estimators.tapered(s, small) for s in (micrograph * movie.window, merged, torch.fft.rfft2(target))
         )
-        sums.append(quality.estimate_held_out(raw, denoised, held_out, small)[:, mask].sum(-1))
-    snbr = float(quality.ratios(torch.stack(sums).sum(0)).snbr)
+        sums.append(estimators.estimate_held_out(raw, denoised, held_out, small)[:, mask].sum(-1))
+    snbr = float(estimators.ratios(torch.stack(sums).sum(0)).snbr)
     return total / len(folds), total_wiener / len(folds), snbr
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.manifest import ShellFigures
 from streamer import fourier
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def shell_sums(estimates: Tensor, band: Band, finest: float) -> Tensor:
 
 def shell_figures(sums: Sequence[Tensor], finest: float) -> list[ShellFigures]:
     """Figures from the shell sums of some movies, each (2, 7, shells): the Wiener filter's, then the network's."""
-    wiener, net = (quality.ratios(part) for part in torch.stack(list(sums)).sum(0).cpu())
+    wiener, net = (estimators.ratios(part) for part in torch.stack(list(sums)).sum(0).cpu())
     edges = torch.linspace(1.0 / _COARSEST, 1.0 / finest, _SHELLS + 1, dtype=torch.float64)
     transferred = net.gamma**2 * net.signal
     return [
@@ -48,5 +48,5 @@ def shell_figures(sums: Sequence[Tensor], finest: float) -> list[ShellFigures]:
 
 
 def _rounded(value: Tensor) -> float | None:
-    number = quality.finite(value)
+    number = estimators.finite(value)
     return None if number is None else round(number, 5)

@@ -210,7 +210,7 @@ def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536) -
     height, width = inputs.shape[-2:]
     outputs = inputs.new_empty((height, width))
     large = sum(parameter.numel() for parameter in net.parameters()) > _LARGE
-    low_precision = large and bf16_pays(inputs.device)
+    low_precision = large and bf16_is_faster(inputs.device)
     with torch.inference_mode(), torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=low_precision):
         for top in range(0, height, step):
             for left in range(0, width, step):
@@ -222,7 +222,7 @@ def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536) -
     return outputs[border : height - border, border : width - border].clone()
 
 
-def bf16_pays(device: torch.device | str) -> bool:
+def bf16_is_faster(device: torch.device | str) -> bool:
     """Whether bfloat16 convolutions run in hardware there."""
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported())

@@ -1,13 +1,15 @@
 """A network on top of fusion: local gains per band of the fused image, and an additive correction of the coarse bands.
 
-In go seven bands of the most probable fused image (``streamer.super_resolution.fusion``), each divided by the standard deviation
-of its own noise. Out come a gain per band that varies slowly over the field, and what to add to the three coarsest
-bands. The gain starts at 1, the addition at 0, so an untrained network is the fused image. Beyond the physical Nyquist
-frequency only gains are allowed: what the frames do not hold cannot be written there, only faded or kept.
+Input: seven bands of the most probable fused image (``streamer.super_resolution.fusion``), each divided by the standard
+deviation of its own noise. Output: a gain per band that varies slowly over the field, and what to add to the three
+coarsest bands. The gain starts at 1, the addition at 0, so an untrained network is the fused image. Beyond the
+physical Nyquist frequency only gains are allowed: what the frames do not contain cannot be written there, only faded
+or kept.
 
 It learns from frames that its input was not made from (noise2noise, Lehtinen et al. 2018). With x what the network
-makes of some frames, and B, K the normal equations of the others (``streamer.super_resolution.normal_equations``), x·K x − 2 Re x·B is, but for a
-constant, how badly x predicts these frames. Nothing is inverted, no estimate of theirs is taken for the truth.
+makes of some frames, and B, K the normal equations of the others (``super_resolution.normal_equations``),
+x·K x − 2 Re x·B is, but for a constant, how badly x predicts these frames. Nothing is inverted, no estimate of
+theirs is taken for the truth.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.manifest import FINE_KINDS, NetConfig
-from models.networks.denoiser import UNet, bf16_pays, from_zero
+from models.manifest import SUPER_RESOLUTION_KINDS, NetConfig
+from models.networks.denoiser import UNet, bf16_is_faster, from_zero
 from models.networks.optimise import TrainingReport, draw, optimise
 from streamer import fourier
 from streamer.errors import ModelError
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from streamer.super_resolution.normal_equations import AliasGrid
-    from streamer.super_resolution.training_data import FineLesson
+    from streamer.super_resolution.training_data import FusionTrainingData
 
-KIND = FINE_KINDS["fusion"]
+KIND = SUPER_RESOLUTION_KINDS["fusion"]
 EDGES = (0.0, 0.06, 0.12, 0.18, 0.25, 0.30, 0.36, math.inf)
 """Of the bands, cycles per fine px; the physical Nyquist frequency is 0.25."""
 _COARSE = 3
@@ -86,7 +88,7 @@ def band_noise(grid: AliasGrid, sensitive: Tensor, prior: Tensor, white: float) 
     return BandNoise(deviation=total.clamp(min=1e-30).sqrt(), wiener=weight.clamp(1e-4, 1.0 - 1e-4))
 
 
-class GainResidualNet(UNet):
+class FusionResidualNet(UNet):
     """Features (b, 7, h/2, w/2) of the bands and (7,) Wiener weights → gains and additions; h and w divisible by 16.
 
     It works on the physical grid: the three coarse bands as they are, of the others how much there is in each place.
@@ -109,7 +111,7 @@ class GainResidualNet(UNet):
         return gains, self.additions(x).float()
 
 
-def correct(net: GainResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tensor, Tensor]:
+def correct(net: FusionResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tensor, Tensor]:
     """What the network changes in fused images (b, h, w), h and w divisible by 16.
 
     Returns
@@ -135,10 +137,10 @@ def correct(net: GainResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tens
     return torch.cat([changed[:, :_COARSE] + added, changed[:, _COARSE:]], dim=1), bands
 
 
-class Lesson:
+class FusionExample:
     """What one movie gives to learn from: any part of its frames, fused, and the others to ask."""
 
-    def __init__(self, movie_id: str, sums: FineLesson) -> None:
+    def __init__(self, movie_id: str, sums: FusionTrainingData) -> None:
         """See ``streamer.super_resolution.training_data``."""
         if len(sums.groups) < LEAST_GROUPS:
             found = str(len(sums.groups))
@@ -172,8 +174,8 @@ class Lesson:
 
 
 def train(
-    net: GainResidualNet,
-    lessons: Sequence[Lesson],
+    net: FusionResidualNet,
+    examples: Sequence[FusionExample],
     *,
     steps: int,
     seed: int,
@@ -184,36 +186,36 @@ def train(
 
     Parameters
     ----------
-    lessons : at least one; all are drawn from alike.
+    examples : at least one; all are drawn from alike.
     seed : of the draws.
     stop : asked before each step; True ends early.
     """
-    if not lessons:
+    if not examples:
         raise ModelError("nothing to train on", expected="at least one movie")
-    low_precision = bf16_pays(lessons[0].groups.device)
+    low_precision = bf16_is_faster(examples[0].groups.device)
     generator = torch.Generator().manual_seed(seed)
 
     def misfit() -> Tensor:
-        return _step(net, lessons[draw(len(lessons), generator)], generator, low_precision=low_precision)
+        return _step(net, examples[draw(len(examples), generator)], generator, low_precision=low_precision)
 
-    movies = [lesson.movie_id for lesson in lessons]
+    movies = [example.movie_id for example in examples]
     return optimise(net, misfit, movies, steps=steps, stop=stop, clock=clock)
 
 
-def _step(net: GainResidualNet, lesson: Lesson, generator: torch.Generator, *, low_precision: bool) -> Tensor:
+def _step(net: FusionResidualNet, example: FusionExample, generator: torch.Generator, *, low_precision: bool) -> Tensor:
     """How badly what the network makes of some frames predicts the others; −1 is as well as the fused image."""
-    order = torch.randperm(len(lesson), generator=generator)
-    least, most = (max(1, min(len(lesson) - 1, round(share * len(lesson)))) for share in _INPUT_SHARE)
-    chosen = torch.zeros(len(lesson), dtype=torch.bool)
+    order = torch.randperm(len(example), generator=generator)
+    least, most = (max(1, min(len(example) - 1, round(share * len(example)))) for share in _INPUT_SHARE)
+    chosen = torch.zeros(len(example), dtype=torch.bool)
     chosen[order[: least + draw(most - least + 1, generator)]] = True
-    side = 2 * lesson.grid.side
-    tiles = torch.randperm(lesson.n_tiles, generator=generator)[: max(1, _AT_ONCE_PX // side**2)]
+    side = 2 * example.grid.side
+    tiles = torch.randperm(example.n_tiles, generator=generator)[: max(1, _AT_ONCE_PX // side**2)]
     with torch.no_grad():
-        fused, noise = lesson.fused(chosen, tiles)
-        equations, sums = lesson.equations(~chosen, tiles)
+        fused, noise = example.fused(chosen, tiles)
+        equations, sums = example.equations(~chosen, tiles)
     with torch.autocast(fused.device.type, dtype=torch.bfloat16, enabled=low_precision):
         change = correct(net, fused, noise)[0].sum(1)
-    return _misfit(lesson.grid, equations, sums, fused + change) / _misfit(lesson.grid, equations, sums, fused).abs()
+    return _misfit(example.grid, equations, sums, fused + change) / _misfit(example.grid, equations, sums, fused).abs()
 
 
 def _misfit(grid: AliasGrid, equations: NormalEquations, sums: Tensor, images: Tensor) -> Tensor:

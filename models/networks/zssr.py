@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.manifest import FINE_KINDS, NetConfig
-from models.networks.denoiser import bf16_pays
+from models.manifest import SUPER_RESOLUTION_KINDS, NetConfig
+from models.networks.denoiser import bf16_is_faster
 from models.networks.optimise import draw
 from streamer import fourier
 from streamer.errors import ModelError
@@ -39,7 +39,7 @@ from streamer.super_resolution.averages import Averages, views
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-KIND = FINE_KINDS["zssr"]
+KIND = SUPER_RESOLUTION_KINDS["zssr"]
 _CROP = 256
 _SIGMA = 0.15
 _FIRST_RATE, _LAST_RATE = 1e-3, 1e-5
@@ -85,7 +85,7 @@ class ZssrNet(nn.Module):
             _Residual(width),
             nn.Conv2d(width, width, 3, padding=1),
         )
-        self.fuse = nn.Sequential(_Residual(2 * width), nn.Conv2d(2 * width, width, 3, padding=1), nn.PReLU())
+        self.sum_frames = nn.Sequential(_Residual(2 * width), nn.Conv2d(2 * width, width, 3, padding=1), nn.PReLU())
         self.decode = nn.Conv2d(width, 1, 1)
 
     def forward(self, interpolated: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class ZssrNet(nn.Module):
             half = len(states) // 2
             pairs = zip(states[:half], reversed(states[half:]), strict=True)
             # α of HighRes-net is 1 for every real view
-            states = [alice + self.fuse(torch.cat([alice, bob], dim=1)) for alice, bob in pairs]
+            states = [alice + self.sum_frames(torch.cat([alice, bob], dim=1)) for alice, bob in pairs]
         out: Tensor = interpolated.mean(1, keepdim=True) + self.decode(states[0]).to(interpolated.dtype)
         return out
 
@@ -191,7 +191,7 @@ def train(
     device = pairs[0].target.device
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=_FIRST_RATE)
-    low_precision = bf16_pays(device)
+    low_precision = bf16_is_faster(device)
     fixed = [pair.crop(generator) for pair in pairs[-1:]]
     errors: list[float] = []
     rates: list[tuple[int, float]] = []
@@ -245,7 +245,7 @@ def held_out_loss(net: ZssrNet | None, pair: Pair) -> float:
     with torch.inference_mode():
         if net is None:
             return float(loss(inputs.mean(1, keepdim=True), target))
-        with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16_pays(target.device)):
+        with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=bf16_is_faster(target.device)):
             found = net(inputs.contiguous(memory_format=torch.channels_last))
         return float(loss(found.float(), target))
 
@@ -260,7 +260,7 @@ def apply(net: ZssrNet, averages: Averages) -> Tensor:
     scale = _checked_scale(averages)
     low = views(averages.whole, averages.offsets) / scale
     device = low.device
-    low_precision = bf16_pays(device)
+    low_precision = bf16_is_faster(device)
     height, width = (2 * size for size in averages.whole.shape)
     result = low.new_empty((height, width))
     halo = _HALO // 2

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from models.networks import zssr
-from models.networks.denoiser import bf16_pays
-from models.networks.fusion_residual import MULTIPLE, BandNoise, GainResidualNet, band_noise, correct
+from models.networks.denoiser import bf16_is_faster
+from models.networks.fusion_residual import MULTIPLE, BandNoise, FusionResidualNet, band_noise, correct
 from models.settings import is_same_pixel_size
 from models.versions.checkpoint import load_net
 from streamer.errors import ModelError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from models.manifest import Manifest
     from streamer.settings import SuperResolutionSettings
     from streamer.super_resolution.averages import Averages
-    from streamer.super_resolution.networks import AverageNetwork, FineNetwork
+    from streamer.super_resolution.networks import FusionNetwork, ZssrNetwork
     from streamer.super_resolution.normal_equations import AliasGrid
 
 _SEED = 40
@@ -41,18 +41,18 @@ def _check_pixel_size(manifest: Manifest, pixel_size: float, directory: Path) ->
         raise ModelError("the model was trained at another pixel size", where=directory, expected=expected, found=found)
 
 
-class FineModel:
-    """One version of a network on top of fusion, loaded; a ``streamer.super_resolution.networks.FineNetwork``."""
+class FusionModel:
+    """One version of a network on top of fusion, loaded; a ``streamer.super_resolution.networks.FusionNetwork``."""
 
     def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
         """Load and check a version; raises ModelError."""
         self.directory = directory
-        self._net, self.manifest = load_net(directory, GainResidualNet, device)
+        self._net, self.manifest = load_net(directory, FusionResidualNet, device)
         self.reference = _reference(self.manifest)
         self.trained_on = frozenset(self.manifest.trained_on)
 
     def __call__(self, fused: Tensor, grid: AliasGrid, exposures: Tensor, prior: Tensor, white: float) -> Tensor:
-        """See ``streamer.super_resolution.networks.FineNetwork``."""
+        """See ``streamer.super_resolution.networks.FusionNetwork``."""
         _check_pixel_size(self.manifest, grid.pixel_size, self.directory)
         noise = band_noise(grid, grid.sensitivity(exposures), prior, white)
         height, width = fused.shape[-2:]
@@ -73,7 +73,7 @@ class FineModel:
         height, width = fused.shape[-2:]
         # any size; what is added at its edge goes on as at the edge itself
         around = nn.functional.pad(fused[:, None], (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
-        low_precision = bf16_pays(fused.device)
+        low_precision = bf16_is_faster(fused.device)
         with torch.inference_mode(), torch.autocast(fused.device.type, dtype=torch.bfloat16, enabled=low_precision):
             changes, _ = correct(self._net, around[:, 0], noise)
         weight = torch.tensor([value for _, value in self.manifest.weight], device=fused.device)
@@ -85,7 +85,7 @@ def _around(part: slice, size: int) -> slice:
 
 
 class ZssrModel:
-    """cryo-ZSSR; a ``streamer.super_resolution.networks.AverageNetwork``."""
+    """cryo-ZSSR; a ``streamer.super_resolution.networks.ZssrNetwork``."""
 
     def __init__(self, directory: Path | None, device: torch.device | str = "cpu") -> None:
         """Load and check a session's version; None: a network of its own is trained on every movie."""
@@ -98,7 +98,7 @@ class ZssrModel:
             self.reference, self.trained_on = _reference(manifest), frozenset(manifest.trained_on)
 
     def __call__(self, averages: Averages) -> Callable[[Averages], Tensor]:
-        """See ``streamer.super_resolution.networks.AverageNetwork``."""
+        """See ``streamer.super_resolution.networks.ZssrNetwork``."""
         net = self._net
         if net is None:
             torch.manual_seed(_SEED)
@@ -135,30 +135,30 @@ class _Unusable:
         raise self._error
 
 
-class FineNetworks:
+class SuperResolutionNetworks:
     """Loads each version once."""
 
     def __init__(self, settings: SuperResolutionSettings, device: torch.device) -> None:
         """Load what the settings name; raises ModelError."""
         self._device, self._chosen = device, settings
-        self._known: dict[Path, FineModel | ZssrModel | _Unusable] = {}
-        self._fixed: FineModel | ZssrModel | None = None
+        self._known: dict[Path, FusionModel | ZssrModel | _Unusable] = {}
+        self._fixed: FusionModel | ZssrModel | None = None
         if self._chosen.model is not None:
             self._fixed = self._load(Path(self._chosen.model))
         elif self._chosen.method == "zssr" and self._chosen.per_movie:
             self._fixed = ZssrModel(None, device)
 
-    def on_fusion(self, session_version: str | None) -> FineNetwork | None:
+    def on_fusion(self, session_version: str | None) -> FusionNetwork | None:
         """The network on top of fusion; a session's version is given by its directory."""
         found = self._found(session_version) if self._chosen.method == "fusion" else None
         return None if isinstance(found, ZssrModel) else found
 
-    def zssr(self, session_version: str | None) -> AverageNetwork | None:
+    def zssr(self, session_version: str | None) -> ZssrNetwork | None:
         """cryo-ZSSR, likewise."""
         found = self._found(session_version) if self._chosen.method == "zssr" else None
-        return None if isinstance(found, FineModel) else found
+        return None if isinstance(found, FusionModel) else found
 
-    def _found(self, session_version: str | None) -> FineModel | ZssrModel | _Unusable | None:
+    def _found(self, session_version: str | None) -> FusionModel | ZssrModel | _Unusable | None:
         if self._fixed is not None or session_version is None or not self._chosen.learns:
             return self._fixed
         directory = Path(session_version)
@@ -169,6 +169,6 @@ class FineNetworks:
                 self._known = {directory: _Unusable(error)}
         return self._known[directory]
 
-    def _load(self, directory: Path) -> FineModel | ZssrModel:
-        kind = ZssrModel if self._chosen.method == "zssr" else FineModel
+    def _load(self, directory: Path) -> FusionModel | ZssrModel:
+        kind = ZssrModel if self._chosen.method == "zssr" else FusionModel
         return kind(directory, self._device)

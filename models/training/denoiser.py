@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.networks.denoiser import WienerResidualNet, bf16_pays
+from models.networks.denoiser import WienerResidualNet, bf16_is_faster
 from models.networks.muon import MuonAndAdam
 from models.networks.optimise import TrainingReport, draw, optimise
 from streamer.band import MULTIPLE
@@ -77,7 +77,7 @@ def train(
     if isinstance(net, WienerResidualNet) and float(net.scale) == 0.0:
         net.scale.fill_(_loudness(movies))
     generator = torch.Generator().manual_seed(seed)
-    low_precision = bf16_pays(device)
+    low_precision = bf16_is_faster(device)
 
     def distance() -> Tensor:
         inputs, targets = _batch(movies, chances, input_share, patch, generator, blanks=blanks)

@@ -16,7 +16,7 @@ from models.settings import is_same_pixel_size
 from streamer import dose, fourier
 from streamer.band import MULTIPLE, Band, band_of
 from streamer.ctf.transfer import ctf_2d
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import GroupSums, HalfSums
 from streamer.sums.group_files import find_groups, read_groups
 
@@ -112,7 +112,7 @@ class TrainingMovie:
             shape=small,
             pixel_size=self.band.band_pixel_size,
         )
-        self.spectrum = quality.measure(halves)
+        self.spectrum = estimators.measure(halves)
         self.whitening = fourier.from_rings(1.0 / self.spectrum.noise.clamp(min=1e-12).sqrt(), small, device)
         self._total = total
 
@@ -191,7 +191,7 @@ def useful_resolution(movies: Sequence[TrainingMovie]) -> float:
     band = movies[0].band
     curve = torch.stack([movie.spectrum.ssnr_full for movie in movies]).mean(0).cpu()
     width = max(1, round(0.03 * len(curve)))
-    pooled = quality.smooth(curve, width) / quality.smooth(torch.ones_like(curve), width)
+    pooled = estimators.smooth(curve, width) / estimators.smooth(torch.ones_like(curve), width)
     rings = fourier.ring_frequencies(band.small) / band.band_pixel_size
     useful = rings[(pooled >= _LEAST_SSNR) & (rings > 1.0 / band.low)]
     last = float(useful.max()) if len(useful) else 0.0

@@ -17,12 +17,11 @@ from models.manifest import SIMULATED
 from models.training.movie import TrainingMovie
 from streamer import dose
 from streamer.band import band_of
-from streamer.detector import correction as detector
+from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
 from streamer.records import Gain
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import Specimen, assembled, random_protein
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.sums import frame_sum, halves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,19 +83,19 @@ def _sums(specimen: Specimen, scope: Microscope, seed: list[int]) -> GroupSums:
     field = Field(scope, specimen, number)
     counts = np.stack(list(field.frames(camera)))
     gain = Gain(path="simulated", sha256="", values=camera.gain_reference())
-    hot = detector.find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
-    correction = detector.correction_for(scope.shape, gain, detector.defects_of(gain, hot))
+    hot = find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
+    correction = correction_for(scope.shape, gain, defects_of(gain, hot))
     band = band_of(scope.shape, scope.pixel_size, RESOLUTION, LOW)
-    fused = fuse.fuse(
+    fused = frame_sum.sum_frames(
         lambda index: correction.frame(counts, index),
         torch.from_numpy(-field.truth().displacement).double(),
         dose.frame_exposures(len(counts), scope.dose_per_frame),
         pixel_size=scope.pixel_size,
         voltage_kv=scope.voltage_kv,
         group_shape=band.small,
-        n_groups=split.group_count(len(counts)),
+        n_groups=halves.group_count(len(counts)),
     )
-    groups = split.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
+    groups = halves.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
     if groups is None:
         raise ValueError("too few frames for groups")
     return groups

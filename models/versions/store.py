@@ -39,7 +39,7 @@ _ANCESTORS = 3
 _NEWEST = 100
 """So many that what outputs name can still be asked for; 32 MB of the default net."""
 
-FINE_MODELS = {"fusion": "fine-models", "zssr": "zssr-models"}
+SUPER_RESOLUTION_MODELS = {"fusion": "fine-models", "zssr": "zssr-models"}
 """Beside the store of denoisers: those of networks of the fine grid, by method."""
 
 

@@ -40,10 +40,10 @@ def process(
 ) -> int:
     """Process movies exactly as the daemon does."""
     from service.daemon.micrograph_tables import MicrographTables
-    from service.offline.process import bench, finished_before, process_all
+    from service.offline.process import finished_before, prepare, process_all
 
     extra = ("outputs.keep_groups=true",) if keep_groups else ()
-    prepared = bench(load_config(config, (*overrides, *extra)), model)
+    prepared = prepare(load_config(config, (*overrides, *extra)), model)
     output, failed = output.absolute(), 0
     tables = MicrographTables(lambda session: output / session, partial(finished_before, output))
     for path, record in zip(paths, process_all(list(paths), prepared, output), strict=True):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zmq
 
 from service.client.cursor import Cursor, MemoryCursor
-from service.client.join import TICK_S, Follower, Source
-from service.client.sockets import Link, Listener
+from service.client.join import TICK_S, Join, Source
+from service.client.sockets import EventSocket, RequestSocket
 from service.wire.heartbeat import Heartbeat
 from service.wire.messages import HEADER_BYTES, Event, Position, ProtocolError, converted, heartbeat_topic
 from service.wire.requests import Control, Done, End, Picks, SnapshotRequest, encode_message
@@ -111,7 +111,7 @@ class Client:
         TooFarBehind : what the cursor asks for is no longer kept.
         """
         cursor = cursor or MemoryCursor()
-        follower = Follower(self._context, self._source, cursor.load(), on_heartbeat)
+        follower = Join(self._context, self._source, cursor.load(), on_heartbeat)
         passed: Position | None = None
         began = active = time.monotonic()
         try:
@@ -140,7 +140,7 @@ class Client:
 
     def heartbeat(self, timeout: float = 5.0) -> Heartbeat:
         """Next heartbeat; ``ServiceError`` where there is none in time."""
-        listener = Listener(self._context, self._source.events, heartbeat_topic(self._source.instance))
+        listener = EventSocket(self._context, self._source.events, heartbeat_topic(self._source.instance))
         try:
             begin = time.monotonic()
             while (left := begin + timeout - time.monotonic()) > 0:
@@ -226,8 +226,8 @@ class Client:
             link.close()
         raise ServiceError("the command was not answered", where=self._source.journal)
 
-    def _linked(self) -> Link:
-        link = Link(self._context, self._source.journal, self._source.timeout_s)
+    def _linked(self) -> RequestSocket:
+        link = RequestSocket(self._context, self._source.journal, self._source.timeout_s)
         try:
             link.hello(self._source.name)
         except BaseException:
@@ -247,7 +247,7 @@ def _is_over(stop: threading.Event | None, idle_timeout: float | None, active: f
     return idle_timeout is not None and time.monotonic() - active > idle_timeout
 
 
-def _page(link: Link, request: SnapshotRequest) -> tuple[list[Event], End]:
+def _page(link: RequestSocket, request: SnapshotRequest) -> tuple[list[Event], End]:
     """One page; asked for again where the server wants to be asked less often."""
     while True:
         rows: list[Event] = []

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service.client.sockets import Link, Listener
+from service.client.sockets import EventSocket, RequestSocket
 from service.wire.heartbeat import Heartbeat
 from service.wire.messages import Event, Position, ProtocolError, instance_topic
 from service.wire.requests import End, Refusal, ReplayRequest
@@ -47,7 +47,7 @@ class Source:
     """Silence after which a request counts as lost."""
 
 
-class Follower:
+class Join:
     """One subscriber's way through the events. Iterate over ``run``; close it afterwards."""
 
     def __init__(
@@ -61,8 +61,8 @@ class Follower:
         self.position = position
         self.heard = time.monotonic()
         """When the server was heard last."""
-        self._listener = Listener(context, source.events, instance_topic(source.instance))
-        self._link: Link | None = None
+        self._listener = EventSocket(context, source.events, instance_topic(source.instance))
+        self._link: RequestSocket | None = None
         self._alive = self._replaying = False
         self._astray: tuple[float, bool] | None = None
         """Since when the heartbeat tells another number than ours, and whether it is a later one."""
@@ -145,7 +145,7 @@ class Follower:
 
     def _join(self) -> None:
         """Say HELLO and find out what is missing."""
-        link = Link(self._context, self._source.journal, self._source.timeout_s)
+        link = RequestSocket(self._context, self._source.journal, self._source.timeout_s)
         try:
             welcome = link.hello(self._source.name)
         except ProtocolError as error:
@@ -174,7 +174,7 @@ class Follower:
         self.position, self._astray = position, None
         self._replaying = position.seq < welcome.last_seq
 
-    def _replay(self, link: Link) -> Iterator[Event | None]:
+    def _replay(self, link: RequestSocket) -> Iterator[Event | None]:
         """Deliver one page. Whatever goes wrong, the position says where to go on."""
         if self.position is None:
             return

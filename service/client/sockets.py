@@ -26,7 +26,7 @@ _COMMON = {
 }
 
 
-class Listener:
+class EventSocket:
     """SUB on the EVENTS socket; reconnects by itself."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Listener:
         self._socket.close()
 
 
-class Link:
+class RequestSocket:
     """DEALER on the JOURNAL socket: a question at a time. After silence, close it and make another."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, timeout_s: float) -> None:

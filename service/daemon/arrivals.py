@@ -37,7 +37,7 @@ def watcher_of(config: Config, known: Mapping[str, FileIdentity]) -> Watcher:
     )
 
 
-class Watching:
+class WatchThread:
     """A watcher at work; ``fileno`` becomes readable when it has found something."""
 
     def __init__(self, watcher: Watcher) -> None:

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from service.daemon.arrivals import Watching, watcher_of
+from service.daemon.arrivals import WatchThread, watcher_of
 from service.daemon.micrograph_tables import MicrographTables
-from service.daemon.movies import Desk
+from service.daemon.movies import MovieLifecycle
 from service.daemon.operator import Operator
 from service.daemon.picks import take_picks
 from service.daemon.serving_version import ServingVersions
 from service.daemon.temporaries import sweep_leftovers
-from service.daemon.trainer_process import Teacher, what_to_learn
+from service.daemon.trainer_process import TrainerProcess, what_to_learn
 from service.daemon.upkeep import Upkeep
-from service.daemon.worker_process import Crew
+from service.daemon.worker_process import WorkerProcess
 from service.health import systemd
 from service.health.alarms import Alarms
 from service.health.logs import log_to_stderr
@@ -56,7 +56,7 @@ _TICK_S = 0.2
 _HEARTBEAT_S = 1.0
 _BUGS_IN_A_ROW = 5
 _STOP_AFTER_S = 80.0
-_LESSONS = 160
+_MOVIES_AT_START = 160
 _ORDERS_PER_TURN = 16
 """So that sockets and heartbeat have their turn, however many movies wait for a gain."""
 
@@ -72,15 +72,15 @@ class Daemon:
         self.journal = Journal.open(layout.journal, instance=config.instance.name, on_commit=self.metrics.commit)
         self.alarms, self.status = Alarms(self.journal, self.metrics), Status()
         self.versions = ServingVersions(layout, self.journal, self.metrics, base_of(config))
-        self.trainer = Teacher(
+        self.trainer = TrainerProcess(
             config,
             layout,
-            lessons=self._lessons,
+            to_learn=self._to_learn,
             candidate=self.versions.judged,
             died=lambda ending: self.alarms.tell("trainer-died", f"the trainer ended ({ending}); it is started again"),
         )
         self._tables = MicrographTables(layout.session_output, self.journal.done)
-        self.movies = Desk(
+        self.movies = MovieLifecycle(
             config,
             layout,
             self.journal,
@@ -92,7 +92,7 @@ class Daemon:
             status=self.status,
             alarms=self.alarms,
         )
-        self.worker = Crew(
+        self.worker = WorkerProcess(
             config,
             self.journal,
             threads=config.compute.threads or max(1, (os.cpu_count() or 1) // 2),
@@ -104,7 +104,7 @@ class Daemon:
         self.upkeep = Upkeep(config, layout, self.journal, self.alarms, self.metrics)
         self.movies.show = lambda record: self.publisher.show(record, layout.session_output(record.session))
         self.paused = False
-        self._watching: Watching | None = None
+        self._watching: WatchThread | None = None
         self._publisher: Publisher | None = None
         self._stop = threading.Event()
         self._next_heartbeat = 0.0
@@ -156,7 +156,7 @@ class Daemon:
         self._resume_sessions()
         self.worker.start()
         known = self.journal.identities()
-        self._watching = Watching(watcher_of(self.config, known))
+        self._watching = WatchThread(watcher_of(self.config, known))
         self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.movies.session)
         self._beat("running")
         systemd.notify(ready=True, status=f"watching {self.layout.root}")
@@ -251,13 +251,13 @@ class Daemon:
         for movie_id in given_up:
             self.movies.gave_up(movie_id)
 
-    def _lessons(self, session: str, specimen: int) -> list[Learn]:
+    def _to_learn(self, session: str, specimen: int) -> list[Learn]:
         """Finished movies of a specimen whose group sums are still there, oldest first."""
-        movies = self.journal.movies(session=session, state="done", limit=_LESSONS)
+        movies = self.journal.movies(session=session, state="done", limit=_MOVIES_AT_START)
         known = self.movies.specimens.session(session)
         ids = [movie.movie.movie_id for movie in reversed(movies)]
-        lessons = [what_to_learn(self.layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
-        return [lesson for lesson in lessons if lesson is not None]
+        to_learn = [what_to_learn(self.layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
+        return [movie for movie in to_learn if movie is not None]
 
     def _resume_sessions(self) -> None:
         """Take up the session that was collected last: its model serves on, its trainer goes on."""
@@ -270,9 +270,9 @@ class Daemon:
             self.metrics.model(served, None)
             specimen = self.movies.specimens.session(self.movies.session).current
             self.metrics.specimen(specimen)
-            lessons = self._lessons(self.movies.session, specimen)
-            if lessons:
-                self.trainer.learn(self.movies.session, lessons[-1], specimen)
+            to_learn = self._to_learn(self.movies.session, specimen)
+            if to_learn:
+                self.trainer.learn(self.movies.session, to_learn[-1], specimen)
 
     def _write_tables(self, *, now: bool = False) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from service.config import DENOISE, SUPER_RESOLUTION
 from service.daemon.gain_watch import GainWatch
-from service.daemon.overload import Load, in_order
+from service.daemon.overload import LoadShedding, in_order
 from service.daemon.specimen_watch import SpecimenWatch
 from service.daemon.trainer_process import what_to_learn
 from service.journal.event_log import utc_seconds, utc_text
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from service.config import Config
     from service.daemon.micrograph_tables import MicrographTables
     from service.daemon.serving_version import ServingVersions
-    from service.daemon.trainer_process import Teacher
+    from service.daemon.trainer_process import TrainerProcess
     from service.health.alarms import Alarms
     from service.health.prometheus import Metrics
     from service.health.status import Status
@@ -42,7 +42,7 @@ _HOLD_AFTER_OUTPUT_ERROR_S = 5.0
 _ENDS_AS: dict[str, Literal["incomplete", "vanished"]] = {"not-ready": "incomplete", "vanished": "vanished"}
 
 
-class Desk:
+class MovieLifecycle:
     """Takes in arrivals and results, and makes the orders."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Desk:
         *,
         gains: GainChoice,
         serving: ServingVersions,
-        teacher: Teacher,
+        teacher: TrainerProcess,
         tables: MicrographTables,
         metrics: Metrics,
         status: Status,
@@ -66,7 +66,7 @@ class Desk:
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
         self._not_ready_since: dict[str, float] = {}
-        self.load = Load(config.overload)
+        self.load = LoadShedding(config.overload)
         self.show: Callable[[MovieRecord], None] = lambda _record: None
         """Told of every finished movie that has a picture."""
         self.specimens = SpecimenWatch(layout.session_state)
@@ -133,8 +133,10 @@ class Desk:
             model=None if version is None else str(self._layout.models(session) / version),
             output=str(self._layout.session_output(session)),
             groups=str(self._layout.groups(movie_id)) if learns else None,
-            fine_model=self._fine_model(session),
-            lesson=str(self._layout.lesson(movie_id)) if learns and self._learns_fine else None,
+            super_resolution_model=self._super_resolution_model(session),
+            training_data=str(self._layout.training_data(movie_id))
+            if learns and self._learns_super_resolution
+            else None,
             notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
             shed=shed,
             on_cpu=self._failures_of_the_device(movie) > 1,
@@ -153,13 +155,13 @@ class Desk:
         return movie.attempt if movie.reason is not None and movie.reason.error == "DeviceError" else 0
 
     @property
-    def _learns_fine(self) -> bool:
+    def _learns_super_resolution(self) -> bool:
         """Whether the session's trainer makes the network of the fine grid."""
         return self._config.super_resolution.learns and self._config.session_model.enabled
 
-    def _fine_model(self, session: str) -> str | None:
+    def _super_resolution_model(self, session: str) -> str | None:
         chosen = self._config.super_resolution
-        version = self._serving.fine_version(session, chosen.method) if chosen.learns else None
+        version = self._serving.super_resolution_version(session, chosen.method) if chosen.learns else None
         return None if version is None else str(version)
 
     def finished(self, message: Finished) -> None:
@@ -196,9 +198,9 @@ class Desk:
             self._alarms.tell("specimen-changed", f"{words}; {serves or 'the Wiener estimate'} serves")
             self._teacher.change_specimen(session, change.specimen, before if serves is None else None)
         for movie_id, specimen in decided:
-            lesson = what_to_learn(self._layout, movie_id)
-            if lesson is not None and specimen == specimens.current:
-                self._teacher.learn(session, lesson, specimen)
+            learned = what_to_learn(self._layout, movie_id)
+            if learned is not None and specimen == specimens.current:
+                self._teacher.learn(session, learned, specimen)
 
     def _notes(self, session: str) -> tuple[str, ...]:
         """What a movie's record has to say because of the movies before it."""

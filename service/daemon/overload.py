@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 
-class Load:
+class LoadShedding:
     """How many movies of the running acquisition wait, and what is left out because of it.
 
     Movies that were there at the start are no overload: they can wait, and are processed whole.

@@ -88,9 +88,9 @@ class ServingVersions:
         self.serve(session, BASE, change)
         return BASE
 
-    def fine_version(self, session: str, method: str) -> Path | None:
+    def super_resolution_version(self, session: str, method: str) -> Path | None:
         """Directory of the network that serves a session for a method of super-resolution."""
-        store = ModelStore(self._layout.fine_models(session, method))
+        store = ModelStore(self._layout.super_resolution_models(session, method))
         version = store.current()
         return None if version is None else store.path(version)
 
@@ -126,7 +126,7 @@ class ServingVersions:
             return
         self._journal.append(change, session)
         if result == "promoted" and method:
-            ModelStore(self._layout.fine_models(session, method)).set_current(message.version)
+            ModelStore(self._layout.super_resolution_models(session, method)).set_current(message.version)
 
     def _checked(self, session: str, message: Candidate) -> tuple[str, str]:
         """Result and reason of a candidate that passed: it replaces the version it was compared with, no other."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from models.specimens import Change, Look, Specimens
+from models.specimens import Change, Specimens, TextureSample
 from models.versions.durable import append_durably
 from streamer.errors import OutputError
 
@@ -74,7 +74,7 @@ class SessionSpecimens:
             self._of[entry.movie_id] = entry.specimen
             if entry.texture:
                 self._watch.remember(
-                    Look(entry.movie_id, entry.texture, entry.pixel_size), entry.specimen, odd=entry.odd
+                    TextureSample(entry.movie_id, entry.texture, entry.pixel_size), entry.specimen, odd=entry.odd
                 )
 
     @property
@@ -108,7 +108,7 @@ class SessionSpecimens:
             # too coarse to tell: it belongs to what is there
             self._write([_Decided(movie_id=record.movie_id, specimen=self.current)])
             return [(record.movie_id, self.current)], None
-        told = self._watch.take(Look(record.movie_id, texture, record.source.pixel_size))
+        told = self._watch.take(TextureSample(record.movie_id, texture, record.source.pixel_size))
         lines: list[_Decided | _Left] = []
         if told.change is not None:
             first = next(one.look.movie_id for one in told.decided if one.specimen == told.change.specimen)

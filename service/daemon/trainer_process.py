@@ -32,18 +32,20 @@ _TURN_S = 120.0
 
 def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
     """What the trainer is told of a finished movie, if its sums are still there."""
-    groups, lesson = layout.groups(movie_id), layout.lesson(movie_id)
+    groups, training_data = layout.groups(movie_id), layout.training_data(movie_id)
     if not groups.is_file():
         return None
-    return Learn(movie_id=movie_id, groups=str(groups), lesson=str(lesson) if lesson.is_file() else None)
+    return Learn(
+        movie_id=movie_id, groups=str(groups), training_data=str(training_data) if training_data.is_file() else None
+    )
 
 
-class Teacher:
+class TrainerProcess:
     """Keeps a trainer for one session, feeds it, and hears its candidates.
 
     Parameters
     ----------
-    lessons : gives what a new trainer has to be told of a specimen of a session: its finished movies, oldest first.
+    to_learn : gives what a new trainer has to be told of a specimen of a session: its finished movies, oldest first.
     candidate : called with what the gate decided.
     died : called with how a trainer ended that should not have.
 
@@ -58,13 +60,13 @@ class Teacher:
         config: Config,
         layout: Layout,
         *,
-        lessons: Callable[[str, int], list[Learn]],
+        to_learn: Callable[[str, int], list[Learn]],
         candidate: Callable[[str, Candidate], None],
         died: Callable[[str], None],
     ) -> None:
         check_versions(config)
         self._config, self._layout = config, layout
-        self._lessons, self._candidate, self._died = lessons, candidate, died
+        self._to_learn, self._candidate, self._died = to_learn, candidate, died
         self._child: Child | None = None
         self._spaces: dict[Path, GroupSpace] = {}
         self._started = -_START_EVERY_S
@@ -82,15 +84,15 @@ class Teacher:
         """Process id of the trainer."""
         return None if self._child is None else self._child.pid
 
-    def learn(self, session: str, lesson: Learn, specimen: int = 1) -> None:
+    def learn(self, session: str, movie: Learn, specimen: int = 1) -> None:
         """Tell the trainer of a finished movie; a new session and a new specimen get a new trainer."""
         if not self._config.session_model.enabled:
             return
-        for path in filter(None, (lesson.groups, lesson.lesson)):
+        for path in filter(None, (movie.groups, movie.training_data)):
             self._make_room(session, Path(path))
         self._wanted = (session, specimen)
         if self._wanted == (self.session, self.specimen) and self._child is not None:
-            self._child.send(lesson)
+            self._child.send(movie)
         self._follow()
 
     def change_specimen(self, session: str, specimen: int, warm: str | None) -> None:
@@ -181,8 +183,8 @@ class Teacher:
         threads = self._config.session_model.threads
         self._child = Child("service.processes.trainer", begin, threads=threads, niceness=_NICENESS)
         self._paused = False
-        for lesson in self._lessons(self.session, self.specimen):
-            self._child.send(lesson)
+        for movie in self._to_learn(self.session, self.specimen):
+            self._child.send(movie)
 
     def _keep_base(self) -> None:
         """See to it that the version to start from outlives the session that made it, if it is one of ours."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from service.health.disks import Disks
 from service.health.reserve import Reserve
 from service.journal.event_log import utc_text
-from service.journal.output_check import NEWEST, Verifying
+from service.journal.output_check import NEWEST, OutputCheck
 from streamer.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.config import Config
-    from service.daemon.arrivals import Watching
+    from service.daemon.arrivals import WatchThread
     from service.health.alarms import Alarms
     from service.health.prometheus import Metrics
     from service.journal.journal import Journal
@@ -56,7 +56,7 @@ class Upkeep:
         self._kept_s = config.events.retention_days * _DAY_S
         self._began, self._root_seen = clock(), False
         self._next_prune = clock() + _PRUNE_EVERY_S
-        self._verifying: Verifying | None = None
+        self._verifying: OutputCheck | None = None
         self._damaged: set[str] = set()
 
     @property
@@ -66,9 +66,9 @@ class Upkeep:
 
     def verify_outputs(self) -> None:
         """Begin to check the outputs that were made last before this start."""
-        self._verifying = Verifying(self._journal.movies(state="done", limit=NEWEST), self._layout)
+        self._verifying = OutputCheck(self._journal.movies(state="done", limit=NEWEST), self._layout)
 
-    def look(self, watching: Watching | None, shed: tuple[str, ...]) -> None:
+    def look(self, watching: WatchThread | None, shed: tuple[str, ...]) -> None:
         """Look after everything once; ``shed`` is what is left out of movies at present."""
         self._tell_of_overload(shed)
         spaces = self.disks.spaces()
@@ -97,7 +97,7 @@ class Upkeep:
         else:
             self._alarms.clear("overload")
 
-    def _look_for_root(self, watching: Watching) -> None:
+    def _look_for_root(self, watching: WatchThread) -> None:
         """Raise an alarm when the watched root goes away, or does not come for a minute."""
         if not watching.root_missing:
             self._root_seen = True

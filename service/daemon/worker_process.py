@@ -47,7 +47,7 @@ class _InHand:
     stage: str = "waiting"
 
 
-class Crew:
+class WorkerProcess:
     """One worker process and the movies it has in hand.
 
     Parameters

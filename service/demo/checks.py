@@ -20,7 +20,7 @@ from models.versions.store import BASE
 from service.health.status import Status
 from service.journal.journal import Journal
 from service.layout import Layout, layout_of
-from service.offline.process import bench, process_all
+from service.offline.process import prepare, process_all
 from service.printable import printable
 from service.wire.messages import Event, movie_record, parse_event
 from streamer.movie_record import DENOISER
@@ -207,7 +207,7 @@ def _check_reproduction(findings: Findings, config: Config, layout: Layout, done
     record = done[-1]
     model = str(layout.models(record.session) / record.model.version) if record.model else None
     with tempfile.TemporaryDirectory() as directory:
-        again = next(process_all([layout.root / record.path], bench(config, model), Path(directory)))
+        again = next(process_all([layout.root / record.path], prepare(config, model), Path(directory)))
     same = [output.sha256 for output in again.outputs] == [output.sha256 for output in record.outputs]
     findings.add("same bytes offline", "yes" if same else "no", same)
 

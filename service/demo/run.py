@@ -26,7 +26,7 @@ from service.config import Config, load
 from service.demo.checks import Findings, check, report
 from service.layout import layout_of, read_endpoints
 from service.subscribers.connection import connection
-from service.subscribers.monitor import Board, watch
+from service.subscribers.monitor import MonitorView, watch
 from streamer.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Demo:
                 watch(client, once=False, console=self._console, stop=self._stop)
                 return
         self._listen(config)
-        board = Board()
+        board = MonitorView()
         with connection(config) as client:
             for event in client.snapshot().events:
                 board.take(event)

@@ -66,13 +66,15 @@ class Metrics:
         self._frames = counter("frames", "Frames of finished movies.")
         self._input = counter("input_bytes", "Bytes of finished movies.")
         self._output = counter("output_bytes", "Bytes written for finished movies.")
-        self._fine_verdicts = counter("super_resolution_verdicts", "Whether the fine grid helps a movie.", "verdict")
+        self._super_resolution_verdicts = counter(
+            "super_resolution_verdicts", "Whether the fine grid helps a movie.", "verdict"
+        )
         self._retries = counter("retries", "Movies put back to be tried again.", "reason")
         self._published = counter("events_published", "Events sent to subscribers.", "kind")
         self._replays = counter("replay_requests", "Pages of events that subscribers asked for.", "result")
         self._restarts = counter("worker_restarts", "Worker processes that had to be replaced.")
         self._candidates = counter("model_candidates", "Versions of the denoiser that were judged.", "result")
-        self._fine_candidates = counter(
+        self._super_resolution_candidates = counter(
             "super_resolution_candidates",
             "Versions of networks of the fine grid that were judged.",
             "network",
@@ -230,7 +232,7 @@ class Metrics:
         if network == DENOISER:
             self._candidates.labels(result).inc()
         else:
-            self._fine_candidates.labels(self._bounded("network", network), result).inc()
+            self._super_resolution_candidates.labels(self._bounded("network", network), result).inc()
 
     def specimen(self, number: int, *, changed: bool = False) -> None:
         """Set which of the session's specimens is in the microscope; count a change."""
@@ -265,7 +267,7 @@ class Metrics:
         self._late_motion.set(metrics.late_motion_angstrom)
         self._local_motion.set(metrics.local_motion_angstrom)
         self._residual_gain.set(metrics.residual_gain)
-        self._fine_verdicts.labels(self._bounded("verdict", metrics.sr.verdict)).inc()
+        self._super_resolution_verdicts.labels(self._bounded("verdict", metrics.sr.verdict)).inc()
         self._confirmed.set(metrics.sr.confirmed, "own")
         self._confirmed.set(metrics.sr.control, "control")
         self._mean.set(metrics.mean_counts)

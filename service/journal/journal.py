@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.journal import event_log as eventlog
-from service.journal import movie_table as movietable
+from service.journal import event_log, movie_table
 from service.journal.database import Database, Migration
 from service.journal.event_log import utc_text
 from service.journal.movie_queries import BACKOFF_S, PENDING, READY, STARTED, MovieViews
@@ -50,7 +49,7 @@ REARMED = ("vanished", "incomplete")
 """Final only until the file is seen again: the same revision goes on."""
 _AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0, "complete_utc": ""}
 
-MIGRATIONS: tuple[Migration, ...] = ((*eventlog.SCHEMA, *movietable.SCHEMA), movietable.SCHEMA_2, eventlog.SCHEMA_3)
+MIGRATIONS: tuple[Migration, ...] = ((*event_log.SCHEMA, *movie_table.SCHEMA), movie_table.SCHEMA_2, event_log.SCHEMA_3)
 
 
 class Journal(MovieViews):
@@ -113,7 +112,7 @@ class Journal(MovieViews):
                 old = latest(connection, movie.movie_id)
                 if old is not None:
                     self._finish(connection, old, bare_record(old, "superseded"))
-                row = movietable.insert(
+                row = movie_table.insert(
                     connection,
                     movie,
                     state=READY,
@@ -250,7 +249,7 @@ class Journal(MovieViews):
         """Add a first revision, or the next one; the one before is superseded and the world is told."""
         if old is not None:
             self._finish(connection, old, bare_record(old, "superseded"))
-        return movietable.insert(
+        return movie_table.insert(
             connection,
             movie,
             state=READY,
@@ -276,7 +275,7 @@ class Journal(MovieViews):
                 started=times.started or row["started_utc"],
                 done=times.done or utc_text(self._clock()),
             ),
-            path=movietable.relative_of(row),
+            path=movie_table.relative_of(row),
         )
         event = self._append(connection, record, record.session)
         reason = None if record.reason is None else jsontext.encode(record.reason)
@@ -311,5 +310,5 @@ def _is_rearmed(row: sqlite3.Row, movie: Movie) -> bool:
     A failed movie is tried again after a change that leaves the content alone: it may have been unreadable.
     """
     if row["state"] == "failed":
-        return is_same(row, movie) and movietable.identity_of(row) != movie.identity
+        return is_same(row, movie) and movie_table.identity_of(row) != movie.identity
     return row["state"] in REARMED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.journal import movie_table as movietable
+from service.journal import movie_table
 from service.journal.event_log import EventLog, utc_seconds
 from service.journal.movie_table import JournalMovie, journal_movie
 from service.wire.messages import NO_VERSION, SERVES_AFTER, parse_event
@@ -43,7 +43,7 @@ class MovieViews(EventLog):
             "SELECT relative FROM movies WHERE fingerprint = ? AND movie_id != ? AND state IN (?, ?, 'done')",
             (fingerprint, movie_id, *PENDING),
         )
-        return None if row is None else movietable.relative_of(row)
+        return None if row is None else movie_table.relative_of(row)
 
     def with_shed(self) -> list[str]:
         """Ids of the movies that are done without what was shed under load, oldest first."""
@@ -69,11 +69,11 @@ class MovieViews(EventLog):
 
     def every(self, state: str | None = None) -> Iterator[JournalMovie]:
         """All revisions of all movies, oldest first, however many there are."""
-        return map(journal_movie, movietable.every_row(self._database, state=state))
+        return map(journal_movie, movie_table.every_row(self._database, state=state))
 
     def done(self, session: str) -> Iterator[MovieRecord]:
         """Records of a session's movies that are done, oldest first."""
-        for row in movietable.every_row(self._database, session, "done"):
+        for row in movie_table.every_row(self._database, session, "done"):
             yield jsontext.decode(row["record"], MovieRecord)
 
     def identities(self) -> dict[str, FileIdentity]:
@@ -84,7 +84,7 @@ class MovieViews(EventLog):
         rows = self._database.rows(
             "SELECT relative, identity FROM movies WHERE state NOT IN ('superseded', 'vanished')"
         )
-        return {movietable.relative_of(row): movietable.identity_of(row) for row in rows}
+        return {movie_table.relative_of(row): movie_table.identity_of(row) for row in rows}
 
     def counts_by_state(self) -> dict[str, int]:
         """How many revisions are in each state."""

@@ -49,7 +49,7 @@ def damaged_outputs(record: MovieRecord, session_directory: Path) -> Iterator[Da
             yield Damage(record.movie_id, file.path, found, is_altered=True)
 
 
-class Verifying:
+class OutputCheck:
     """Checks movies that are done, newest first; ask ``found`` from time to time."""
 
     def __init__(self, movies: Iterable[JournalMovie], layout: Layout) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.serving.session_model import SessionModel, proposal_of
-from models.serving.super_resolution import FineNetworks
+from models.serving.super_resolution import SuperResolutionNetworks
 from models.settings import SHIPPED
 from models.versions.base_weights import shipped_base
 from models.versions.store import ModelStore
@@ -38,21 +38,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class OfflineContext:
     """What all movies of a command share."""
 
     config: Config
     device: torch.device
     model: SessionModel | None = None
-    networks: FineNetworks
+    networks: SuperResolutionNetworks
 
 
-def bench(config: Config, model: str | None = None) -> Bench:
+def prepare(config: Config, model: str | None = None) -> OfflineContext:
     """Prepare device, threads and model; a model is a version's name or its directory."""
     use_threads(thread_count(config.compute.threads))
     device = device_of(config.compute.device)
     loaded = None if model is None else SessionModel(_model_directory(config, model), device)
-    return Bench(config=config, device=device, model=loaded, networks=FineNetworks(config.super_resolution, device))
+    return OfflineContext(
+        config=config, device=device, model=loaded, networks=SuperResolutionNetworks(config.super_resolution, device)
+    )
 
 
 def _model_directory(config: Config, model: str) -> Path:
@@ -106,35 +108,35 @@ def gain_for(movie: Movie, config: Config) -> Gain | None:
     return None if found is None else read_gain(found)
 
 
-def job_for(movie: Movie, bench: Bench, output: Path) -> pipeline.Job:
+def job_for(movie: Movie, prepare: OfflineContext, output: Path) -> pipeline.Job:
     """Everything that ``process_movie`` needs for a movie."""
-    model = bench.model
-    serves = model is not None and bench.config.denoise.enabled
+    model = prepare.model
+    serves = model is not None and prepare.config.denoise.enabled
     return pipeline.Job(
         movie_id=movie.movie_id,
-        settings=bench.config.data_path(),
-        device=bench.device,
-        gain=gain_for(movie, bench.config),
+        settings=prepare.config.data_path(),
+        device=prepare.device,
+        gain=gain_for(movie, prepare.config),
         propose=partial(proposal_of, model, movie.movie_id) if serves and model is not None else None,
         session_directory=output / movie.session,
         groups=None,
-        network=bench.networks.on_fusion(None),
-        zssr=bench.networks.zssr(None),
-        lesson=None,
+        network=prepare.networks.on_fusion(None),
+        zssr=prepare.networks.zssr(None),
+        training_data=None,
         notes=(),
     )
 
 
-def process_all(paths: list[Path], bench: Bench, output: Path) -> Iterator[MovieRecord]:
+def process_all(paths: list[Path], prepare: OfflineContext, output: Path) -> Iterator[MovieRecord]:
     """Process movies one after the other; what fails gives a record that says so."""
     for path in paths:
         stopwatch = Stopwatch(Times(started=utc_now()))
         try:
-            movie = describe(path, bench.config)
+            movie = describe(path, prepare.config)
             movie = replace(movie, revision=_next_revision(output, movie))
-            yield pipeline.process_movie(movie, job_for(movie, bench, output), stopwatch)
+            yield pipeline.process_movie(movie, job_for(movie, prepare, output), stopwatch)
         except StreamerError as error:
-            yield failure(path, bench.config, error, stopwatch)
+            yield failure(path, prepare.config, error, stopwatch)
 
 
 def finished_before(output: Path, session: str) -> list[MovieRecord]:

@@ -11,20 +11,19 @@ import torch
 from msgspec import Struct
 
 from models.serving.session_model import SessionModel
-from service.offline.process import bench, describe, job_for
+from service.offline.process import describe, job_for, prepare
 from streamer import dose, fourier, jsontext, pipeline, restore
 from streamer.ctf.table import optics_of, read_optics
-from streamer.detector import correction as detector
+from streamer.detector.correction import correction_for
 from streamer.errors import UsageError
-from streamer.motion import align
-from streamer.motion import field as local
+from streamer.motion import align, field
 from streamer.movie_record import MovieRecord, SuperResolutionVerdict
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.quality.images import same_size
 from streamer.quality.movie_quality import denoised_halves
 from streamer.records import HalfSums
 from streamer.runtime.stopwatch import Stopwatch
-from streamer.sums import halves as split
+from streamer.sums.halves import even_share
 from streamer.writers.atomic import write_atomically
 from streamer.writers.mrc import encode_image, fitting
 from streamer.writers.outputs import corrected_band, super_resolution_labels
@@ -80,10 +79,10 @@ class DenoiseResult(Struct, frozen=True, kw_only=True):
 
 def motion_of(path: Path, config: Config) -> MotionResult:
     """Shifts of a movie."""
-    prepared = bench(config)
+    prepared = prepare(config)
     movie = describe(path, config)
     frames, _ = pipeline.read_movie(movie, job_for(movie, prepared, Path()), Stopwatch())
-    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
+    correction = correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
     found = align.estimate_motion(
         lambda index: correction.frame(frames.counts, index), len(frames), frames.pixel_size, config.motion
     )
@@ -98,7 +97,7 @@ def motion_of(path: Path, config: Config) -> MotionResult:
         trusted=found.trusted,
         model=found.model,
         converged=found.converged,
-        local_motion_angstrom=round(local.largest_bending(found) * frames.pixel_size, 5),
+        local_motion_angstrom=round(field.largest_bending(found) * frames.pixel_size, 5),
         flags=list(frames.flags),
     )
 
@@ -108,7 +107,7 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
     replaced = msgspec.structs.replace
     config = replaced(config, outputs=replaced(config.outputs, super_resolution="always"))
     movie = describe(path, config)
-    job = job_for(movie, bench(config), output)
+    job = job_for(movie, prepare(config), output)
     frames, source = pipeline.read_movie(movie, job, Stopwatch())
     micrograph = pipeline.compute_micrograph(frames, source, job, Stopwatch())
     result = micrograph.super_resolution
@@ -136,7 +135,7 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
     images, _ = same_size([files["even"], files["odd"]])
     shape = (int(images[0].shape[0]), int(images[0].shape[1]))
     exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame)
-    share = split.even_share(exposures, shape, source.pixel_size, source.voltage_kv or 300.0)
+    share = even_share(exposures, shape, source.pixel_size, source.voltage_kv or 300.0)
     sums = HalfSums(
         even=torch.fft.rfft2(images[0]),
         odd=torch.fft.rfft2(images[1]),
@@ -144,7 +143,7 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
         shape=shape,
         pixel_size=source.pixel_size,
     )
-    spectrum = quality.measure(sums)
+    spectrum = estimators.measure(sums)
     model = SessionModel(model_directory)
     optics = None if ctf is None else optics_of(read_optics(ctf), files["micrograph"].name, ctf)
     proposal = model.propose(sums, spectrum, record.movie_id, optics) if spectrum.significant else None
@@ -169,12 +168,15 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
         data = image.numpy().astype(np.float32)
         write_atomically(target, encode_image(data, pixel_size=source.pixel_size, labels=labels))
         written.append(str(target))
-    mask = quality.band_mask(shape, source.pixel_size, 100.0, max(6.0, 2.0 * source.pixel_size))
-    raw = quality.tapered(sums.even, shape), quality.tapered(sums.odd, shape)
+    mask = estimators.band_mask(shape, source.pixel_size, 100.0, max(6.0, 2.0 * source.pixel_size))
+    raw = estimators.tapered(sums.even, shape), estimators.tapered(sums.odd, shape)
     snbr = {
-        name: quality.finite(
-            quality.pooled(
-                quality.estimate(raw, (quality.tapered(pair[0], shape), quality.tapered(pair[1], shape)), shape), mask
+        name: estimators.finite(
+            estimators.pooled(
+                estimators.estimate(
+                    raw, (estimators.tapered(pair[0], shape), estimators.tapered(pair[1], shape)), shape
+                ),
+                mask,
             ).snbr
         )
         for name, pair in halves.items()

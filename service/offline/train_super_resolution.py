@@ -11,19 +11,18 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from models.learners import Verdict, manifest_of, subject_of
-from models.networks import fusion_residual as gain_residual
-from models.networks import zssr
+from models.learners import Verdict, learner_of, manifest_of
+from models.networks import fusion_residual, zssr
 from models.settings import SessionModelSettings, is_held_out, is_same_pixel_size
 from models.versions.checkpoint import save_version
-from service.offline.process import Bench, bench, describe, job_for
+from service.offline.process import OfflineContext, describe, job_for, prepare
 from streamer import pipeline
-from streamer.detector import correction as detector
+from streamer.detector.correction import correction_for
 from streamer.errors import UsageError
 from streamer.motion import align
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.super_resolution.averages import average
-from streamer.super_resolution.training_data import FineLesson
+from streamer.super_resolution.training_data import FusionTrainingData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +33,7 @@ _LEAST_MOVIES = 4
 """For fusion: some to learn from and some to judge by."""
 
 
-class FineTrainingResult(Struct, frozen=True, kw_only=True):
+class SuperResolutionTrainingResult(Struct, frozen=True, kw_only=True):
     """What ``models train-super-resolution --json`` prints."""
 
     directory: str
@@ -50,7 +49,7 @@ class FineTrainingResult(Struct, frozen=True, kw_only=True):
 
 def train_super_resolution(
     paths: Sequence[Path], config: Config, out: Path, *, steps: int | None, seed: int
-) -> FineTrainingResult:
+) -> SuperResolutionTrainingResult:
     """Train, judge and store a version for the method of the settings.
 
     Raises
@@ -58,17 +57,17 @@ def train_super_resolution(
     UsageError
         If there are too few movies that anything can be learned from, or they differ in pixel size.
     """
-    began, prepared = time.perf_counter(), bench(_learning(config))
+    began, prepared = time.perf_counter(), prepare(_learning(config))
     method, budget = config.super_resolution.method, SessionModelSettings().first_steps
-    subject, lessons = subject_of(method), list[Any]()
+    subject, examples = learner_of(method), list[Any]()
     if method == "zssr":
         budget = zssr.MOST_STEPS
-        lessons = [_pair(path, prepared) for path in paths]
+        examples = [_pair(path, prepared) for path in paths]
     else:
-        lessons = [lesson for path in paths if (lesson := _lesson(path, prepared)) is not None]
-    _check(paths, [lesson.pixel_size for lesson in lessons], 1 if method == "zssr" else _LEAST_MOVIES)
-    held_out = [] if method == "zssr" else [lesson for i, lesson in enumerate(lessons) if is_held_out(i)]
-    learned = [lesson for lesson in lessons if lesson not in held_out]
+        examples = [example for path in paths if (example := _example(path, prepared)) is not None]
+    _check(paths, [example.pixel_size for example in examples], 1 if method == "zssr" else _LEAST_MOVIES)
+    held_out = [] if method == "zssr" else [example for i, example in enumerate(examples) if is_held_out(i)]
+    learned = [example for example in examples if example not in held_out]
     torch.manual_seed(seed)
     net = subject.fresh().to(prepared.device)
     report = subject.train(net, learned, steps=steps or budget, seed=seed, stop=lambda: False)
@@ -79,7 +78,7 @@ def train_super_resolution(
     # a version that did not pass is kept and changes nothing
     weight = [(frequency, value * verdict.promoted) for frequency, value in verdict.weight]
     save_version(out, net, msgspec.structs.replace(manifest, weight=weight))
-    return FineTrainingResult(
+    return SuperResolutionTrainingResult(
         directory=str(out),
         method=method,
         promoted=verdict.promoted,
@@ -98,20 +97,20 @@ def _learning(config: Config) -> Config:
     return replaced(config, super_resolution=chosen, outputs=replaced(config.outputs, super_resolution="always"))
 
 
-def _lesson(path: Path, prepared: Bench) -> gain_residual.Lesson | None:
-    """A movie's lesson; None where nothing can be fused."""
+def _example(path: Path, prepared: OfflineContext) -> fusion_residual.FusionExample | None:
+    """A movie as an example; None where nothing can be fused."""
     movie = describe(path, prepared.config)
-    job = replace(job_for(movie, prepared, Path()), lesson=Path("wanted"))
+    job = replace(job_for(movie, prepared, Path()), training_data=Path("wanted"))
     frames, source = pipeline.read_movie(movie, job, Stopwatch())
-    sums = pipeline.compute_micrograph(frames, source, job, Stopwatch()).lesson
-    return gain_residual.Lesson(movie.movie_id, sums) if isinstance(sums, FineLesson) else None
+    sums = pipeline.compute_micrograph(frames, source, job, Stopwatch()).training_data
+    return fusion_residual.FusionExample(movie.movie_id, sums) if isinstance(sums, FusionTrainingData) else None
 
 
-def _pair(path: Path, prepared: Bench) -> zssr.Pair:
+def _pair(path: Path, prepared: OfflineContext) -> zssr.Pair:
     """What cryo-ZSSR learns from of a movie."""
     movie = describe(path, prepared.config)
     frames, source = pipeline.read_movie(movie, job_for(movie, prepared, Path()), Stopwatch())
-    correction = detector.correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
+    correction = correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
 
     def frame(index: int) -> torch.Tensor:
         return correction.frame(frames.counts, index)

@@ -32,13 +32,13 @@ class Work(Struct, tag=True, frozen=True, kw_only=True):
     gain: str | None
     model: str | None
     """Directory of the version that serves."""
-    fine_model: str | None = None
+    super_resolution_model: str | None = None
     """Directory of the network on top of fusion that serves."""
     output: str
     """The session's output directory."""
     groups: str | None
     """Where the frame-group sums go."""
-    lesson: str | None = None
+    training_data: str | None = None
     """Where the fine grid's sums go that a network on top of fusion learns from."""
     notes: tuple[str, ...] = ()
     """Flags that the daemon adds to the record: what it knows from the movies before."""
@@ -97,7 +97,7 @@ class Learn(Struct, tag=True, frozen=True, kw_only=True):
 
     movie_id: str
     groups: str
-    lesson: str | None = None
+    training_data: str | None = None
     """Sums of the fine grid, where a network on top of fusion learns."""
 
 

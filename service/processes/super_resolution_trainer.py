@@ -24,7 +24,7 @@ from streamer.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.learners import Lesson, Subject
+    from models.learners import Learner, TrainingExample
     from models.manifest import Manifest
     from models.settings import SessionModelSettings
     from models.versions.roles import Roles
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _SEED = 60
 
 
-class FineTrainer:
-    """Keeps the lessons of a session and trains when there is enough that is new."""
+class SuperResolutionTrainer:
+    """Keeps the examples of a session and trains when there is enough that is new."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class FineTrainer:
         store: ModelStore,
         roles: Roles,
         device: torch.device | str,
-        subject: Subject[Any, Any],
+        subject: Learner[Any, Any],
     ) -> None:
         """Go on from the version that serves, if there is one that can be read."""
         self._subject = subject
@@ -65,28 +65,28 @@ class FineTrainer:
                 self._serving = None
 
     def take(self, message: Learn) -> None:
-        """Read a movie's lesson, once; what cannot be used is told and left."""
-        if message.lesson is None or message.movie_id in self._seen or not Path(message.lesson).is_file():
+        """Read a movie as an example, once; what cannot be used is told and left."""
+        if message.training_data is None or message.movie_id in self._seen or not Path(message.training_data).is_file():
             return
         self._seen.add(message.movie_id)
         try:
-            lesson = self._subject.read(Path(message.lesson), self._device)
-            self._check_make(lesson)
+            example = self._subject.read(Path(message.training_data), self._device)
+            self._check_make(example)
         except ModelError as error:
             sys.stderr.write(f"{error}\n")
             return
-        if self._roles.held_out(lesson.movie_id):
-            self._held_out = [*self._held_out, lesson][-self._settings.most_held_out :]
+        if self._roles.held_out(example.movie_id):
+            self._held_out = [*self._held_out, example][-self._settings.most_held_out :]
         else:
-            self._learned = [*self._learned, lesson][-self._settings.most_movies :]
-            self._new += lesson.movie_id not in self._trained_on
+            self._learned = [*self._learned, example][-self._settings.most_movies :]
+            self._new += example.movie_id not in self._trained_on
 
-    def _check_make(self, lesson: Lesson) -> None:
+    def _check_make(self, example: TrainingExample) -> None:
         others = [*self._learned, *self._held_out]
         known = self._manifest.pixel_size if self._manifest else others[0].pixel_size if others else None
-        if known is not None and not is_same_pixel_size(lesson.pixel_size, known):
-            expected, found = f"{known:g} Å/px", f"{lesson.pixel_size:g} Å/px"
-            raise ModelError("nothing is learned from it", where=lesson.movie_id, expected=expected, found=found)
+        if known is not None and not is_same_pixel_size(example.pixel_size, known):
+            expected, found = f"{known:g} Å/px", f"{example.pixel_size:g} Å/px"
+            raise ModelError("nothing is learned from it", where=example.movie_id, expected=expected, found=found)
 
     @property
     def is_due(self) -> bool:

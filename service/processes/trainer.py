@@ -21,7 +21,7 @@ import torch
 
 from models.gate.candidate import save_candidate
 from models.gate.denoiser import Decision, Thresholds, judge
-from models.learners import subject_of
+from models.learners import learner_of
 from models.manifest import DENOISERS, SIMULATED, Manifest
 from models.networks.denoiser import Denoiser, build
 from models.training.denoiser import learning_rate_after, train
@@ -29,10 +29,10 @@ from models.training.session_movies import SessionMovies
 from models.versions.base_weights import base_directory
 from models.versions.checkpoint import load_version
 from models.versions.roles import ROLES, Roles
-from models.versions.store import FINE_MODELS, ModelStore
+from models.versions.store import SUPER_RESOLUTION_MODELS, ModelStore
 from service.processes.messages import Begin, Candidate, Learn, Pause, Serving, Training, Up, plain
 from service.processes.pipes import ParentChannel, die_with_parent
-from service.processes.super_resolution_trainer import FineTrainer
+from service.processes.super_resolution_trainer import SuperResolutionTrainer
 from streamer.errors import ModelError, StreamerError
 from streamer.runtime.device import device_of, use_threads
 from streamer.sums.group_files import read_groups
@@ -57,7 +57,7 @@ class Trainer:
         self._device = device_of(config.compute.device)
         self._store = ModelStore(directory / "models")
         self._roles = Roles(directory / ROLES, specimen)
-        self._fine = self._fine_trainer(directory)
+        self._super_resolution = self._super_resolution_trainer(directory)
         self._movies = SessionMovies(self._settings, config.denoise, config.movie.pixel_size, self._device)
         self._new, self._more_rounds, self._seen = 0, _ROUNDS, set[str]()
         self._paused, self._paused_s = threading.Event(), 0.0
@@ -75,10 +75,10 @@ class Trainer:
         # a version that was stored but never served, because everything was killed in between, took nothing in
         self._stored = self._store.learned_from() if self._serving or self._held else set[str]()
 
-    def _fine_trainer(self, directory: Path) -> FineTrainer:
+    def _super_resolution_trainer(self, directory: Path) -> SuperResolutionTrainer:
         method = self._config.super_resolution.method
-        store = ModelStore(directory / FINE_MODELS[method])
-        return FineTrainer(self._settings, store, self._roles, self._device, subject_of(method))
+        store = ModelStore(directory / SUPER_RESOLUTION_MODELS[method])
+        return SuperResolutionTrainer(self._settings, store, self._roles, self._device, learner_of(method))
 
     def run(self) -> None:
         """Train whenever there is enough that is new."""
@@ -92,8 +92,8 @@ class Trainer:
             if self._inbox.empty() and self.is_due():
                 self.train_denoiser()
                 continue
-            if self._inbox.empty() and self._fine.is_due:
-                self._train_fine()
+            if self._inbox.empty() and self._super_resolution.is_due:
+                self._train_super_resolution()
                 continue
             message = self._inbox.get()
             if message is None:
@@ -127,7 +127,7 @@ class Trainer:
             self._choices_taken += 1
             self._obey(message.version)
             return
-        self._fine.take(message)
+        self._super_resolution.take(message)
         if message.movie_id in self._seen:
             return
         try:
@@ -193,10 +193,10 @@ class Trainer:
         self._propose()
         self._channel.send(Training(active=False))
 
-    def _train_fine(self) -> None:
+    def _train_super_resolution(self) -> None:
         """Train a network of the fine grid."""
         self._channel.send(Training(active=True))
-        candidate = self._fine.propose(self._is_over)
+        candidate = self._super_resolution.propose(self._is_over)
         self._channel.send(Training(active=False))
         if candidate is not None:
             self._channel.send(candidate)

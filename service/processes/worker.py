@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.serving.session_model import SessionModel, proposal_of
-from models.serving.super_resolution import FineNetworks
+from models.serving.super_resolution import SuperResolutionNetworks
 from service.processes.messages import Begin, Failed, Finish, Finished, FromChild, Progress, Returned, Up, Work
 from service.processes.pipes import ParentChannel, die_with_parent
 from streamer import pipeline
@@ -73,7 +73,7 @@ def make_job(
     work: Work,
     gain: Gain | None,
     propose: Propose | None,
-    networks: FineNetworks,
+    networks: SuperResolutionNetworks,
 ) -> pipeline.Job:
     """Settings, gain and models of one movie."""
     return pipeline.Job(
@@ -82,11 +82,11 @@ def make_job(
         device=device,
         gain=gain,
         propose=propose,
-        network=networks.on_fusion(work.fine_model),
-        zssr=networks.zssr(work.fine_model),
+        network=networks.on_fusion(work.super_resolution_model),
+        zssr=networks.zssr(work.super_resolution_model),
         session_directory=Path(work.output),
         groups=None if work.groups is None else Path(work.groups),
-        lesson=None if work.lesson is None else Path(work.lesson),
+        training_data=None if work.training_data is None else Path(work.training_data),
         notes=work.notes,
         shed=work.shed,
     )
@@ -114,7 +114,7 @@ class Worker:
         self._threads = thread_count(config.compute.threads)
         self._gains: dict[str, tuple[int, Gain]] = {}
         self._model: SessionModel | None = None
-        self._networks = FineNetworks(config.super_resolution, self._device)
+        self._networks = SuperResolutionNetworks(config.super_resolution, self._device)
         self._to_compute: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
         self._to_write: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
         self._inbox: queue.Queue[Work | None] = queue.Queue()

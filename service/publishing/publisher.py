@@ -17,7 +17,7 @@ import zmq
 
 from service.journal.event_log import utc_text
 from service.publishing.previews import preview_of
-from service.publishing.replies import Answers
+from service.publishing.replies import Replies
 from service.wire.heartbeat import Heartbeat
 from service.wire.loopback import check_loopback
 from service.wire.messages import HEADER_BYTES, heartbeat_topic, topic
@@ -93,7 +93,7 @@ class Publisher:
     ) -> None:
         self._log, self._published, self._clock = log, published, clock
         self._cursor = log.last_seq
-        self.answers = Answers(log, control=control, picks=picks, answered=answered)
+        self.answers = Replies(log, control=control, picks=picks, answered=answered)
         self.subscribers = self.watchers = 0
         """Who hears the heartbeat, and who looks at previews."""
         self.events_local = self.journal_local = ""

@@ -66,7 +66,7 @@ class _Client:
     greeted: bool = False
 
 
-class Answers:
+class Replies:
     """Who may ask what, how often, and what the answer is.
 
     Parameters

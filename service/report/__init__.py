@@ -1,1 +1,1 @@
-"""The session report and the live page. A place for them; nothing is here yet."""
+"""The session report and the live page. Reserved: nothing is here yet."""

@@ -36,7 +36,7 @@ _FRAME_LINES = 12
 """Lines that everything but the micrographs takes."""
 
 
-class Board:
+class MonitorView:
     """What is known, and how it is drawn."""
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
     ServiceError
         With ``once``, if no daemon is heard.
     """
-    console, board = console or Console(), Board()
+    console, board = console or Console(), MonitorView()
     if once:
         newest = client.heartbeat()
         board.beat(newest)
@@ -270,14 +270,14 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
             live.update(board.draw(console.height), refresh=True)
 
 
-def _catch_up(client: Client, board: Board, newest: Heartbeat) -> MemoryCursor:
+def _catch_up(client: Client, board: MonitorView, newest: Heartbeat) -> MemoryCursor:
     """Take what the session's model went through, and give the place from where the last micrographs follow."""
     for event in client.snapshot(kinds=("model",), session=newest.session or None).events:
         board.take(event)
     return MemoryCursor(Position(newest.epoch, max(0, newest.seq - _MOST_MOVIES)))
 
 
-def _feed(client: Client, board: Board, stop: threading.Event) -> None:
+def _feed(client: Client, board: MonitorView, stop: threading.Event) -> None:
     """Keep the board up to date; the daemon may come and go."""
     while not stop.is_set():
         try:

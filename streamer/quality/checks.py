@@ -17,7 +17,7 @@ from streamer import fourier
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamer.quality import estimators as quality
+    from streamer.quality import estimators
     from streamer.quality.intervals import Interval
 
 LEAST_COEFFICIENTS = 100.0
@@ -41,7 +41,7 @@ class Check:
     """What it means that the value is above the limit."""
 
 
-def leak(figures: quality.Estimates, intervals: Mapping[str, Interval], counts: Tensor) -> list[Check]:
+def leak(figures: estimators.Estimates, intervals: Mapping[str, Interval], counts: Tensor) -> list[Check]:
     """Cauchy-Schwarz and the sign of B⊥, per shell with enough coefficients; a network that knew the noise fails both.
 
     Parameters

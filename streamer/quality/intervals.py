@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 
 if TYPE_CHECKING:
     from streamer import fourier
@@ -48,7 +48,7 @@ def bootstrap(sums: Tensor, seed: int = 0) -> dict[str, Interval]:
         1, drawn, torch.ones((_DRAWS, n), dtype=torch.float64)
     )
     resampled = torch.tensordot(counts, sums.double().cpu(), dims=1).movedim(1, 0)
-    found, drawn_figures = quality.ratios(sums.double().cpu().sum(0)), quality.ratios(resampled)
+    found, drawn_figures = estimators.ratios(sums.double().cpu().sum(0)), estimators.ratios(resampled)
     wider = _student(n - 1) / _NORMAL * math.sqrt(n / (n - 1))
     intervals = {}
     for name in FIGURES:
@@ -79,9 +79,9 @@ def tile_sums(images: list[Tensor], tiles: int = 4) -> Tensor:
                 image[row * height : (row + 1) * height, column * width : (column + 1) * width].float()
                 for image in images
             ]
-            even, odd, *outputs = (quality.tapered(torch.fft.rfft2(part), (height, width)) for part in cut)
+            even, odd, *outputs = (estimators.tapered(torch.fft.rfft2(part), (height, width)) for part in cut)
             denoised = (outputs[0], outputs[1]) if outputs else (even, odd)
-            sums.append(quality.estimate((even, odd), denoised, (height, width)))
+            sums.append(estimators.estimate((even, odd), denoised, (height, width)))
     return torch.stack(sums)
 
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from streamer import restore
-from streamer.motion import align
-from streamer.motion import field as local
+from streamer.motion import align, field
 from streamer.movie_record import MovieQuality, SuperResolutionVerdict
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.quality.texture import texture
 
 if TYPE_CHECKING:
@@ -36,19 +35,21 @@ def movie_quality(
     """Collect what a microscopist wants to know about a movie; unknown is None, never NaN."""
     shape, pixel_size = sums.shape, sums.pixel_size
     band = (settings.band_low, max(settings.band_high, 2.0 * pixel_size))
-    mask = quality.band_mask(shape, pixel_size, *band)
-    even, odd = quality.tapered(sums.even, shape), quality.tapered(sums.odd, shape)
+    mask = estimators.band_mask(shape, pixel_size, *band)
+    even, odd = estimators.tapered(sums.even, shape), estimators.tapered(sums.odd, shape)
     halves = {
-        name: (quality.tapered(pair[0], shape), quality.tapered(pair[1], shape))
+        name: (estimators.tapered(pair[0], shape), estimators.tapered(pair[1], shape))
         for name, pair in denoised_halves(sums, spectrum, proposal).items()
     } | {"raw": (even, odd)}
-    pooled = {name: quality.pooled(quality.estimate((even, odd), pair, shape), mask) for name, pair in halves.items()}
+    pooled = {
+        name: estimators.pooled(estimators.estimate((even, odd), pair, shape), mask) for name, pair in halves.items()
+    }
     snr_half = float(pooled["raw"].snr)
     dose = frames.dose_per_frame
     early = None if dose is None else math.ceil(min(_EARLY_EXPOSURE / dose, len(motion.shifts)))
     total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
-    local_motion = local.largest_bending(motion) * pixel_size
-    resolution = quality.resolution_at(spectrum, pixel_size)
+    local_motion = field.largest_bending(motion) * pixel_size
+    resolution = estimators.resolution_at(spectrum, pixel_size)
     is_unseen = proposal is not None and not proposal.learned_from
     return MovieQuality(
         shifts_yx_px=[[round(float(v), 4) + 0.0 for v in row] for row in motion.shifts],
@@ -110,5 +111,5 @@ def _curve(spectrum: Spectrum) -> list[float]:
 
 def _rounded(value: Tensor | float) -> float | None:
     """Five significant digits: more are noise and make records differ between machines."""
-    number = quality.finite(value)
+    number = estimators.finite(value)
     return None if number is None else float(f"{number:.5g}")

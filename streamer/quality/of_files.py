@@ -18,9 +18,8 @@ from streamer import fourier
 from streamer.ctf.table import key_of, optics_of, read_optics
 from streamer.ctf.transfer import ctf_2d
 from streamer.errors import UsageError
-from streamer.quality import checks as validity
-from streamer.quality import estimators as quality
-from streamer.quality import intervals
+from streamer.quality import estimators, intervals
+from streamer.quality.checks import LEAST_COEFFICIENTS, Check, ctf_zeros, fine_end, leak, other_micrograph
 from streamer.quality.images import same_size, size_of
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ class _Judged:
         """Cross power, root of the product of the powers, and counts, of halves of neighbours."""
         self._tiles: Tensor | None = None
         self._tile_band = torch.zeros(0, dtype=torch.bool)
-        self._ctf: list[validity.Check] = []
+        self._ctf: list[Check] = []
         self._previous: tuple[Tensor, fourier.Shape] | None = None
         self._has_denoised = False
 
@@ -140,9 +139,9 @@ class _Judged:
         _check_pair(images[2:], one.paths[-1], "the two denoised halves are the same image")
         self._has_denoised = len(images) == 4
         shape = (int(images[0].shape[0]), int(images[0].shape[1]))
-        spectra = [quality.tapered(torch.fft.rfft2(image), shape) for image in images]
+        spectra = [estimators.tapered(torch.fft.rfft2(image), shape) for image in images]
         halves = spectra[0], spectra[1]
-        rings = quality.estimate(halves, (spectra[2], spectra[3]) if self._has_denoised else halves, shape)
+        rings = estimators.estimate(halves, (spectra[2], spectra[3]) if self._has_denoised else halves, shape)
         # variance per pixel that the rings hold (Parseval), what the taper took given back
         scale = _per_pixel(shape)
         self._sums.append(self._shells.gather(rings, shape, pixel) * scale)
@@ -154,27 +153,25 @@ class _Judged:
         if self._tiles is None:
             tile = intervals.tile_shape(shape)
             self._tiles = intervals.tile_sums(images) * _per_pixel(tile) / 16.0
-            self._tile_band = quality.band_mask(tile, pixel, *self._band)
+            self._tile_band = estimators.band_mask(tile, pixel, *self._band)
 
     def _compare_with_previous(self, halves: tuple[Tensor, Tensor], shape: fourier.Shape, pixel: float) -> None:
         if self._previous is not None and self._previous[1] == shape:
             before = self._previous[0]
-            products = [quality.covariance(a, b, shape) for a, b in ((before, halves[1]), (before, before),
+            products = [estimators.covariance(a, b, shape) for a, b in ((before, halves[1]), (before, before),
                                                                     (halves[1], halves[1]))]  # fmt: skip
             cross, one, other = (self._shells.gather(p, shape, pixel) for p in products)
             self._cross.append((cross, (one * other).sqrt(), self._counts[-1]))
         self._previous = halves[0], shape
 
-    def _at_zeros(
-        self, halves: tuple[Tensor, Tensor], ctf: Tensor, shape: fourier.Shape, pixel: float
-    ) -> validity.Check:
+    def _at_zeros(self, halves: tuple[Tensor, Tensor], ctf: Tensor, shape: fourier.Shape, pixel: float) -> Check:
         within = (pixel / min(self._band[0], _ICE), pixel / self._band[1])
-        return validity.ctf_zeros(*halves, ctf, shape, within)
+        return ctf_zeros(*halves, ctf, shape, within)
 
     def result(self, mask: Tensor, band: tuple[float, float]) -> QualityResult:
         """All figures."""
         sums, counts = torch.stack(self._sums), torch.stack(self._counts)
-        together, each = quality.pooled(sums.sum(0), mask), quality.ratios(sums.sum(0))
+        together, each = estimators.pooled(sums.sum(0), mask), estimators.ratios(sums.sum(0))
         several = len(sums) >= _FEW
         over_shells = intervals.bootstrap(sums) if several else {}
         if several:
@@ -185,14 +182,18 @@ class _Judged:
         return QualityResult(
             shells=self._table(sums.sum(0), each, over_shells),
             pooled={
-                "snr_half": quality.finite(together.snr),
-                "ssnr_full": quality.finite(2.0 * together.snr),
+                "snr_half": estimators.finite(together.snr),
+                "ssnr_full": estimators.finite(2.0 * together.snr),
                 "band_low_angstrom": band[0],
                 "band_high_angstrom": band[1],
-                **({name: quality.finite(getattr(together, name)) for name in _FIGURES} if self._has_denoised else {}),
+                **(
+                    {name: estimators.finite(getattr(together, name)) for name in _FIGURES}
+                    if self._has_denoised
+                    else {}
+                ),
             },
             intervals={
-                "snr_half" if name == "snr" else name: [quality.finite(end) for end in ends[name]] for name in names
+                "snr_half" if name == "snr" else name: [estimators.finite(end) for end in ends[name]] for name in names
             },
             intervals_over="micrographs" if several else "tiles",
             micrographs=len(sums),
@@ -200,12 +201,12 @@ class _Judged:
         )
 
     def _table(
-        self, sums: Tensor, each: quality.Estimates, over: dict[str, intervals.Interval]
+        self, sums: Tensor, each: estimators.Estimates, over: dict[str, intervals.Interval]
     ) -> list[dict[str, float | None]]:
         power = (sums[1] * sums[2]).sqrt()
         frc = torch.where(power > 0, sums[0] / power.clamp(min=1e-300), 0.0)
         columns = {"spatial_frequency": self._shells.frequency, "frc": frc}
-        columns |= {"ssnr_half": quality.ssnr_half(frc), "ssnr_full": quality.ssnr_full(frc)}
+        columns |= {"ssnr_half": estimators.ssnr_half(frc), "ssnr_full": estimators.ssnr_full(frc)}
         if self._has_denoised:
             for name in _FIGURES:
                 columns[name] = getattr(each, name)
@@ -213,34 +214,34 @@ class _Judged:
                     columns[f"{name}_lower"], columns[f"{name}_upper"] = over[name]
         rows = torch.stack(list(columns.values()), dim=1).tolist()
         return [
-            {name: quality.finite(round(v, 6) if name == "spatial_frequency" else v)
+            {name: estimators.finite(round(v, 6) if name == "spatial_frequency" else v)
              for name, v in zip(columns, row, strict=True)} for row in rows
         ]  # fmt: skip
 
-    def _over_tiles(self, together: quality.Estimates) -> dict[str, intervals.Interval]:
+    def _over_tiles(self, together: estimators.Estimates) -> dict[str, intervals.Interval]:
         """Spread among the tiles, about the figure of the whole field."""
         if self._tiles is None or not bool(self._tile_band.any()):
             return {name: (torch.tensor(torch.nan), torch.tensor(torch.nan)) for name in intervals.FIGURES}
         pooled = self._tiles[:, :, self._tile_band].sum(-1)
-        middle = quality.ratios(pooled.sum(0))
+        middle = estimators.ratios(pooled.sum(0))
         return {
             name: tuple(getattr(together, name) + (end - getattr(middle, name)) for end in ends)
             for name, ends in intervals.bootstrap(pooled).items()
         }
 
     def _checks(
-        self, sums: Tensor, counts: Tensor, each: quality.Estimates, over: dict[str, intervals.Interval]
-    ) -> list[validity.Check]:
-        checks = [validity.fine_end(sums.sum(0), counts.sum(0))]
+        self, sums: Tensor, counts: Tensor, each: estimators.Estimates, over: dict[str, intervals.Interval]
+    ) -> list[Check]:
+        checks = [fine_end(sums.sum(0), counts.sum(0))]
         if self._has_denoised:
             if not over and self._tiles is not None:
-                tile_counts = self._tiles.new_full(self._tiles.shape[-1:], validity.LEAST_COEFFICIENTS)
-                tiled = quality.ratios(self._tiles.sum(0))
-                checks += validity.leak(tiled, intervals.bootstrap(self._tiles), tile_counts * self._tile_band)
+                tile_counts = self._tiles.new_full(self._tiles.shape[-1:], LEAST_COEFFICIENTS)
+                tiled = estimators.ratios(self._tiles.sum(0))
+                checks += leak(tiled, intervals.bootstrap(self._tiles), tile_counts * self._tile_band)
             else:
-                checks += validity.leak(each, over, counts.sum(0))
+                checks += leak(each, over, counts.sum(0))
         if self._cross:
-            checks.append(validity.other_micrograph(*(torch.stack(part) for part in zip(*self._cross, strict=True))))
+            checks.append(other_micrograph(*(torch.stack(part) for part in zip(*self._cross, strict=True))))
         if self._ctf:
             worst = max(self._ctf, key=lambda check: (check.value or 0.0) - (check.limit or 0.0))
             checks.append(replace(worst, ok=all(check.ok for check in self._ctf)))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fused:
+class FrameSums:
     """Accumulated sums of a movie, even and odd frames apart."""
 
     even: Tensor
@@ -35,7 +35,7 @@ class Fused:
     """(t,) e⁻/Å² at the end of each frame."""
 
 
-def fuse(
+def sum_frames(
     frame: Callable[[int], Tensor],
     shifts: Tensor,
     exposures: Tensor,
@@ -45,7 +45,7 @@ def fuse(
     local: LocalMotion | None = None,
     group_shape: fourier.Shape | None = None,
     n_groups: int = 0,
-) -> Fused:
+) -> FrameSums:
     """Accumulate all frames in one pass; memory does not grow with their number.
 
     Parameters
@@ -83,7 +83,7 @@ def fuse(
     if warp is not None:
         rows, columns = warp.whitening()
         halves *= rows[:, None] * columns
-    return Fused(
+    return FrameSums(
         even=halves[0],
         odd=halves[1],
         groups=groups,

@@ -9,7 +9,7 @@ import torch
 
 from streamer.errors import ModelError
 from streamer.records import GroupSums
-from streamer.sums.tensor_files import encode_described, read_described
+from streamer.sums.tensor_files import encode_tensors, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,12 +37,12 @@ def encode_groups(movie_id: str, sums: GroupSums) -> bytes:
         pixel_size=sums.pixel_size,
         voltage_kv=sums.voltage_kv,
     )
-    return encode_described({"groups": sums.groups}, description)
+    return encode_tensors({"groups": sums.groups}, description)
 
 
 def read_groups(path: Path) -> tuple[str, GroupSums]:
     """Movie id and group sums of a file; ModelError if it is not one or not finite."""
-    description, tensors = read_described(path, _Description, _FORMAT, "frame-group sums")
+    description, tensors = read_tensors(path, _Description, _FORMAT, "frame-group sums")
     groups = tensors.get("groups", torch.empty(0))
     if groups.ndim != 3 or len(groups) != len(description.exposures) or not bool(torch.isfinite(groups).all()):
         raise ModelError("damaged frame-group sums", where=path, found=str(tuple(groups.shape)))

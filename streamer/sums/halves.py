@@ -16,10 +16,10 @@ from streamer.records import GroupSums, HalfSums
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from streamer.sums.frame_sum import Fused
+    from streamer.sums.frame_sum import FrameSums
 
 
-def half_sums(fused: Fused, pixel_size: float, voltage_kv: float) -> HalfSums:
+def half_sums(fused: FrameSums, pixel_size: float, voltage_kv: float) -> HalfSums:
     """Even and odd sums of what was fused on the physical grid."""
     device = fused.even.device
     exposures = fused.exposures
@@ -47,7 +47,7 @@ def group_count(n_frames: int, most: int = 10) -> int:
     return min(most, n_frames) // 2 * 2 if n_frames >= 4 else 0
 
 
-def group_sums(fused: Fused, small: fourier.Shape, pixel_size: float, voltage_kv: float) -> GroupSums | None:
+def group_sums(fused: FrameSums, small: fourier.Shape, pixel_size: float, voltage_kv: float) -> GroupSums | None:
     """Every n-th frame's sum, cropped to the training band, as it is kept for the session model."""
     n = len(fused.groups)
     if n == 0:

@@ -24,13 +24,13 @@ class _Described(Protocol):
 D = TypeVar("D", bound=_Described)
 
 
-def encode_described(tensors: dict[str, Tensor], description: msgspec.Struct) -> bytes:
+def encode_tensors(tensors: dict[str, Tensor], description: msgspec.Struct) -> bytes:
     """Tensors and their description as the bytes of a file."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return save(content, {"description": msgspec.json.encode(description).decode()})
 
 
-def read_described(path: Path, kind: type[D], expected: str, what: str) -> tuple[D, dict[str, Tensor]]:
+def read_tensors(path: Path, kind: type[D], expected: str, what: str) -> tuple[D, dict[str, Tensor]]:
     """Description and tensors of a file; ModelError if it is no file of the ``expected`` format."""
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from streamer.errors import StageError
-from streamer.motion import field as local
+from streamer.motion import field
 from streamer.super_resolution.normal_equations import ALIASES, AliasGrid
 from streamer.super_resolution.tiles import Tiles
 
@@ -33,12 +33,12 @@ _WITHIN = 0.05
 _SAMPLE = 16
 """Tiles that spectra and figures are measured on."""
 _SEED = 4
-_LESSON_PX = 16 * 128 * 128
+_TRAINING_PX = 16 * 128 * 128
 """Area of the tiles that a network learns from, px: much the same whatever the tiles' side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FineSums:
+class AliasSums:
     """A movie on the fine grid, before aliases are separated."""
 
     tiles: Tiles
@@ -60,7 +60,7 @@ class FineSums:
     mean: float
     """Of one frame."""
     groups: Tensor
-    """(g, 4, l, side, side//2+1): sums of every g-th frame for the tiles of ``lesson``; g may be 0."""
+    """(g, 4, l, side, side//2+1): sums of every g-th frame of ``training_tiles``; g may be 0."""
 
     @property
     def parity(self) -> Tensor:
@@ -73,9 +73,9 @@ class FineSums:
         return self.kept % max(1, len(self.groups))
 
     @property
-    def lesson(self) -> Tensor:
+    def training_tiles(self) -> Tensor:
         """(l,) int64: tiles whose groups are kept, some of the sample spread over the field."""
-        return lesson_tiles(self.sample, self.tiles.side)
+        return training_tiles(self.sample, self.tiles.side)
 
 
 def accumulate(
@@ -87,7 +87,7 @@ def accumulate(
     voltage_kv: float,
     blur: Callable[[Tensor], Tensor] | None = None,
     n_groups: int = 0,
-) -> FineSums:
+) -> AliasSums:
     """Sum all frames of a movie tile by tile.
 
     Parameters
@@ -111,15 +111,15 @@ def accumulate(
     tiles = Tiles(shape, _side_for(motion, shape))
     weighted = bool((exposures > 0).any())
     grid = AliasGrid(tiles.side, pixel_size, voltage_kv, weighted=weighted, blur=blur, device=device)
-    shifts = local.shifts_at(motion, tiles.centres())
+    shifts = field.shifts_at(motion, tiles.centres())
     whole = torch.round(shifts)
     fractions = shifts - whole
     sample = torch.linspace(0, len(tiles) - 1, min(_SAMPLE, len(tiles))).round().to(torch.int64)
-    lesson = lesson_tiles(sample, tiles.side)
+    chosen = training_tiles(sample, tiles.side)
     others = fractions[_other_frames(len(fractions))][:, sample]
     sums, control, groups = (
         torch.zeros((parts, 4, n, tiles.side, tiles.side // 2 + 1), dtype=torch.complex64, device=device)
-        for parts, n in ((2, len(tiles)), (2, len(sample)), (n_groups, len(lesson)))
+        for parts, n in ((2, len(tiles)), (2, len(sample)), (n_groups, len(chosen)))
     )
     kept, total = [], 0.0
     for t, centred, mean in _usable(frame, len(shifts)):
@@ -130,13 +130,13 @@ def accumulate(
         _add(sums, t, base, fractions[t], grid, decay)
         _add(control, t, turned, others[t], grid, decay)
         if n_groups:
-            _add(groups, t, base[lesson], fractions[t, lesson], grid, decay)
+            _add(groups, t, base[chosen], fractions[t, chosen], grid, decay)
         kept.append(t)
         total += mean
     if not kept:
-        raise StageError("no frame holds anything", where="fine", expected="numbers that differ")
+        raise StageError("no frame holds anything", where="super-resolution", expected="numbers that differ")
     at = torch.tensor(kept)
-    return FineSums(
+    return AliasSums(
         tiles=tiles,
         grid=grid,
         sums=sums,
@@ -151,9 +151,9 @@ def accumulate(
     )
 
 
-def lesson_tiles(sample: Tensor, side: int) -> Tensor:
+def training_tiles(sample: Tensor, side: int) -> Tensor:
     """Some of the sample's tiles, spread over the field."""
-    n = max(1, min(len(sample), _LESSON_PX // (side * side)))
+    n = max(1, min(len(sample), _TRAINING_PX // (side * side)))
     return sample[torch.linspace(0, len(sample) - 1, n).round().to(torch.int64)]
 
 
@@ -217,8 +217,8 @@ def _spread_within(motion: Motion, tiles: Tiles) -> float:
     centres = tiles.centres()
     differences = []
     for step in ((quarter, 0.0), (0.0, quarter)):
-        moved = local.shifts_at(motion, centres + torch.tensor(step, dtype=torch.float64))
-        away = moved - local.shifts_at(motion, centres)
+        moved = field.shifts_at(motion, centres + torch.tensor(step, dtype=torch.float64))
+        away = moved - field.shifts_at(motion, centres)
         differences.append((away - away.mean(0)).square().sum(-1).mean())
     return math.sqrt(float(sum(differences)) / 2.0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streamer import fourier
 from streamer.errors import StageError
-from streamer.sums import frame_sum as fuse
+from streamer.sums import frame_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ def _sum(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor) -> Tens
     """Aligned sum of some frames, (h, w) with mean 0."""
     bent = motion.local
     local = None if bent is None else replace(bent, coefficients=bent.coefficients[chosen])
-    fused = fuse.fuse(
+    fused = frame_sum.sum_frames(
         lambda i: frame(int(chosen[i])),
         motion.shifts[chosen],
         torch.zeros(len(chosen)),

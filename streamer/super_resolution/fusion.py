@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from streamer import fourier
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import SuperResolution
 from streamer.super_resolution.normal_equations import NormalEquations
 from streamer.super_resolution.prior import smoothed
@@ -34,8 +34,8 @@ from streamer.super_resolution.verdict import Confirmation, confirmation_of, jud
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamer.super_resolution.accumulate import FineSums
-    from streamer.super_resolution.networks import FineNetwork
+    from streamer.super_resolution.accumulate import AliasSums
+    from streamer.super_resolution.networks import FusionNetwork
 
 _FLAT_PRIOR = 1.0
 """Noise over signal power of one frame, for the halves."""
@@ -52,11 +52,11 @@ _BEYOND = (1.02, 1.5)
 
 
 def super_resolve(
-    resolver: Resolver,
+    resolver: Fusion,
     *,
     shifts: Tensor,
     min_diversity: float,
-    network: FineNetwork | None = None,
+    network: FusionNetwork | None = None,
     learned_from: bool = False,
     filtered: bool = True,
 ) -> SuperResolution:
@@ -69,7 +69,7 @@ def super_resolve(
     min_diversity : below it the verdict is "cannot help".
     network : what changes the fused image further; it is judged together with it.
     learned_from : the network was trained on this very movie, which cannot judge it: the fused image alone is judged.
-    filtered : see ``Resolver.image``.
+    filtered : see ``Fusion.image``.
 
     Returns
     -------
@@ -85,10 +85,10 @@ def super_resolve(
     return SuperResolution(image=resolver.under(network).image(filtered=filtered), verdict=made_by)
 
 
-class Resolver:
+class Fusion:
     """Everything that is solved for one movie's sums."""
 
-    def __init__(self, sums: FineSums, noise: float, network: FineNetwork | None = None) -> None:
+    def __init__(self, sums: AliasSums, noise: float, network: FusionNetwork | None = None) -> None:
         """Measure the prior; ``noise`` is the variance of one frame per px, white."""
         self.sums, self.grid, self.network = sums, sums.grid, network
         side = self.grid.side
@@ -105,7 +105,7 @@ class Resolver:
         self._rings = self._measured()
         self.prior = self._prior(slice(None))
 
-    def under(self, network: FineNetwork | None) -> Resolver:
+    def under(self, network: FusionNetwork | None) -> Fusion:
         """The same with another network, or none; nothing is measured again."""
         other = copy.copy(self)
         other.network = network
@@ -128,7 +128,7 @@ class Resolver:
             self._spectra(self._equations(fractions, parity).solve(self.sums.sums[parity][:, self.sums.sample], flat))
             for parity in (0, 1)
         )
-        return torch.stack([quality.covariance(a, b, self.fine) for a, b in ((even, odd), (even, even), (odd, odd))])
+        return torch.stack([estimators.covariance(a, b, self.fine) for a, b in ((even, odd), (even, even), (odd, odd))])
 
     def _spectra(self, aliases: Tensor) -> Tensor:
         """Spectra (m, …) of the part of tiles that is used, faded at its edges."""
@@ -202,9 +202,9 @@ class Resolver:
         even, odd = self.sums.sums[:, :, sample]
         solved = self._equations(self.sums.fractions[:, sample], None).solve(even - odd, self.prior)
         spectra = self._spectra(solved)
-        power = quality.covariance(spectra, spectra, self.fine).sum(0)
+        power = estimators.covariance(spectra, spectra, self.fine).sum(0)
         counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used.sum())
-        smooth = quality.smooth(power.cpu(), _FLATTENING) / quality.smooth(counts, _FLATTENING)
+        smooth = estimators.smooth(power.cpu(), _FLATTENING) / estimators.smooth(counts, _FLATTENING)
         return (4.0 * self.white / smooth.clamp(min=1e-20)).sqrt().to(self.grid.device, torch.float32)
 
     def _changed(self, fused: Tensor, exposures: Tensor, prior: Tensor) -> Tensor:

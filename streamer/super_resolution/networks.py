@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streamer.super_resolution.normal_equations import AliasGrid
 
 
-class FineNetwork(Protocol):
+class FusionNetwork(Protocol):
     """What changes the fused image on the fine grid further; may raise ModelError."""
 
     @property
@@ -37,7 +37,7 @@ class FineNetwork(Protocol):
         """
 
 
-class AverageNetwork(Protocol):
+class ZssrNetwork(Protocol):
     """cryo-ZSSR as published; may raise ModelError."""
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +28,11 @@ def smoothed(sums: Tensor, chance: Tensor, scale: Tensor) -> Tensor:
     curve = _trend(sums / scale, chance / scale.square())
     around = max(1, len(sums) // _NEIGHBOURS)
     for width in (max(1, len(sums) // share) for share in _SMOOTHING):
-        weight = quality.smooth(scale, width)
-        added = quality.smooth(sums - curve * scale, width) / weight
-        expected = quality.smooth(chance, width) / weight.square()
-        seen = quality.smooth(added.square(), around)
-        real = seen - quality.smooth(expected, around)
+        weight = estimators.smooth(scale, width)
+        added = estimators.smooth(sums - curve * scale, width) / weight
+        expected = estimators.smooth(chance, width) / weight.square()
+        seen = estimators.smooth(added.square(), around)
+        real = seen - estimators.smooth(expected, around)
         curve = curve + added * (real / seen.clamp(min=1e-300)).clamp(0.0, 1.0)
     return curve
 

@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from streamer.errors import ModelError
-from streamer.sums.tensor_files import encode_described, read_described
+from streamer.sums.tensor_files import encode_tensors, read_tensors
 from streamer.super_resolution.averages import Averages
 from streamer.super_resolution.normal_equations import AliasGrid
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from streamer.super_resolution.fusion import Resolver
+    from streamer.super_resolution.fusion import Fusion
 
-LESSON_GROUPS = 8
+TRAINING_GROUPS = 8
 _FORMAT, _AVERAGES = "streamer.fine-groups/1", "streamer.averages/1"
 _MIDDLE = 1024
 """px per side of the averages that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FineLesson:
+class FusionTrainingData:
     """Group sums of one movie on l tiles."""
 
     grid: AliasGrid
     groups: Tensor
-    """(g, 4, l, side, side//2+1) complex64; see ``fine.FineSums``."""
+    """(g, 4, l, side, side//2+1) complex64; see ``fine.AliasSums``."""
     group_of: Tensor
     """(t,) int64: the group of each frame."""
     fractions: Tensor
@@ -60,21 +60,21 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
     white: float
 
 
-def encoded(movie_id: str, lesson: FineLesson | Averages, pixel_size: float) -> bytes:
+def encode_training_data(movie_id: str, training_data: FusionTrainingData | Averages, pixel_size: float) -> bytes:
     """What is learned from a movie as the bytes of a file; ``pixel_size`` is the physical one in Å."""
-    if isinstance(lesson, FineLesson):
-        return encode_lesson(movie_id, lesson)
-    return encode_averages(movie_id, lesson, pixel_size)
+    if isinstance(training_data, FusionTrainingData):
+        return encode_fusion_data(movie_id, training_data)
+    return encode_averages(movie_id, training_data, pixel_size)
 
 
-def lesson_of(resolver: Resolver, pixel_size: float) -> FineLesson:
-    """Lesson of a movie that was accumulated with groups; ``pixel_size`` in Å."""
+def training_data_of(resolver: Fusion, pixel_size: float) -> FusionTrainingData:
+    """Training data of a movie that was accumulated with groups; ``pixel_size`` in Å."""
     sums = resolver.sums
-    return FineLesson(
+    return FusionTrainingData(
         grid=sums.grid,
         groups=sums.groups,
         group_of=sums.group_of,
-        fractions=sums.fractions[:, sums.lesson],
+        fractions=sums.fractions[:, sums.training_tiles],
         exposures=sums.exposures,
         prior=resolver.prior,
         white=resolver.white,
@@ -82,35 +82,35 @@ def lesson_of(resolver: Resolver, pixel_size: float) -> FineLesson:
     )
 
 
-def encode_lesson(movie_id: str, lesson: FineLesson) -> bytes:
-    """A movie's lesson as the bytes of a file; sums as float16 of one scale, which costs .05 % of their noise."""
-    grid = lesson.grid
+def encode_fusion_data(movie_id: str, training_data: FusionTrainingData) -> bytes:
+    """Training data as the bytes of a file; sums as float16 of one scale, which costs .05 % of their noise."""
+    grid = training_data.grid
     description = _Description(
         format=_FORMAT,
         movie_id=movie_id,
-        pixel_size=lesson.pixel_size,
+        pixel_size=training_data.pixel_size,
         voltage_kv=grid.voltage_kv,
         weighted=grid.weighted,
-        white=lesson.white,
+        white=training_data.white,
     )
-    parts = torch.view_as_real(lesson.groups)
+    parts = torch.view_as_real(training_data.groups)
     # the coarsest coefficients hold the shape of the field, far above the noise: float16 has room for 65504
-    scale = (lesson.groups.abs().max() / 3e4).clamp(min=1e-30)
+    scale = (training_data.groups.abs().max() / 3e4).clamp(min=1e-30)
     tensors = {
         "groups": (parts / scale).to(torch.float16),
         "scale": scale.reshape(1),
-        "group_of": lesson.group_of,
-        "fractions": lesson.fractions,
-        "exposures": lesson.exposures,
-        "prior": lesson.prior,
+        "group_of": training_data.group_of,
+        "fractions": training_data.fractions,
+        "exposures": training_data.exposures,
+        "prior": training_data.prior,
         "transfer": torch.view_as_real(grid.transfer),
     }
-    return encode_described(tensors, description)
+    return encode_tensors(tensors, description)
 
 
-def read_lesson(path: Path, device: torch.device | str = "cpu") -> tuple[str, FineLesson]:
-    """Movie id and lesson of a file; ModelError if it is not one or not finite."""
-    told, tensors = read_described(path, _Description, _FORMAT, "sums of the fine grid")
+def read_training_data(path: Path, device: torch.device | str = "cpu") -> tuple[str, FusionTrainingData]:
+    """Movie id and training data of a file; ModelError if it is not one or not finite."""
+    told, tensors = read_tensors(path, _Description, _FORMAT, "sums of the fine grid")
     try:
         groups = torch.view_as_complex(tensors["groups"].float() * tensors["scale"]).to(device)
         transfer = torch.view_as_complex(tensors["transfer"]).to(device)
@@ -125,8 +125,10 @@ def read_lesson(path: Path, device: torch.device | str = "cpu") -> tuple[str, Fi
     grid = AliasGrid(
         int(prior.shape[1]), told.pixel_size, told.voltage_kv, weighted=told.weighted, transfer=transfer, device=device
     )
-    lesson = FineLesson(grid=grid, groups=groups, prior=prior, white=told.white, pixel_size=told.pixel_size, **rest)
-    return told.movie_id, lesson
+    training_data = FusionTrainingData(
+        grid=grid, groups=groups, prior=prior, white=told.white, pixel_size=told.pixel_size, **rest
+    )
+    return told.movie_id, training_data
 
 
 class _AverageDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,12 +154,12 @@ def encode_averages(movie_id: str, averages: Averages, pixel_size: float) -> byt
         early_share=averages.early_share,
     )
     images = {name: (getattr(kept, name) / described.scale).half() for name in ("early", "late")}
-    return encode_described(images | {"offsets": averages.offsets}, described)
+    return encode_tensors(images | {"offsets": averages.offsets}, described)
 
 
 def read_averages(path: Path, device: torch.device | str = "cpu") -> tuple[str, Averages, float]:
     """Movie id, averages and pixel size in Å of a file; ModelError if it is not one or not finite."""
-    told, tensors = read_described(path, _AverageDescription, _AVERAGES, "averages")
+    told, tensors = read_tensors(path, _AverageDescription, _AVERAGES, "averages")
     if not {"early", "late", "offsets"} <= tensors.keys():
         raise ModelError("damaged averages", where=path, found=", ".join(tensors))
     images = {name: tensors[name].float().to(device) for name in ("early", "late")}

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from streamer.records import Motion
-    from streamer.super_resolution.accumulate import FineSums
-    from streamer.super_resolution.fusion import Resolver
-    from streamer.super_resolution.networks import AverageNetwork
+    from streamer.super_resolution.accumulate import AliasSums
+    from streamer.super_resolution.fusion import Fusion
+    from streamer.super_resolution.networks import ZssrNetwork
 
 LEAST_FRAMES = 4
 """Early and late ones in each half."""
@@ -34,11 +34,11 @@ _MARGIN = 8
 
 
 def super_resolve_averages(
-    network: AverageNetwork,
+    network: ZssrNetwork,
     whole: Averages,
     frame: Callable[[int], Tensor],
     motion: Motion,
-    resolver: Resolver,
+    resolver: Fusion,
     *,
     min_diversity: float,
 ) -> SuperResolution:
@@ -55,7 +55,7 @@ def super_resolve_averages(
     SuperResolution with the (2h, 2w) image on the scale of the plain micrograph at the origin (√frames).
     """
     apply, sums = network(whole), resolver.sums
-    chosen = sums.lesson
+    chosen = sums.training_tiles
     halves = []
     for parity in (0, 1):
         part = average(frame, motion, torch.arange(parity, len(motion.shifts), 2))
@@ -67,7 +67,7 @@ def super_resolve_averages(
     return SuperResolution(image=image, verdict=replace(verdict, method="zssr", model=network.reference))
 
 
-def _on_tiles(apply: Callable[[Averages], Tensor], averages: Averages, sums: FineSums, chosen: Tensor) -> Tensor:
+def _on_tiles(apply: Callable[[Averages], Tensor], averages: Averages, sums: AliasSums, chosen: Tensor) -> Tensor:
     """The network's image (2h, 2w) on some tiles, 0 elsewhere."""
     height, width = averages.whole.shape
     image = averages.whole.new_zeros((2 * height, 2 * width))

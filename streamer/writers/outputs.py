@@ -17,7 +17,7 @@ from torch import Tensor
 
 from streamer import fourier, jsontext
 from streamer.errors import StageError
-from streamer.motion import field as local
+from streamer.motion import field
 from streamer.movie_record import MovieRecord, OutputFile, Software
 from streamer.settings import DataPathSettings, settings_sha256
 from streamer.sums.group_files import encode_groups
@@ -239,7 +239,7 @@ def _write_motion(directory: _Directory, movie: Movie, micrograph: Micrograph) -
         pre_exposure=source.pre_exposure,
         gain=_star_name(source.gain_path) if source.gain_path else None,
         hot_pixels_yx=micrograph.hot_pixels.tolist(),
-        local_model=[] if bends is None else local.relion_model(bends)[0],
+        local_model=[] if bends is None else field.relion_model(bends)[0],
     )
     directory.add(ROLE_MOTION, ".star", text.encode())
 

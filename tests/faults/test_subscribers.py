@@ -19,7 +19,7 @@ import zmq
 
 from service.client import Client, MemoryCursor
 from service.journal.journal import Journal
-from service.publishing.replies import Answers
+from service.publishing.replies import Replies
 from service.wire.messages import CODES, Alert, Position
 from service.wire.requests import Refusal, decode_reply
 from tests.faults.sites import movie_bytes, put, quick
@@ -228,7 +228,7 @@ def test_hostile_requests(tmp_path, often, report):
     def carry_out(*_: object) -> dict:
         raise AssertionError("a stranger reached a command")
 
-    answers, codes, slowest = Answers(journal, control=carry_out, picks=carry_out, now=lambda: now[0]), {}, 0.0
+    answers, codes, slowest = Replies(journal, control=carry_out, picks=carry_out, now=lambda: now[0]), {}, 0.0
     for number in range(n):
         now[0] += 0.05
         peer = number.to_bytes(4, "big") if number % 3 else b"same"

@@ -8,13 +8,22 @@ import torch
 
 from models.gate.fusion_residual import band_sums, gains, judge, measure_weight, points
 from models.manifest import DENOISERS, NetConfig
-from models.networks.fusion_residual import EDGES, KIND, BandNoise, GainResidualNet, band_noise, correct, train, windows
-from models.serving import super_resolution as fine_model
-from models.serving.super_resolution import FineModel
+from models.networks.fusion_residual import (
+    EDGES,
+    KIND,
+    BandNoise,
+    FusionResidualNet,
+    band_noise,
+    correct,
+    train,
+    windows,
+)
+from models.serving import super_resolution
+from models.serving.super_resolution import FusionModel
 from models.versions.checkpoint import save_version
 from streamer import fourier
 from streamer.errors import ModelError
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.super_resolution.fusion import super_resolve
 from tests.fine_samples import lesson, noise_lesson, resolved
 from tests.model_samples import manifest
@@ -26,7 +35,7 @@ HELD_OUT = (10, 11)
 
 def random_net(seed=0):
     torch.manual_seed(seed)
-    net = GainResidualNet()
+    net = FusionResidualNet()
     for layer in (net.gains, net.additions):
         torch.nn.init.normal_(layer.weight, std=0.3)
     return net.eval()
@@ -40,17 +49,17 @@ def lessons():
 @pytest.fixture(scope="module")
 def taught(lessons):
     torch.manual_seed(0)
-    net = GainResidualNet()
+    net = FusionResidualNet()
     report = train(net, [lessons[seed][0] for seed in TRAINING], steps=150, seed=1)
     return net, report
 
 
 def band_frc(image, truth, low, high):
     shape = tuple(truth.shape)
-    a, b = (quality.tapered(torch.fft.rfft2(one), shape) for one in (image, truth))
+    a, b = (estimators.tapered(torch.fft.rfft2(one), shape) for one in (image, truth))
     frequency = fourier.ring_frequencies(shape)
     inside = (frequency >= low) & (frequency < high)
-    cross, own, true = (quality.covariance(p, q, shape)[inside].sum() for p, q in ((a, b), (a, a), (b, b)))
+    cross, own, true = (estimators.covariance(p, q, shape)[inside].sum() for p, q in ((a, b), (a, a), (b, b)))
     return float(cross / (own * true).sqrt())
 
 
@@ -69,7 +78,7 @@ def test_bands_add_up_to_all():
 def test_before_it_learned_nothing_is_changed():
     noise = BandNoise(deviation=torch.full((7,), 0.4), wiener=torch.linspace(0.9, 0.01, 7))
     with torch.inference_mode():
-        changes, bands = correct(GainResidualNet(), images(2, 64, 96), noise)
+        changes, bands = correct(FusionResidualNet(), images(2, 64, 96), noise)
     assert float(changes.abs().max()) < 1e-5
     assert float((bands.sum(1) - images(2, 64, 96)).abs().max()) < 1e-4
 
@@ -147,7 +156,7 @@ def test_the_same_seed_gives_the_same_weights(lessons):
     nets = []
     for _ in range(2):
         torch.manual_seed(3)
-        net = GainResidualNet()
+        net = FusionResidualNet()
         train(net, [lessons[0][0]], steps=3, seed=5)
         nets.append(net)
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
@@ -155,9 +164,9 @@ def test_the_same_seed_gives_the_same_weights(lessons):
 
 
 def test_training_stops_when_told_and_needs_something_to_learn_from(lessons):
-    assert train(GainResidualNet(), [lessons[0][0]], steps=9, seed=0, stop=lambda: True).steps == 0
+    assert train(FusionResidualNet(), [lessons[0][0]], steps=9, seed=0, stop=lambda: True).steps == 0
     with pytest.raises(ModelError, match="nothing to train on"):
-        train(GainResidualNet(), [], steps=1, seed=0)
+        train(FusionResidualNet(), [], steps=1, seed=0)
 
 
 # ------------------------------------------------------------------------------------------------------- the gate
@@ -177,7 +186,7 @@ def test_the_gate_refuses_what_it_must(lessons):
     torch.nn.init.constant_(broken.gains.bias, math.nan)
     assert "not finite" in refused(broken)
     # a network that changes nothing, and one that changes at random
-    assert "needs more than" in refused(GainResidualNet())
+    assert "needs more than" in refused(FusionResidualNet())
     assert "needs more than" in refused(random_net())
 
 
@@ -219,7 +228,7 @@ def test_lambda_is_what_the_left_out_frames_confirm(lessons):
     assert both[0].tolist() == [20.0, 160.0]
     assert both[1].tolist() == [0.0, 160.0]
     assert points([1.0] * 7, 3.0)[0] == (0.02, 1.0)
-    sums = band_sums(GainResidualNet(), lessons[0][0])
+    sums = band_sums(FusionResidualNet(), lessons[0][0])
     assert sums.shape == (lessons[0][0].n_tiles, 7, 4)
     assert float(sums[..., :2].abs().max()) < 1e-3 * float(sums[..., 2:].abs().max())
 
@@ -238,7 +247,7 @@ def version(tmp_path, taught):
 def test_a_version_serves_and_is_named(version, lessons):
     _, sums, _ = lessons[20]
     shifts = torch.from_numpy(torch.linspace(0, 3, 32).reshape(16, 2).double().numpy())
-    model = FineModel(version)
+    model = FusionModel(version)
     found = super_resolve(resolved(sums), shifts=shifts, min_diversity=0.0, network=model)
     plain = super_resolve(resolved(sums), shifts=shifts, min_diversity=0.0)
     assert (found.verdict.method, plain.verdict.method) == ("network", "fusion")
@@ -251,7 +260,7 @@ def test_a_version_serves_and_is_named(version, lessons):
 @pytest.mark.parametrize("shape", [(1, 40, 70), (2, 33, 47)])
 def test_any_size_can_be_changed(version, lessons, shape):
     known, sums, _ = lessons[20]
-    change = FineModel(version)(images(*shape), sums.grid, sums.exposures, known.prior, known.sums.white)
+    change = FusionModel(version)(images(*shape), sums.grid, sums.exposures, known.prior, known.sums.white)
     assert change.shape == shape
 
 
@@ -260,9 +269,9 @@ def test_a_large_field_is_worked_on_in_parts_that_do_not_show(version, lessons, 
     rest = sums.grid, sums.exposures, known.prior, known.sums.white
     fused = resolved(sums).image() / 4.0
     fused = torch.cat([fused, fused.flip(1), fused, fused.flip(1)], 1)[None]
-    whole = FineModel(version)(fused, *rest)
-    monkeypatch.setattr(fine_model, "_PART", 192)
-    parts = FineModel(version)(fused, *rest)
+    whole = FusionModel(version)(fused, *rest)
+    monkeypatch.setattr(super_resolution, "_PART", 192)
+    parts = FusionModel(version)(fused, *rest)
     error = float((parts - whole)[:, 16:-16, 16:-16].square().mean().sqrt())
     assert error < 0.05 * float(whole.std())
 
@@ -272,15 +281,15 @@ def test_another_pixel_size_or_kind_is_refused(version, lessons, tmp_path):
     sums.grid.pixel_size = 2.0
     try:
         with pytest.raises(ModelError, match="another pixel size"):
-            FineModel(version)(images(1, 32, 32), sums.grid, sums.exposures, known.prior, known.sums.white)
+            FusionModel(version)(images(1, 32, 32), sums.grid, sums.exposures, known.prior, known.sums.white)
     finally:
         sums.grid.pixel_size = 3.0
     save_version(tmp_path / "v0002", random_net(), manifest(net=DENOISERS["small"]))
     with pytest.raises(ModelError, match="unknown network"):
-        FineModel(tmp_path / "v0002")
+        FusionModel(tmp_path / "v0002")
 
 
 def test_configurations_that_cannot_be_are_refused():
     for change in ({"kind": "other"}, {"widths": (8,)}, {"widths": (8, 0)}):
         with pytest.raises(ModelError, match="unknown network"):
-            GainResidualNet(msgspec.structs.replace(NetConfig(kind=KIND, widths=(8, 8)), **change))
+            FusionResidualNet(msgspec.structs.replace(NetConfig(kind=KIND, widths=(8, 8)), **change))

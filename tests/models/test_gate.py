@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.gate import denoiser as gate
-from models.gate import probes, scoring
+from models.gate import denoiser, probes, scoring
 from models.gate.denoiser import Thresholds, judge
 from models.gate.scoring import measure_weight, score, weight_curve
 from models.manifest import DENOISERS, MovieScore
@@ -172,8 +171,8 @@ def test_an_injected_signal_comes_back_as_far_as_it_is_let_through(movies, kept,
 def test_a_weak_signal_that_comes_back_louder_than_it_is_fails(movies):
     """Harmless at full strength, but what is faint is drawn out of the noise."""
     passing = {"noise_coherence": 0.0, "blank_contrast": 0.0, "injected": 1.0, "injected_weak": 1.0}
-    assert gate.probe_failure(passing, gate.Thresholds()) == ""
-    assert "louder than it is" in gate.probe_failure(passing | {"injected_weak": 1.8}, gate.Thresholds())
+    assert denoiser.probe_failure(passing, denoiser.Thresholds()) == ""
+    assert "louder than it is" in denoiser.probe_failure(passing | {"injected_weak": 1.8}, denoiser.Thresholds())
 
 
 @pytest.mark.parametrize("other", [{"n": 12}, {"n": 6}, {"shape": (96, 128)}])
@@ -318,7 +317,7 @@ def scores(loss, bias=0.1, snbr=2.0, number=4):
     ],
 )
 def test_a_candidate_must_not_lose_against_the_incumbent(new, old, says):
-    found = gate._not_better(new, old, Thresholds(), seed=0)
+    found = denoiser._not_better(new, old, Thresholds(), seed=0)
     assert (says in found) if says else found == ""
 
 
@@ -331,7 +330,7 @@ def test_a_candidate_must_not_lose_against_the_incumbent(new, old, says):
     ],
 )
 def test_a_first_net_must_clear_the_wiener_filter_on_every_movie(one, says):
-    found = gate._first_failure([*scores(1.0), one], Thresholds())
+    found = denoiser._first_failure([*scores(1.0), one], Thresholds())
     assert (says in found) if says else found == ""
 
 

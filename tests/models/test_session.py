@@ -14,7 +14,7 @@ from models.versions.checkpoint import save_version
 from streamer import fourier, restore
 from streamer.band import band_of
 from streamer.errors import ModelError
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import HalfSums
 from tests.model_samples import WEIGHT, manifest
 from tests.simulated_movies import OPTICS, half_sums, images, unchanged
@@ -42,7 +42,7 @@ def scene(shape=(160, 160), pixel_size=2.0, share=0.5):
     even = share * picture + share**0.5 * images(*shape, seed=1)
     odd = (1 - share) * picture + (1 - share) ** 0.5 * images(*shape, seed=2)
     sums = half_sums(even, odd, pixel_size, share)
-    return sums, quality.measure(sums)
+    return sums, estimators.measure(sums)
 
 
 def wiener_of(part, spectrum, share, shape):
@@ -147,7 +147,7 @@ def test_brightness_and_counts_do_not_matter(tmp_path):
     bright = HalfSums(
         even=1000.0 * sums.even, odd=1000.0 * sums.odd, even_share=sums.even_share, shape=sums.shape, pixel_size=2.0
     )
-    found = model.propose(bright, quality.measure(bright)).total
+    found = model.propose(bright, estimators.measure(bright)).total
     assert_near(found / 1000.0, model.propose(sums, spectrum).total, 1e-4)
 
 
@@ -190,23 +190,25 @@ def served(trained, session_counts, session_movies, tmp_path_factory):
     directory = tmp_path_factory.mktemp("models")
     model = model_of(directory, net, pixel_size=1.5, weight=weight)
     movie = session_counts[6]
-    sums = movie.halves(movie.fuse(movie.motion().shifts))
-    return model, sums, quality.measure(sums)
+    sums = movie.halves(movie.sum_frames(movie.motion().shifts))
+    return model, sums, estimators.measure(sums)
 
 
 def test_a_served_model_does_better_than_the_wiener_filter(served):
     """On a new movie, at half the exposure, over the whole pooled band."""
     model, sums, spectrum = served
     proposal = model.propose(sums, spectrum)
-    raw = quality.tapered(sums.even, sums.shape), quality.tapered(sums.odd, sums.shape)
+    raw = estimators.tapered(sums.even, sums.shape), estimators.tapered(sums.odd, sums.shape)
     linear = [restore.filtered(half, spectrum.wiener_half, sums.shape) for half in (sums.even, sums.odd)]
     merged = [
         restore.merge(plain, proposed, proposal.weight, sums.shape)
         for plain, proposed in zip(linear, (proposal.even, proposal.odd), strict=True)
     ]
-    mask = quality.band_mask(sums.shape, 1.5, 100.0, 6.0)
+    mask = estimators.band_mask(sums.shape, 1.5, 100.0, 6.0)
     wiener, network = (
-        quality.pooled(quality.estimate(raw, tuple(quality.tapered(h, sums.shape) for h in pair), sums.shape), mask)
+        estimators.pooled(
+            estimators.estimate(raw, tuple(estimators.tapered(h, sums.shape) for h in pair), sums.shape), mask
+        )
         for pair in (linear, merged)
     )
     assert float(network.snbr) > 1.5 * float(wiener.snbr)

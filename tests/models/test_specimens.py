@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models import specimens
-from models.specimens import LEAST_KNOWN, Look, Specimens
+from models.specimens import LEAST_KNOWN, Specimens, TextureSample
 
 RNG = np.random.default_rng(0)
 SPREAD = specimens.Specimens()._spread
@@ -15,7 +15,7 @@ def look(centre=0.0, seed=None, pixel_size=1.5):
     """A movie of a specimen whose textures lie about a centre, so many standard deviations away along each axis."""
     rng = np.random.default_rng(seed) if seed is not None else RNG
     texture = ROOT @ (rng.normal(size=len(ROOT)) + centre)
-    return Look(f"m{rng.integers(1 << 40)}", tuple(texture), pixel_size)
+    return TextureSample(f"m{rng.integers(1 << 40)}", tuple(texture), pixel_size)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_movies_that_are_odd_in_different_ways_are_no_specimen(watch, monkeypatc
     """Each is odd by itself; their mean is not, and none is waited for longer than two movies."""
     axis = np.zeros(17)
     axis[0] = 6.5
-    looks = [Look(f"o{n}", tuple(ROOT @ (sign * axis)), 1.5) for n, sign in enumerate((1, -1, 1, -1))]
+    looks = [TextureSample(f"o{n}", tuple(ROOT @ (sign * axis)), 1.5) for n, sign in enumerate((1, -1, 1, -1))]
     monkeypatch.setattr(specimens, "OTHER", 90.0)
     told = [watch.take(one) for one in looks]
     assert all(one.change is None for one in told)

@@ -8,7 +8,7 @@ import torch
 
 from models.gate.scoring import score
 from models.manifest import DENOISERS
-from models.networks import denoiser as noise2noise
+from models.networks import denoiser, optimise
 from models.networks.denoiser import WienerResidualNet
 from models.training import denoiser as training
 from models.training.denoiser import train
@@ -222,12 +222,12 @@ def test_there_must_be_something_to_learn_from():
 
 @pytest.mark.parametrize(("share", "part"), [(0.0, 0.01), (0.04, 0.505), (0.08, 1.0), (0.54, 0.5), (1.0, 0.0)])
 def test_the_learning_rate_rises_and_falls(share, part):
-    assert training.schedule(share) == pytest.approx(part, abs=1e-6)
+    assert optimise.schedule(share) == pytest.approx(part, abs=1e-6)
 
 
 def test_a_budget_in_time_drives_the_learning_rate(movie, monkeypatch):
     asked = []
-    monkeypatch.setattr(training, "schedule", lambda share: (asked.append(share), 0.0)[1])
+    monkeypatch.setattr(optimise, "schedule", lambda share: (asked.append(share), 0.0)[1])
     clock = iter([10.0, 10.0, 17.0, 19.9, 29.0, 31.0]).__next__
     report = train(fresh(), [movie], seed=0, seconds=10.0, clock=clock)
     assert asked == pytest.approx([0.0, 0.7, 0.99])
@@ -237,13 +237,13 @@ def test_a_budget_in_time_drives_the_learning_rate(movie, monkeypatch):
 def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):
     for flags, pays in (("avx512f avx512_bf16", True), ("amx_bf16", True), ("avx2", False)):
         monkeypatch.setattr("models.networks.denoiser.Path.read_text", lambda *_, f=flags, **__: f"flags : {f}")
-        assert noise2noise.bf16_pays("cpu") is pays
+        assert denoiser.bf16_is_faster("cpu") is pays
 
     def missing(*_, **__):
         raise FileNotFoundError
 
     monkeypatch.setattr("models.networks.denoiser.Path.read_text", missing)
-    assert noise2noise.bf16_pays("cpu") is False
+    assert denoiser.bf16_is_faster("cpu") is False
 
 
 def test_a_blank_is_learned_as_nothing():

@@ -14,9 +14,8 @@ from models.networks.denoiser import build
 from models.training.denoiser import train
 from models.training.movie import TrainingMovie
 from streamer import fourier
-from streamer.quality import checks as validity
-from streamer.quality import estimators as quality
-from streamer.quality import intervals
+from streamer.quality import estimators, intervals
+from streamer.quality.checks import leak
 
 
 @pytest.mark.slow
@@ -48,15 +47,15 @@ def test_a_network_that_learned_the_noise_of_the_halves_is_found_out():
     net = build(DENOISERS["small"])
     small, pixel = learned.band.small, learned.band.band_pixel_size
     tile = intervals.tile_shape(small)
-    mask = quality.band_mask(tile, pixel, 100.0, 2.0 * pixel)
+    mask = estimators.band_mask(tile, pixel, 100.0, 2.0 * pixel)
     found = {}
     for steps in (200, 1500):
         train(net, [learned], steps=steps, seed=20)
         made = [outputs(net, learned, torch.tensor(chosen)) for chosen in ([True, False], [False, True])]
         images = [fourier.to_image(half[part], small) for part in (0, 2) for half in made]
         sums = intervals.tile_sums(images)
-        checks = validity.leak(quality.ratios(sums.sum(0)), intervals.bootstrap(sums), 100.0 * mask)
-        found[steps] = float(quality.ratios(sums[:, :, mask].sum((0, 2))).snbr), {c.name: c.ok for c in checks}
+        checks = leak(estimators.ratios(sums.sum(0)), intervals.bootstrap(sums), 100.0 * mask)
+        found[steps] = float(estimators.ratios(sums[:, :, mask].sum((0, 2))).snbr), {c.name: c.ok for c in checks}
     assert all(found[200][1].values()), "honest so far"
     assert found[1500][0] > 1.2 * found[200][0]
     assert not found[1500][1]["negative_bias"]

@@ -15,7 +15,7 @@ from models.versions.checkpoint import save_version
 from streamer import fourier
 from streamer.errors import ModelError
 from streamer.super_resolution.averages import Averages, average
-from streamer.super_resolution.fusion import Resolver
+from streamer.super_resolution.fusion import Fusion
 from streamer.super_resolution.zssr import super_resolve_averages
 from tests.fine_samples import NOISE, sparse, sums_of
 from tests.model_samples import manifest
@@ -38,7 +38,7 @@ def averages_of(shape=(64, 96), seed=0, k=4):
 def test_parameters_are_those_of_highres_net():
     """Source: methods of the paper, counted: encoder 185,861, fusion 368,963; the decoder is a 1×1 convolution."""
     net = ZssrNet()
-    counts = [sum(p.numel() for p in part.parameters()) for part in (net.encode, net.fuse, net.decode)]
+    counts = [sum(p.numel() for p in part.parameters()) for part in (net.encode, net.sum_frames, net.decode)]
     assert counts == [185_861, 368_963, 65]
 
 
@@ -54,7 +54,7 @@ def test_the_reference_is_the_mean_of_the_middle_two():
 def test_views_are_fused_first_with_last():
     pairs = []
     net = small()
-    net.fuse.register_forward_pre_hook(lambda _, inputs: pairs.append(inputs[0]))
+    net.sum_frames.register_forward_pre_hook(lambda _, inputs: pairs.append(inputs[0]))
     states = iter([torch.full((1, 8, 4, 4), float(n)) for n in range(4)])
     net.encode.forward = lambda _: next(states)
     net(images(1, 4, 4, 4))
@@ -199,7 +199,7 @@ def test_a_network_that_invents_is_not_confirmed_and_one_that_knows_is():
     for name, image in (("truth", truth), ("invented", truth.flip(0, 1)), ("nothing", torch.zeros_like(truth))):
         network = Knows(partial(_lookup, halves, image))
         made = super_resolve_averages(
-            network, whole, lambda i: frames[i], motion, Resolver(sums, NOISE), min_diversity=0.0
+            network, whole, lambda i: frames[i], motion, Fusion(sums, NOISE), min_diversity=0.0
         )
         verdicts[name] = made.verdict
         assert made.image.shape == truth.shape

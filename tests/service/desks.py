@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from service.daemon.movies import Desk
+from service.daemon.movies import MovieLifecycle
 from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
 from service.health.status import Status
@@ -14,14 +14,14 @@ from tests.service.service_samples import UTC
 def desk_of(journal, directory, settings):
     """A desk whose gains, models and teacher say nothing."""
     metrics = Metrics()
-    return Desk(
+    return MovieLifecycle(
         settings,
         Layout(root=directory / "in", output=directory / "out", state=directory / "state", runtime=directory / "run"),
         journal,
         gains=SimpleNamespace(for_movie=lambda path, named: None),
         serving=SimpleNamespace(
             version=lambda session: None,
-            fine_version=lambda session, method: None,
+            super_resolution_version=lambda session, method: None,
             has_own=lambda session, specimen: True,
         ),
         teacher=SimpleNamespace(give_way=lambda: None, learn=lambda *what: None),

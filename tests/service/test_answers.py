@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.publishing.replies import MAX_CLIENTS, REQUESTS_PER_S, Answers
+from service.publishing.replies import MAX_CLIENTS, REQUESTS_PER_S, Replies
 from service.wire.messages import CODES, Alert, Event
 from service.wire.requests import (
     CONTROL_VERBS,
@@ -42,7 +42,7 @@ class Asker:
 
     def __init__(self, journal: Journal, control: Any = lambda verb, arguments: {"verb": verb, **arguments}) -> None:
         self.clock, self.seen = Clock(), []  # type: ignore[var-annotated]
-        self.answers = Answers(journal, control=control, now=self.clock, answered=lambda *told: self.seen.append(told))
+        self.answers = Replies(journal, control=control, now=self.clock, answered=lambda *told: self.seen.append(told))
 
     def raw(self, *frames: bytes, peer: bytes = b"me", local: bool = False) -> list[Event | Reply]:
         self.clock.now += 1.0

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from service.config import Config
-from service.daemon import worker_process as crew_module
-from service.daemon.worker_process import Crew
+from service.daemon import worker_process
+from service.daemon.worker_process import WorkerProcess
 from service.journal.journal import Journal
 from service.processes.messages import Progress, Up, Work
 from service.wire.messages import parse_event
@@ -59,10 +59,10 @@ def test_the_oldest_or_the_latest_that_may_start_now(tmp_path):
 def crew_of(journal, monkeypatch):
     """Makes a crew with a fake worker that is up, for a policy."""
     FakeChild.made = []
-    monkeypatch.setattr(crew_module, "Child", FakeChild)
+    monkeypatch.setattr(worker_process, "Child", FakeChild)
 
     def make(policy):
-        crew = Crew(
+        crew = WorkerProcess(
             Config(watch=WatchSettings(backlog=policy)),
             journal,
             threads=1,

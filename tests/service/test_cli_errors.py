@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from service.cli import main as cli
-from service.cli import movies as cli_store
+from service.cli import main, movies
 from service.demo.run import MARKER, Demo
 from service.journal.database import lock_instance
 from service.journal.journal import Journal
@@ -24,7 +23,7 @@ def streamer(tmp_path, monkeypatch, capsys):
     def run(*words):
         monkeypatch.setattr("sys.argv", ["streamer", *map(str, words)])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main.main()
         told = capsys.readouterr()
         return caught.value.code, told.out, told.err.splitlines()
 
@@ -297,7 +296,7 @@ def test_a_running_daemon_is_asked_about_each_movie(streamer, server, state, mon
 
     server.call(lambda _, publisher: setattr(publisher.answers, "control", control))
     state.mkdir(parents=True)
-    layout = layout_of(cli_store.load_config(None, ()))
+    layout = layout_of(movies.load_config(None, ()))
     places = {"events": server.events, "journal": server.journal, "local": server.local}
     write_endpoints(layout, Endpoints(instance="default", metrics="", pid=0, **places))
     with lock_instance(state):
@@ -310,7 +309,7 @@ def test_a_running_daemon_is_asked_about_each_movie(streamer, server, state, mon
 
 @pytest.mark.parametrize("words", [("subscribe",), ("pick", "--diameter", "130")], ids=lambda words: words[0])
 def test_with_idle_a_daemon_that_is_not_there_is_an_error(refuse, monkeypatch, words):
-    monkeypatch.setattr(cli, "_LEAST_LOST_S", 0.2)
+    monkeypatch.setattr(main, "_LEAST_LOST_S", 0.2)
     ports = ("--set", "events.events_port=1", "--set", "events.journal_port=2")
     line = refuse(*words, "--idle", "0.1", *ports, status=74)
     assert "the daemon is not heard" in line

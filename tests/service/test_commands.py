@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from models.manifest import load_manifest
 from models.networks import zssr
 from models.versions.base_weights import shipped_base
-from service.cli import main as cli
+from service.cli import main
 from service.config import default_text
 from streamer.errors import StreamerError, UsageError
 
@@ -20,7 +20,7 @@ SIMULATED = ("--size", "384", "384", "--frames", "16", "--pixel-size", "2.0", "-
 
 def run(*words):
     """Standard output of a command that ends well."""
-    found = CliRunner().invoke(cli.cli, [str(word) for word in words], catch_exceptions=False, standalone_mode=False)
+    found = CliRunner().invoke(main.cli, [str(word) for word in words], catch_exceptions=False, standalone_mode=False)
     assert found.exception is None
     return found.stdout
 
@@ -87,7 +87,7 @@ def test_one_bad_movie_is_named_and_the_rest_is_done(movies, tmp_path):
     bad = tmp_path / "bad.tiff"
     bad.write_bytes(movies[0].read_bytes()[:20_000])
     found = CliRunner().invoke(
-        cli.cli, ["process", str(bad), str(movies[1]), "--output", str(tmp_path / "out")], standalone_mode=False
+        main.cli, ["process", str(bad), str(movies[1]), "--output", str(tmp_path / "out")], standalone_mode=False
     )
     assert found.return_value == 1
     assert "bad.tiff" in found.stderr
@@ -290,7 +290,7 @@ def test_super_resolve_writes_the_finer_image_with_its_verdict(movies, tmp_path)
 def result_of(*words):
     """Standard output as JSON, and the exit status."""
     words = [str(word) for word in words]
-    found = CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    found = CliRunner().invoke(main.cli, words, catch_exceptions=False, standalone_mode=False)
     return json.loads(found.stdout), found.return_value
 
 
@@ -338,7 +338,7 @@ def trained(processed, tmp_path_factory):
     """A version of a few steps, whatever the gate thinks of it, and what the command said."""
     directory = tmp_path_factory.mktemp("models") / "v0001"
     words = ["models", "train", str(processed[0]), "--out", str(directory), "--steps", "4", "--json"]
-    found = CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    found = CliRunner().invoke(main.cli, words, catch_exceptions=False, standalone_mode=False)
     return directory, json.loads(found.stdout), found.return_value
 
 
@@ -373,7 +373,7 @@ def test_models_compare_judges_two_versions_on_movies_that_neither_saw(trained, 
     directory, result, _ = trained
     longer = tmp_path / "v0002"
     words = ["models", "train", str(processed[0]), "--out", str(longer), "--steps", "40", "--start", str(directory)]
-    CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    CliRunner().invoke(main.cli, words, catch_exceptions=False, standalone_mode=False)
     found = json.loads(run("models", "compare", directory, longer, processed[0], "--json"))
     assert sorted(found["movies"]) == sorted(result["held_out"])
     assert found["first"]["version"] == "v0001"
@@ -400,7 +400,7 @@ def test_models_train_base_learns_from_simulated_sessions_and_named_ones(process
     monkeypatch.setattr("service.offline.train_base_weights._JUDGED", 1)
     words = ["models", "train", str(processed[0]), "--base", "--specimens", "2", "--steps", "2", "--seed", "3"]
     found = CliRunner().invoke(
-        cli.cli, [*words, "--out", str(tmp_path / "one"), "--json"], catch_exceptions=False, standalone_mode=False
+        main.cli, [*words, "--out", str(tmp_path / "one"), "--json"], catch_exceptions=False, standalone_mode=False
     )
     result = json.loads(found.stdout)
     made = load_manifest(tmp_path / "one")
@@ -411,7 +411,7 @@ def test_models_train_base_learns_from_simulated_sessions_and_named_ones(process
     assert len(made.trained_on) > len(simulated), "the session that was named"
     assert all(movie_id.startswith("simulated-3-2-") for movie_id in result["held_out"])
     again = [*words, "--out", str(tmp_path / "two")]
-    CliRunner().invoke(cli.cli, again, catch_exceptions=False, standalone_mode=False)
+    CliRunner().invoke(main.cli, again, catch_exceptions=False, standalone_mode=False)
     assert load_manifest(tmp_path / "two").sha256 == made.sha256, "the same seed, the same weights"
     assert "keep their phases" in str(refused(*again[:-1], tmp_path / "x", "--start", tmp_path / "one"))
     assert "nothing to learn from" in str(refused("models", "train", "--out", tmp_path / "x"))
@@ -468,7 +468,7 @@ def ctf(processed, tmp_path_factory):
 def test_a_model_that_learned_from_flipped_phases_is_given_such(processed, ctf, tmp_path):
     """And refuses to guess: without the CTF it is not applied."""
     words = ["models", "train", str(processed[0]), "--out", str(tmp_path / "v0001"), "--steps", "2", "--ctf", str(ctf)]
-    CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False)
+    CliRunner().invoke(main.cli, words, catch_exceptions=False, standalone_mode=False)
     assert json.loads(run("models", "show", tmp_path / "v0001"))["ctf"] == "flip"
     denoise = ("denoise", directory_of(processed, 0), "--model", tmp_path / "v0001", "--output", tmp_path / "out")
     assert "the model needs the micrograph's CTF" in str(refused(*denoise))
@@ -481,7 +481,7 @@ def test_a_model_that_learned_from_flipped_phases_is_given_such(processed, ctf, 
 def test_models_probe_tells_what_a_version_does_where_the_answer_is_known(trained, processed):
     directory, result, _ = trained
     words = ["models", "probe", str(directory), str(processed[0])]
-    found = CliRunner().invoke(cli.cli, [*words, "--json"], catch_exceptions=False, standalone_mode=False)
+    found = CliRunner().invoke(main.cli, [*words, "--json"], catch_exceptions=False, standalone_mode=False)
     probed = json.loads(found.stdout)
     assert set(probed["probes"]) == {
         "noise_coherence",
@@ -493,14 +493,14 @@ def test_models_probe_tells_what_a_version_does_where_the_answer_is_known(traine
     assert probed["movies"] == len(result["held_out"]), "what it learned from is left out"
     assert set(probed["limits"]) == set(probed["probes"])
     assert found.return_value == bool(probed["failure"])
-    text = CliRunner().invoke(cli.cli, words, catch_exceptions=False, standalone_mode=False).stdout
+    text = CliRunner().invoke(main.cli, words, catch_exceptions=False, standalone_mode=False).stdout
     assert "noise_coherence" in text
     assert "at most 0.05" in text
 
 
 def test_another_network_is_trained_when_it_is_asked_for(processed, tmp_path):
     words = ["models", "train", str(processed[0]), "--out", str(tmp_path / "v0001"), "--steps", "1"]
-    CliRunner().invoke(cli.cli, [*words, "--network", "restore"], catch_exceptions=False, standalone_mode=False)
+    CliRunner().invoke(main.cli, [*words, "--network", "restore"], catch_exceptions=False, standalone_mode=False)
     shown = json.loads(run("models", "show", tmp_path / "v0001"))
     assert shown["net"]["kind"] == "restore-wdsr-unet"
     words = ("denoise", directory_of(processed), "--model", tmp_path / "v0001", "--output", tmp_path / "o")
@@ -544,7 +544,7 @@ def test_main_prints_one_line_and_gives_the_status(words, status, message, tmp_p
     more = ("--output", str(tmp_path / "out")) if words[0] == "process" else ()
     monkeypatch.setattr("sys.argv", ["streamer", *words, *more])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        main.main()
     assert caught.value.code == status
     error = capsys.readouterr().err
     assert message in error

@@ -4,8 +4,8 @@ from typing import ClassVar
 import pytest
 
 from service.config import Config
-from service.daemon import worker_process as crew_module
-from service.daemon.worker_process import Crew
+from service.daemon import worker_process
+from service.daemon.worker_process import WorkerProcess
 from service.processes.messages import Begin, Failed, Finished, Progress, Returned, Up, Work
 from service.processes.pipes import Child
 from streamer.errors import ConfigError, DeviceError
@@ -44,7 +44,7 @@ class FakeChild:
 def scene(journal, monkeypatch):
     """A crew with a fake worker, a clock, and lists of what it reported."""
     FakeChild.made = []
-    monkeypatch.setattr(crew_module, "Child", FakeChild)
+    monkeypatch.setattr(worker_process, "Child", FakeChild)
 
     class Scene:
         now = 100.0
@@ -63,7 +63,7 @@ def scene(journal, monkeypatch):
 
     scene = Scene()
     scene.finished, scene.failed, scene.restarted = [], [], []
-    scene.crew = Crew(
+    scene.crew = WorkerProcess(
         Config(),
         journal,
         threads=1,

@@ -6,7 +6,7 @@ import pytest
 
 from service.config import Config
 from service.daemon import movies as desk_module
-from service.daemon.movies import Desk
+from service.daemon.movies import MovieLifecycle
 from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
 from service.health.status import Status
@@ -22,7 +22,7 @@ def scene(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
     alarms = Alarms(journal, metrics)
     layout = Layout(root=tmp_path, output=tmp_path / "out", state=tmp_path / "state", runtime=tmp_path / "run")
-    desk = Desk(
+    desk = MovieLifecycle(
         Config(),
         layout,
         journal,

@@ -11,7 +11,7 @@ import pytest
 from models.specimens import Specimens
 from models.versions.base_weights import shipped_base
 from service.config import Config
-from service.daemon.movies import Desk
+from service.daemon.movies import MovieLifecycle
 from service.daemon.serving_version import ServingVersions
 from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
@@ -39,7 +39,7 @@ class Scene:
             learn=lambda session, lesson, specimen: self.learned.append((lesson.movie_id, specimen)),
             change_specimen=lambda *what: self.changed.append(what),
         )
-        self.desk = Desk(
+        self.desk = MovieLifecycle(
             Config(),
             self.layout,
             journal,

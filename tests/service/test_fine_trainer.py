@@ -6,12 +6,12 @@ import msgspec
 import pytest
 import torch
 
-from models.learners import CryoZssr, OnFusion, Verdict
+from models.learners import FusionLearner, Verdict, ZssrLearner
 from models.manifest import load_manifest
-from models.networks.fusion_residual import GainResidualNet
+from models.networks.fusion_residual import FusionResidualNet
 from models.networks.optimise import TrainingReport
 from models.networks.zssr import Pair, ZssrNet
-from models.serving.super_resolution import FineNetworks
+from models.serving.super_resolution import SuperResolutionNetworks
 from models.settings import SessionModelSettings
 from models.versions.checkpoint import load_net, save_version
 from models.versions.roles import ROLES, Roles
@@ -19,12 +19,18 @@ from models.versions.store import ModelStore
 from service.config import Config, load
 from service.named_versions import check_versions
 from service.processes.messages import Learn
-from service.processes.super_resolution_trainer import FineTrainer
+from service.processes.super_resolution_trainer import SuperResolutionTrainer
 from streamer.errors import ConfigError, ModelError
 from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.super_resolution.averages import average
-from streamer.super_resolution.fusion import Resolver
-from streamer.super_resolution.training_data import encode_averages, encode_lesson, encoded, lesson_of, read_averages
+from streamer.super_resolution.fusion import Fusion
+from streamer.super_resolution.training_data import (
+    encode_averages,
+    encode_fusion_data,
+    encode_training_data,
+    read_averages,
+    training_data_of,
+)
 from tests.fine_samples import NOISE, sparse, sums_of
 from tests.model_samples import manifest
 
@@ -43,14 +49,14 @@ class School:
         self.session = self.directory / "session"
         self.session.mkdir()
         self.count = 0
-        self.subject = OnFusion()
+        self.subject = FusionLearner()
         frames, motion, _ = sparse(0, size=192)
         self.sums = sums_of(frames, motion)
 
     def enter(self, **settings):
         self.store = ModelStore(self.session / "fine-models")
         roles = Roles(self.session / ROLES)
-        self.trainer = FineTrainer(SessionModelSettings(**settings), self.store, roles, "cpu", self.subject)
+        self.trainer = SuperResolutionTrainer(SessionModelSettings(**settings), self.store, roles, "cpu", self.subject)
         return self.trainer
 
     def learn(self, movies, pixel_size=3.0):
@@ -58,7 +64,7 @@ class School:
             name = f"m{self.count:02d}"
             self.count += 1
             path = self.lessons / f"{name}.safetensors"
-            path.write_bytes(encode_lesson(name, lesson_of(Resolver(self.sums, NOISE), pixel_size)))
+            path.write_bytes(encode_fusion_data(name, training_data_of(Fusion(self.sums, NOISE), pixel_size)))
             self.trainer.take(Learn(movie_id=name, groups="", lesson=str(path)))
 
     def work(self):
@@ -186,34 +192,37 @@ def config(**chosen):
 
 @pytest.fixture
 def version(tmp_path):
-    net = GainResidualNet()
+    net = FusionResidualNet()
     save_version(tmp_path / "v0003", net, manifest(net=net.config, version="v0003", weight=[(0.1, 1.0)] * 7))
     return tmp_path / "v0003"
 
 
 def test_the_sessions_version_serves_where_it_is_wanted(version):
     device = torch.device("cpu")
-    assert FineNetworks(config().super_resolution, device).on_fusion(str(version)) is None
-    wanted = FineNetworks(config(network=True).super_resolution, device)
+    assert SuperResolutionNetworks(config().super_resolution, device).on_fusion(str(version)) is None
+    wanted = SuperResolutionNetworks(config(network=True).super_resolution, device)
     assert wanted.on_fusion(None) is None
     assert wanted.on_fusion(str(version)).reference.version == "v0003"
     assert wanted.on_fusion(str(version)) is wanted.on_fusion(str(version))
     assert wanted.zssr(None) is None
-    named = FineNetworks(config(model=str(version)).super_resolution, device)
+    named = SuperResolutionNetworks(config(model=str(version)).super_resolution, device)
     assert named.on_fusion(None).reference.version == "v0003"
 
 
 def test_cryo_zssr_takes_its_own_versions_only(version, tmp_path):
     device = torch.device("cpu")
-    assert FineNetworks(config(method="zssr", per_movie=True).super_resolution, device).zssr(None).reference is None
-    assert FineNetworks(config(method="zssr").super_resolution, device).zssr(None) is None
+    assert (
+        SuperResolutionNetworks(config(method="zssr", per_movie=True).super_resolution, device).zssr(None).reference
+        is None
+    )
+    assert SuperResolutionNetworks(config(method="zssr").super_resolution, device).zssr(None) is None
     with pytest.raises(ModelError, match="unknown network"):
-        FineNetworks(config(method="zssr", model=str(version)).super_resolution, device)
+        SuperResolutionNetworks(config(method="zssr", model=str(version)).super_resolution, device)
     net = ZssrNet()
     save_version(tmp_path / "v0004", net, manifest(net=net.config, version="v0004", weight=[]))
     for networks in (
-        FineNetworks(config(method="zssr", model=str(tmp_path / "v0004")).super_resolution, device),
-        FineNetworks(config(method="zssr").super_resolution, device),
+        SuperResolutionNetworks(config(method="zssr", model=str(tmp_path / "v0004")).super_resolution, device),
+        SuperResolutionNetworks(config(method="zssr").super_resolution, device),
     ):
         assert networks.zssr(str(tmp_path / "v0004")).reference.version == "v0004"
         assert networks.on_fusion(str(version)) is None
@@ -222,7 +231,7 @@ def test_cryo_zssr_takes_its_own_versions_only(version, tmp_path):
 
 def test_a_sessions_version_that_cannot_be_loaded_fails_when_it_is_used_not_before(version):
     (version / "model.safetensors").write_bytes(b"")
-    found = FineNetworks(config(network=True).super_resolution, torch.device("cpu")).on_fusion(str(version))
+    found = SuperResolutionNetworks(config(network=True).super_resolution, torch.device("cpu")).on_fusion(str(version))
     with pytest.raises(ModelError, match="do not match"):
         found(None, None, None, None, None)
 
@@ -261,7 +270,7 @@ def averages():
 
 def test_averages_come_back_at_unit_contrast(averages, tmp_path):
     path = tmp_path / "m.safetensors"
-    path.write_bytes(encoded("m", averages, 3.0))
+    path.write_bytes(encode_training_data("m", averages, 3.0))
     movie_id, found, pixel_size = read_averages(path)
     assert (movie_id, pixel_size, found.scale) == ("m", 3.0, 1.0)
     assert torch.equal(found.offsets, averages.offsets)
@@ -284,8 +293,8 @@ def test_only_the_middle_of_a_large_field_is_kept(averages, tmp_path):
 
 
 def test_cryo_zssr_is_learned_by_the_session_and_judged_against_interpolation(averages, tmp_path):
-    path, subject = tmp_path / "m.safetensors", CryoZssr()
-    path.write_bytes(encoded("m", averages, 3.0))
+    path, subject = tmp_path / "m.safetensors", ZssrLearner()
+    path.write_bytes(encode_training_data("m", averages, 3.0))
     pair = subject.read(path, "cpu")
     assert (pair.movie_id, pair.pixel_size) == ("m", 3.0)
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from service.subscribers.monitor import Board
+from service.subscribers.monitor import MonitorView
 from service.wire.heartbeat import Heartbeat
 from service.wire.messages import Alert, Event
 from tests.service.service_samples import UTC, make_record
@@ -43,7 +43,7 @@ def screen(board, width=80, height=24):
 
 
 def full_board(movies=30):
-    board = Board()
+    board = MonitorView()
     board.beat(BEAT)
     for n in range(movies):
         board.take(event("movie", record(f"m{n}"), n + 1))
@@ -51,7 +51,7 @@ def full_board(movies=30):
 
 
 def test_before_the_daemon_is_heard_it_says_so():
-    assert "waiting for the daemon" in screen(Board())
+    assert "waiting for the daemon" in screen(MonitorView())
 
 
 def test_all_figures_fit_80_by_24():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from service import config
 from service.config import ORDER, Config, OverloadSettings
-from service.daemon.overload import Load, in_order
+from service.daemon.overload import LoadShedding, in_order
 from service.processes.messages import Failed, Finished
 from streamer.errors import ConfigError, MovieVanished
 from tests.service.desks import arrival_of, desk_of
@@ -18,7 +18,7 @@ LIMITS = OverloadSettings(preview_after=4, denoise_after=8, super_resolution_aft
 
 def loaded(n, settings=LIMITS):
     """A load with so many movies waiting."""
-    load = Load(settings)
+    load = LoadShedding(settings)
     for number in range(n):
         load.arrived(str(number))
     return load
@@ -34,7 +34,10 @@ moves = st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=150)
 @given(thresholds, moves)
 @examples(deadline=None)
 def test_whatever_comes_and_ends_the_declared_order_holds(after, moves):
-    load, waiting = Load(OverloadSettings(**dict(zip(OverloadSettings.__struct_fields__, after, strict=False)))), set()
+    load, waiting = (
+        LoadShedding(OverloadSettings(**dict(zip(OverloadSettings.__struct_fields__, after, strict=False)))),
+        set(),
+    )
     for comes, number in moves:
         before = load.shed
         (load.arrived if comes else load.ended)(str(number))
@@ -75,7 +78,7 @@ def test_it_is_taken_up_again_at_half_of_the_threshold_so_that_it_does_not_flick
 
 
 def test_a_movie_counts_once_however_often_it_is_seen():
-    load = Load(LIMITS)
+    load = LoadShedding(LIMITS)
     for _ in range(50):
         load.arrived("the same")
     assert (load.waiting, load.shed) == (1, ())

@@ -12,7 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from service.client import Client, MemoryCursor, Position, TooFarBehind
-from service.client.sockets import Link
+from service.client.sockets import RequestSocket
 from service.journal.database import Database
 from service.journal.event_log import PRUNED_AT_ONCE, utc_text
 from service.journal.journal import MIGRATIONS, Journal
@@ -171,7 +171,7 @@ def client_of(server: Server) -> Client:
 
 def test_hello_tells_where_what_is_kept_begins(server: Server, epoch: str) -> None:
     context = zmq.Context()
-    link = Link(context, server.journal, 5.0)
+    link = RequestSocket(context, server.journal, 5.0)
     welcome = link.hello("test")
     link.close()
     context.destroy(linger=0)

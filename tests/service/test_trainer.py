@@ -19,15 +19,15 @@ from models.versions.checkpoint import save_version
 from models.versions.roles import ROLES, Roles
 from models.versions.store import ModelStore
 from service.config import Config
-from service.daemon import trainer_process as teacher_module
+from service.daemon import group_space, trainer_process
 from service.daemon.group_space import GroupSpace
 from service.daemon.operator import Operator
 from service.daemon.serving_version import ServingVersions
-from service.daemon.trainer_process import Teacher
+from service.daemon.trainer_process import TrainerProcess
 from service.health.prometheus import Metrics
 from service.layout import Layout
 from service.processes import trainer as trainer_module
-from service.processes.messages import Candidate, Learn, Training
+from service.processes.messages import Candidate, Learn, Serving, Training
 from service.processes.trainer import Trainer
 from service.wire.messages import NO_VERSION, ModelChange, parse_event
 from streamer.band import band_of
@@ -135,7 +135,7 @@ class School:
         """The operator's choice, as the daemon marks and tells it."""
         self.store.set_current(version, held=version is None)
         self.trainer._choices += 1
-        self.trainer.take(ServingVersions(version=version))
+        self.trainer.take(Serving(version=version))
         self.work()
 
 
@@ -356,17 +356,17 @@ def test_a_candidate_that_passed_serves(desk):
 def test_networks_of_the_fine_grid_serve_beside_the_denoiser(desk):
     """Each kind counts its versions from one: neither takes the other's place, in the store or in the journal."""
     desk.candidate()
-    store = ModelStore(desk.layout.fine_models(SESSION, "fusion"))
+    store = ModelStore(desk.layout.super_resolution_models(SESSION, "fusion"))
     stored(store.directory / "v0001", manifest(version="v0001"))
     desk.serving.judged(SESSION, Candidate(result="promoted", version="v0001", reason="", network="super-resolution"))
     desk.serving.judged(SESSION, Candidate(result="rejected", version="v0001", reason="", network="cryo-zssr"))
-    assert desk.serving.fine_version(SESSION, "fusion") == store.path("v0001")
-    assert desk.serving.fine_version(SESSION, "zssr") is None
+    assert desk.serving.super_resolution_version(SESSION, "fusion") == store.path("v0001")
+    assert desk.serving.super_resolution_version(SESSION, "zssr") is None
     desk.restart()
     assert desk.serves == "v0001" == desk.store.current()
     desk.operator("rollback")
     assert desk.serves is None
-    assert desk.serving.fine_version(SESSION, "fusion") is not None
+    assert desk.serving.super_resolution_version(SESSION, "fusion") is not None
 
 
 def test_a_candidate_does_not_undo_what_the_operator_chose_meanwhile(desk):
@@ -509,12 +509,12 @@ CHILDREN: list[Child] = []
 
 @pytest.fixture
 def teacher(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_module, "Child", Child)
+    monkeypatch.setattr(trainer_process, "Child", Child)
     CHILDREN.clear()
     layout = Layout(root=tmp_path / "in", output=tmp_path / "out", state=tmp_path, runtime=tmp_path / "run")
     config = Config(session_model=SessionModelSettings(base="none", groups_limit_gb=550 / 1e9, most_held_out=2))
     (tmp_path / "groups").mkdir()
-    return Teacher(config, layout, lessons=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
+    return TrainerProcess(config, layout, lessons=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
 
 
 def test_the_limit_holds_while_the_trainer_does_nothing(teacher, tmp_path, monkeypatch):
@@ -531,8 +531,8 @@ def test_the_limit_holds_while_the_trainer_does_nothing(teacher, tmp_path, monke
 
 def test_the_directory_is_read_once(teacher, tmp_path, monkeypatch):
     read = []
-    scandir = teacher_module.os.scandir
-    monkeypatch.setattr(teacher_module.os, "scandir", lambda path: read.append(path) or scandir(path))
+    scandir = group_space.os.scandir
+    monkeypatch.setattr(group_space.os, "scandir", lambda path: read.append(path) or scandir(path))
     for number in range(4):
         path = sums_file(tmp_path / "groups", f"m{number}")
         teacher.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
@@ -550,7 +550,7 @@ def test_damaged_roles_do_not_end_the_daemon(teacher, tmp_path):
 
 def test_a_trainer_is_replaced_at_once_but_not_all_the_time(teacher, tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(teacher_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trainer_process.time, "monotonic", lambda: now[0])
     path = sums_file(tmp_path / "groups", "m0")
     teacher.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
     for wait_s, started in ((1000.0, 2), (1.0, 2), (28.0, 2), (2.0, 3)):
@@ -563,7 +563,7 @@ def test_a_trainer_is_replaced_at_once_but_not_all_the_time(teacher, tmp_path, m
 
 def test_where_sessions_alternate_each_has_its_turn_and_nothing_said_is_lost(teacher, tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(teacher_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trainer_process.time, "monotonic", lambda: now[0])
     heard = []
     monkeypatch.setattr(teacher, "_candidate", lambda session, message: heard.append((session, message)))
 
@@ -609,7 +609,7 @@ def test_a_new_specimen_gets_a_trainer_of_its_own_at_once(teacher, tmp_path, mon
 
 def test_the_trainer_gives_way_to_a_worker_without_memory_and_comes_back(teacher, tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(teacher_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trainer_process.time, "monotonic", lambda: now[0])
     path = sums_file(tmp_path / "groups", "m0")
     teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
     teacher.give_way()
@@ -630,18 +630,18 @@ def test_the_kernel_ends_the_trainer_first_when_memory_runs_out():
 
 
 def test_a_version_to_start_from_is_kept_if_it_is_one_of_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_module, "Child", Child)
+    monkeypatch.setattr(trainer_process, "Child", Child)
     layout = Layout(root=tmp_path / "in", output=tmp_path / "out", state=tmp_path / "state", runtime=tmp_path / "run")
     ours, theirs = layout.models("yesterday") / "v0003", tmp_path / "elsewhere" / "v0001"
     for directory in (ours, theirs):
         stored(directory, manifest(version=directory.name))
     for base in (ours, theirs):
         config = Config(session_model=SessionModelSettings(base=str(base)))
-        teacher = Teacher(config, layout, lessons=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
+        teacher = TrainerProcess(config, layout, lessons=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
         path = sums_file(tmp_path, "m0")
         teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
     with pytest.raises(ConfigError, match=r"session_model\.base cannot be started from"):
-        Teacher(
+        TrainerProcess(
             Config(session_model=SessionModelSettings(base=str(tmp_path / "nothing"))),
             layout,
             lessons=lambda *_: [],

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from service.daemon.arrivals import Watching
+from service.daemon.arrivals import WatchThread
 from streamer.errors import ServiceError
 from streamer.settings import WatchSettings
 from streamer.watch.watcher import Watcher
@@ -29,7 +29,7 @@ def readable(watching, seconds=5.0):
 
 def test_what_is_found_wakes_the_daemon_once_and_keeps_its_order(tmp_path):
     found = [object() for _ in range(100_000)]  # more than a pipe holds
-    watching = Watching(Scripted(tmp_path, found))
+    watching = WatchThread(Scripted(tmp_path, found))
     seen = []
     while len(seen) < len(found):
         assert readable(watching)
@@ -43,7 +43,7 @@ def test_what_is_found_wakes_the_daemon_once_and_keeps_its_order(tmp_path):
 
 def test_a_watcher_that_ends_by_itself_is_an_error_after_what_it_found(tmp_path):
     found = [object()]
-    watching = Watching(Scripted(tmp_path, found, ends=True))
+    watching = WatchThread(Scripted(tmp_path, found, ends=True))
     watching._thread.join(5.0)
     arrivals = watching.arrivals()
     assert next(arrivals) is found[0]

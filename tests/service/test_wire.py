@@ -20,9 +20,9 @@ import zmq
 from service_samples import full_fields, make_record
 
 from service import wire
-from service.client.sockets import Listener
+from service.client.sockets import EventSocket
 from service.journal.journal import Journal
-from service.publishing.replies import Answers
+from service.publishing.replies import Replies
 from service.wire import messages, requests
 from service.wire.heartbeat import PREVIEW_HEADER_BYTES, Heartbeat, PreviewHeader, parse_heartbeat
 from service.wire.messages import (
@@ -126,14 +126,14 @@ def test_the_server_answers_what_is_invalid_with_the_stated_code(journal: Journa
     refused = [vector for vector in VECTORS if vector.what == "request" and not vector.valid]
     assert len(refused) >= 5
     for vector in refused:
-        (verb, reply), *more = Answers(journal).answer(b"peer", vector.frames, local=True)
+        (verb, reply), *more = Replies(journal).answer(b"peer", vector.frames, local=True)
         assert (verb, json.loads(reply)["code"], more) == (b"ERROR", vector.error, []), vector.name
 
 
 def test_a_subscriber_takes_what_is_valid_and_survives_the_rest(short_path: Path) -> None:
     with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
         publisher.bind(f"ipc://{short_path}/events.sock")
-        listener = Listener(context, f"ipc://{short_path}/events.sock", b"")
+        listener = EventSocket(context, f"ipc://{short_path}/events.sock", b"")
         try:
             assert publisher.poll(10_000)
             for vector in VECTORS:

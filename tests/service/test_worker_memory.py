@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from service.config import Config, InstanceSettings, OverloadSettings
-from service.daemon import worker_process as crew_module
-from service.daemon.worker_process import Crew
+from service.daemon import worker_process
+from service.daemon.worker_process import WorkerProcess
 from service.processes.messages import Failed, Progress, Up, Work
 from streamer.errors import DeviceError
 from streamer.movie_record import Times
@@ -48,7 +48,7 @@ def test_what_a_process_holds():
 def scene(journal, monkeypatch):
     """A crew that allows its worker 4 GiB, a clock, and what the worker is seen to hold."""
     FakeChild.made = []
-    monkeypatch.setattr(crew_module, "Child", FakeChild)
+    monkeypatch.setattr(worker_process, "Child", FakeChild)
 
     class Scene:
         now, holds = 100.0, 0.0
@@ -80,8 +80,8 @@ def scene(journal, monkeypatch):
             return movies
 
     scene = Scene()
-    monkeypatch.setattr(crew_module, "resident_bytes", scene.resident)
-    scene.crew = Crew(
+    monkeypatch.setattr(worker_process, "resident_bytes", scene.resident)
+    scene.crew = WorkerProcess(
         Config(instance=InstanceSettings(worker_memory_gib=4.0)),
         journal,
         threads=1,
@@ -169,7 +169,7 @@ def test_without_any_movie_it_is_replaced_too(scene):
 
 
 def test_where_it_is_unknown_nobody_is_killed(scene, monkeypatch):
-    monkeypatch.setattr(crew_module, "resident_bytes", lambda pid: 0)
+    monkeypatch.setattr(worker_process, "resident_bytes", lambda pid: 0)
     scene.give("a")
     scene.now += 10.0
     scene.crew.attend()

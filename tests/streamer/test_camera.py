@@ -11,7 +11,7 @@ from streamer.metadata.sidecars import read_sidecar, session_of
 from streamer.readers import movie
 from streamer.readers.gain import gain_candidates, read_gain
 from streamer.settings import EerSettings
-from streamer.simulation import microscope as camera
+from streamer.simulation import microscope
 from streamer.simulation.microscope import RAW_FRAMES, Plan, expose
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import random_protein
@@ -140,8 +140,8 @@ def test_stop_is_asked_before_each_movie(tmp_path):
 
 def test_movies_come_no_faster_than_asked(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(camera.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(camera.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(microscope.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(microscope.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     list(expose(plan(tmp_path, movies=3, interval_s=5.0, mode="rename")))
     assert now[0] == pytest.approx(15.0, abs=0.5)
 
@@ -160,7 +160,7 @@ class Watched:
             movies = [p for p in directory.rglob("*_fractions.*") if p.suffix in {".tiff", ".mrc"}]
             self.seen += [look(path) for path in movies]
 
-        monkeypatch.setattr(camera.time, "sleep", sleep)
+        monkeypatch.setattr(microscope.time, "sleep", sleep)
 
 
 def state(path: Path) -> int | str:
@@ -219,7 +219,7 @@ def test_by_rename_nothing_is_seen_before_it_is_whole(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", ["rename", "grow", "page"])
 @pytest.mark.parametrize("kind", ["mrc", "tiff"])
 def test_a_damaged_movie_is_corrupt(tmp_path, monkeypatch, kind, mode):
-    monkeypatch.setattr(camera.time, "sleep", lambda _: None)
+    monkeypatch.setattr(microscope.time, "sleep", lambda _: None)
     whole, broken = expose(plan(tmp_path, movies=2, corrupt=frozenset({1}), format=kind, mode=mode))
     assert (whole.corrupt, broken.corrupt) == (False, True)
     assert len(read(whole.path)) == 6

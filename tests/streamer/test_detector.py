@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamer.detector import correction as detector
+from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
 from streamer.errors import MovieCorrupt
 from streamer.records import Gain
 
@@ -26,14 +26,14 @@ def test_planted_hot_pixels_are_found_and_nothing_else(shape):
     planted = np.array([[0, 0], [7, 120], [50, 3], [shape[0] - 1, shape[1] - 1]])
     total[planted[:, 0], planted[:, 1]] = 30.0 + 12.0 * 30.0**0.5
     before = total.copy()
-    np.testing.assert_array_equal(detector.find_hot_pixels(total, 7.0), planted)
+    np.testing.assert_array_equal(find_hot_pixels(total, 7.0), planted)
     np.testing.assert_array_equal(total, before)
 
 
 @pytest.mark.parametrize("mean", [8.0, 30.0, 300.0])
 def test_clean_counts_give_less_than_one_false_alarm_in_a_million(mean):
     total = np.random.default_rng(1).poisson(mean, (1000, 1000)).astype(np.float32)
-    assert len(detector.find_hot_pixels(total, 7.0)) <= 1
+    assert len(find_hot_pixels(total, 7.0)) <= 1
 
 
 def test_a_bright_region_is_not_hot():
@@ -41,22 +41,22 @@ def test_a_bright_region_is_not_hot():
     expected = np.full((300, 300), 20.0)
     expected[:, 150:] = 60.0
     total = np.random.default_rng(2).poisson(expected).astype(np.float32)
-    assert len(detector.find_hot_pixels(total, 7.0)) == 0
+    assert len(find_hot_pixels(total, 7.0)) == 0
 
 
 def test_a_stricter_threshold_finds_a_subset():
     total = counted((100, 100), 30.0).astype(np.float32)
     total[::17, ::13] += np.linspace(10, 90, total[::17, ::13].size).reshape(total[::17, ::13].shape)
-    loose, strict = ({tuple(p) for p in detector.find_hot_pixels(total, s)} for s in (5.0, 9.0))
+    loose, strict = ({tuple(p) for p in find_hot_pixels(total, s)} for s in (5.0, 9.0))
     assert strict < loose
 
 
 def test_defects_are_dead_and_hot_pixels_each_once():
     values = np.ones((4, 5))
     values[1, 2] = values[3, 0] = 0.0
-    found = detector.defects_of(gain_of(values), np.array([[1, 2], [0, 4]]))
+    found = defects_of(gain_of(values), np.array([[1, 2], [0, 4]]))
     np.testing.assert_array_equal(found, [[0, 4], [1, 2], [3, 0]])
-    np.testing.assert_array_equal(detector.defects_of(None, np.array([[0, 4]])), [[0, 4]])
+    np.testing.assert_array_equal(defects_of(None, np.array([[0, 4]])), [[0, 4]])
 
 
 # ----------------------------------------------------------------------------------------------------- correction
@@ -64,21 +64,21 @@ def test_defects_are_dead_and_hot_pixels_each_once():
 
 def test_without_gain_and_defects_frames_are_the_counts():
     counts = counted((3, 9, 12), 2.0)
-    correction = detector.correction_for((9, 12), None, NO_DEFECTS)
+    correction = correction_for((9, 12), None, NO_DEFECTS)
     for index in range(3):
         np.testing.assert_array_equal(correction.frame(counts, index), counts[index])
 
 
 def test_the_gain_multiplies():
     counts, values = counted((2, 7, 8), 2.0), np.random.default_rng(3).uniform(0.5, 2, (7, 8)).astype(np.float32)
-    frame = detector.correction_for((7, 8), gain_of(values), NO_DEFECTS).frame(counts, 1)
+    frame = correction_for((7, 8), gain_of(values), NO_DEFECTS).frame(counts, 1)
     np.testing.assert_allclose(frame, counts[1] * values, rtol=1e-6)
 
 
 def test_the_counts_and_the_gain_stay_as_they_are():
     counts, gain = counted((4, 9, 9), 2.0), gain_of(np.full((9, 9), 2.0))
     counts_before, values_before = counts.copy(), gain.values.copy()
-    correction = detector.correction_for((9, 9), gain, np.array([[4, 4]]))
+    correction = correction_for((9, 9), gain, np.array([[4, 4]]))
     for index in range(4):
         correction.frame(counts, index)
     np.testing.assert_array_equal(counts, counts_before)
@@ -88,7 +88,7 @@ def test_the_counts_and_the_gain_stay_as_they_are():
 def test_a_defect_gets_the_value_of_a_good_neighbour_another_one_in_each_frame():
     rng = np.random.default_rng(4)
     counts = np.stack([rng.permutation(81).reshape(9, 9) for _ in range(24)]).astype(np.uint8)
-    correction = detector.correction_for((9, 9), None, np.array([[4, 4], [4, 5], [0, 0]]))
+    correction = correction_for((9, 9), None, np.array([[4, 4], [4, 5], [0, 0]]))
     sources = []
     for index in range(24):
         frame = correction.frame(counts, index).numpy()
@@ -104,7 +104,7 @@ def test_a_defect_gets_the_value_of_a_good_neighbour_another_one_in_each_frame()
 
 def test_a_defect_keeps_the_statistics_of_counting():
     counts = counted((4000, 5, 5), 3.0, seed=5)
-    correction = detector.correction_for((5, 5), None, np.array([[2, 2]]))
+    correction = correction_for((5, 5), None, np.array([[2, 2]]))
     values = np.array([float(correction.frame(counts, index)[2, 2]) for index in range(4000)])
     assert values.mean() == pytest.approx(3.0, abs=4 * (3 / 4000) ** 0.5)
     assert values.var() == pytest.approx(3.0, rel=0.15)
@@ -113,13 +113,13 @@ def test_a_defect_keeps_the_statistics_of_counting():
 def test_a_defect_without_good_neighbours_gets_the_mean():
     counts = counted((1, 60, 60), 3.0)
     block = np.argwhere(np.ones((7, 7)))
-    frame = detector.correction_for((60, 60), None, block).frame(counts, 0)
+    frame = correction_for((60, 60), None, block).frame(counts, 0)
     assert float(frame[3, 3]) == pytest.approx(float(counts[0].mean()), rel=1e-5)
 
 
 def test_the_correction_is_the_same_each_time():
     counts, defects = counted((3, 30, 31), 2.0), np.argwhere(np.random.default_rng(6).random((30, 31)) < 0.05)
-    first, second = (detector.correction_for((30, 31), None, defects) for _ in range(2))
+    first, second = (correction_for((30, 31), None, defects) for _ in range(2))
     for index in range(3):
         assert torch.equal(first.frame(counts, index), second.frame(counts, index))
 
@@ -127,9 +127,9 @@ def test_the_correction_is_the_same_each_time():
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.float32])
 def test_counts_of_any_stored_type(dtype):
     counts = counted((1, 4, 5), 2.0).astype(dtype)
-    np.testing.assert_array_equal(detector.correction_for((4, 5), None, NO_DEFECTS).frame(counts, 0), counts[0])
+    np.testing.assert_array_equal(correction_for((4, 5), None, NO_DEFECTS).frame(counts, 0), counts[0])
 
 
 def test_a_detector_full_of_defects_is_refused():
     with pytest.raises(MovieCorrupt, match="more than a tenth"):
-        detector.correction_for((10, 10), None, np.argwhere(np.arange(100).reshape(10, 10) < 11))
+        correction_for((10, 10), None, np.argwhere(np.arange(100).reshape(10, 10) < 11))

@@ -6,8 +6,7 @@ import torch
 
 from streamer import fourier, restore
 from streamer.movie_record import ModelRef, SuperResolutionVerdict
-from streamer.quality import estimators as quality
-from streamer.quality import movie_quality as figures
+from streamer.quality import estimators, movie_quality
 from streamer.records import Correction, Frames, Motion
 from streamer.settings import QualitySettings
 from tests.simulated_movies import half_sums, images
@@ -43,9 +42,9 @@ def collect(sums, proposal=None, dose_per_frame=1.5, trusted=True, settings=None
         voltage_kv=300.0,
         dose_per_frame=dose_per_frame,
     )
-    return figures.movie_quality(
+    return movie_quality.movie_quality(
         sums,
-        quality.measure(sums),
+        estimators.measure(sums),
         proposal,
         Motion(shifts=steps, information=123.456789, trusted=trusted, iterations=3),
         frames,
@@ -73,16 +72,16 @@ def test_numbers_hold_five_digits():
 
 def test_the_pooled_figures_are_those_of_the_estimators():
     sums = sums_of(4.0)
-    found, spectrum = collect(sums), quality.measure(sums)
-    mask = quality.band_mask(SHAPE, PIXEL_SIZE, 100.0, 10.0)
-    raw = quality.tapered(sums.even, SHAPE), quality.tapered(sums.odd, SHAPE)
-    snr = float(quality.pooled(quality.estimate(raw, raw, SHAPE), mask).snr)
+    found, spectrum = collect(sums), estimators.measure(sums)
+    mask = estimators.band_mask(SHAPE, PIXEL_SIZE, 100.0, 10.0)
+    raw = estimators.tapered(sums.even, SHAPE), estimators.tapered(sums.odd, SHAPE)
+    snr = float(estimators.pooled(estimators.estimate(raw, raw, SHAPE), mask).snr)
     assert found.snr_half == pytest.approx(snr, rel=1e-4)
     assert found.ssnr_full == pytest.approx(2 * snr, rel=1e-4)
     filtered = tuple(
-        quality.tapered(restore.filtered(half, spectrum.wiener_half, SHAPE), SHAPE) for half in (sums.even, sums.odd)
+        estimators.tapered(restore.filtered(half, spectrum.wiener_half, SHAPE), SHAPE) for half in (sums.even, sums.odd)
     )
-    wiener = quality.pooled(quality.estimate(raw, filtered, SHAPE), mask)
+    wiener = estimators.pooled(estimators.estimate(raw, filtered, SHAPE), mask)
     assert found.snbr_half_wiener == pytest.approx(float(wiener.snbr), rel=1e-4)
     assert found.snbr_half_wiener > snr
     assert found.snbr_half_denoised is None
@@ -111,7 +110,7 @@ def test_without_signal_there_are_no_figures_of_restored_images():
     assert found.snbr_half_wiener is None
     assert found.snbr_half_denoised is None
     assert not found.motion_trusted
-    assert figures.denoised_halves(sums, quality.measure(sums), correction(sums, 1.0)) == {}
+    assert movie_quality.denoised_halves(sums, estimators.measure(sums), correction(sums, 1.0)) == {}
 
 
 def test_unknown_is_none_and_never_nan():
@@ -125,7 +124,7 @@ def test_unknown_is_none_and_never_nan():
 
 def test_the_curve_has_sixty_four_steps_up_to_nyquist():
     sums = sums_of(4.0)
-    spectrum = quality.measure(sums)
+    spectrum = estimators.measure(sums)
     found = collect(sums).frc
     assert len(found) == 64
     # 65 rings: the first step holds rings 0 and 1, pooled by their number of coefficients
@@ -136,9 +135,9 @@ def test_the_curve_has_sixty_four_steps_up_to_nyquist():
 
 def test_halves_are_restored_each_from_itself_alone():
     sums = sums_of(4.0)
-    spectrum = quality.measure(sums)
+    spectrum = estimators.measure(sums)
     other = half_sums(fourier.to_image(sums.even, SHAPE), images(*SHAPE, seed=77), pixel_size=PIXEL_SIZE)
-    one, two = (figures.denoised_halves(s, spectrum, correction(s, 0.5)) for s in (sums, other))
+    one, two = (movie_quality.denoised_halves(s, spectrum, correction(s, 0.5)) for s in (sums, other))
     for name in ("wiener", "denoised"):
         torch.testing.assert_close(one[name][0], two[name][0], rtol=1e-5, atol=1e-3)
         assert not torch.allclose(one[name][1], two[name][1])

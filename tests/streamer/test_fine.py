@@ -6,9 +6,9 @@ import torch
 
 from streamer import dose
 from streamer.errors import StageError
-from streamer.motion import field as local
+from streamer.motion.field import ORDERS, shifts_at
 from streamer.records import LocalMotion, Motion
-from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution import accumulate
 from streamer.super_resolution.normal_equations import ALIASES
 from tests.simulated_movies import images, unchanged
 
@@ -23,13 +23,13 @@ def motion_of(shifts=SHIFTS, local_motion=None):
 
 def bend(shape, strength):
     """Linear along x, growing over time."""
-    coefficients = torch.zeros((N, 2, len(local.ORDERS) - 1), dtype=torch.float64)
-    coefficients[:, 1, local.ORDERS.index((0, 1)) - 1] = strength * torch.linspace(0, 1, N)
+    coefficients = torch.zeros((N, 2, len(ORDERS) - 1), dtype=torch.float64)
+    coefficients[:, 1, ORDERS.index((0, 1)) - 1] = strength * torch.linspace(0, 1, N)
     return LocalMotion(coefficients=coefficients, shape=shape, evidence=9.0)
 
 
 def accumulated(frames, motion=None, exposures=STILL, **options):
-    return fine.accumulate(
+    return accumulate.accumulate(
         lambda i: frames[i], motion or motion_of(), exposures, pixel_size=1.3, voltage_kv=300.0, **options
     )
 
@@ -64,15 +64,17 @@ def test_the_control_turns_aliases_by_other_frames_and_leaves_the_rest():
         at, here = sums.control[half].permute(1, 0, 2, 3), of_sample[half].permute(1, 0, 2, 3)
         torch.testing.assert_close(at[:, inner], here[:, inner], rtol=1e-3, atol=1e-3)
         assert float((at[:, ~below] - here[:, ~below]).abs().mean()) > 0.3 * float(here[:, ~below].abs().mean())
-    order = fine._other_frames(N)
+    order = accumulate._other_frames(N)
     assert sorted(order.tolist()) == list(range(N))
     assert (order % 2 == torch.arange(N) % 2).all()
 
 
 def test_tiles_are_as_small_as_the_bending_asks_for():
     shape = (600, 600)
-    sides = [fine._side_for(motion_of(local_motion=bend(shape, strength)), shape) for strength in (0.0, 0.3, 1.0, 9.0)]
-    assert sides[0] == fine._side_for(motion_of(), shape) == 256
+    sides = [
+        accumulate._side_for(motion_of(local_motion=bend(shape, strength)), shape) for strength in (0.0, 0.3, 1.0, 9.0)
+    ]
+    assert sides[0] == accumulate._side_for(motion_of(), shape) == 256
     assert sides == sorted(sides, reverse=True)
     assert sides[-1] == 64
 
@@ -81,7 +83,7 @@ def test_each_tile_has_the_shift_of_its_place():
     shape = (100, 700)
     field = bend(shape, 0.4)
     sums = accumulated(images(N, *shape), motion_of(local_motion=field))
-    shifts = local.shifts_at(motion_of(local_motion=field), sums.tiles.centres())
+    shifts = shifts_at(motion_of(local_motion=field), sums.tiles.centres())
     torch.testing.assert_close(sums.fractions, shifts - shifts.round())
     assert float((sums.fractions[-1, 0] - sums.fractions[-1, -1]).abs().max()) > 0.1
 
@@ -123,25 +125,25 @@ def test_memory_does_not_grow_with_the_number_of_frames():
     [torch.zeros(9, 2), torch.arange(18.0).reshape(9, 2), torch.full((9, 2), 0.37), torch.tensor([[0.3, -5.2]])],
 )
 def test_one_sub_pixel_position_tells_nothing_apart(shifts):
-    assert fine.diversity(shifts) == pytest.approx(0.0, abs=1e-6)
+    assert accumulate.diversity(shifts) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_positions_on_a_grid_of_half_pixels_tell_everything_apart():
     half = torch.tensor([[0.0, 0.0], [0.0, 0.5], [0.5, 0.0], [0.5, 0.5]])
-    assert fine.diversity(half) == pytest.approx(1.0)
-    assert fine.diversity(half + torch.tensor([3.2, -0.7])) == pytest.approx(1.0)
+    assert accumulate.diversity(half) == pytest.approx(1.0)
+    assert accumulate.diversity(half + torch.tensor([3.2, -0.7])) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("direction", [(0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (1.0, -1.0)])
 def test_drift_along_a_line_leaves_one_pair_of_aliases_together(direction):
     """Evenly spread along x, y or a diagonal, but all at one position across it."""
     shifts = torch.arange(10.0)[:, None] / 10.0 * torch.tensor(direction)
-    assert fine.diversity(shifts) == pytest.approx(0.0, abs=1e-6)
+    assert accumulate.diversity(shifts) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_late_frames_do_not_count_as_diversity():
     """The first frames stand still, the last are spread: after 40 e⁻/Å² they hold nothing beyond Nyquist."""
     shifts = torch.zeros(40, 2)
     shifts[20:] = torch.rand((20, 2), generator=torch.Generator().manual_seed(0))
-    assert fine.diversity(shifts) > 0.3
-    assert fine.diversity(shifts, dose.frame_exposures(40, 2.0)) < 0.01
+    assert accumulate.diversity(shifts) > 0.3
+    assert accumulate.diversity(shifts, dose.frame_exposures(40, 2.0)) < 0.01

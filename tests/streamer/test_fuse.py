@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from streamer import dose, fourier
-from streamer.sums import frame_sum as fuse
+from streamer.sums import frame_sum
 from tests.simulated_movies import images, unchanged
 
 SIZES = [(8, 10), (7, 9), (8, 9)]
@@ -19,7 +19,7 @@ def exposures_of(n, dose_per_frame=1.5):
 
 
 def fused(frames, shifts, exposures=None, **options):
-    return fuse.fuse(
+    return frame_sum.sum_frames(
         lambda index: frames[index],
         shifts,
         torch.zeros(len(frames), dtype=torch.float64) if exposures is None else exposures,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from streamer.detector import orientation as orient
+from streamer.detector import orientation
 from streamer.detector.gain_check import check_fit
 from streamer.settings import GainSettings
 
@@ -24,7 +24,7 @@ def raw_sum(gain, seed=1, counts=30.0):
 
 def check(total, in_file, sense="multiply", **settings):
     chosen = GainSettings(sense=sense, **settings)
-    values = orient.turned(in_file, chosen.rotate, chosen.flip)
+    values = orientation.turned(in_file, chosen.rotate, chosen.flip)
     if sense == "divide":
         values = np.where(values > 0, values.mean() / np.where(values > 0, values, 1.0), 0).astype(np.float32)
     return check_fit(total, values, chosen, sense)
@@ -56,12 +56,12 @@ def test_the_residual_is_the_share_that_is_left(share):
     assert fit.residual == pytest.approx(share, abs=0.04)
 
 
-@pytest.mark.parametrize("true", orient.ORIENTATIONS)
+@pytest.mark.parametrize("true", orientation.ORIENTATIONS)
 @pytest.mark.parametrize("now", [(0, 0), (1, 2)])
 def test_every_orientation_is_found(true, now):
     in_file = reference()
-    fit = check(raw_sum(orient.turned(in_file, *true)), in_file, rotate=now[0], flip=now[1])
-    if np.array_equal(orient.turned(in_file, *true), orient.turned(in_file, *now)):
+    fit = check(raw_sum(orientation.turned(in_file, *true)), in_file, rotate=now[0], flip=now[1])
+    if np.array_equal(orientation.turned(in_file, *true), orientation.turned(in_file, *now)):
         assert fit.advice is None
     else:
         assert f"gain.rotate = {true[0]} and gain.flip = {true[1]}" in fit.advice
@@ -71,7 +71,7 @@ def test_every_orientation_is_found(true, now):
 
 def test_frames_that_are_not_square_have_four():
     in_file = reference(shape=(120, 160))
-    fit = check(raw_sum(orient.turned(in_file, 2, 0)), in_file)
+    fit = check(raw_sum(orientation.turned(in_file, 2, 0)), in_file)
     assert "gain.rotate = 2 and gain.flip = 0" in fit.advice
 
 
@@ -108,6 +108,6 @@ def test_a_reference_without_a_pattern_tells_nothing():
 def test_too_few_counts_raise_no_alarm():
     """Where the error is larger than what it would have to tell."""
     in_file = reference(spread=0.004)
-    fit = check(raw_sum(orient.turned(in_file, 1, 0), counts=0.3), in_file)
+    fit = check(raw_sum(orientation.turned(in_file, 1, 0), counts=0.3), in_file)
     assert fit.error > 0.3
     assert fit.advice is None or fit.residual - 3 * fit.error >= 0.5

@@ -12,25 +12,25 @@ from models.gate.guard import Evidence, Guard
 from models.gate.probes import probes
 from models.manifest import DENOISERS
 from models.networks.denoiser import WienerResidualNet, infer
-from models.networks.fusion_residual import BandNoise, GainResidualNet, Lesson, correct
+from models.networks.fusion_residual import BandNoise, FusionExample, FusionResidualNet, correct
 from models.networks.zssr import ZssrNet, apply, back_project
 from models.training.denoiser import train
 from streamer import dose, fourier, restore
-from streamer.ctf import transfer as ctf
-from streamer.detector import correction as detector
+from streamer.ctf import transfer
+from streamer.detector import correction
 from streamer.motion import align
 from streamer.pick import pick
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import HalfSums, Motion
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import random_protein
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
-from streamer.super_resolution import accumulate as fine
+from streamer.sums import frame_sum
+from streamer.sums.halves import half_sums
+from streamer.super_resolution import accumulate
 from streamer.super_resolution.averages import Averages
-from streamer.super_resolution.fusion import Resolver, super_resolve
-from streamer.super_resolution.training_data import lesson_of
+from streamer.super_resolution.fusion import Fusion, super_resolve
+from streamer.super_resolution.training_data import training_data_of
 from tests.model_samples import WEIGHT, synthetic
 from tests.simulated_movies import images
 from tests.streamer.bent_movies import bent
@@ -91,10 +91,10 @@ def test_fourier(shape):
                 fourier.from_rings(c, shape),
                 fourier.cosine_taper(shape, device=device),
                 fourier.ring_index(shape, device).to(torch.float32),
-                ctf.ctf_2d(
+                transfer.ctf_2d(
                     shape,
                     1.2,
-                    ctf.Optics(
+                    transfer.Optics(
                         defocus_u_um=1.2,
                         defocus_v_um=1.1,
                         astigmatism_angle_deg=20.0,
@@ -120,7 +120,7 @@ def test_detector_correction_is_bit_for_bit_the_same():
     rng = np.random.default_rng(0)
     counts = rng.poisson(3.0, (5, 64, 65)).astype(np.uint8)
     defects = np.argwhere(rng.random((64, 65)) < 0.02)
-    here, there = (detector.correction_for((64, 65), None, defects, device) for device in DEVICES)
+    here, there = (correction.correction_for((64, 65), None, defects, device) for device in DEVICES)
     for index in range(5):
         assert there.frame(counts, index).device.type == "cuda"
         assert torch.equal(here.frame(counts, index), there.frame(counts, index).cpu())
@@ -151,7 +151,7 @@ def test_a_field_that_bends_is_fitted_and_applied_the_same():
         motions.append(motion)
         # the same field for both, so that only the warp is compared
         shifts, field = motions[0].shifts, motions[0].local
-        fused = fuse.fuse(lambda i, f=moved: f[i], shifts, torch.zeros(len(frames)), **options, local=field)
+        fused = frame_sum.sum_frames(lambda i, f=moved: f[i], shifts, torch.zeros(len(frames)), **options, local=field)
         sums.append(fused.even)
     here, there = (motion.local.coefficients for motion in motions)
     np.testing.assert_allclose(there, here, atol=5e-3)
@@ -170,12 +170,12 @@ def test_fuse_and_solve(shape, dose_per_frame):
         options = {"pixel_size": 1.1, "voltage_kv": 300.0}
         groups = {"group_shape": (48, 48), "n_groups": 4}
         motion = Motion(shifts=shifts, information=0.0, trusted=True, iterations=0)
-        plain = fuse.fuse(lambda i, f=moved: f[i], shifts, exposures, **options, **groups)
-        sums = fine.accumulate(lambda i, f=moved: f[i], motion, exposures, **options)
+        plain = frame_sum.sum_frames(lambda i, f=moved: f[i], shifts, exposures, **options, **groups)
+        sums = accumulate.accumulate(lambda i, f=moved: f[i], motion, exposures, **options)
         fused.append((plain.even, plain.odd, plain.groups, sums.sums, sums.control))
-        half = split.half_sums(plain, 1.1, 300.0)
+        half = half_sums(plain, 1.1, 300.0)
         halves.append((half.even, half.odd))
-        solved.append(super_resolve(Resolver(sums, 4.0), shifts=shifts, min_diversity=0.0))
+        solved.append(super_resolve(Fusion(sums, 4.0), shifts=shifts, min_diversity=0.0))
     for pairs in (fused, halves):
         for here, there in zip(*pairs, strict=True):
             assert there.device.type == "cuda"
@@ -196,11 +196,11 @@ def test_quality_and_restore(shape):
     for device in DEVICES:
         even, odd = on(device, *halves)
         half = HalfSums(even=even, odd=odd, even_share=share, shape=shape, pixel_size=1.3)
-        spectrum = quality.measure(half)
+        spectrum = estimators.measure(half)
         curves.append((spectrum.frc, spectrum.noise, spectrum.ssnr_full))
         restored.append(restore.restore(half, spectrum, None)[0])
-        tapered = quality.tapered(even, shape), quality.tapered(odd, shape)
-        sums.append(quality.estimate(tapered, tapered, shape))
+        tapered = estimators.tapered(even, shape), estimators.tapered(odd, shape)
+        sums.append(estimators.estimate(tapered, tapered, shape))
     for here, there in zip(*curves, strict=True):
         assert there.device.type == "cuda"
         assert_same(here, there)
@@ -281,7 +281,7 @@ def test_training_goes_the_same_way_for_some_steps():
 
 def test_a_network_on_fusion_changes_the_same():
     torch.manual_seed(0)
-    net = GainResidualNet()
+    net = FusionResidualNet()
     for layer in (net.gains, net.additions):
         torch.nn.init.normal_(layer.weight, std=0.1)
     fused = images(2, 64, 96)
@@ -318,12 +318,12 @@ def test_lessons_fuse_and_judge_the_same():
             iterations=0,
         )
         exposures = torch.arange(1.0, 9.0, dtype=torch.float64)
-        sums = fine.accumulate(
+        sums = accumulate.accumulate(
             lambda i, f=frames: f[i], motion, exposures, pixel_size=3.0, voltage_kv=300.0, n_groups=8
         )
-        lesson = Lesson("m", lesson_of(Resolver(sums, 4.0), 3.0))
+        lesson = FusionExample("m", training_data_of(Fusion(sums, 4.0), 3.0))
         torch.manual_seed(0)
-        net = GainResidualNet()
+        net = FusionResidualNet()
         for layer in (net.gains, net.additions):
             torch.nn.init.normal_(layer.weight, std=0.1)
         found.append(

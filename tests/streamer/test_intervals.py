@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from streamer import fourier
-from streamer.quality import estimators as quality
-from streamer.quality import intervals
+from streamer.quality import estimators, intervals
 from tests.simulated_movies import images
 
 
@@ -14,7 +13,7 @@ def micrograph(seed, shape=(96, 96), level=0.4):
     signal = math.sqrt(level) * images(*shape, seed=5000 + seed)
     halves = [signal + images(*shape, seed=2 * seed + i) for i in (0, 1)]
     spectra = [torch.fft.rfft2(image) for image in halves]
-    return quality.estimate((spectra[0], spectra[1]), (spectra[0], spectra[1]), shape)
+    return estimators.estimate((spectra[0], spectra[1]), (spectra[0], spectra[1]), shape)
 
 
 def test_intervals_hold_what_is_true_as_often_as_they_say():
@@ -62,5 +61,5 @@ def test_tiles_cover_the_field_and_pool_to_its_figure():
     halves = [signal + images(*shape, seed=i) for i in (1, 2)]
     tiles = intervals.tile_sums(halves)
     assert tiles.shape == (16, 7, fourier.ring_count(intervals.tile_shape(shape)))
-    pooled = quality.ratios(tiles[:, :, 3:].sum((0, 2)))
+    pooled = estimators.ratios(tiles[:, :, 3:].sum((0, 2)))
     assert float(pooled.snr) == pytest.approx(0.64, rel=0.05)

@@ -5,26 +5,26 @@ import torch
 from safetensors.torch import save
 
 from streamer.errors import ModelError
-from streamer.super_resolution.fusion import Resolver
-from streamer.super_resolution.training_data import encode_lesson, lesson_of, read_lesson
+from streamer.super_resolution.fusion import Fusion
+from streamer.super_resolution.training_data import encode_fusion_data, read_training_data, training_data_of
 from tests.fine_samples import NOISE, sparse, sums_of
 
 
 @pytest.fixture(scope="module")
 def made():
     frames, motion, _ = sparse(0)
-    return lesson_of(Resolver(sums_of(frames, motion), NOISE), 3.0)
+    return training_data_of(Fusion(sums_of(frames, motion), NOISE), 3.0)
 
 
 @pytest.fixture
 def path(made, tmp_path):
     path = tmp_path / "m.safetensors"
-    path.write_bytes(encode_lesson("m", made))
+    path.write_bytes(encode_fusion_data("m", made))
     return path
 
 
 def test_a_lesson_comes_back_as_it_was(made, path):
-    movie_id, found = read_lesson(path)
+    movie_id, found = read_training_data(path)
     assert movie_id == "m"
     assert (found.white, found.pixel_size) == (made.white, made.pixel_size)
     for name in ("group_of", "fractions", "exposures", "prior"):
@@ -53,17 +53,17 @@ def test_what_is_no_lesson_is_refused(content, tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="sums of the fine grid"):
-        read_lesson(path)
+        read_training_data(path)
 
 
 def test_a_damaged_lesson_is_refused(made, path, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError):
-        read_lesson(path)
+        read_training_data(path)
     broken = made.groups.clone()
     broken[0] = float("nan")
     other = tmp_path / "nan.safetensors"
-    other.write_bytes(encode_lesson("m", replace(made, groups=broken)))
+    other.write_bytes(encode_fusion_data("m", replace(made, groups=broken)))
     with pytest.raises(ModelError, match="damaged"):
-        read_lesson(other)
+        read_training_data(other)

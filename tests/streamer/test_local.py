@@ -9,12 +9,11 @@ import torch
 
 from streamer import fourier
 from streamer.motion import align
-from streamer.motion import field as local
+from streamer.motion.field import ORDERS, bending, legendre_values, relion_model, shifts_at, spline_values
 from streamer.motion.warp import Warp
 from streamer.records import LocalMotion, Motion
 from streamer.settings import MotionSettings
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.sums import frame_sum, halves
 from streamer.writers.star import motion_star
 from tests.simulated_movies import images
 from tests.streamer.bent_movies import bent
@@ -25,7 +24,7 @@ SHAPE = (300, 420)
 def random_field(n_frames=9, shape=SHAPE, size=0.5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shifts = torch.randn((n_frames, 2), generator=generator, dtype=torch.float64)
-    coefficients = size * torch.randn((n_frames, 2, len(local.ORDERS) - 1), generator=generator, dtype=torch.float64)
+    coefficients = size * torch.randn((n_frames, 2, len(ORDERS) - 1), generator=generator, dtype=torch.float64)
     shifts[0], coefficients[0] = 0.0, 0.0
     field = LocalMotion(coefficients=coefficients, shape=shape, evidence=9.0)
     return Motion(shifts=shifts, information=1.0, trusted=True, iterations=1, local=field)
@@ -37,7 +36,7 @@ def grid(shape, n=9):
 
 
 def error(motion, truth, points):
-    off = local.shifts_at(motion, points) - truth(points)
+    off = shifts_at(motion, points) - truth(points)
     return float((off - off.mean(0)).square().sum(-1).mean().sqrt())
 
 
@@ -51,7 +50,7 @@ def estimate(frames, **settings):
 @pytest.mark.parametrize("functions", [1, 2, 3, 4, 7, 10])
 def test_splines_add_up_to_one_and_are_local(functions):
     times = torch.linspace(0, 30, 400)
-    values = local.spline_values(times, 30.0, functions)
+    values = spline_values(times, 30.0, functions)
     assert values.shape == (400, functions)
     assert float(values.min()) >= 0
     np.testing.assert_allclose(values.sum(1), 1.0, atol=1e-12)
@@ -60,17 +59,17 @@ def test_splines_add_up_to_one_and_are_local(functions):
 
 def test_legendre_products_are_orthogonal_over_the_field():
     y, x = (torch.arange(size, dtype=torch.float64) for size in (200, 300))
-    values = local.legendre_values(torch.cartesian_prod(y, x), (200, 300))
+    values = legendre_values(torch.cartesian_prod(y, x), (200, 300))
     products = values.T @ values / len(values)
-    expected = [1 / ((2 * i + 1) * (2 * j + 1)) for i, j in local.ORDERS]
+    expected = [1 / ((2 * i + 1) * (2 * j + 1)) for i, j in ORDERS]
     np.testing.assert_allclose(products, np.diag(expected), atol=2e-3)
 
 
 def test_the_bending_is_the_root_mean_square_over_the_field():
     motion = random_field()
     y, x = (torch.arange(size, dtype=torch.float64) for size in SHAPE)
-    there = local.shifts_at(motion, torch.cartesian_prod(y, x)) - motion.shifts[:, None]
-    np.testing.assert_allclose(local.bending(motion.local), there.square().sum(-1).mean(1).sqrt(), rtol=0.02)
+    there = shifts_at(motion, torch.cartesian_prod(y, x)) - motion.shifts[:, None]
+    np.testing.assert_allclose(bending(motion.local), there.square().sum(-1).mean(1).sqrt(), rtol=0.02)
 
 
 # -------------------------------------------------------------------------------------------------- estimation
@@ -91,7 +90,7 @@ def test_bending_is_recovered(strength, limit):
     mixed = LocalMotion(coefficients=-motion.local.coefficients, shape=motion.local.shape, evidence=0.0)
     turned = Motion(shifts=motion.shifts, information=0.0, trusted=True, iterations=0, local=mixed)
     assert error(turned, truth, points) > 2.0 * strength * found
-    np.testing.assert_array_equal(local.shifts_at(motion, points)[0], 0.0)
+    np.testing.assert_array_equal(shifts_at(motion, points)[0], 0.0)
 
 
 @pytest.mark.parametrize("drift", [1.0, 0.0])
@@ -206,7 +205,7 @@ def test_a_warp_moves_what_stands_at_point_minus_shift_to_point():
 
     warp = Warp(motion.shifts, motion.local, torch.device("cpu"))
     points = torch.stack([y.flatten(), x.flatten()], dim=1)
-    shifts = local.shifts_at(motion, points).reshape(-1, *SHAPE, 2)
+    shifts = shifts_at(motion, points).reshape(-1, *SHAPE, 2)
     for index in range(4):
         moved = warp(scene(y, x), index)
         expected = scene(y - shifts[index, ..., 0], x - shifts[index, ..., 1])
@@ -228,8 +227,8 @@ def test_the_noise_of_a_warped_sum_is_white():
     frames = torch.poisson(torch.full((24, *shape), 2.0), generator=generator)
     motion = random_field(24, shape, size=1.0)
     options = {"pixel_size": 1.0, "voltage_kv": 300.0}
-    fused = fuse.fuse(lambda i: frames[i], motion.shifts, torch.zeros(24), **options, local=motion.local)
-    total = split.half_sums(fused, 1.0, 300.0).total / shape[0]
+    fused = frame_sum.sum_frames(lambda i: frames[i], motion.shifts, torch.zeros(24), **options, local=motion.local)
+    total = halves.half_sums(fused, 1.0, 300.0).total / shape[0]
     power = fourier.ring_sums(total.real**2 + total.imag**2, shape)
     counts = fourier.ring_sums(torch.ones_like(total.real), shape)
     rings = (power / counts)[8:]
@@ -248,7 +247,9 @@ def test_a_field_that_does_not_bend_gives_the_same_sum_as_none():
     flat = LocalMotion(coefficients=torch.zeros((6, 2, 9), dtype=torch.float64), shape=(128, 128), evidence=0.0)
     options = {"pixel_size": 1.0, "voltage_kv": 300.0}
     exact, warped = (
-        fourier.to_image(fuse.fuse(lambda i: frames[i], shifts, torch.zeros(6), **options, local=one).even, (128, 128))
+        fourier.to_image(
+            frame_sum.sum_frames(lambda i: frames[i], shifts, torch.zeros(6), **options, local=one).even, (128, 128)
+        )
         for one in (None, flat)
     )
     inner = slice(8, -8)
@@ -276,10 +277,10 @@ def test_a_field_of_relions_kind_is_written_exactly():
     n_frames, points = 8, grid(SHAPE)
     time = torch.arange(n_frames, dtype=torch.float64)
     motion = random_field(n_frames)
-    for n, (i, j) in enumerate(local.ORDERS[1:]):
+    for n, (i, j) in enumerate(ORDERS[1:]):
         grown = 0.2 * time - 0.01 * time**2 + 0.001 * time**3
         motion.local.coefficients[:, :, n] = torch.stack([grown, -0.5 * grown], 1) / (n + 1) if i + j <= 2 else 0.0
-    model, missed = local.relion_model(motion.local)
+    model, missed = relion_model(motion.local)
     assert len(model) == 36
     assert missed < 1e-6
     text = motion_star(
@@ -291,7 +292,7 @@ def test_a_field_of_relions_kind_is_written_exactly():
         original_pixel_size=1.0,
         local_model=model,
     )
-    np.testing.assert_allclose(relion_shifts(text, points.numpy()), local.shifts_at(motion, points), atol=2e-4)
+    np.testing.assert_allclose(relion_shifts(text, points.numpy()), shifts_at(motion, points), atol=2e-4)
     assert gemmi.cif.read_string(text).find_block("general").find_value("_rlnMotionModelVersion") == "1"
 
 
@@ -317,7 +318,7 @@ def test_relion_finds_the_same_field(tmp_path):
         width=900,
         shifts_yx_px=motion.shifts.tolist(),
         original_pixel_size=1.0,
-        local_model=local.relion_model(motion.local)[0],
+        local_model=relion_model(motion.local)[0],
     )
     points = grid((768, 900)).numpy()
     found = [relion_shifts(text, points) for text in (ours, (tmp_path / "MC" / "movie.star").read_text())]

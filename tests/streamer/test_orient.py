@@ -5,7 +5,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from streamer.detector import orientation as orient
+from streamer.detector import orientation
 from streamer.errors import MovieMismatch
 from streamer.records import Gain, MovieHeader
 from streamer.settings import GainSettings
@@ -21,7 +21,7 @@ def gain_of(values, **options):
 
 def fitted(values, shape, kind="tiff", is_multiplicative=True, **settings):
     gain = gain_of(values, is_multiplicative=is_multiplicative)
-    return orient.fitted(gain, header(shape, kind), GainSettings(**settings), "m.tif").values
+    return orientation.fitted(gain, header(shape, kind), GainSettings(**settings), "m.tif").values
 
 
 def test_rotate_then_flip():
@@ -36,8 +36,8 @@ def test_rotate_then_flip():
 
 def test_the_eight_orientations_are_all_there_are():
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
-    found = {orient.turned(values, *each).tobytes() for each in orient.ORIENTATIONS}
-    every = {orient.turned(values, rotate, flip).tobytes() for rotate in range(4) for flip in range(3)}
+    found = {orientation.turned(values, *each).tobytes() for each in orientation.ORIENTATIONS}
+    every = {orientation.turned(values, rotate, flip).tobytes() for rotate in range(4) for flip in range(3)}
     assert len(found) == 8
     assert found == every
 

@@ -6,7 +6,7 @@ import torch
 
 from streamer import restore
 from streamer.pick import pick, separating_level
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from tests.simulated_movies import images, unchanged
 
 
@@ -103,8 +103,8 @@ def test_one_value_has_no_level():
 def test_particles_of_a_movie_are_found_and_little_else(name, request):
     """Against the same number of random positions; a pick counts within 0.3 diameters, once per particle."""
     movie = request.getfixturevalue(name)
-    sums = movie.halves(movie.fuse(movie.motion().shifts))
-    image, _ = restore.restore(sums, quality.measure(sums), None)
+    sums = movie.halves(movie.sum_frames(movie.motion().shifts))
+    image, _ = restore.restore(sums, estimators.measure(sums), None)
     assert image.shape == movie.scope.shape
     truth = movie.field.truth()
     found = pick(image, movie.scope.pixel_size, truth.diameter)

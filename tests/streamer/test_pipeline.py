@@ -26,7 +26,7 @@ from streamer.errors import (
 from streamer.metadata.sidecars import read_sidecar
 from streamer.movie_record import Acquisition, ModelRef, MovieRecord, Times
 from streamer.pipeline import Job, process_movie
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of
 from streamer.records import Correction, Gain, Movie
@@ -35,9 +35,9 @@ from streamer.settings import DataPathSettings, OutputSettings, settings_sha256
 from streamer.simulation.microscope import Plan, encode, expose
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
-from streamer.sums import halves as split
+from streamer.sums import frame_sum, halves
 from streamer.sums.group_files import read_groups
-from streamer.super_resolution.training_data import read_averages, read_lesson
+from streamer.super_resolution.training_data import read_averages, read_training_data
 
 SCOPE = Microscope(shape=(256, 256), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
 MODEL = ModelRef(version="v0003", sha256="cd" * 32, weight=((0.01, 0.5), (0.1, 0.25), (0.16, 0.0)))
@@ -398,7 +398,7 @@ def test_what_a_network_learns_from_is_written_where_it_is_wanted(root, path, ga
     lesson.parent.mkdir()
     job = job_of(tmp_path, gain, settings=settings, lesson=lesson)
     record = process_movie(movie_of(path, root), job, Stopwatch())
-    movie_id, found = read_lesson(lesson)
+    movie_id, found = read_training_data(lesson)
     assert movie_id == record.movie_id
     assert len(found.groups) == 8
     assert found.pixel_size == record.source.pixel_size
@@ -653,13 +653,13 @@ def test_a_full_disk_leaves_no_part_of_a_file(root, path, gain, tmp_path, monkey
 
 
 def test_sums_that_are_not_numbers_stop_the_movie(monkeypatch, tmp_path):
-    half_sums = split.half_sums
+    half_sums = halves.half_sums
 
     def broken(*arguments):
         sums = half_sums(*arguments)
         return replace(sums, even=torch.full_like(sums.even, torch.nan))
 
-    monkeypatch.setattr(pipeline.split, "half_sums", broken)
+    monkeypatch.setattr(halves, "half_sums", broken)
     path = stored(tmp_path / "in", noise(4, 48, 48))
     with pytest.raises(StageError, match="not finite"):
         process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch())
@@ -767,8 +767,8 @@ def test_quality_is_measured_on_what_is_written(done):
     """The FRC in the record is that of the even and odd files."""
     record, _ = done
     even, odd = (torch.from_numpy(image(done, role).astype(np.float32)) for role in ("even", "odd"))
-    spectra = [quality.tapered(torch.fft.rfft2(half), (256, 256)) for half in (even, odd)]
-    frc = quality.frc(*spectra, (256, 256))
+    spectra = [estimators.tapered(torch.fft.rfft2(half), (256, 256)) for half in (even, odd)]
+    frc = estimators.frc(*spectra, (256, 256))
     counts = fourier.coefficient_counts((256, 256))
     pooled = [
         float((frc[i] * counts[i]).sum() / counts[i].sum())
@@ -847,8 +847,8 @@ def test_fractions_of_different_doses_are_weighted_by_their_own(eer, tmp_path, m
     plan = tmp_path / "integration.txt"
     plan.write_text("40 10 0.05\n120 40 0.05\n")
     seen = []
-    genuine = pipeline.fuse.fuse
-    monkeypatch.setattr(pipeline.fuse, "fuse", lambda *a, **k: (seen.append(a[2]), genuine(*a, **k))[1])
+    genuine = frame_sum.sum_frames
+    monkeypatch.setattr(frame_sum, "sum_frames", lambda *a, **k: (seen.append(a[2]), genuine(*a, **k))[1])
     settings = configured(eer={"integration": str(plan)}, outputs={"super_resolution": "never"})
     movie = movie_of(path, root, acquisition=Acquisition())
     record = process_movie(movie, job_of(tmp_path / "out", gain, settings=settings), Stopwatch())

@@ -3,7 +3,7 @@ import torch
 
 from streamer import fourier, restore
 from streamer.movie_record import ModelRef
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import Correction, Spectrum
 from tests.simulated_movies import half_sums, images, unchanged
 
@@ -17,7 +17,7 @@ def scene(shape):
         torch.fft.rfft2(images(*shape)) * torch.exp(-((fourier.radius(shape) / 0.1) ** 2)), shape
     )
     sums = half_sums(*(5.0 + 3.0 * picture + 0.2 * images(*shape, seed=i) for i in (1, 2)))
-    return sums, quality.measure(sums)
+    return sums, estimators.measure(sums)
 
 
 def correction(sums, value):
@@ -93,7 +93,7 @@ def test_the_wiener_estimate_is_nearer_to_the_truth_than_the_data():
         torch.fft.rfft2(images(*shape)) * torch.exp(-((fourier.radius(shape) / 0.1) ** 2)), shape
     )
     sums = half_sums(*(truth / 2 + images(*shape, seed=i) for i in (1, 2)))
-    image, _ = restore.restore(sums, quality.measure(sums), None)
+    image, _ = restore.restore(sums, estimators.measure(sums), None)
     plain = fourier.to_image(sums.total, shape)
     best = (truth**2).mean() - (image - truth).square().mean()
     assert float((image - truth).square().mean()) < 0.5 * float((plain - truth).square().mean())

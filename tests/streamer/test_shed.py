@@ -96,7 +96,7 @@ def shed(request, material, tmp_path_factory):
     directory, chosen = tmp_path_factory.mktemp("shed"), request.param
     with pytest.MonkeyPatch.context() as patch:
         if "super-resolution" in chosen:
-            patch.setattr(pipeline.fine, "accumulate", never)
+            patch.setattr(pipeline, "accumulate", never)
         if "preview" in chosen:
             patch.setattr("streamer.writers.outputs.encode_png", never)
             patch.setattr("streamer.writers.outputs.encode_power_spectrum", never)

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from streamer import fourier
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.simulation.movie import Detector, Field, Microscope, _bend_basis, _every_second
 from streamer.simulation.specimen import Specimen, random_protein
 from streamer.units import electron_wavelength
@@ -31,8 +31,8 @@ def expected(field, camera=None):
 
 def power(image):
     shape = tuple(image.shape)
-    spectrum = quality.tapered(torch.fft.rfft2(image), shape)
-    return quality.covariance(spectrum, spectrum, shape)
+    spectrum = estimators.tapered(torch.fft.rfft2(image), shape)
+    return estimators.covariance(spectrum, spectrum, shape)
 
 
 # ------------------------------------------------------------------------------------------------------ the camera
@@ -191,8 +191,8 @@ def test_the_truth_lies_where_the_first_frame_shows_it():
     height, width = SMALL.shape
     averaged = truth.reshape(height, 2, width, 2).mean((1, 3))
     first = expected(field)[0] / (2.0 * 1.5**2) - 1.0
-    a, b = (quality.tapered(torch.fft.rfft2(i), SMALL.shape) for i in (first, averaged))
-    correlation = quality.frc(a, b, SMALL.shape)
+    a, b = (estimators.tapered(torch.fft.rfft2(i), SMALL.shape) for i in (first, averaged))
+    correlation = estimators.frc(a, b, SMALL.shape)
     # 2 e⁻/Å² and the detector's blur take power, not phase; the rest is what aliases
     assert float(correlation[3:60].min()) > 0.97
     cross = fourier.to_image(a.conj() * b, SMALL.shape)

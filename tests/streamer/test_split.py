@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from streamer import dose, fourier
-from streamer.quality import estimators as quality
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
+from streamer.quality import estimators
+from streamer.sums import frame_sum, halves
 from tests.simulated_movies import images
 
 SHIFTS = torch.tensor(np.random.default_rng(3).uniform(-2, 2, (12, 2)))
@@ -16,14 +15,14 @@ SHIFTS = torch.tensor(np.random.default_rng(3).uniform(-2, 2, (12, 2)))
 def fused(frames, dose_per_frame=2.0, shifts=None, **options):
     exposures = dose.frame_exposures(len(frames), dose_per_frame)
     shifts = torch.zeros(len(frames), 2, dtype=torch.float64) if shifts is None else shifts
-    return fuse.fuse(lambda i: frames[i], shifts, exposures, pixel_size=1.2, voltage_kv=200.0, **options)
+    return frame_sum.sum_frames(lambda i: frames[i], shifts, exposures, pixel_size=1.2, voltage_kv=200.0, **options)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (15, 18), (16, 13)])
 @pytest.mark.parametrize("dose_per_frame", [2.0, None])
 def test_the_micrograph_is_the_weighted_sum_over_the_root_of_the_squared_weights(size, dose_per_frame):
     frames = images(12, *size)
-    sums = split.half_sums(fused(frames, dose_per_frame, SHIFTS - SHIFTS.round()), 1.2, 200.0)
+    sums = halves.half_sums(fused(frames, dose_per_frame, SHIFTS - SHIFTS.round()), 1.2, 200.0)
     rows, columns = np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None, :]
     rate = 0.5 / ((0.245 * (np.hypot(rows, columns) / 1.2).clip(1e-12) ** -1.665 + 2.81) * 0.8)
     exposures = 2.0 * np.arange(1, 13) if dose_per_frame else np.zeros(12)
@@ -39,7 +38,7 @@ def test_the_micrograph_is_the_weighted_sum_over_the_root_of_the_squared_weights
 def test_even_and_odd_add_up_to_the_micrograph(n_frames):
     frames = images(n_frames, 14, 17)
     accumulated = fused(frames)
-    sums = split.half_sums(accumulated, 1.2, 200.0)
+    sums = halves.half_sums(accumulated, 1.2, 200.0)
     assert torch.equal(sums.total, sums.even + sums.odd)
     rate = dose.decay_rate(fourier.radius((14, 17)), 1.2, 200.0)
     norm = dose.sum_of_squares(accumulated.exposures, rate).sqrt()
@@ -50,7 +49,7 @@ def test_even_and_odd_add_up_to_the_micrograph(n_frames):
 @pytest.mark.parametrize("n_frames", [1, 2, 7, 12])
 @pytest.mark.parametrize("dose_per_frame", [None, 2.0])
 def test_the_even_share_is_their_part_of_the_squared_weights(n_frames, dose_per_frame):
-    sums = split.half_sums(fused(images(n_frames, 20, 22), dose_per_frame), 1.2, 200.0)
+    sums = halves.half_sums(fused(images(n_frames, 20, 22), dose_per_frame), 1.2, 200.0)
     weights = np.exp(-2 * (1.0 + 2.0 * np.arange(1, n_frames + 1))[:, None] * _rate(sums)) if dose_per_frame else None
     expected = -(-n_frames // 2) / n_frames if weights is None else weights[0::2].sum(0) / weights.sum(0)
     np.testing.assert_allclose(sums.even_share, np.broadcast_to(expected, 11), rtol=1e-3)
@@ -64,7 +63,7 @@ def _rate(sums):
 @pytest.mark.parametrize("dose_per_frame", [None, 2.0])
 def test_counting_noise_stays_white_and_is_the_mean_counts(dose_per_frame):
     frames = torch.poisson(torch.full((16, 200, 200), 3.0), generator=torch.Generator().manual_seed(0))
-    spectrum = quality.measure(split.half_sums(fused(frames, dose_per_frame), 1.2, 200.0))
+    spectrum = estimators.measure(halves.half_sums(fused(frames, dose_per_frame), 1.2, 200.0))
     pooled = spectrum.noise[5:].reshape(-1, 8).mean(1)
     # 32 rings of 7 smoothed: the thinnest hold some 400 coefficients
     np.testing.assert_allclose(pooled, 3.0, rtol=0.12)
@@ -78,12 +77,12 @@ def test_counting_noise_stays_white_and_is_the_mean_counts(dose_per_frame):
     ("n_frames", "groups"), [(1, 0), (3, 0), (4, 4), (5, 4), (9, 8), (10, 10), (11, 10), (40, 10), (400, 10)]
 )
 def test_groups_are_even_in_number(n_frames, groups):
-    assert split.group_count(n_frames) == groups
+    assert halves.group_count(n_frames) == groups
 
 
 def test_group_sums_are_those_of_the_frames_on_one_scale():
     frames = 5.0 + images(10, 32, 40)
-    sums = split.group_sums(fused(frames, None, group_shape=(16, 24), n_groups=4), (16, 24), 1.2, 200.0)
+    sums = halves.group_sums(fused(frames, None, group_shape=(16, 24), n_groups=4), (16, 24), 1.2, 200.0)
     assert sums.groups.dtype == torch.float16
     assert sums.groups.shape == (4, 16, 24)
     assert float(sums.groups.float().std()) == pytest.approx(1.0, abs=1e-3)
@@ -97,7 +96,7 @@ def test_group_sums_are_those_of_the_frames_on_one_scale():
 
 
 def test_groups_know_when_their_frames_were_exposed():
-    sums = split.group_sums(fused(images(6, 16, 16), 2.0, group_shape=(8, 8), n_groups=4), (8, 8), 1.2, 200.0)
+    sums = halves.group_sums(fused(images(6, 16, 16), 2.0, group_shape=(8, 8), n_groups=4), (8, 8), 1.2, 200.0)
     assert sums.exposures == ((2.0, 10.0), (4.0, 12.0), (6.0,), (8.0,))
 
 
@@ -105,11 +104,11 @@ def test_groups_know_when_their_frames_were_exposed():
 def test_any_cameras_counts_fit_into_float16(scale):
     frames = images(4, 16, 16)
     plain, scaled = (
-        split.group_sums(fused(f, None, group_shape=(8, 8), n_groups=4), (8, 8), 1.2, 200.0)
+        halves.group_sums(fused(f, None, group_shape=(8, 8), n_groups=4), (8, 8), 1.2, 200.0)
         for f in (frames, scale * frames)
     )
     torch.testing.assert_close(plain.groups, scaled.groups, rtol=1e-2, atol=1e-2)
 
 
 def test_without_groups_there_are_no_group_sums():
-    assert split.group_sums(fused(images(3, 8, 8)), (8, 8), 1.2, 200.0) is None
+    assert halves.group_sums(fused(images(3, 8, 8)), (8, 8), 1.2, 200.0) is None

@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from streamer import fourier
-from streamer.quality import estimators as quality
+from streamer.quality import estimators
 from streamer.records import Motion
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
-from streamer.sums import frame_sum as fuse
-from streamer.sums import halves as split
-from streamer.super_resolution import accumulate as fine
-from streamer.super_resolution.fusion import Resolver, super_resolve
+from streamer.sums import frame_sum, halves
+from streamer.super_resolution import accumulate
+from streamer.super_resolution.fusion import Fusion, super_resolve
 from streamer.super_resolution.verdict import cannot_help, nothing_near_nyquist
 from tests.simulated_movies import simulated
 
@@ -23,7 +22,7 @@ BANDS = ((0.255, 0.30), (0.30, 0.36), (0.36, 0.45))
 def correlation(a, b, low, high):
     """Fourier correlation of two images (h, w) in a band, pooled, and its standard deviation by chance."""
     shape = tuple(a.shape)
-    a, b = (quality.tapered(torch.fft.rfft2(image), shape) for image in (a, b))
+    a, b = (estimators.tapered(torch.fft.rfft2(image), shape) for image in (a, b))
     radius = fourier.radius(shape)
     inside = ((radius >= low) & (radius < high)) * fourier.hermitian_weights(shape[1])
     common, power_a, power_b = (float(((p.conj() * q).real * inside).sum()) for p, q in ((a, b), (a, a), (b, b)))
@@ -35,8 +34,8 @@ def motion_of(shifts):
 
 
 def resolved(movie, shifts):
-    noise = float(quality.measure(movie.halves(movie.fuse(shifts))).noise[1:].mean())
-    return super_resolve(Resolver(movie.fine_sums(motion_of(shifts)), noise), shifts=shifts, min_diversity=0.2)
+    noise = float(estimators.measure(movie.halves(movie.sum_frames(shifts))).noise[1:].mean())
+    return super_resolve(Fusion(movie.fine_sums(motion_of(shifts)), noise), shifts=shifts, min_diversity=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def fine_image(coarse_movie, shifts):
 def controls(coarse_movie, shifts):
     """What needs no separation of aliases: the same fusion with other frames' shifts, and bilinear upsampling."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(shifts)))
-    plain = fourier.to_image(coarse_movie.halves(coarse_movie.fuse(shifts)).total, coarse_movie.scope.shape)
+    plain = fourier.to_image(coarse_movie.halves(coarse_movie.sum_frames(shifts)).total, coarse_movie.scope.shape)
     twice = torch.nn.functional.interpolate(plain[None, None], scale_factor=2.0, mode="bilinear")[0, 0]
     return {"shuffled": resolved(coarse_movie, shifts[order]).image, "bilinear": twice}
 
@@ -85,7 +84,7 @@ def test_the_fine_image_lies_where_the_specimen_was_in_the_first_frame(coarse_mo
 
 
 def test_the_fine_image_keeps_the_mean_of_the_plain_one(coarse_movie, shifts, fine_image):
-    plain = fourier.to_image(coarse_movie.halves(coarse_movie.fuse(shifts)).total, coarse_movie.scope.shape)
+    plain = fourier.to_image(coarse_movie.halves(coarse_movie.sum_frames(shifts)).total, coarse_movie.scope.shape)
     assert fine_image.shape == (1024, 1024)
     assert float(fine_image.mean()) == pytest.approx(float(plain.mean()), rel=1e-3)
 
@@ -98,7 +97,7 @@ def test_where_the_halves_agree_beyond_nyquist_it_helps():
     scope = Microscope(shape=(512, 512), pixel_size=4.0, dose_per_frame=2.0, bend_px=0.3, damage=False)
     movie = simulated(scope, random_protein(1), seed=1)
     shifts = movie.motion().shifts
-    assert nothing_near_nyquist(quality.measure(movie.halves(movie.fuse(shifts)))) is None
+    assert nothing_near_nyquist(estimators.measure(movie.halves(movie.sum_frames(shifts)))) is None
     found = resolved(movie, shifts).verdict
     assert found.verdict == "helps"
     assert found.frc_beyond_nyquist > 0.01
@@ -124,11 +123,11 @@ def test_noise_alone_never_helps(shape):
     shifts = torch.from_numpy(np.random.default_rng(0).uniform(-0.5, 0.5, (16, 2)))
     exposures = torch.zeros(16, dtype=torch.float64)
     scale = {"pixel_size": 1.0, "voltage_kv": 300.0}
-    plain = fuse.fuse(lambda i: frames[i], shifts, exposures, **scale)
-    known = nothing_near_nyquist(quality.measure(split.half_sums(plain, **scale)))
+    plain = frame_sum.sum_frames(lambda i: frames[i], shifts, exposures, **scale)
+    known = nothing_near_nyquist(estimators.measure(halves.half_sums(plain, **scale)))
     assert known.verdict == "not shown"
-    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, **scale)
-    found = super_resolve(Resolver(sums, 2.0), shifts=shifts, min_diversity=0.2)
+    sums = accumulate.accumulate(lambda i: frames[i], motion_of(shifts), exposures, **scale)
+    found = super_resolve(Fusion(sums, 2.0), shifts=shifts, min_diversity=0.2)
     assert found.verdict.verdict != "helps"
     assert abs(found.verdict.frc_beyond_nyquist) < 0.1
     # and the image fades: its contrast is far below that of the noise it was made from
@@ -161,8 +160,10 @@ def test_the_error_is_what_noise_scatters_by():
         frames = torch.poisson(torch.full((12, 260, 260), 2.0), generator=torch.Generator().manual_seed(seed))
         shifts = torch.from_numpy(np.random.default_rng(seed).uniform(-0.5, 0.5, (12, 2)))
         exposures = torch.zeros(12, dtype=torch.float64)
-        sums = fine.accumulate(lambda i, f=frames: f[i], motion_of(shifts), exposures, pixel_size=1.0, voltage_kv=300.0)
-        resolver = Resolver(sums, 2.0)
+        sums = accumulate.accumulate(
+            lambda i, f=frames: f[i], motion_of(shifts), exposures, pixel_size=1.0, voltage_kv=300.0
+        )
+        resolver = Fusion(sums, 2.0)
         for found in (resolver.confirmation(), resolver.control()):
             shares.append(found.share / found.error)
     assert abs(np.mean(shares)) < 0.8
@@ -182,8 +183,8 @@ def test_the_error_is_what_noise_scatters_by():
 def test_what_cannot_be_told_apart_gives_an_image_and_says_so(shape, shifts):
     frames = torch.poisson(torch.full((len(shifts), *shape), 2.0), generator=torch.Generator().manual_seed(0))
     shifts, exposures = shifts.double(), torch.zeros(len(shifts), dtype=torch.float64)
-    sums = fine.accumulate(lambda i: frames[i], motion_of(shifts), exposures, pixel_size=1.0, voltage_kv=300.0)
-    found = super_resolve(Resolver(sums, 2.0), shifts=shifts, min_diversity=0.2)
+    sums = accumulate.accumulate(lambda i: frames[i], motion_of(shifts), exposures, pixel_size=1.0, voltage_kv=300.0)
+    found = super_resolve(Fusion(sums, 2.0), shifts=shifts, min_diversity=0.2)
     assert found.image.shape == (2 * shape[0], 2 * shape[1])
     assert torch.isfinite(found.image).all()
     assert float(found.image.mean()) == pytest.approx(2.0 * math.sqrt(len(shifts)), rel=0.05)
@@ -194,11 +195,11 @@ def test_the_prior_is_the_signal_that_is_there(coarse_movie, shifts):
     """σ²/P against the truth's own spectrum, where there is enough of it to be measured."""
     movie = coarse_movie
     noise = float(movie.counts.mean())
-    resolver = Resolver(movie.fine_sums(motion_of(shifts)), noise)
+    resolver = Fusion(movie.fine_sums(motion_of(shifts)), noise)
     truth = torch.from_numpy(movie.field.truth().image) * noise
-    spectrum = quality.tapered(torch.fft.rfft2(truth), tuple(truth.shape))
+    spectrum = estimators.tapered(torch.fft.rfft2(truth), tuple(truth.shape))
     taper = float((fourier.cosine_taper(tuple(truth.shape)) ** 2).mean())
-    power = quality.covariance(spectrum, spectrum, tuple(truth.shape))
+    power = estimators.covariance(spectrum, spectrum, tuple(truth.shape))
     counts = 2.0 * fourier.coefficient_counts(tuple(truth.shape))
     # per alias: an image of (2s)² fine px has |X|²/16 = P s²/4, a frame's noise σ² s²
     expected = power / counts / truth.numel() / taper / 4.0 / noise
@@ -216,15 +217,15 @@ def test_an_unfiltered_image_has_white_noise_as_strong_as_the_micrographs(shape,
     noise = 0.5 * torch.randn(frames, *shape, generator=generator)
     shifts = torch.cumsum(0.35 * torch.randn(frames, 2, generator=generator, dtype=torch.float64), 0)
     scale = {"pixel_size": 3.0, "voltage_kv": 300.0}
-    sums = fine.accumulate(lambda i: noise[i], motion_of(shifts), torch.zeros(frames), **scale)
-    resolver = Resolver(sums, 0.25)
+    sums = accumulate.accumulate(lambda i: noise[i], motion_of(shifts), torch.zeros(frames), **scale)
+    resolver = Fusion(sums, 0.25)
     # a prior that lets something pass at all
     resolver.prior = torch.full_like(resolver.prior, 20.0)
     image = resolver.image(filtered=False)
     fine_shape = tuple(image.shape)
     spectrum = torch.fft.rfft2(image)
     counts = 2.0 * fourier.coefficient_counts(fine_shape) * image.numel()
-    power = quality.covariance(spectrum, spectrum, fine_shape) / counts
+    power = estimators.covariance(spectrum, spectrum, fine_shape) / counts
     bands = [float(part.mean()) for part in power[8:].split(len(power) // 8)]
     assert bands == pytest.approx([0.25] * len(bands), rel=0.15)
     # the filtered one has lost most of it

@@ -5,9 +5,7 @@ import torch
 
 from streamer import fourier
 from streamer.ctf.transfer import ctf_2d
-from streamer.quality import checks as validity
-from streamer.quality import estimators as quality
-from streamer.quality import intervals
+from streamer.quality import checks, estimators, intervals
 from tests.simulated_movies import OPTICS, images
 
 SHAPE = (192, 192)
@@ -25,14 +23,14 @@ def pair(seed, fixed=None):
 
 
 def spectra(pictures):
-    return tuple(quality.tapered(torch.fft.rfft2(p), SHAPE) for p in pictures)
+    return tuple(estimators.tapered(torch.fft.rfft2(p), SHAPE) for p in pictures)
 
 
 def checks_of(outputs, n=8):
     halves = [pair(seed) for seed in range(n)]
-    sums = torch.stack([quality.estimate(spectra(h), spectra(outputs(*h)), SHAPE) for h in halves])
+    sums = torch.stack([estimators.estimate(spectra(h), spectra(outputs(*h)), SHAPE) for h in halves])
     counts = fourier.coefficient_counts(SHAPE) * n
-    found = validity.leak(quality.ratios(sums.sum(0)), intervals.bootstrap(sums), counts)
+    found = checks.leak(estimators.ratios(sums.sum(0)), intervals.bootstrap(sums), counts)
     return {check.name: check for check in found}
 
 
@@ -54,10 +52,10 @@ def other(fixed):
     halves = [spectra(pair(seed, fixed)) for seed in range(6)]
     cross, power, counts = [], [], []
     for (first, _), (_, second) in zip(halves, halves[1:], strict=False):
-        cross.append(quality.covariance(first, second, SHAPE))
-        power.append((quality.covariance(first, first, SHAPE) * quality.covariance(second, second, SHAPE)).sqrt())
+        cross.append(estimators.covariance(first, second, SHAPE))
+        power.append((estimators.covariance(first, first, SHAPE) * estimators.covariance(second, second, SHAPE)).sqrt())
         counts.append(fourier.coefficient_counts(SHAPE))
-    return validity.other_micrograph(torch.stack(cross), torch.stack(power), torch.stack(counts))
+    return checks.other_micrograph(torch.stack(cross), torch.stack(power), torch.stack(counts))
 
 
 def test_different_micrographs_share_nothing_but_the_detectors_pattern():
@@ -74,8 +72,8 @@ def test_a_white_pattern_rises_towards_nyquist():
         halves = pair(1, fixed)
         smooth = torch.exp(-((fourier.radius(SHAPE) / blur) ** 2))
         halves = tuple(torch.fft.rfft2(h) * smooth for h in halves)
-        sums = quality.estimate(halves, halves, SHAPE)
-        return validity.fine_end(sums, counts)
+        sums = estimators.estimate(halves, halves, SHAPE)
+        return checks.fine_end(sums, counts)
 
     assert found(None, 10.0).ok
     # a pattern that grows with the frequency, as interpolation and read-out make it
@@ -89,6 +87,6 @@ def test_zeros_of_the_ctf_hold_nothing_of_the_specimen(fixed, ok):
     signal = fourier.to_image(torch.fft.rfft2(3.0 * images(*SHAPE, seed=9)) * ctf, SHAPE)
     signal = signal + fixed * 3.0 * images(*SHAPE, seed=10)
     even, odd = spectra([signal + images(*SHAPE, seed=i) for i in (1, 2)])
-    found = validity.ctf_zeros(even, odd, ctf, SHAPE, (3.0 / 40.0, 3.0 / 8.0))
+    found = checks.ctf_zeros(even, odd, ctf, SHAPE, (3.0 / 40.0, 3.0 / 8.0))
     assert found.ok is ok, found
     assert math.isfinite(found.value)

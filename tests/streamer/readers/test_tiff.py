@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported, StreamerError
-from streamer.readers import tiff
-from streamer.readers import tiff_pages as ifd
-from streamer.readers import tiff_tags as tags
+from streamer.readers import tiff, tiff_pages, tiff_tags
 from tests.streamer.readers.decoding import read_counts
 
 RNG = np.random.default_rng(1)
@@ -266,21 +264,21 @@ def test_a_loop_of_pages_is_corrupt(tmp_path):
 
 def test_too_many_pages_are_corrupt(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", movie())
-    monkeypatch.setattr(ifd, "MAX_PAGES", 2)
+    monkeypatch.setattr(tiff_pages, "MAX_PAGES", 2)
     with pytest.raises(MovieCorrupt, match="too many pages"):
         tiff.read_header(path)
 
 
 def test_too_many_strips_are_corrupt(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", movie(), rowsperstrip=1)
-    monkeypatch.setattr(ifd, "MAX_STRIPS", 32)
+    monkeypatch.setattr(tiff_pages, "MAX_STRIPS", 32)
     with pytest.raises(MovieCorrupt, match="too many strips"):
         tiff.read_header(path)
 
 
 def test_too_long_a_directory_is_corrupt(tmp_path):
     path = write(tmp_path / "a.tif", movie())
-    patch(path, chain(path)[0][0], struct.pack("<H", tags.MAX_ENTRIES + 1))
+    patch(path, chain(path)[0][0], struct.pack("<H", tiff_tags.MAX_ENTRIES + 1))
     with pytest.raises(MovieCorrupt, match="too long"):
         tiff.read_header(path)
 

@@ -6,8 +6,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from streamer.motion import align
-from streamer.motion import field as local
+from streamer.motion import align, field
 from streamer.settings import MotionSettings
 from streamer.writers.star import motion_star
 from tests.streamer.bent_movies import bent
@@ -123,7 +122,7 @@ def test_relions_bayesian_polishing_reads_our_motion(tmp_path):
         original_pixel_size=1.0,
         voltage_kv=300.0,
         dose_per_frame=1.2,
-        local_model=local.relion_model(motion.local)[0],
+        local_model=field.relion_model(motion.local)[0],
     )
     (tmp_path / "movie.star").write_text(text)
     (tmp_path / "micrographs.star").write_text(MICROGRAPHS)

@@ -14,17 +14,16 @@ from __future__ import annotations
 import torch
 
 from benchmarks.harness import band_frc, measured, simulated, table
-from models.gate import fusion_residual as fine_gate
-from models.networks import fusion_residual as gain_residual
-from models.networks import zssr
+from models.gate import fusion_residual as fusion_gate
+from models.networks import fusion_residual, zssr
 from streamer import fourier
 from streamer.records import Motion
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import apoferritin
-from streamer.super_resolution import accumulate as fine
+from streamer.super_resolution import accumulate
 from streamer.super_resolution.averages import average
-from streamer.super_resolution.fusion import Resolver
-from streamer.super_resolution.training_data import lesson_of
+from streamer.super_resolution.fusion import Fusion
+from streamer.super_resolution.training_data import training_data_of
 
 BANDS = [(0.01, 0.06), (0.06, 0.12), (0.12, 0.18), (0.18, 0.245), (0.255, 0.30), (0.30, 0.36), (0.36, 0.45)]
 _FRAMES, _SIZE = 40, 512
@@ -71,17 +70,17 @@ def sparse(
     return taken, -displacement / 2.0, truth[inner, inner]
 
 
-def sums_of(frames: list[torch.Tensor], shifts: torch.Tensor) -> fine.FineSums:
+def sums_of(frames: list[torch.Tensor], shifts: torch.Tensor) -> accumulate.AliasSums:
     """Unweighted sums on the fine grid."""
     motion = Motion(shifts=shifts, information=0.0, trusted=True, iterations=0)
     nothing = torch.zeros(len(frames))
-    return fine.accumulate(lambda i: frames[i], motion, nothing, pixel_size=3.0, voltage_kv=300.0, n_groups=8)
+    return accumulate.accumulate(lambda i: frames[i], motion, nothing, pixel_size=3.0, voltage_kv=300.0, n_groups=8)
 
 
 def oracle(image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Each band masked by the best gain for the truth's own local power."""
     shape = (image.shape[0], image.shape[1])
-    within = gain_residual.windows(fourier.radius(shape))
+    within = fusion_residual.windows(fourier.radius(shape))
     ours, true = (fourier.to_image(torch.fft.rfft2(one)[None] * within, shape) for one in (image, truth))
     scale = ((ours * true).mean((1, 2)) / true.square().mean((1, 2)))[:, None, None]
     noise = (ours - scale * true).square().mean((1, 2))[:, None, None]
@@ -100,24 +99,26 @@ def sparse_particles() -> None:
     movies = [sparse(seed) for seed in range(_TRAINED + _HELD_OUT + _TESTED)]
     lessons = []
     for seed, (frames, shifts, _) in enumerate(movies[: _TRAINED + _HELD_OUT]):
-        lessons.append(gain_residual.Lesson(str(seed), lesson_of(Resolver(sums_of(frames, shifts), NOISE), 3.0)))
+        lessons.append(
+            fusion_residual.FusionExample(str(seed), training_data_of(Fusion(sums_of(frames, shifts), NOISE), 3.0))
+        )
     torch.manual_seed(0)
-    net = gain_residual.GainResidualNet()
+    net = fusion_residual.FusionResidualNet()
     with measured() as cost:
-        gain_residual.train(net, lessons[:_TRAINED], steps=_STEPS, seed=1)
-    decision = fine_gate.judge(net, lessons[_TRAINED:], incumbent=None, trained_on=frozenset())
+        fusion_residual.train(net, lessons[:_TRAINED], steps=_STEPS, seed=1)
+    decision = fusion_gate.judge(net, lessons[_TRAINED:], incumbent=None, trained_on=frozenset())
     weight = torch.tensor([lam for _, lam in decision.weight])[:, None, None]
     found: dict[str, list[torch.Tensor]] = {}
     for frames, shifts, truth in movies[_TRAINED + _HELD_OUT :]:
         order = torch.randperm(_FRAMES, generator=torch.Generator().manual_seed(1))
         for name, moved in (("", shifts), (", other frames' shifts", shifts[order])):
             sums = sums_of(frames, moved)
-            resolver = Resolver(sums, NOISE)
+            resolver = Fusion(sums, NOISE)
             image = resolver.image() / _FRAMES**0.5
             sensitive = sums.grid.sensitivity(sums.exposures)
-            noise = gain_residual.band_noise(sums.grid, sensitive, resolver.prior, resolver.white)
+            noise = fusion_residual.band_noise(sums.grid, sensitive, resolver.prior, resolver.white)
             with torch.inference_mode():
-                changes, _ = gain_residual.correct(net, image[None], noise)
+                changes, _ = fusion_residual.correct(net, image[None], noise)
             found.setdefault(f"fusion{name}", []).append(ratio(image, truth))
             found.setdefault(f"fusion + network{name}", []).append(ratio(image + (weight * changes[0]).sum(0), truth))
             if not name:
@@ -140,15 +141,15 @@ def costs() -> None:
         rows.append([name, f"{seconds:.1f}", note])
 
     with measured() as cost:
-        sums = fine.accumulate(movie.frame(), motion, movie.exposures, pixel_size=3.0, voltage_kv=300.0)
-        resolver = Resolver(sums, float(movie.counts.mean()))
+        sums = accumulate.accumulate(movie.frame(), motion, movie.exposures, pixel_size=3.0, voltage_kv=300.0)
+        resolver = Fusion(sums, float(movie.counts.mean()))
         image = resolver.image()
     row("fusion", cost.cpu_s, "sums, prior and image, without the verdict")
-    net = gain_residual.GainResidualNet()
+    net = fusion_residual.FusionResidualNet()
     sensitive = sums.grid.sensitivity(sums.exposures)
-    noise = gain_residual.band_noise(sums.grid, sensitive, resolver.prior, resolver.white)
+    noise = fusion_residual.band_noise(sums.grid, sensitive, resolver.prior, resolver.white)
     with measured() as cost, torch.inference_mode():
-        gain_residual.correct(net, image[None], noise)
+        fusion_residual.correct(net, image[None], noise)
     row("network on fusion", cost.cpu_s, "one image")
     with measured() as cost:
         averages = average(movie.frame(), motion)
