@@ -7,6 +7,27 @@ Every message says what failed, where, what was expected, what was found and wha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Handling(StrEnum):
+    """What the daemon does about a movie when its processing raises an error. Each class names its own below."""
+
+    FAIL = "failed"
+    """Journalled as failed, never tried again by itself; the next movie is taken."""
+    LOOK_AGAIN = "not-ready"
+    """Looked at again later, no attempt counted; journalled as incomplete after ``watch.incomplete_after_s``."""
+    WAIT = "unreachable"
+    """Looked at again until it can be read, no attempt counted: a volume or a permission may come back."""
+    VANISH = "vanished"
+    """Journalled as vanished; a file that comes back is news."""
+    HOLD = "output"
+    """Alarm; nothing new is started for a while; tried again without counting an attempt."""
+    ASK = "config"
+    """Alarm: only people can mend it; tried again without counting an attempt."""
+    RETRY = "device"
+    """The attempt counts; tried again with less, on the CPU at last; quarantined after three attempts."""
 
 
 class StreamerError(Exception):
@@ -21,6 +42,7 @@ class StreamerError(Exception):
     """
 
     exit_code = 1
+    handling: ClassVar[Handling] = Handling.FAIL
 
     def __init__(
         self,
@@ -73,6 +95,7 @@ class ConfigError(StreamerError):
     """A wrong setting. The daemon refuses to start, exit 78; systemd does not restart it."""
 
     exit_code = 78
+    handling = Handling.ASK
 
 
 class UsageError(StreamerError):
@@ -90,13 +113,19 @@ class AlreadyRunning(StreamerError):
 class MovieNotReady(StreamerError):
     """The file is still being written. The daemon looks again later; no attempt is counted."""
 
+    handling = Handling.LOOK_AGAIN
+
 
 class MovieUnreachable(MovieNotReady):
     """It cannot be opened or read at present: a volume is away, a permission is missing. No reason to give it up."""
 
+    handling = Handling.WAIT
+
 
 class MovieVanished(MovieNotReady):
     """The file is gone though its directory is there. The daemon journals that; a file that comes back is news."""
+
+    handling = Handling.VANISH
 
 
 class MovieError(StreamerError):
@@ -124,13 +153,16 @@ class ModelError(StreamerError):
 
 
 class DeviceError(StreamerError):
-    """Memory or loss of the compute device. One retry in a fresh worker, then the daemon exits."""
+    """Memory or loss of the compute device. The movie is tried again with less, then on the CPU."""
+
+    handling = Handling.RETRY
 
 
 class OutputError(StreamerError):
     """A result could not be written (full disk, quota, read-only). The movie is retried with a growing delay."""
 
     exit_code = 74
+    handling = Handling.HOLD
 
 
 class ServiceError(StreamerError):

@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from streamer.movie_record import ModelRef, MovieQuality, MovieSource
-    from streamer.records import GroupSums, HalfSums, Motion, Spectrum, SuperResolution
-    from streamer.super_resolution.averages import Averages
-    from streamer.super_resolution.training_data import FusionTrainingData
+    from streamer.records import GroupSums, HalfSums, Motion, Spectrum
+    from streamer.super_resolution.step import SuperResolvedMovie
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +22,8 @@ class Micrograph:
     spectrum: Spectrum
     restored: Tensor
     """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
-    super_resolution: SuperResolution
+    super_resolution: SuperResolvedMovie
     groups: GroupSums | None
-    training_data: FusionTrainingData | Averages | None
     motion: Motion
     hot_pixels: np.ndarray
     """(n, 2) rows and columns."""

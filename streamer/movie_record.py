@@ -168,6 +168,8 @@ class MovieQuality:
     the wrong sense. None without a gain or where it has no pattern."""
     residual_gain_error: float | None = None
     """Its standard error."""
+    gain_advice: str | None = None
+    """What to set, where the gain reference does not fit the frames; None: it fits, or nothing can be said."""
     texture: tuple[float, ...] | None = None
     """What the plain micrograph looks like: tells one specimen from another."""
     score: ModelScore | None = None

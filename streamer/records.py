@@ -108,6 +108,22 @@ class Movie:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Instructions:
+    """What to make of a movie, what to leave out, and where it goes. Paths are texts: they travel as JSON."""
+
+    session_directory: str
+    """Where ``movies/…`` is made."""
+    groups: str | None = None
+    """Where the frame-group sums go that a session model learns from; None: they are not made for one."""
+    training_data: str | None = None
+    """Where the sums go that a network for super-resolution learns from; None: they are not made for one."""
+    notes: tuple[str, ...] = ()
+    """Flags that are known before the movie is read, from the movies before it."""
+    shed: tuple[str, ...] = ()
+    """Left out so that the others get their turn: preview (the pictures), denoise, super-resolution."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
     """A gain reference."""
 
@@ -204,6 +220,13 @@ class Motion:
             return "none"
         return "global" if self.local is None else "local"
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a user should know about the alignment."""
+        if self.trusted:
+            return ()
+        return ("motion: too little information" if self.converged else "motion: the fit did not settle",)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalfSums:
@@ -284,6 +307,20 @@ class GroupSums:
     pixel_size: float
     """Å/px of the whole micrograph."""
     voltage_kv: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a network was asked for, and what a user should know about the answer."""
+
+    correction: Correction | None = None
+    """None: there is no network, or it has nothing to say."""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> ModelRef | None:
+        """Version that made the correction."""
+        return None if self.correction is None else self.correction.model
 
 
 Propose = Callable[[HalfSums, Spectrum], Correction]

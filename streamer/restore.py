@@ -14,11 +14,30 @@ import torch
 from torch import Tensor
 
 from streamer import fourier
+from streamer.errors import ModelError
+from streamer.records import Proposal
 
 if TYPE_CHECKING:
-    from streamer.records import Correction, HalfSums, Spectrum
+    from streamer.records import Correction, GainFit, HalfSums, Propose, Spectrum
 
 Restoration = Literal["none", "wiener", "network"]
+
+_SEEN = ("model: the network was trained on this movie; its figures are not independent",)
+
+
+def ask_network(propose: Propose | None, sums: HalfSums, spectrum: Spectrum, gain_fit: GainFit | None) -> Proposal:
+    """Ask the session model; what it cannot do or may not do is flagged, and the Wiener estimate is used."""
+    if propose is None or not spectrum.significant:
+        return Proposal()
+    if gain_fit is not None and gain_fit.advice is not None:
+        return Proposal(flags=("model: not applied: residual fixed pattern correlates the half sums",))
+    try:
+        correction = propose(sums, spectrum)
+    except ModelError as error:
+        return Proposal(flags=(f"model: {error.what}",))
+    if correction.refused is not None:
+        return Proposal(correction=correction, flags=(f"model: not applied, {correction.refused}",))
+    return Proposal(correction=correction, flags=_SEEN if correction.learned_from else ())
 
 
 def restore(sums: HalfSums, spectrum: Spectrum, correction: Correction | None) -> tuple[Tensor, Restoration]:

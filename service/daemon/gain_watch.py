@@ -35,9 +35,8 @@ class GainWatch:
         metrics, source = record.metrics, record.source
         if metrics is None or metrics.residual_gain is None or source is None:
             return
-        advice = next((flag.removeprefix("gain: ") for flag in record.flags if _is_advice(flag)), None)
-        if advice is not None:
-            self._alarms.raise_("gain-wrong", f"{record.path}: {advice} ({source.gain_path})", "critical")
+        if metrics.gain_advice is not None:
+            self._alarms.raise_("gain-wrong", f"{record.path}: {metrics.gain_advice} ({source.gain_path})", "critical")
             return
         self._alarms.clear("gain-wrong")
         self._compare(record.session, str(source.gain_path), metrics.residual_gain, metrics.residual_gain_error or 0.0)
@@ -61,7 +60,3 @@ class GainWatch:
                 f"{abs(residual):.0%} of the gain reference's pattern is left in the frames, {abs(usual):.0%} was left "
                 f"before: the detector changed since {gain} was taken; take a new reference, or set movie.gain",
             )
-
-
-def _is_advice(flag: str) -> bool:
-    return flag.startswith("gain: the ") and ("does not fit" in flag or "corrected already" in flag)

@@ -15,8 +15,9 @@ from service.daemon.trainer_process import what_to_learn
 from service.journal.event_log import utc_seconds, utc_text
 from service.processes.messages import Failed, Finished, Work
 from service.wire.messages import SessionChange
-from streamer.errors import MovieNotReady, OutputError, Reason
+from streamer.errors import Handling, MovieNotReady, OutputError, Reason
 from streamer.movie_record import MovieRecord, Times
+from streamer.records import Instructions
 from streamer.runtime.fault_point import fault_point
 from streamer.runtime.stopwatch import utc_now
 
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HOLD_AFTER_OUTPUT_ERROR_S = 5.0
-_ENDS_AS: dict[str, Literal["incomplete", "vanished"]] = {"not-ready": "incomplete", "vanished": "vanished"}
+_ENDS_AS: dict[Handling, Literal["incomplete", "vanished"]] = {
+    Handling.LOOK_AGAIN: "incomplete",
+    Handling.VANISH: "vanished",
+}
 
 
 class MovieLifecycle:
@@ -52,15 +56,15 @@ class MovieLifecycle:
         journal: Journal,
         *,
         gains: GainChoice,
-        serving: ServingVersions,
-        teacher: TrainerProcess,
+        versions: ServingVersions,
+        trainer: TrainerProcess,
         tables: MicrographTables,
         metrics: Metrics,
         status: Status,
         alarms: Alarms,
     ) -> None:
         self._config, self._layout, self._journal = config, layout, journal
-        self._gains, self._serving, self._teacher, self._tables = gains, serving, teacher, tables
+        self._gains, self._versions, self._trainer, self._tables = gains, versions, trainer, tables
         self._metrics, self._status, self._alarms = metrics, status, alarms
         self._gain_watch = GainWatch(alarms)
         self._hold_until = 0.0
@@ -117,9 +121,10 @@ class MovieLifecycle:
         """Make the order for a movie: with which gain, which model, where to; raises ConfigError."""
         session, movie_id = movie.movie.session, movie.movie.movie_id
         gain = self._gains.for_movie(Path(movie.movie.path), movie.movie.acquisition.gain_reference)
-        version = self._serving.version(session) if self._config.denoise.enabled else None
+        version = self._versions.version(session) if self._config.denoise.enabled else None
         shed, why = self._left_out(movie)
         learns = self._config.session_model.enabled and DENOISE not in shed
+        learns_super_resolution = learns and self._config.super_resolution.learns
         notes = self._notes(session) if version is not None or self._config.session_model.enabled else ()
         return Work(
             movie=movie.movie,
@@ -129,16 +134,16 @@ class MovieLifecycle:
                 ready=movie.ready_utc,
                 started=utc_now(),
             ),
+            instructions=Instructions(
+                session_directory=str(self._layout.session_output(session)),
+                groups=str(self._layout.groups(movie_id)) if learns else None,
+                training_data=str(self._layout.training_data(movie_id)) if learns_super_resolution else None,
+                notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
+                shed=shed,
+            ),
             gain=None if gain is None else str(gain),
             model=None if version is None else str(self._layout.models(session) / version),
-            output=str(self._layout.session_output(session)),
-            groups=str(self._layout.groups(movie_id)) if learns else None,
             super_resolution_model=self._super_resolution_model(session),
-            training_data=str(self._layout.training_data(movie_id))
-            if learns and self._learns_super_resolution
-            else None,
-            notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
-            shed=shed,
             on_cpu=self._failures_of_the_device(movie) > 1,
         )
 
@@ -154,14 +159,9 @@ class MovieLifecycle:
     def _failures_of_the_device(movie: JournalMovie) -> int:
         return movie.attempt if movie.reason is not None and movie.reason.error == "DeviceError" else 0
 
-    @property
-    def _learns_super_resolution(self) -> bool:
-        """Whether the session's trainer makes the network of the fine grid."""
-        return self._config.super_resolution.learns and self._config.session_model.enabled
-
     def _super_resolution_model(self, session: str) -> str | None:
         chosen = self._config.super_resolution
-        version = self._serving.super_resolution_version(session, chosen.method) if chosen.learns else None
+        version = self._versions.super_resolution_version(session, chosen.method) if chosen.learns else None
         return None if version is None else str(version)
 
     def finished(self, message: Finished) -> None:
@@ -184,48 +184,52 @@ class MovieLifecycle:
         session = record.session
         specimens = self.specimens.session(session)
         try:
-            decided, change = specimens.take(record, self._serving.version(session))
+            decided, change = specimens.take(record, self._versions.version(session))
             self._alarms.clear("state-failing")
         except OutputError as error:
             self._alarms.raise_("state-failing", str(error), "critical")
             return  # nothing is learned from it; it is done and published all the same
         if change is not None:
-            before = self._serving.version(session)
-            serves = self._serving.change_specimen(session, change, specimens.served(change.specimen))
+            before = self._versions.version(session)
+            serves = self._versions.change_specimen(session, change, specimens.served(change.specimen))
             self._metrics.specimen(change.specimen, changed=True)
             known = "is back" if change.returned else "is new"
             words = f"specimen {change.specimen} {known} since {specimens.since}: {change.reason}"
             self._alarms.tell("specimen-changed", f"{words}; {serves or 'the Wiener estimate'} serves")
-            self._teacher.change_specimen(session, change.specimen, before if serves is None else None)
+            self._trainer.change_specimen(session, change.specimen, before if serves is None else None)
         for movie_id, specimen in decided:
             learned = what_to_learn(self._layout, movie_id)
             if learned is not None and specimen == specimens.current:
-                self._teacher.learn(session, learned, specimen)
+                self._trainer.learn(session, learned, specimen)
 
     def _notes(self, session: str) -> tuple[str, ...]:
         """What a movie's record has to say because of the movies before it."""
         specimens = self.specimens.session(session)
         number = specimens.current
-        if number == 1 or self._serving.has_own(session, number):
+        if number == 1 or self._versions.has_own(session, number):
             return ()
         return (f"model: specimen {number} since {specimens.since}, no network has learned from it yet",)
 
     def failed(self, message: Failed) -> None:
         """Decide what becomes of a movie that could not be processed."""
-        reason = message.reason
-        _log.warning("%s: %s", message.kind, reason.message)
-        if message.kind == "unreachable" or (message.kind == "not-ready" and self._has_patience(message.movie_id)):
-            self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
-        elif message.kind in ("output", "config"):
-            self._wait_for_people(message)
-            self._journal.retry_later(message.movie_id, message.revision, reason, counted=False)
-        elif message.kind == "device":
-            self._teacher.give_way()
-            if self._journal.retry_later(message.movie_id, message.revision, reason) == "quarantined":
-                self.gave_up(message.movie_id)
-        else:
-            self._end(message)
-            return
+        movie_id, revision, reason = message.movie_id, message.revision, message.reason
+        _log.warning("%s: %s", message.handling, reason.message)
+        match message.handling:
+            case Handling.FAIL | Handling.VANISH:
+                self._end(message)
+                return
+            case Handling.LOOK_AGAIN if not self._has_patience(movie_id):
+                self._end(message)
+                return
+            case Handling.LOOK_AGAIN | Handling.WAIT:
+                self._journal.retry_later(movie_id, revision, reason, counted=False)
+            case Handling.HOLD | Handling.ASK:
+                self._wait_for_people(message)
+                self._journal.retry_later(movie_id, revision, reason, counted=False)
+            case Handling.RETRY:
+                self._trainer.give_way()
+                if self._journal.retry_later(movie_id, revision, reason) == "quarantined":
+                    self.gave_up(movie_id)
         self._metrics.retried(reason.error)
 
     def gave_up(self, movie_id: str) -> None:
@@ -239,7 +243,7 @@ class MovieLifecycle:
 
     def _wait_for_people(self, message: Failed) -> None:
         """Raise the alarm for what only people can mend. Nothing at all is started while outputs cannot be written."""
-        if message.kind == "output":
+        if message.handling is Handling.HOLD:
             self._alarms.raise_("outputs-failing", message.reason.message, "critical")
             self._hold_until = time.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
         else:
@@ -263,7 +267,7 @@ class MovieLifecycle:
             movie_id=message.movie_id,
             session=known.movie.session if known else self.session,
             revision=message.revision,
-            state=_ENDS_AS.get(message.kind, "failed"),
+            state=_ENDS_AS.get(message.handling, "failed"),
             reason=message.reason,
             times=Times(stage_s=message.stage_s),
         )

@@ -113,8 +113,15 @@ class WorkerProcess:
         try:
             work = self._work_of(movie)
         except ConfigError as error:
-            reason = error.reason()
-            self._failed(Failed(movie_id=movie_id, revision=revision, reason=reason, kind="config", stage="order"))
+            self._failed(
+                Failed(
+                    movie_id=movie_id,
+                    revision=revision,
+                    reason=error.reason(),
+                    handling=error.handling,
+                    stage="order",
+                )
+            )
             return True
         except BaseException:
             self._journal.release(movie_id, revision)

@@ -25,9 +25,10 @@ from streamer.metadata.sidecars import session_directory, session_of, with_posit
 from streamer.movie_record import Acquisition, MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
-from streamer.records import Gain, Movie, movie_id_of
+from streamer.records import Gain, Instructions, Movie, movie_id_of
 from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.stopwatch import Stopwatch, utc_now
+from streamer.super_resolution.step import SuperResolutionRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,35 +109,31 @@ def gain_for(movie: Movie, config: Config) -> Gain | None:
     return None if found is None else read_gain(found)
 
 
-def job_for(movie: Movie, prepare: OfflineContext, output: Path) -> pipeline.Job:
+def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job:
     """Everything that ``process_movie`` needs for a movie."""
-    model = prepare.model
-    serves = model is not None and prepare.config.denoise.enabled
+    model = context.model if context.config.denoise.enabled else None
     return pipeline.Job(
-        movie_id=movie.movie_id,
-        settings=prepare.config.data_path(),
-        device=prepare.device,
-        gain=gain_for(movie, prepare.config),
-        propose=partial(proposal_of, model, movie.movie_id) if serves and model is not None else None,
-        session_directory=output / movie.session,
-        groups=None,
-        network=prepare.networks.on_fusion(None),
-        zssr=prepare.networks.zssr(None),
-        training_data=None,
-        notes=(),
+        instructions=Instructions(session_directory=str(output / movie.session)),
+        settings=context.config.data_path(),
+        device=context.device,
+        gain=gain_for(movie, context.config),
+        propose=None if model is None else partial(proposal_of, model, movie.movie_id),
+        super_resolution=SuperResolutionRequest(
+            movie_id=movie.movie_id, network=context.networks.on_fusion(None), zssr=context.networks.zssr(None)
+        ),
     )
 
 
-def process_all(paths: list[Path], prepare: OfflineContext, output: Path) -> Iterator[MovieRecord]:
+def process_all(paths: list[Path], context: OfflineContext, output: Path) -> Iterator[MovieRecord]:
     """Process movies one after the other; what fails gives a record that says so."""
     for path in paths:
         stopwatch = Stopwatch(Times(started=utc_now()))
         try:
-            movie = describe(path, prepare.config)
+            movie = describe(path, context.config)
             movie = replace(movie, revision=_next_revision(output, movie))
-            yield pipeline.process_movie(movie, job_for(movie, prepare, output), stopwatch)
+            yield pipeline.process_movie(movie, job_for(movie, context, output), stopwatch)
         except StreamerError as error:
-            yield failure(path, prepare.config, error, stopwatch)
+            yield failure(path, context.config, error, stopwatch)
 
 
 def finished_before(output: Path, session: str) -> list[MovieRecord]:

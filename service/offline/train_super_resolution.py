@@ -100,9 +100,10 @@ def _learning(config: Config) -> Config:
 def _example(path: Path, prepared: OfflineContext) -> fusion_residual.FusionExample | None:
     """A movie as an example; None where nothing can be fused."""
     movie = describe(path, prepared.config)
-    job = replace(job_for(movie, prepared, Path()), training_data=Path("wanted"))
+    job = job_for(movie, prepared, Path())
+    job = replace(job, instructions=replace(job.instructions, training_data="wanted"))
     frames, source = pipeline.read_movie(movie, job, Stopwatch())
-    sums = pipeline.compute_micrograph(frames, source, job, Stopwatch()).training_data
+    sums = pipeline.compute_micrograph(frames, source, job, Stopwatch()).super_resolution.training_data
     return fusion_residual.FusionExample(movie.movie_id, sums) if isinstance(sums, FusionTrainingData) else None
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from msgspec import Struct
 
 from service.config import Config
-from streamer.errors import Reason
+from streamer.errors import Handling, Reason
 from streamer.movie_record import DENOISER, MovieRecord, Times
-from streamer.records import Movie
+from streamer.records import Instructions, Movie
 
 
 class Begin(Struct, tag=True, frozen=True, kw_only=True):
@@ -29,21 +29,13 @@ class Work(Struct, tag=True, frozen=True, kw_only=True):
 
     movie: Movie
     times: Times
-    gain: str | None
-    model: str | None
-    """Directory of the version that serves."""
+    instructions: Instructions
+    gain: str | None = None
+    """Path of the gain reference."""
+    model: str | None = None
+    """Directory of the denoiser's version that serves."""
     super_resolution_model: str | None = None
-    """Directory of the network on top of fusion that serves."""
-    output: str
-    """The session's output directory."""
-    groups: str | None
-    """Where the frame-group sums go."""
-    training_data: str | None = None
-    """Where the fine grid's sums go that a network on top of fusion learns from."""
-    notes: tuple[str, ...] = ()
-    """Flags that the daemon adds to the record: what it knows from the movies before."""
-    shed: tuple[str, ...] = ()
-    """What to leave out: preview, denoise, super-resolution."""
+    """Directory of the version that serves for super-resolution."""
     on_cpu: bool = False
     """Whether the GPU has failed on this movie again and again."""
 
@@ -79,8 +71,7 @@ class Failed(Struct, tag=True, frozen=True, kw_only=True):
     movie_id: str
     revision: int
     reason: Reason
-    kind: str
-    """failed, vanished, unreachable, not-ready, output, device or config: what the daemon makes of it."""
+    handling: Handling
     stage: str
     stage_s: dict[str, float] = {}
 

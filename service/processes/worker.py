@@ -13,10 +13,10 @@ import resource
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -25,84 +25,43 @@ from models.serving.super_resolution import SuperResolutionNetworks
 from service.processes.messages import Begin, Failed, Finish, Finished, FromChild, Progress, Returned, Up, Work
 from service.processes.pipes import ParentChannel, die_with_parent
 from streamer import pipeline
-from streamer.errors import (
-    ConfigError,
-    DeviceError,
-    ModelError,
-    MovieError,
-    MovieNotReady,
-    MovieUnreachable,
-    MovieVanished,
-    OutputError,
-    StageError,
-    StreamerError,
-)
+from streamer.errors import ConfigError, DeviceError, ModelError, MovieNotReady, StreamerError
 from streamer.readers.gain import read_gain
 from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.fault_point import fault_point
 from streamer.runtime.memory import worker_memory_bytes
 from streamer.runtime.stopwatch import Stopwatch
+from streamer.super_resolution.step import SuperResolutionRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from service.config import Config
     from streamer.micrograph import Micrograph
     from streamer.movie_record import MovieSource
-    from streamer.records import Correction, Frames, Gain, HalfSums, Movie, Propose, Spectrum
-
-_KINDS: tuple[tuple[type[StreamerError], str], ...] = (
-    (MovieVanished, "vanished"),
-    (MovieUnreachable, "unreachable"),
-    (MovieNotReady, "not-ready"),
-    (MovieError, "failed"),
-    (StageError, "failed"),
-    (OutputError, "output"),
-    (DeviceError, "device"),
-    (ConfigError, "config"),
-)
-
+    from streamer.records import Correction, Frames, Gain, HalfSums, Movie, Spectrum
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _MORE_MEMORY = "instance.worker_memory_gib, or a smaller compute.frames_in_memory_gib"
 
 
-def make_job(
-    config: Config,
-    device: torch.device,
-    work: Work,
-    gain: Gain | None,
-    propose: Propose | None,
-    networks: SuperResolutionNetworks,
-) -> pipeline.Job:
-    """Settings, gain and models of one movie."""
-    return pipeline.Job(
-        movie_id=work.movie.movie_id,
-        settings=config.data_path(),
-        device=device,
-        gain=gain,
-        propose=propose,
-        network=networks.on_fusion(work.super_resolution_model),
-        zssr=networks.zssr(work.super_resolution_model),
-        session_directory=Path(work.output),
-        groups=None if work.groups is None else Path(work.groups),
-        training_data=None if work.training_data is None else Path(work.training_data),
-        notes=work.notes,
-        shed=work.shed,
-    )
-
-
-@dataclass(slots=True)
-class _Task:
-    """A movie on its way through the three threads."""
+class _Read(NamedTuple):
+    """A movie that was read, on its way to be computed."""
 
     work: Work
     stopwatch: Stopwatch
-    stage: str = "read"
-    job: pipeline.Job | None = None
-    frames: Frames | None = None
-    source: MovieSource | None = None
-    micrograph: Micrograph | None = None
+    job: pipeline.Job
+    frames: Frames
+    source: MovieSource
+
+
+class _Computed(NamedTuple):
+    """A micrograph on its way to be written."""
+
+    work: Work
+    stopwatch: Stopwatch
+    job: pipeline.Job
+    micrograph: Micrograph
 
 
 class Worker:
@@ -115,8 +74,8 @@ class Worker:
         self._gains: dict[str, tuple[int, Gain]] = {}
         self._model: SessionModel | None = None
         self._networks = SuperResolutionNetworks(config.super_resolution, self._device)
-        self._to_compute: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
-        self._to_write: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
+        self._to_compute: queue.Queue[_Read | None] = queue.Queue(maxsize=1)
+        self._to_write: queue.Queue[_Computed | None] = queue.Queue(maxsize=1)
         self._inbox: queue.Queue[Work | None] = queue.Queue()
         self._finishing = threading.Event()
 
@@ -135,8 +94,12 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        while (task := self._to_compute.get()) is not None:
-            self._guard(task, self._compute)
+        while (read := self._to_compute.get()) is not None:
+            with self._reporting(read.work, read.stopwatch, "compute"):
+                computed = self._compute(read)
+                # the frames go before the micrograph waits for its turn
+                del read
+                self._to_write.put(computed)
         self._to_write.put(None)
         threads[2].join()
 
@@ -160,67 +123,65 @@ class Worker:
             if self._finishing.is_set():
                 self._send(Returned(movie_id=work.movie.movie_id, revision=work.movie.revision))
                 continue
-            task = _Task(work, Stopwatch(work.times, notify=partial(self._announce, work.movie)))
-            self._guard(task, self._read)
+            stopwatch = Stopwatch(work.times, notify=partial(self._announce, work.movie))
+            with self._reporting(work, stopwatch, "read"):
+                self._to_compute.put(self._read(work, stopwatch))
         self._to_compute.put(None)
 
     def _write_all(self) -> None:
         use_threads(self._threads)
-        while (task := self._to_write.get()) is not None:
-            self._guard(task, self._write)
+        while (computed := self._to_write.get()) is not None:
+            with self._reporting(computed.work, computed.stopwatch, "write"):
+                self._write(computed)
 
     # ------------------------------------------------------------------------------------------------ steps
 
-    def _read(self, task: _Task) -> None:
-        work = task.work
-        task.job = make_job(
-            self._config,
-            torch.device("cpu") if work.on_cpu else self._device,
-            work,
-            self._gain(work.gain),
-            partial(self._propose, work.model, work.movie.movie_id) if work.model else None,
-            self._networks,
+    def _read(self, work: Work, stopwatch: Stopwatch) -> _Read:
+        job = pipeline.Job(
+            instructions=work.instructions,
+            settings=self._config.data_path(),
+            device=torch.device("cpu") if work.on_cpu else self._device,
+            gain=self._gain(work.gain),
+            propose=partial(self._propose, work.model, work.movie.movie_id) if work.model else None,
+            super_resolution=SuperResolutionRequest(
+                movie_id=work.movie.movie_id,
+                network=self._networks.on_fusion(work.super_resolution_model),
+                zssr=self._networks.zssr(work.super_resolution_model),
+            ),
         )
-        task.frames, task.source = pipeline.read_movie(work.movie, task.job, task.stopwatch)
-        self._to_compute.put(task)
+        return _Read(work, stopwatch, job, *pipeline.read_movie(work.movie, job, stopwatch))
 
-    def _compute(self, task: _Task) -> None:
-        task.stage = "compute"
-        if task.frames is None or task.source is None or task.job is None:
-            raise StageError("nothing was read", where=task.work.movie.path)
+    def _compute(self, read: _Read) -> _Computed:
+        work, stopwatch, job, frames, source = read
         try:
-            task.micrograph = pipeline.compute_micrograph(task.frames, task.source, task.job, task.stopwatch)
+            micrograph = pipeline.compute_micrograph(frames, source, job, stopwatch)
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            raise DeviceError("out of GPU memory", where=task.work.movie.path) from error
+            raise DeviceError("out of GPU memory", where=work.movie.path) from error
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
                 raise
-            raise DeviceError("out of memory", where=task.work.movie.path, hint=_MORE_MEMORY) from error
-        task.frames = None
-        self._to_write.put(task)
+            raise DeviceError("out of memory", where=work.movie.path, hint=_MORE_MEMORY) from error
+        return _Computed(work, stopwatch, job, micrograph)
 
-    def _write(self, task: _Task) -> None:
-        task.stage = "write"
-        if task.micrograph is None or task.job is None:
-            raise StageError("nothing was computed", where=task.work.movie.path)
-        record = pipeline.write_micrograph(task.work.movie, task.micrograph, task.job, task.stopwatch)
-        self._send(Finished(record=record))
+    def _write(self, computed: _Computed) -> None:
+        work, stopwatch, job, micrograph = computed
+        self._send(Finished(record=pipeline.write_micrograph(work.movie, micrograph, job, stopwatch)))
 
-    def _guard(self, task: _Task, step: Callable[[_Task], None]) -> None:
-        """Run a step; report what is foreseen. Anything else ends the process, and the daemon starts another."""
+    @contextmanager
+    def _reporting(self, work: Work, stopwatch: Stopwatch, stage: str) -> Iterator[None]:
+        """Report what is foreseen. Anything else ends the process, and the daemon starts another."""
         try:
-            step(task)
+            yield
         except StreamerError as error:
-            kind = next((kind for base, kind in _KINDS if isinstance(error, base)), "failed")
             self._send(
                 Failed(
-                    movie_id=task.work.movie.movie_id,
-                    revision=task.work.movie.revision,
+                    movie_id=work.movie.movie_id,
+                    revision=work.movie.revision,
                     reason=error.reason(),
-                    kind=kind,
-                    stage=task.stage,
-                    stage_s=task.stopwatch.times().stage_s,
+                    handling=error.handling,
+                    stage=stage,
+                    stage_s=stopwatch.times().stage_s,
                 )
             )
 

@@ -9,17 +9,19 @@ counting noise at the scale of single pixels, and is not where the reference's i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from streamer.detector.orientation import ORIENTATIONS, turned
-from streamer.records import GainFit
+from streamer.detector.orientation import ORIENTATIONS, divides, fitted, turned
+from streamer.records import Gain, GainFit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from streamer.records import MovieHeader
     from streamer.settings import GainSettings
 
 _LEAST_PATTERN = 0.003
@@ -29,6 +31,41 @@ _SURE = 8.0
 """Standard errors by which a slope must differ from 0 to be believed."""
 _WRONG = 0.5
 """Residual from which on the other orientations are tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedGain:
+    """The gain as it multiplies a movie's frames, and whether their own pattern agrees."""
+
+    gain: Gain | None = None
+    fit: GainFit | None = None
+    """None without a gain, or where the reference has no pattern."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a user should know about it."""
+        return () if self.fit is None or self.fit.advice is None else (f"gain: {self.fit.advice}",)
+
+
+def fit_gain(
+    gain: Gain | None, header: MovieHeader, total: NDArray[np.float32], settings: GainSettings, movie: str
+) -> FittedGain:
+    """Orient a reference for a movie and compare it with the movie's own pattern.
+
+    Parameters
+    ----------
+    total : (h, w) sum of the raw frames.
+    movie : its path, for messages.
+
+    Raises
+    ------
+    MovieMismatch : the reference does not have the movie's size.
+    """
+    if gain is None:
+        return FittedGain()
+    oriented = fitted(gain, header, settings, movie)
+    sense = "divide" if divides(gain, header, settings) else "multiply"
+    return FittedGain(gain=oriented, fit=check_fit(total, oriented.values, settings, sense))
 
 
 def check_fit(

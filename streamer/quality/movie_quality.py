@@ -73,6 +73,7 @@ def movie_quality(
         local_motion_angstrom=_rounded(local_motion) or 0.0,
         residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),
         residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
+        gain_advice=None if frames.gain_fit is None else frames.gain_fit.advice,
         texture=texture(sums),
         score=None if proposal is None else proposal.score,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from streamer import dose, fourier
+from streamer.errors import StageError
 from streamer.records import GroupSums, HalfSums
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ def half_sums(fused: FrameSums, pixel_size: float, voltage_kv: float) -> HalfSum
         shape=fused.shape,
         pixel_size=pixel_size,
     )
+
+
+def finite(sums: HalfSums) -> HalfSums:
+    """Return the sums; raise StageError where they are not numbers."""
+    for half in (sums.even, sums.odd):
+        if not bool(torch.isfinite(half).all()):
+            raise StageError("the aligned sum contains values that are not finite", where="fuse")
+    return sums
 
 
 def even_share(

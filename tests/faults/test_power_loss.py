@@ -11,8 +11,6 @@ import os
 import stat
 from pathlib import Path
 
-import torch
-
 from service.journal.journal import Journal
 from streamer import pipeline
 from streamer.readers.movie import identity_of
@@ -20,6 +18,7 @@ from streamer.records import Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings, MovieSettings
 from tests.faults.sites import movie_bytes
+from tests.jobs import job_of
 
 
 class Disk:
@@ -84,10 +83,7 @@ def test_power_cuts_after_every_flush(tmp_path, monkeypatch, often, report):
         journal.add_ready(movie, "2026-11-20T12:00:00Z", "2026-11-20T12:00:00Z")
         journal.start(movie.movie_id, 1)
         settings = DataPathSettings(movie=MovieSettings(pixel_size=2.0, dose_per_frame=1.0))
-        job = pipeline.Job(
-            movie_id=movie.movie_id, settings=settings, device=torch.device("cpu"), gain=None, propose=None,
-            network=None, zssr=None, session_directory=output / "s", groups=None, lesson=None,
-        )  # fmt: skip
+        job = job_of(output / "s", settings=settings, movie_id=movie.movie_id)
         record = pipeline.process_movie(movie, job, Stopwatch())
         assert journal.finish(record) is not None
         disk.done.append({f"s/{file.path}": file.sha256 for file in record.outputs})

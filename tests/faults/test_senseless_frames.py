@@ -8,19 +8,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from streamer import jsontext
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError
 from streamer.metadata.sidecars import read_sidecar
 from streamer.movie_record import Acquisition
-from streamer.pipeline import Job, process_movie
+from streamer.pipeline import process_movie
 from streamer.readers import movie
 from streamer.readers.files import identity_of
 from streamer.records import Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings
 from tests.faults.writer_models import mrc_head, tiff_states
+from tests.jobs import job_of
 
 SHAPE, N_FRAMES = (128, 128), 8
 MODES = {"float32": 2, "float16": 12, "uint16": 6, "int16": 1}
@@ -46,18 +46,7 @@ def processed(path: Path, directory: Path, acquisition: Acquisition | None = Non
     """Its record, or the error's own."""
     settings = DataPathSettings()
     changes = {name: msgspec.structs.replace(getattr(settings, name), **values) for name, values in tables.items()}
-    job = Job(
-        movie_id="m",
-        settings=msgspec.structs.replace(settings, **changes),
-        device=torch.device("cpu"),
-        gain=None,
-        propose=None,
-        network=None,
-        zssr=None,
-        session_directory=directory,
-        groups=None,
-        lesson=None,
-    )
+    job = job_of(directory, settings=msgspec.structs.replace(settings, **changes))
     there = Movie(
         path=str(path),
         relative=path.name,

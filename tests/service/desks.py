@@ -19,12 +19,12 @@ def desk_of(journal, directory, settings):
         Layout(root=directory / "in", output=directory / "out", state=directory / "state", runtime=directory / "run"),
         journal,
         gains=SimpleNamespace(for_movie=lambda path, named: None),
-        serving=SimpleNamespace(
+        versions=SimpleNamespace(
             version=lambda session: None,
             super_resolution_version=lambda session, method: None,
             has_own=lambda session, specimen: True,
         ),
-        teacher=SimpleNamespace(give_way=lambda: None, learn=lambda *what: None),
+        trainer=SimpleNamespace(give_way=lambda: None, learn=lambda *what: None),
         tables=SimpleNamespace(add=lambda record: None),
         metrics=metrics,
         status=Status(),

@@ -12,6 +12,7 @@ from service.processes.messages import Progress, Up, Work
 from service.wire.messages import parse_event
 from streamer.errors import MovieVanished
 from streamer.movie_record import Times
+from streamer.records import Instructions
 from streamer.settings import WatchSettings
 from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, full_fields, make_movie, make_record
@@ -66,7 +67,7 @@ def crew_of(journal, monkeypatch):
             Config(watch=WatchSettings(backlog=policy)),
             journal,
             threads=1,
-            work_of=lambda m: Work(movie=m.movie, times=Times(), gain=None, model=None, output="/o", groups=None),
+            work_of=lambda m: Work(movie=m.movie, times=Times(), instructions=Instructions(session_directory="/o")),
             finished=lambda message: None,
             failed=lambda message: None,
             restarted=lambda ending, given_up: None,

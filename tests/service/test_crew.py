@@ -8,8 +8,9 @@ from service.daemon import worker_process
 from service.daemon.worker_process import WorkerProcess
 from service.processes.messages import Begin, Failed, Finished, Progress, Returned, Up, Work
 from service.processes.pipes import Child
-from streamer.errors import ConfigError, DeviceError
+from streamer.errors import ConfigError, DeviceError, Handling
 from streamer.movie_record import Times
+from streamer.records import Instructions
 from tests.service.service_samples import REASON, make_movie, make_record
 
 
@@ -67,7 +68,7 @@ def scene(journal, monkeypatch):
         Config(),
         journal,
         threads=1,
-        work_of=lambda m: Work(movie=m.movie, times=Times(), gain=None, model=None, output="/o", groups=None),
+        work_of=lambda m: Work(movie=m.movie, times=Times(), instructions=Instructions(session_directory="/o")),
         finished=scene.finished.append,
         failed=scene.failed.append,
         restarted=lambda *told: scene.restarted.append(told),
@@ -97,7 +98,7 @@ def test_three_movies_are_in_hand_at_once(scene):
     movies = arrive(scene, "a", "b", "c", "d")
     scene.say(Up(device="cpu", threads=1))
     assert [scene.crew.dispatch() for _ in range(4)] == [True, True, True, False]
-    scene.say(Failed(movie_id=movies[0].movie_id, revision=1, reason=REASON, kind="failed", stage="read"))
+    scene.say(Failed(movie_id=movies[0].movie_id, revision=1, reason=REASON, handling=Handling.FAIL, stage="read"))
     assert len(scene.failed) == 1
     assert scene.crew.dispatch()
 
@@ -182,12 +183,12 @@ def test_an_order_that_cannot_be_made_holds_up_no_other(scene):
     def work_of(movie):
         if "unclear" in movie.movie.relative:
             raise ConfigError("several gain references could be meant")
-        return Work(movie=movie.movie, times=Times(), gain=None, model=None, output="/o", groups=None)
+        return Work(movie=movie.movie, times=Times(), instructions=Instructions(session_directory="/o"))
 
     scene.crew._work_of = work_of
     assert scene.crew.dispatch()
     (failed,) = scene.failed
-    assert (failed.kind, failed.reason.message) == ("config", "several gain references could be meant")
+    assert (failed.handling, failed.reason.message) == (Handling.ASK, "several gain references could be meant")
     assert scene.crew.dispatch()
     assert [message.movie.relative for message in scene.worker.sent] == ["grid1/b.tif"]
 
@@ -222,7 +223,7 @@ def test_two_revisions_of_a_movie_are_two_tasks(scene):
         make_movie("grid1/a.tif", size=200, mtime_ns=2), "2026-11-20T12:01:00.000Z", "2026-11-20T12:01:01.000Z"
     )
     assert scene.crew.dispatch()
-    scene.say(Failed(movie_id=movie.movie_id, revision=1, reason=REASON, kind="failed", stage="align"))
+    scene.say(Failed(movie_id=movie.movie_id, revision=1, reason=REASON, handling=Handling.FAIL, stage="align"))
     scene.worker.alive = False
     scene.crew.attend()
     newest = max((m for m in scene.journal.movies()), key=lambda m: m.movie.revision)

@@ -12,7 +12,7 @@ from service.health.prometheus import Metrics
 from service.health.status import Status
 from service.layout import Layout
 from service.processes.messages import Failed, Finished
-from streamer.errors import Reason
+from streamer.errors import Handling, Reason
 from tests.service.service_samples import make_movie, make_record
 
 
@@ -27,8 +27,8 @@ def scene(journal, tmp_path, monkeypatch):
         layout,
         journal,
         gains=None,
-        serving=SimpleNamespace(version=lambda session: None),
-        teacher=SimpleNamespace(give_way=lambda: given_way.append(True)),
+        versions=SimpleNamespace(version=lambda session: None),
+        trainer=SimpleNamespace(give_way=lambda: given_way.append(True)),
         tables=SimpleNamespace(add=lambda record: None),
         metrics=metrics,
         status=Status(),
@@ -46,7 +46,9 @@ def scene(journal, tmp_path, monkeypatch):
             if self.state(movie) == "ready":
                 journal.start(movie.movie_id, 1)
             reason = Reason(error="E", message=words)
-            desk.failed(Failed(movie_id=movie.movie_id, revision=1, reason=reason, kind=kind, stage="read"))
+            desk.failed(
+                Failed(movie_id=movie.movie_id, revision=1, reason=reason, handling=Handling(kind), stage="read")
+            )
             return self.state(movie)
 
         def state(self, movie):

@@ -44,8 +44,8 @@ class Scene:
             self.layout,
             journal,
             gains=SimpleNamespace(for_movie=lambda *_: None),
-            serving=self.serving,
-            teacher=teacher,
+            versions=self.serving,
+            trainer=teacher,
             tables=SimpleNamespace(add=lambda record: None),
             metrics=self.metrics,
             status=Status(),
@@ -62,7 +62,7 @@ class Scene:
             movie = make_movie(name)
             self.journal.add_ready(movie, "2026-11-20T12:00:00.000Z", "2026-11-20T12:00:01.000Z")
             self.journal.start(movie.movie_id, 1)
-            notes.append(self.desk.order(self.journal.movie(movie.movie_id)).notes)
+            notes.append(self.desk.order(self.journal.movie(movie.movie_id)).instructions.notes)
             groups = self.layout.groups(movie.movie_id)
             groups.parent.mkdir(parents=True, exist_ok=True)
             groups.touch()

@@ -29,14 +29,13 @@ def scene():
     return alarms, GainWatch(alarms)
 
 
-def record(residual, error=0.005, flags=(), gain="/g/gain.mrc", session="s"):
+def record(residual, error=0.005, advice=None, gain="/g/gain.mrc", session="s"):
     base = make_record()
     return replace(
         base,
         session=session,
-        flags=flags,
         source=replace(base.source, gain_path=gain),
-        metrics=replace(base.metrics, residual_gain=residual, residual_gain_error=error),
+        metrics=replace(base.metrics, residual_gain=residual, residual_gain_error=error, gain_advice=advice),
     )
 
 
@@ -50,7 +49,7 @@ def test_a_reference_that_fits_raises_nothing(scene):
 def test_the_alarm_holds_the_setting_and_goes_when_it_fits(scene):
     alarms, watch = scene
     fit = check_fit(raw_sum(reference()[::-1].copy()), reference(), GainSettings(), "multiply")
-    watch.take(record(fit.residual, flags=(f"gain: {fit.advice}",)))
+    watch.take(record(fit.residual, advice=fit.advice))
     assert "gain.rotate = 0 and gain.flip = 1" in alarms.raised["gain-wrong"]
     assert "/g/gain.mrc" in alarms.raised["gain-wrong"]
     watch.take(record(0.01))
@@ -60,7 +59,7 @@ def test_the_alarm_holds_the_setting_and_goes_when_it_fits(scene):
 def test_frames_that_are_corrected_already_raise_it_too(scene):
     alarms, watch = scene
     fit = check_fit(raw_sum(reference() * 0 + 1), reference(), GainSettings(), "multiply")
-    watch.take(record(fit.residual, flags=(f"gain: {fit.advice}",)))
+    watch.take(record(fit.residual, advice=fit.advice))
     assert "corrected already" in alarms.raised["gain-wrong"]
 
 

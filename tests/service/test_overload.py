@@ -9,7 +9,7 @@ from service import config
 from service.config import ORDER, Config, OverloadSettings
 from service.daemon.overload import LoadShedding, in_order
 from service.processes.messages import Failed, Finished
-from streamer.errors import ConfigError, MovieVanished
+from streamer.errors import ConfigError, Handling, MovieVanished
 from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, make_movie, make_record
 
@@ -123,16 +123,16 @@ def test_movies_that_were_there_at_the_start_are_no_overload(desk, journal):
         desk.arrived(arrival_of(movie, found_at_start=True))
     assert journal.pending() == 30
     assert (desk.load.waiting, desk.load.shed) == (0, ())
-    assert desk.order(journal.next_ready()).shed == ()
+    assert desk.order(journal.next_ready()).instructions.shed == ()
 
 
 def test_what_comes_meanwhile_is_an_overload_and_every_order_names_what_is_left_out(desk, journal):
     for movie in movies(8):
         desk.arrived(arrival_of(movie))
     order = desk.order(journal.next_ready())
-    assert order.shed == ("preview", "denoise")
-    assert order.notes == ("shed: preview, denoise: 8 movies wait",)
-    assert order.groups is None, "who was not denoised is not learned from under load"
+    assert order.instructions.shed == ("preview", "denoise")
+    assert order.instructions.notes == ("shed: preview, denoise: 8 movies wait",)
+    assert order.instructions.groups is None, "who was not denoised is not learned from under load"
     assert not order.on_cpu
 
 
@@ -143,13 +143,13 @@ def test_each_end_of_a_movie_takes_it_off_the_load(desk, journal):
         journal.start(movie.movie_id, 1)
     assert desk.load.waiting == 6
     desk.finished(Finished(record=make_record(came[0].relative)))
-    desk.failed(Failed(movie_id=came[1].movie_id, revision=1, reason=REASON, kind="failed", stage="read"))
-    desk.failed(Failed(movie_id=came[2].movie_id, revision=1, reason=REASON, kind="vanished", stage="read"))
+    desk.failed(Failed(movie_id=came[1].movie_id, revision=1, reason=REASON, handling=Handling.FAIL, stage="read"))
+    desk.failed(Failed(movie_id=came[2].movie_id, revision=1, reason=REASON, handling=Handling.VANISH, stage="read"))
     desk.waits_no_more(came[3].movie_id)
     desk.gave_up(came[4].movie_id)
     assert desk.load.waiting == 1
     # one that is only tried again still waits
-    desk.failed(Failed(movie_id=came[5].movie_id, revision=1, reason=REASON, kind="output", stage="write"))
+    desk.failed(Failed(movie_id=came[5].movie_id, revision=1, reason=REASON, handling=Handling.HOLD, stage="write"))
     assert desk.load.waiting == 1
 
 

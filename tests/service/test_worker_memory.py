@@ -10,8 +10,9 @@ from service.config import Config, InstanceSettings, OverloadSettings
 from service.daemon import worker_process
 from service.daemon.worker_process import WorkerProcess
 from service.processes.messages import Failed, Progress, Up, Work
-from streamer.errors import DeviceError
+from streamer.errors import DeviceError, Handling
 from streamer.movie_record import Times
+from streamer.records import Instructions
 from streamer.runtime.memory import resident_bytes, worker_memory_bytes
 from tests.service.desks import arrival_of, desk_of
 from tests.service.service_samples import REASON, UTC, make_movie
@@ -85,7 +86,7 @@ def scene(journal, monkeypatch):
         Config(instance=InstanceSettings(worker_memory_gib=4.0)),
         journal,
         threads=1,
-        work_of=lambda m: Work(movie=m.movie, times=Times(), gain=None, model=None, output="/o", groups=None),
+        work_of=lambda m: Work(movie=m.movie, times=Times(), instructions=Instructions(session_directory="/o")),
         finished=lambda message: None,
         failed=lambda message: None,
         restarted=lambda *told: scene.restarted.append(told),
@@ -192,26 +193,28 @@ def order(desk, journal, movie):
     return desk.order(ready)
 
 
-def fail(desk, movie, kind="device", error=None):
+def fail(desk, movie, handling=Handling.RETRY, error=None):
     reason = error or DeviceError("out of memory", where="fuse").reason()
-    desk.failed(Failed(movie_id=movie.movie_id, revision=1, reason=reason, kind=kind, stage="fuse"))
+    desk.failed(Failed(movie_id=movie.movie_id, revision=1, reason=reason, handling=handling, stage="fuse"))
 
 
 def test_after_one_failure_of_the_device_less_is_asked_of_it_and_after_two_nothing(desk, journal):
     movie = make_movie("grid1/a.tif")
     desk.arrived(arrival_of(movie))
     whole = order(desk, journal, movie)
-    assert (whole.shed, whole.on_cpu, whole.notes) == ((), False, ())
-    assert whole.groups is not None
+    assert (whole.instructions.shed, whole.on_cpu, whole.instructions.notes) == ((), False, ())
+    assert whole.instructions.groups is not None
     fail(desk, movie)
     second = order(desk, journal, movie)
-    assert (second.shed, second.on_cpu) == (("denoise", "super-resolution"), False)
-    assert second.notes == ("shed: denoise, super-resolution: the device has failed on it",)
-    assert second.groups is None
+    assert (second.instructions.shed, second.on_cpu) == (("denoise", "super-resolution"), False)
+    assert second.instructions.notes == ("shed: denoise, super-resolution: the device has failed on it",)
+    assert second.instructions.groups is None
     fail(desk, movie)
     third = order(desk, journal, movie)
-    assert (third.shed, third.on_cpu) == (("denoise", "super-resolution"), True)
-    assert third.notes == ("shed: denoise, super-resolution: the device has failed on it, computed on the CPU",)
+    assert (third.instructions.shed, third.on_cpu) == (("denoise", "super-resolution"), True)
+    assert third.instructions.notes == (
+        "shed: denoise, super-resolution: the device has failed on it, computed on the CPU",
+    )
     fail(desk, movie)
     assert journal.movie(movie.movie_id).state == "quarantined"
 
@@ -222,18 +225,18 @@ def test_under_load_the_pictures_are_left_out_as_well_in_the_declared_order(desk
         desk.arrived(arrival_of(each))
     order(desk, journal, movie)
     fail(desk, movie)
-    assert order(desk, journal, movie).shed == ("preview", "denoise", "super-resolution")
-    assert order(desk, journal, other).shed == ("preview",), "the others are not to blame"
+    assert order(desk, journal, movie).instructions.shed == ("preview", "denoise", "super-resolution")
+    assert order(desk, journal, other).instructions.shed == ("preview",), "the others are not to blame"
 
 
 def test_only_failures_of_the_device_count(desk, journal):
     movie = make_movie("grid1/a.tif")
     desk.arrived(arrival_of(movie))
     order(desk, journal, movie)
-    fail(desk, movie, kind="output", error=REASON)
-    assert order(desk, journal, movie).shed == ()
+    fail(desk, movie, handling=Handling.HOLD, error=REASON)
+    assert order(desk, journal, movie).instructions.shed == ()
     journal.worker_died(movie.movie_id, 1, REASON)
-    assert order(desk, journal, movie).shed == ()
+    assert order(desk, journal, movie).instructions.shed == ()
 
 
 def test_whom_the_operator_tries_once_more_is_processed_whole(desk, journal):
@@ -244,4 +247,4 @@ def test_whom_the_operator_tries_once_more_is_processed_whole(desk, journal):
         fail(desk, movie)
     journal.retry(movie.movie_id)
     again = order(desk, journal, movie)
-    assert (again.shed, again.on_cpu) == ((), False)
+    assert (again.instructions.shed, again.on_cpu) == ((), False)

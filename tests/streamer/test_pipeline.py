@@ -25,7 +25,7 @@ from streamer.errors import (
 )
 from streamer.metadata.sidecars import read_sidecar
 from streamer.movie_record import Acquisition, ModelRef, MovieRecord, Times
-from streamer.pipeline import Job, process_movie
+from streamer.pipeline import process_movie
 from streamer.quality import estimators
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of
@@ -38,6 +38,7 @@ from streamer.simulation.specimen import random_protein
 from streamer.sums import frame_sum, halves
 from streamer.sums.group_files import read_groups
 from streamer.super_resolution.training_data import read_averages, read_training_data
+from tests.jobs import job_of
 
 SCOPE = Microscope(shape=(256, 256), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
 MODEL = ModelRef(version="v0003", sha256="cd" * 32, weight=((0.01, 0.5), (0.1, 0.25), (0.16, 0.0)))
@@ -75,18 +76,6 @@ def movie_of(path, root, **changes):
             "acquisition": acquisition,
         }
         | changes
-    )
-
-
-def job_of(directory, gain=None, propose=None, settings=None, groups=None, **others):
-    return Job(
-        settings=settings or DataPathSettings(),
-        device=torch.device("cpu"),
-        gain=gain,
-        propose=propose,
-        session_directory=directory,
-        groups=groups,
-        **{"movie_id": "m", "network": None, "zssr": None, "lesson": None} | others,
     )
 
 
@@ -375,7 +364,7 @@ def test_cryo_zssr_makes_the_image_where_it_is_asked_for(root, path, gain, tmp_p
 
 def test_until_a_cryo_zssr_serves_the_movie_is_fused_and_learned_from(root, path, gain, tmp_path):
     lesson = tmp_path / "m.safetensors"
-    record, _ = super_resolved(root, path, gain, tmp_path, {"method": "zssr"}, lesson=lesson)
+    record, _ = super_resolved(root, path, gain, tmp_path, {"method": "zssr"}, training_data=lesson)
     assert record.metrics.sr.method == "fusion"
     assert "super-resolution: no cryo-ZSSR of this session serves yet; fused instead" in record.flags
     movie_id, averages, pixel_size = read_averages(lesson)
@@ -396,7 +385,7 @@ def test_what_a_network_learns_from_is_written_where_it_is_wanted(root, path, ga
     settings = configured(outputs={"super_resolution": "always"})
     lesson = tmp_path / "lessons" / "m.safetensors"
     lesson.parent.mkdir()
-    job = job_of(tmp_path, gain, settings=settings, lesson=lesson)
+    job = job_of(tmp_path, gain, settings=settings, training_data=lesson)
     record = process_movie(movie_of(path, root), job, Stopwatch())
     movie_id, found = read_training_data(lesson)
     assert movie_id == record.movie_id

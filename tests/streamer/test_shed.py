@@ -9,7 +9,7 @@ import torch
 from streamer import jsontext, pipeline
 from streamer.metadata.sidecars import read_sidecar
 from streamer.movie_record import ModelRef, MovieRecord
-from streamer.pipeline import Job, process_movie
+from streamer.pipeline import process_movie
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of
 from streamer.records import Correction, Movie
@@ -18,6 +18,7 @@ from streamer.settings import DataPathSettings, OutputSettings
 from streamer.simulation.microscope import Plan, expose
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
+from tests.jobs import job_of
 
 SCOPE = Microscope(shape=(192, 192), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
 MODEL = ModelRef(version="v0003", sha256="cd" * 32, weight=((0.01, 0.5), (0.1, 0.25), (0.16, 0.0)))
@@ -58,22 +59,8 @@ def never(*what, **more):
 def process(material, directory, shed=(), **changes):
     """Process the movie with a network, an image of half the pixel size and all that is learned from."""
     movie, gain = material
-    job = Job(
-        **{
-            "movie_id": "m",
-            "settings": DataPathSettings(outputs=OutputSettings(super_resolution="always")),
-            "device": torch.device("cpu"),
-            "gain": gain,
-            "propose": believed,
-            "network": None,
-            "zssr": None,
-            "session_directory": directory,
-            "groups": None,
-            "lesson": None,
-            "shed": shed,
-        }
-        | changes
-    )
+    settings = DataPathSettings(outputs=OutputSettings(super_resolution="always"))
+    job = job_of(directory, gain, **{"propose": believed, "settings": settings, "shed": shed} | changes)
     return process_movie(movie, job, Stopwatch())
 
 
