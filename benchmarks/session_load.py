@@ -25,11 +25,11 @@ from benchmarks.harness import table
 from models.versions.base_weights import shipped_base
 from models.versions.store import copy_version
 from service.config import load
-from service.journal.event_log import utc_seconds
 from service.journal.journal import Journal
 from service.layout import layout_of, read_endpoints
 from service.subscribers.connection import connection
 from streamer.movie_record import MovieRecord
+from streamer.runtime.clock import utc_seconds
 
 INTERVAL_S = 6.0
 CONFIG = """\
@@ -83,9 +83,10 @@ def session(movies: int, seed: int, *, learns: bool) -> tuple[list[MovieRecord],
                 daemon.send_signal(signal.SIGTERM)
                 daemon.wait(120)
         with closing(Journal.open(layout.journal, instance="load", read_only=True)) as journal:
-            found = [movie.record for movie in journal.movies(state="done", limit=-1)]
+            found = [movie.record for movie in journal.movies.newest(state="done", limit=-1)]
             judged = sum(
-                json.loads(row.raw)["result"] in ("promoted", "rejected") for row in journal.events(1, kinds=["model"])
+                json.loads(row.raw)["result"] in ("promoted", "rejected")
+                for row in journal.events.page(1, kinds=["model"])
             )
         return [msgspec.convert(record, MovieRecord) for record in found if record is not None], judged
 

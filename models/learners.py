@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,6 +14,7 @@ from models.networks import fusion_residual, zssr
 from models.networks.optimise import TrainingReport
 from models.versions.checkpoint import load_net
 from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
+from streamer.runtime.clock import SYSTEM
 from streamer.super_resolution.training_data import read_averages, read_training_data
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class FusionLearner:
         stop: Callable[[], bool],
     ) -> TrainingReport:
         """See ``Learner``."""
-        return fusion_residual.train(net, examples, steps=steps, seed=seed, stop=stop, clock=time.perf_counter)
+        return fusion_residual.train(net, examples, steps=steps, seed=seed, stop=stop, clock=SYSTEM.monotonic)
 
     def judge(
         self,
@@ -178,13 +178,13 @@ class ZssrLearner:
         stop: Callable[[], bool],
     ) -> TrainingReport:
         """See ``Learner``."""
-        began = time.perf_counter()
+        began = SYSTEM.monotonic()
         found = zssr.train(net, examples, seed=seed, most_steps=steps, stop=stop)
         return TrainingReport(
             steps=found.steps,
             losses=found.losses,
             movies=[pair.movie_id for pair in examples],
-            seconds=time.perf_counter() - began,
+            seconds=SYSTEM.monotonic() - began,
             finite=found.finite,
         )
 

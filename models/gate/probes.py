@@ -5,7 +5,6 @@ A denoiser that writes something of its own shows it here, whatever it was train
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from models.networks.denoiser import Denoiser, infer
 from streamer import fourier
 from streamer.quality import estimators
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,11 +67,11 @@ def cost_per_megapixel(net: Denoiser, movie: TrainingMovie) -> tuple[float, floa
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
     for _ in range(2):
-        began = time.perf_counter()
+        began = SYSTEM.monotonic()
         infer(net, raw, linear)
         if on_gpu:
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(SYSTEM.monotonic() - began)
     gib = (torch.cuda.max_memory_allocated(device) - before) / 2**30 if on_gpu else 0.0
     return min(seconds) / megapixels, gib / megapixels
 

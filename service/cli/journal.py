@@ -45,7 +45,7 @@ def check_journal(
     settings = load_config(config, overrides)
     with reading(settings) as opened:
         findings = list(check(opened, layout_of(settings), newest=None if hash_all else newest))
-        counts, events = opened.counts_by_state(), opened.last_seq
+        counts, events = opened.movies.counts_by_state(), opened.events.last_seq
     if as_json:
         click.echo(jsontext.encode({"findings": findings, "movies": counts, "last_seq": events}).decode())
     else:

@@ -165,7 +165,7 @@ def _session(config: Config, named: str | None = None) -> str:
         return config.session.name
     if layout_of(config).journal.is_file():
         with reading(config) as journal:
-            newest = journal.movies(limit=1)
+            newest = journal.movies.newest(limit=1)
         if newest:
             return newest[0].movie.session
     sessions = sorted((state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)

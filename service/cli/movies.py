@@ -13,8 +13,7 @@ import click
 from service.cli.options import configured, load_config
 from service.journal.database import lock_instance
 from service.journal.journal import FINAL, Journal
-from service.journal.movie_queries import PENDING
-from service.journal.movie_table import summary
+from service.journal.movie_table import PENDING
 from service.layout import layout_of, prepare
 from service.named_versions import base_of
 from service.printable import printable
@@ -89,13 +88,13 @@ def list_movies(
 ) -> None:
     """List movies, newest first."""
     with reading(load_config(config, overrides)) as journal:
-        for movie in journal.movies(state=state, limit=limit):
+        for movie in journal.movies.newest(state=state, limit=limit):
             if as_json:
                 click.echo(jsontext.encode(_summary(movie)).decode())
             else:
                 why = f"  {printable(movie.reason.message)}" if movie.reason else ""
-                name = printable(movie.movie.relative)
-                click.echo(f"{movie.movie.movie_id}  r{movie.movie.revision}  {movie.state:<11} {name}{why}")
+                name = printable(movie.relative)
+                click.echo(f"{movie.movie_id}  r{movie.revision}  {movie.state:<11} {name}{why}")
 
 
 @movies.command("show")
@@ -155,8 +154,8 @@ def _chosen(config: Config, state: str | None) -> list[str]:
     """Ids of all movies in a state, or else of those that lack what was shed, oldest first."""
     with reading(config) as journal:
         if state is None:
-            return journal.with_shed()
-        return [movie.movie.movie_id for movie in journal.every(state)]
+            return journal.movies.with_shed()
+        return [movie.movie_id for movie in journal.movies.every(state)]
 
 
 @movies.command("skip")
@@ -171,4 +170,4 @@ def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple
 
 
 def _summary(movie: JournalMovie) -> dict[str, Any]:
-    return summary(movie) | {"path": printable(movie.movie.relative)}
+    return movie.summary() | {"path": printable(movie.relative)}

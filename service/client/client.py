@@ -8,7 +8,6 @@ told again under new event ids: ``movie_id`` and ``revision`` tell. Ignore kinds
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
@@ -20,6 +19,7 @@ from service.wire.heartbeat import Heartbeat
 from service.wire.messages import HEADER_BYTES, Event, Position, ProtocolError, converted, heartbeat_topic
 from service.wire.requests import Control, Done, End, Picks, SnapshotRequest, encode_message
 from streamer.errors import ServiceError
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
     import threading
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from service.wire.requests import ControlVerb
+    from streamer.runtime.clock import Clock
 
 _JOIN_S = 5.0
 
@@ -61,7 +62,9 @@ class Client:
         name: str = "python",
         heartbeat_s: float = 1.0,
         timeout_s: float = 2.0,
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock = clock
         self._source = Source(
             events=events,
             journal=journal,
@@ -111,29 +114,29 @@ class Client:
         TooFarBehind : what the cursor asks for is no longer kept.
         """
         cursor = cursor or MemoryCursor()
-        follower = Join(self._context, self._source, cursor.load(), on_heartbeat)
+        follower = Join(self._context, self._source, cursor.load(), on_heartbeat, self._clock)
         passed: Position | None = None
-        began = active = time.monotonic()
+        began = active = self._clock.monotonic()
         try:
             for event in follower.run():
                 if event is not None and (self._kinds is None or event.kind in self._kinds):
-                    begin = time.monotonic()
+                    begin = self._clock.monotonic()
                     yield event
                     # A subscriber that takes its time has not lost the daemon.
-                    follower.heard += time.monotonic() - begin
+                    follower.heard += self._clock.monotonic() - begin
                     # Only now: whoever is killed while dealing with it gets it again.
                     _store(cursor, event.position)
-                    passed, active = None, time.monotonic()
+                    passed, active = None, self._clock.monotonic()
                 elif event is not None:
                     passed = event.position
                 elif passed is not None:
                     _store(cursor, passed)
                     passed = None
-                if not follower.is_level and time.monotonic() - began < _JOIN_S:
-                    active = time.monotonic()
-                if _is_over(stop, idle_timeout, active):
+                if not follower.is_level and self._clock.monotonic() - began < _JOIN_S:
+                    active = self._clock.monotonic()
+                if _is_over(stop, idle_timeout, active, self._clock.monotonic()):
                     return
-                if lost_timeout is not None and time.monotonic() - follower.heard > lost_timeout:
+                if lost_timeout is not None and self._clock.monotonic() - follower.heard > lost_timeout:
                     raise _lost(self._source, lost_timeout)
         finally:
             follower.close()
@@ -142,8 +145,8 @@ class Client:
         """Next heartbeat; ``ServiceError`` where there is none in time."""
         listener = EventSocket(self._context, self._source.events, heartbeat_topic(self._source.instance))
         try:
-            begin = time.monotonic()
-            while (left := begin + timeout - time.monotonic()) > 0:
+            begin = self._clock.monotonic()
+            while (left := begin + timeout - self._clock.monotonic()) > 0:
                 message = listener.receive(left)
                 if isinstance(message, Heartbeat):
                     return message
@@ -160,7 +163,7 @@ class Client:
         try:
             while page is not None:
                 chosen = None if kinds is None else list(kinds)
-                events, end = _page(link, SnapshotRequest(kinds=chosen, session=session, page=page))
+                events, end = _page(link, SnapshotRequest(kinds=chosen, session=session, page=page), self._clock)
                 rows += events
                 # What happens while the pages come is either in a later one or above the first one's number.
                 position = position or Position(end.epoch, end.last_seq)
@@ -241,13 +244,13 @@ def _store(cursor: Cursor, position: Position) -> None:
         cursor.store(position)
 
 
-def _is_over(stop: threading.Event | None, idle_timeout: float | None, active: float) -> bool:
+def _is_over(stop: threading.Event | None, idle_timeout: float | None, active: float, now: float) -> bool:
     if stop is not None and stop.is_set():
         return True
-    return idle_timeout is not None and time.monotonic() - active > idle_timeout
+    return idle_timeout is not None and now - active > idle_timeout
 
 
-def _page(link: RequestSocket, request: SnapshotRequest) -> tuple[list[Event], End]:
+def _page(link: RequestSocket, request: SnapshotRequest, clock: Clock) -> tuple[list[Event], End]:
     """One page; asked for again where the server wants to be asked less often."""
     while True:
         rows: list[Event] = []
@@ -260,7 +263,7 @@ def _page(link: RequestSocket, request: SnapshotRequest) -> tuple[list[Event], E
         except ProtocolError as error:
             if error.code != "RATE":
                 raise
-            time.sleep(TICK_S)
+            clock.sleep(TICK_S)
         else:
             raise ProtocolError("SNAPSHOT was not answered with END")
 

@@ -7,7 +7,6 @@ kinds is made after all this, so that it can never look like a hole.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,14 @@ from service.wire.heartbeat import Heartbeat
 from service.wire.messages import Event, Position, ProtocolError, instance_topic
 from service.wire.requests import End, Refusal, ReplayRequest
 from streamer.errors import ServiceError
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import zmq
+
+    from streamer.runtime.clock import Clock
 
 TICK_S = 0.1
 LIVENESS = 3
@@ -56,10 +58,12 @@ class Join:
         source: Source,
         position: Position | None,
         on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock = clock
         self._context, self._source, self._on_heartbeat = context, source, on_heartbeat
         self.position = position
-        self.heard = time.monotonic()
+        self.heard = self._clock.monotonic()
         """When the server was heard last."""
         self._listener = EventSocket(context, source.events, instance_topic(source.instance))
         self._link: RequestSocket | None = None
@@ -71,12 +75,12 @@ class Join:
     def run(self) -> Iterator[Event | None]:
         """Events in order, for ever; None whenever the caller may want to look at something else."""
         while True:
-            if self._alive and self._link is None and time.monotonic() >= self._not_before:
+            if self._alive and self._link is None and self._clock.monotonic() >= self._not_before:
                 self._join()
-            if self._replaying and self._link is not None and time.monotonic() >= self._not_before:
+            if self._replaying and self._link is not None and self._clock.monotonic() >= self._not_before:
                 yield from self._replay(self._link)
             # between two pages only what has arrived already: waiting would cost a tick for each page
-            in_a_hurry = self._replaying and time.monotonic() >= self._not_before
+            in_a_hurry = self._replaying and self._clock.monotonic() >= self._not_before
             message = self._listener.receive(0.0 if in_a_hurry else TICK_S)
             yield self._live(message) if isinstance(message, Event) else None
             self._look_at(message)
@@ -95,7 +99,7 @@ class Join:
 
     def _live(self, event: Event) -> Event | None:
         """Take an event if it is the next one; if it is a later one, the journal has to help."""
-        self.heard, self._alive = time.monotonic(), True
+        self.heard, self._alive = self._clock.monotonic(), True
         if self._link is None or self.position is None:
             return None
         if event.epoch != self.position.epoch:
@@ -113,7 +117,7 @@ class Join:
 
     def _look_at(self, message: Event | Heartbeat | None) -> None:
         """Liveness, and what only the heartbeat can tell: loss at the very end, or another past."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if isinstance(message, Heartbeat):
             self.heard, self._alive = now, True
             self._on_heartbeat(message)
@@ -179,15 +183,15 @@ class Join:
         if self.position is None:
             return
         link.send(ReplayRequest(from_seq=self.position.seq + 1, epoch=self.position.epoch))
-        deadline = time.monotonic() + self._source.timeout_s
-        while time.monotonic() < deadline:
+        deadline = self._clock.monotonic() + self._source.timeout_s
+        while self._clock.monotonic() < deadline:
             try:
                 reply = link.receive(TICK_S)
             except ProtocolError:
                 break
             if isinstance(reply, Event):
                 yield self._next(reply)
-                deadline = time.monotonic() + self._source.timeout_s
+                deadline = self._clock.monotonic() + self._source.timeout_s
             elif isinstance(reply, End):
                 self._replaying = (reply.next or 0) <= reply.last_seq
                 self._backoff_s = 0.0
@@ -211,13 +215,13 @@ class Join:
                 hint="take a snapshot and go on from there with a new cursor",
             )
         if reply.code in ("RATE", "BUSY"):
-            self._not_before = time.monotonic() + TICK_S
+            self._not_before = self._clock.monotonic() + TICK_S
             return True
         return False
 
     def _back_off(self) -> None:
         self._backoff_s = min(MAX_BACKOFF_S, 2 * self._backoff_s or TICK_S)
-        self._not_before = time.monotonic() + self._backoff_s
+        self._not_before = self._clock.monotonic() + self._backoff_s
 
     def _drop_link(self) -> None:
         if self._link is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from streamer.errors import ServiceError
 from streamer.metadata.search import SidecarSearch
 from streamer.readers.movie import read_header
+from streamer.runtime.clock import SYSTEM
 from streamer.watch.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
 
     from service.config import Config
     from streamer.records import FileIdentity
+    from streamer.runtime.clock import Clock
     from streamer.watch.settling import Arrival
 
 _CLOSE_S = 5.0
 
 
-def watcher_of(config: Config, known: Mapping[str, FileIdentity]) -> Watcher:
+def watcher_of(config: Config, known: Mapping[str, FileIdentity], clock: Clock = SYSTEM) -> Watcher:
     """A watcher of the root of a configuration, which reads headers and sidecars as it says."""
     return Watcher(
         config.watch,
         session_name=config.session.name or "",
         known=known,
+        clock=clock,
         header_check=partial(read_header, eer=config.eer),
         sidecar_read=SidecarSearch(config.watch.metadata_root),
     )

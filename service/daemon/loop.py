@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import threading
-import time
 import traceback
 from functools import partial
 from importlib.metadata import version
@@ -42,6 +41,7 @@ from service.publishing.publisher import Publisher
 from service.wire.messages import SessionChange
 from streamer.detector.gain_choice import GainChoice
 from streamer.errors import OutputError, ServiceError, StreamerError
+from streamer.runtime.clock import SYSTEM
 from streamer.runtime.fault_point import fault_point
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from service.config import Config
     from service.processes.messages import Learn
+    from streamer.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -64,22 +65,25 @@ _ORDERS_PER_TURN = 16
 class Daemon:
     """One instance: one watched root, one journal, one worker, one trainer."""
 
-    def __init__(self, config: Config, layout: Layout) -> None:
+    def __init__(self, config: Config, layout: Layout, clock: Clock = SYSTEM) -> None:
         """Check what can be checked at once; raises ConfigError, ServiceError."""
-        self.config, self.layout = config, layout
-        gains = GainChoice(layout.root, config.movie.gain)
-        self.metrics = Metrics()
-        self.journal = Journal.open(layout.journal, instance=config.instance.name, on_commit=self.metrics.commit)
-        self.alarms, self.status = Alarms(self.journal, self.metrics), Status()
-        self.versions = ServingVersions(layout, self.journal, self.metrics, base_of(config))
+        self.config, self.layout, self._clock = config, layout, clock
+        gains = GainChoice(layout.root, config.movie.gain, clock)
+        self.metrics = Metrics(clock)
+        self.journal = Journal.open(
+            layout.journal, instance=config.instance.name, clock=clock, on_commit=self.metrics.commit
+        )
+        self.alarms, self.status = Alarms(self.journal.events, self.metrics), Status(clock)
+        self.versions = ServingVersions(layout, self.journal, self.metrics, base_of(config), clock)
         self.trainer = TrainerProcess(
             config,
             layout,
             to_learn=self._to_learn,
             candidate=self.versions.judged,
             died=lambda ending: self.alarms.tell("trainer-died", f"the trainer ended ({ending}); it is started again"),
+            clock=clock,
         )
-        self._tables = MicrographTables(layout.session_output, self.journal.done)
+        self._tables = MicrographTables(layout.session_output, self.journal.movies.done, clock)
         self.movies = MovieLifecycle(
             config,
             layout,
@@ -91,6 +95,7 @@ class Daemon:
             metrics=self.metrics,
             status=self.status,
             alarms=self.alarms,
+            clock=clock,
         )
         self.worker = WorkerProcess(
             config,
@@ -100,8 +105,9 @@ class Daemon:
             finished=self.movies.finished,
             failed=self.movies.failed,
             restarted=self._worker_restarted,
+            clock=clock,
         )
-        self.upkeep = Upkeep(config, layout, self.journal, self.alarms, self.metrics)
+        self.upkeep = Upkeep(config, layout, self.journal, self.alarms, self.metrics, clock)
         self.movies.show = lambda record: self.publisher.show(record, layout.session_output(record.session))
         self.paused = False
         self._watching: WatchThread | None = None
@@ -132,7 +138,7 @@ class Daemon:
         )
         bind = self.config.events.bind
         self._publisher = Publisher(
-            self.journal,
+            self.journal.events,
             events=f"tcp://{bind}:{self.config.events.events_port}",
             journal=f"tcp://{bind}:{self.config.events.journal_port}",
             preview=f"tcp://{bind}:{self.config.events.preview_port}",
@@ -141,6 +147,7 @@ class Daemon:
             picks=partial(take_picks, self.journal, self.layout),
             published=self.metrics.published,
             answered=self.metrics.answered,
+            clock=self._clock,
         )
         port = self.metrics.serve(self.config.metrics.port, bind)
         endpoints = Endpoints(
@@ -155,9 +162,11 @@ class Daemon:
         write_endpoints(self.layout, endpoints)
         self._resume_sessions()
         self.worker.start()
-        known = self.journal.identities()
-        self._watching = WatchThread(watcher_of(self.config, known))
-        self.journal.append(SessionChange(state="started", message=f"watching {self.layout.root}"), self.movies.session)
+        known = self.journal.movies.identities()
+        self._watching = WatchThread(watcher_of(self.config, known, self._clock))
+        self.journal.events.append(
+            SessionChange(state="started", message=f"watching {self.layout.root}"), self.movies.session
+        )
         self._beat("running")
         systemd.notify(ready=True, status=f"watching {self.layout.root}")
         self.upkeep.verify_outputs()
@@ -185,14 +194,14 @@ class Daemon:
             for arrival in self._watching.arrivals():
                 self.movies.arrived(arrival)
         self.worker.attend()
-        self.trainer.attend(self.journal.pending())
+        self.trainer.attend(self.journal.movies.pending())
         if not (self.paused or self.movies.is_holding or self.upkeep.is_short_of_space):
             for _ in range(_ORDERS_PER_TURN):
                 if not self.worker.dispatch():
                     break
         self.publisher.publish_new()
         self._write_tables()
-        if time.monotonic() >= self._next_heartbeat:
+        if self._clock.monotonic() >= self._next_heartbeat:
             self._beat("paused" if self.paused else "running")
 
     def _shut_down(self) -> int:
@@ -202,18 +211,18 @@ class Daemon:
         self._stop_watching()
         self.trainer.close()
         self.worker.finish()
-        deadline = time.monotonic() + _STOP_AFTER_S
-        while not self.worker.has_ended and time.monotonic() < deadline:
+        deadline = self._clock.monotonic() + _STOP_AFTER_S
+        while not self.worker.has_ended and self._clock.monotonic() < deadline:
             self._wait()
             self.worker.attend()
             self.publisher.publish_new()
-            if time.monotonic() >= self._next_heartbeat:
+            if self._clock.monotonic() >= self._next_heartbeat:
                 self._beat("stopping")
         self.worker.close(0.0)
         self.journal.requeue_started(counted=False)
         self._write_tables(now=True)
         self.alarms.clear_all()
-        self.journal.append(SessionChange(state="stopped"), self.movies.session)
+        self.journal.events.append(SessionChange(state="stopped"), self.movies.session)
         self._beat("stopped")
         _log.info("stopped")
         return 0
@@ -253,15 +262,15 @@ class Daemon:
 
     def _to_learn(self, session: str, specimen: int) -> list[Learn]:
         """Finished movies of a specimen whose group sums are still there, oldest first."""
-        movies = self.journal.movies(session=session, state="done", limit=_MOVIES_AT_START)
+        movies = self.journal.movies.newest(session=session, state="done", limit=_MOVIES_AT_START)
         known = self.movies.specimens.session(session)
-        ids = [movie.movie.movie_id for movie in reversed(movies)]
+        ids = [movie.movie_id for movie in reversed(movies)]
         to_learn = [what_to_learn(self.layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
         return [movie for movie in to_learn if movie is not None]
 
     def _resume_sessions(self) -> None:
         """Take up the session that was collected last: its model serves on, its trainer goes on."""
-        newest = self.journal.movies(limit=1)
+        newest = self.journal.movies.newest(limit=1)
         if newest and not self.config.session.name:
             self.movies.session = newest[0].movie.session
         if self.movies.session:
@@ -283,9 +292,9 @@ class Daemon:
 
     def _beat(self, state: str) -> None:
         """Heartbeat, gauges, sign of life to systemd."""
-        self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+        self._next_heartbeat = self._clock.monotonic() + _HEARTBEAT_S
         self.upkeep.look(self._watching, self.movies.load.shed)
-        counts, oldest = self.journal.counts_by_state(), self.journal.oldest_pending()
+        counts, oldest = self.journal.movies.counts_by_state(), self.journal.movies.oldest_pending()
         beat = self.publisher.heartbeat(
             self.status.heartbeat(
                 state=state,

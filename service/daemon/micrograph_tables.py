@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
+from streamer.runtime.clock import SYSTEM
 from streamer.writers.atomic import write_atomically
 from streamer.writers.star import END_OF_TABLE, micrograph_line, micrograph_row, micrographs_head
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamer.movie_record import MovieRecord
+    from streamer.runtime.clock import Clock
     from streamer.writers.star import Optics
 
 _LEAST_INTERVAL_S = 2.0
@@ -33,7 +34,7 @@ class MicrographTables:
         self,
         directory_of: Callable[[str], Path],
         finished: Callable[[str], Iterable[MovieRecord]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._directory_of, self._finished, self._clock = directory_of, finished, clock
         self._lines: dict[str, dict[str, bytes | None]] = {}
@@ -60,7 +61,7 @@ class MicrographTables:
 
         Raises OutputError where it could not, and tries again later.
         """
-        began = self._clock()
+        began = self._clock.monotonic()
         if not self._changed or (not now and began < self._next_write):
             return False
         try:
@@ -68,7 +69,7 @@ class MicrographTables:
                 self._write(session)
                 self._changed.discard(session)
         finally:
-            took = self._clock() - began
+            took = self._clock.monotonic() - began
             self._next_write = began + max(_LEAST_INTERVAL_S, took / _WRITING_SHARE)
         return True
 

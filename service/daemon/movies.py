@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,14 +11,13 @@ from service.daemon.gain_watch import GainWatch
 from service.daemon.overload import LoadShedding, in_order
 from service.daemon.specimen_watch import SpecimenWatch
 from service.daemon.trainer_process import what_to_learn
-from service.journal.event_log import utc_seconds, utc_text
 from service.processes.messages import Failed, Finished, Work
 from service.wire.messages import SessionChange
 from streamer.errors import Handling, MovieNotReady, OutputError, Reason
 from streamer.movie_record import MovieRecord, Times
 from streamer.records import Instructions
+from streamer.runtime.clock import SYSTEM, utc_seconds, utc_text
 from streamer.runtime.fault_point import fault_point
-from streamer.runtime.stopwatch import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from service.journal.movie_table import JournalMovie
     from service.layout import Layout
     from streamer.detector.gain_choice import GainChoice
+    from streamer.runtime.clock import Clock
     from streamer.watch.settling import Arrival
 
 _log = logging.getLogger(__name__)
@@ -62,8 +61,9 @@ class MovieLifecycle:
         metrics: Metrics,
         status: Status,
         alarms: Alarms,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._config, self._layout, self._journal = config, layout, journal
+        self._config, self._layout, self._journal, self._clock = config, layout, journal, clock
         self._gains, self._versions, self._trainer, self._tables = gains, versions, trainer, tables
         self._metrics, self._status, self._alarms = metrics, status, alarms
         self._gain_watch = GainWatch(alarms)
@@ -79,7 +79,7 @@ class MovieLifecycle:
     @property
     def is_holding(self) -> bool:
         """Whether nothing should be started just now, because results cannot be written."""
-        return time.monotonic() < self._hold_until
+        return self._clock.monotonic() < self._hold_until
 
     def arrived(self, arrival: Arrival) -> None:
         """Journal a movie that is whole, or one that will not be."""
@@ -89,8 +89,8 @@ class MovieLifecycle:
         self._metrics.ready(arrival.waited_s)
         if movie.session != self.session:
             self.session = movie.session
-            self._journal.append(SessionChange(state="started"), movie.session)
-        twin = self._journal.twin_of(movie.movie_id, arrival.fingerprint) if arrival.fingerprint else None
+            self._journal.events.append(SessionChange(state="started"), movie.session)
+        twin = self._journal.movies.twin_of(movie.movie_id, arrival.fingerprint) if arrival.fingerprint else None
         if arrival.error is None and twin is None:
             complete = utc_text(utc_seconds(arrival.ready_utc) - arrival.still_s)
             added = self._journal.add_ready(
@@ -119,20 +119,20 @@ class MovieLifecycle:
 
     def order(self, movie: JournalMovie) -> Work:
         """Make the order for a movie: with which gain, which model, where to; raises ConfigError."""
-        session, movie_id = movie.movie.session, movie.movie.movie_id
-        gain = self._gains.for_movie(Path(movie.movie.path), movie.movie.acquisition.gain_reference)
+        known, session, movie_id = movie.movie, movie.session, movie.movie_id
+        gain = self._gains.for_movie(Path(movie.path), known.acquisition.gain_reference)
         version = self._versions.version(session) if self._config.denoise.enabled else None
         shed, why = self._left_out(movie)
         learns = self._config.session_model.enabled and DENOISE not in shed
         learns_super_resolution = learns and self._config.super_resolution.learns
         notes = self._notes(session) if version is not None or self._config.session_model.enabled else ()
         return Work(
-            movie=movie.movie,
+            movie=known,
             times=Times(
                 detected=movie.detected_utc,
                 complete=movie.complete_utc,
                 ready=movie.ready_utc,
-                started=utc_now(),
+                started=utc_text(self._clock.wall()),
             ),
             instructions=Instructions(
                 session_directory=str(self._layout.session_output(session)),
@@ -236,7 +236,7 @@ class MovieLifecycle:
         """Tell of a movie that is not tried again, because workers die of it or the device fails."""
         self.load.ended(movie_id)
         movie = self._journal.movie(movie_id)
-        name = movie_id if movie is None else movie.movie.relative
+        name = movie_id if movie is None else movie.relative
         words = f"{name}: given up after repeated failures; streamer movies retry {movie_id}"
         self._alarms.tell("movie-quarantined", words)
         _log.error("quarantined: %s", words)
@@ -245,7 +245,7 @@ class MovieLifecycle:
         """Raise the alarm for what only people can mend. Nothing at all is started while outputs cannot be written."""
         if message.handling is Handling.HOLD:
             self._alarms.raise_("outputs-failing", message.reason.message, "critical")
-            self._hold_until = time.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
+            self._hold_until = self._clock.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
         else:
             if not self._without_gain:  # once, however many wait and whatever each of them says
                 self._alarms.raise_("gain-unclear", message.reason.message, "critical")
@@ -276,5 +276,5 @@ class MovieLifecycle:
 
     def _has_patience(self, movie_id: str) -> bool:
         """Whether a file that is not whole may still become so; counted from the first time that it was found so."""
-        since = self._not_ready_since.setdefault(movie_id, time.monotonic())
-        return time.monotonic() - since < self._config.watch.incomplete_after_s
+        since = self._not_ready_since.setdefault(movie_id, self._clock.monotonic())
+        return self._clock.monotonic() - since < self._config.watch.incomplete_after_s

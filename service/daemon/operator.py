@@ -90,7 +90,7 @@ class Operator:
                 return {"paused": self._commanded.paused}
             case "retry":
                 movie = self._commanded.journal.retry(_needed(arguments, "movie_id"))
-                return {"state": movie.state, "revision": movie.movie.revision}
+                return {"state": movie.state, "revision": movie.revision}
             case "skip":
                 self._commanded.journal.skip(_needed(arguments, "movie_id"), arguments.get("reason", "by the operator"))
                 self._commanded.movies.waits_no_more(_needed(arguments, "movie_id"))

@@ -6,11 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from service.wire.messages import PicksMade
 from streamer.errors import UsageError
-from streamer.movie_record import MovieRecord
 from streamer.writers.atomic import write_atomically
 from streamer.writers.star import coordinates_star
 
@@ -29,11 +26,11 @@ def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]
     OutputError : the file cannot be written.
     """
     movie = journal.movie(picks.movie_id, picks.revision)
-    if movie is None or movie.state != "done" or movie.record is None:
+    record = None if movie is None or movie.state != "done" else movie.record
+    if record is None:
         found = "unknown" if movie is None else movie.state
         where = f"{picks.movie_id} r{picks.revision}"
         raise UsageError("picks of a movie that is not done", where=where, expected="done", found=found)
-    record = msgspec.convert(movie.record, MovieRecord)
     image = next(file for file in record.outputs if file.role == "micrograph")
     height, width = image.shape or [0, 0]
     for x, y in picks.coordinates:
@@ -58,4 +55,4 @@ def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]
         path=place.as_posix(),
         sha256=hashlib.sha256(text).hexdigest(),
     )
-    return {"seq": journal.append(made, record.session).seq}
+    return {"seq": journal.events.append(made, record.session).seq}

@@ -10,7 +10,7 @@ from models.versions.store import BASE, ModelStore
 from service.wire.messages import NO_VERSION, ModelChange
 from streamer.errors import ModelError, OutputError
 from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
-from streamer.runtime.stopwatch import utc_now
+from streamer.runtime.clock import SYSTEM, utc_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.journal.journal import Journal
     from service.layout import Layout
     from service.processes.messages import Candidate
+    from streamer.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +31,11 @@ _METHODS = {SUPER_RESOLUTION: "fusion", CRYO_ZSSR: "zssr"}
 class ServingVersions:
     """The serving version of each session; movies are told which with their order."""
 
-    def __init__(self, layout: Layout, journal: Journal, metrics: Metrics, base: Path | None = None) -> None:
+    def __init__(
+        self, layout: Layout, journal: Journal, metrics: Metrics, base: Path | None = None, clock: Clock = SYSTEM
+    ) -> None:
         """``base`` is the version that a session starts with."""
-        self._layout, self._journal, self._metrics, self._base = layout, journal, metrics, base
+        self._layout, self._journal, self._metrics, self._base, self._clock = layout, journal, metrics, base, clock
         self._versions: dict[str, str | None] = {}
 
     def version(self, session: str) -> str | None:
@@ -68,9 +71,9 @@ class ServingVersions:
         result = "returned" if change.returned and version == earlier else "fell-back"
         model = ModelChange(version=version or NO_VERSION, result=result, reason=words)
         self._metrics.candidate(result)
-        self._journal.append(model, session)
+        self._journal.events.append(model, session)
         self._mark(session, version)
-        self._metrics.model(version, utc_now() if version else None)
+        self._metrics.model(version, utc_text(self._clock.wall()) if version else None)
         return version
 
     def _begun(self, session: str) -> str | None:
@@ -99,9 +102,9 @@ class ServingVersions:
 
         None holds the network back: only the operator brings it into service again.
         """
-        self._journal.append(change, session)
+        self._journal.events.append(change, session)
         self._mark(session, version, held=version is None)
-        self._metrics.model(version, utc_now() if version else None)
+        self._metrics.model(version, utc_text(self._clock.wall()) if version else None)
         removed = self._store(session).prune()
         if removed:
             _log.info("versions removed, as nobody will go back to them: %s", ", ".join(removed))
@@ -124,7 +127,7 @@ class ServingVersions:
         if result == "promoted" and method is None:
             self.serve(session, message.version, change)
             return
-        self._journal.append(change, session)
+        self._journal.events.append(change, session)
         if result == "promoted" and method:
             ModelStore(self._layout.super_resolution_models(session, method)).set_current(message.version)
 
@@ -142,7 +145,7 @@ class ServingVersions:
     def _journalled(self, session: str) -> str | None:
         """Version that the journal says serves, with the store brought in line if the daemon died in between."""
         store = self._store(session)
-        version, result = self._journal.serving_version(session)
+        version, result = self._journal.events.serving_version(session)
         if result is None:
             return store.current()
         held = version is None and result != "fell-back"

@@ -16,8 +16,8 @@ def sweep_leftovers(journal: Journal, layout: Layout) -> int:
 
     Not by a walk through all outputs: there may be years of them.
     """
-    at_work = [m.movie for m in journal.movies(state="started")]
-    newest = [m.movie for m in journal.movies(limit=1)]
+    at_work = [m.movie for m in journal.movies.newest(state="started")]
+    newest = [m.movie for m in journal.movies.newest(limit=1)]
     flat = {layout.state / "groups", *(layout.session_output(movie.session) for movie in (*at_work, *newest))}
     swept = [sweep_temporaries(layout.movie_output(movie)) for movie in at_work]
     swept += [sweep_temporaries(place, recursive=False) for place in flat]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +14,14 @@ from service.named_versions import base_of, check_versions
 from service.processes.messages import Begin, Candidate, Learn, Pause, Serving, Training, Up
 from service.processes.pipes import Child
 from streamer.errors import ModelError
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
     from service.config import Config
     from service.layout import Layout
+    from streamer.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +64,10 @@ class TrainerProcess:
         to_learn: Callable[[str, int], list[Learn]],
         candidate: Callable[[str, Candidate], None],
         died: Callable[[str], None],
+        clock: Clock = SYSTEM,
     ) -> None:
         check_versions(config)
-        self._config, self._layout = config, layout
+        self._config, self._layout, self._clock = config, layout, clock
         self._to_learn, self._candidate, self._died = to_learn, candidate, died
         self._child: Child | None = None
         self._spaces: dict[Path, GroupSpace] = {}
@@ -114,13 +116,13 @@ class TrainerProcess:
         if self._child is not None:
             _log.warning("the trainer is ended: the worker needs the memory")
             self.close()
-            self._started = time.monotonic()
+            self._started = self._clock.monotonic()
 
     def attend(self, pending: int) -> None:
         """Take what the trainer sent; pause it while movies wait; replace it when it died, but not all the time."""
         self._follow()
         if self._child is None:
-            if self.session and time.monotonic() - self._started >= _START_EVERY_S:
+            if self.session and self._clock.monotonic() - self._started >= _START_EVERY_S:
                 self._start()
             return
         paused = pending > self._config.session_model.pause_pending
@@ -148,7 +150,7 @@ class TrainerProcess:
         """
         if self._wanted == (self.session, self.specimen):
             return
-        if self._child is not None and (self.is_training or time.monotonic() - self._started < _TURN_S):
+        if self._child is not None and (self.is_training or self._clock.monotonic() - self._started < _TURN_S):
             return
         self.close()
         if self._wanted[0] != self.session:
@@ -176,7 +178,7 @@ class TrainerProcess:
         self.is_training = self._paused = False
 
     def _start(self) -> None:
-        self._started = time.monotonic()
+        self._started = self._clock.monotonic()
         self._keep_base()
         directory = str(self._layout.session_state(self.session))
         begin = Begin(config=self._config, session_directory=directory, specimen=self.specimen, warm=self._warm)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from service.health.disks import Disks
 from service.health.reserve import Reserve
-from service.journal.event_log import utc_text
 from service.journal.output_check import NEWEST, OutputCheck
 from streamer.errors import UsageError
+from streamer.runtime.clock import SYSTEM, utc_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from service.config import Config
     from service.daemon.arrivals import WatchThread
     from service.health.alarms import Alarms
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     from service.journal.journal import Journal
     from service.journal.output_check import Damage
     from service.layout import Layout
+    from streamer.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -48,14 +46,14 @@ class Upkeep:
         journal: Journal,
         alarms: Alarms,
         metrics: Metrics,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._layout, self._journal, self._alarms, self._metrics, self._clock = layout, journal, alarms, metrics, clock
         self.disks = Disks({"output": layout.output, "state": layout.state, "input": layout.root})
         self._reserve = Reserve(config.instance, alarms)
         self._kept_s = config.events.retention_days * _DAY_S
-        self._began, self._root_seen = clock(), False
-        self._next_prune = clock() + _PRUNE_EVERY_S
+        self._began, self._root_seen = clock.monotonic(), False
+        self._next_prune = clock.monotonic() + _PRUNE_EVERY_S
         self._verifying: OutputCheck | None = None
         self._damaged: set[str] = set()
 
@@ -66,7 +64,7 @@ class Upkeep:
 
     def verify_outputs(self) -> None:
         """Begin to check the outputs that were made last before this start."""
-        self._verifying = OutputCheck(self._journal.movies(state="done", limit=NEWEST), self._layout)
+        self._verifying = OutputCheck(self._journal.movies.newest(state="done", limit=NEWEST), self._layout)
 
     def look(self, watching: WatchThread | None, shed: tuple[str, ...]) -> None:
         """Look after everything once; ``shed`` is what is left out of movies at present."""
@@ -79,9 +77,9 @@ class Upkeep:
             self._metrics.overflows(watching.overflows)
         for damage in self._verifying.found() if self._verifying else ():
             self._mend(damage)
-        if self._clock() >= self._next_prune:
-            self._next_prune = self._clock() + _PRUNE_EVERY_S
-            self._journal.prune(utc_text(time.time() - self._kept_s))
+        if self._clock.monotonic() >= self._next_prune:
+            self._next_prune = self._clock.monotonic() + _PRUNE_EVERY_S
+            self._journal.events.prune(utc_text(self._clock.wall() - self._kept_s))
             give_back_memory()
 
     def close(self) -> None:
@@ -102,7 +100,7 @@ class Upkeep:
         if not watching.root_missing:
             self._root_seen = True
             self._alarms.clear("root-missing")
-        elif self._root_seen or self._clock() - self._began > _ROOT_WAIT_S:
+        elif self._root_seen or self._clock.monotonic() - self._began > _ROOT_WAIT_S:
             self._alarms.raise_("root-missing", f"{self._layout.root} is not there")
 
     def _mend(self, damage: Damage) -> None:

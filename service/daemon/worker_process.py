@@ -7,7 +7,6 @@ that were only in its company are not blamed for it.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from service.journal.movie_table import INTERRUPTED
 from service.processes.messages import Begin, Failed, Finish, Finished, Progress, Returned, Up, Work
 from service.processes.pipes import Child
 from streamer.errors import ConfigError, DeviceError, Reason, ServiceError
+from streamer.runtime.clock import SYSTEM
 from streamer.runtime.fault_point import fault_point
 from streamer.runtime.memory import resident_bytes, worker_memory_bytes
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from service.config import Config
     from service.journal.journal import Journal
     from service.journal.movie_table import JournalMovie
+    from streamer.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class WorkerProcess:
         finished: Callable[[Finished], None],
         failed: Callable[[Failed], None],
         restarted: Callable[[str, list[str]], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._config, self._journal, self._threads, self._clock = config, journal, threads, clock
         self._work_of, self._finished, self._failed, self._restarted = work_of, finished, failed, restarted
@@ -84,7 +85,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start a worker process."""
-        self._started = self._heard = self._clock()
+        self._started = self._heard = self._clock.monotonic()
         self.device = ""
         self._child = Child("service.processes.worker", Begin(config=self._config), threads=self._threads)
         _log.info("worker %d started", self._child.pid)
@@ -107,9 +108,9 @@ class WorkerProcess:
         movie = self._next()
         if movie is None or (is_suspect(movie) and self._in_hand):
             return False
-        key = movie_id, revision = movie.movie.movie_id, movie.movie.revision
+        key = movie_id, revision = movie.movie_id, movie.revision
         self._journal.start(movie_id, revision)
-        fault_point("started", movie.movie.relative)
+        fault_point("started", movie.relative)
         try:
             work = self._work_of(movie)
         except ConfigError as error:
@@ -127,7 +128,7 @@ class WorkerProcess:
             self._journal.release(movie_id, revision)
             raise
         if not self._in_hand:
-            self._heard = self._clock()
+            self._heard = self._clock.monotonic()
         self._in_hand[key] = _InHand(is_suspect(movie))
         self._child.send(work)
         return True
@@ -135,14 +136,14 @@ class WorkerProcess:
     def attend(self) -> None:
         """Take what the worker sent; replace it if it is gone."""
         if self._child is None:
-            if not self._finishing and self._clock() - self._started >= _START_EVERY_S:
+            if not self._finishing and self._clock.monotonic() - self._started >= _START_EVERY_S:
                 self.start()
             return
         alive = self._child.alive
         for message in self._child.receive():
-            self._heard = self._clock()
+            self._heard = self._clock.monotonic()
             self._take(message)
-        silent = self._clock() - self._heard
+        silent = self._clock.monotonic() - self._heard
         if not alive:
             self._bury(self._child.ending)
         elif silent > self._config.instance.worker_silence_s and (self._in_hand or not self.device):
@@ -173,16 +174,16 @@ class WorkerProcess:
         """Movie to start next, by ``watch.backlog``."""
         policy = self._config.watch.backlog
         latest = policy == "latest" or (policy == "alternate" and not self._took_latest)
-        movie = self._journal.next_ready(latest=latest)
+        movie = self._journal.movies.next_ready(latest=latest)
         if movie is not None and not (is_suspect(movie) and self._in_hand):
             self._took_latest = latest
         return movie
 
     def _memory(self) -> int:
         """What the worker holds, looked at once a second."""
-        if self._child is None or self._clock() - self._memory_seen < _LOOK_AT_MEMORY_S:
+        if self._child is None or self._clock.monotonic() - self._memory_seen < _LOOK_AT_MEMORY_S:
             return 0
-        self._memory_seen = self._clock()
+        self._memory_seen = self._clock.monotonic()
         return resident_bytes(self._child.pid)
 
     def _take(self, message: object) -> None:

@@ -81,7 +81,7 @@ def check(config: Config, directory: Path, *, written: int, damaged: int, exits:
 
 def _all_events(journal: Journal) -> list:  # type: ignore[type-arg]
     rows, position = [], 1
-    while page := journal.events(position):
+    while page := journal.events.page(position):
         rows += page
         position = page[-1].seq + 1
     return rows

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +27,13 @@ from service.layout import layout_of, read_endpoints
 from service.subscribers.connection import connection
 from service.subscribers.monitor import MonitorView, watch
 from streamer.errors import ServiceError, UsageError
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.wire.heartbeat import Heartbeat
+    from streamer.runtime.clock import Clock
 
 MARKER = ".streamer-demo"
 _FIRST_SQUARE_SHARE = 0.6
@@ -70,10 +71,11 @@ port = 0
 class Demo:
     """One run."""
 
-    def __init__(self, directory: Path, *, movies: int, seed: int, limit_s: float) -> None:
+    def __init__(self, directory: Path, *, movies: int, seed: int, limit_s: float, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self._directory, self._movies, self._seed = directory, movies, seed
-        self._deadline = time.monotonic() + limit_s
-        self._began = time.monotonic()
+        self._deadline = self._clock.monotonic() + limit_s
+        self._began = self._clock.monotonic()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._console = Console()
         self._stop = threading.Event()
@@ -129,7 +131,7 @@ class Demo:
         cursor = str(self._directory / "subscriber.cursor")
         self._spawn("subscriber", "subscribe", "--config", str(config_file), "--cursor", cursor)
         self._say("the trainer learns from what was collected; the gate decides")
-        self._idle_since = time.monotonic()
+        self._idle_since = self._clock.monotonic()
         self._until(self._has_learned, "the trainer")
         serving = self._beat.model_version if self._beat else None
         self._say(f"{f'model {serving}' if serving else 'no model'} serves; on to the second grid square")
@@ -167,7 +169,7 @@ class Demo:
         return {name: child.returncode for name, child in self._children.items()}
 
     def _tell(self, findings: Findings) -> int:
-        report(self._console, findings, self._directory, time.monotonic() - self._began)
+        report(self._console, findings, self._directory, self._clock.monotonic() - self._began)
         return 0 if findings.all_held else 1
 
     # ----------------------------------------------------------------------------------------------- details
@@ -218,9 +220,9 @@ class Demo:
         if self._beat is None:
             return False
         training = bool(self._beat.rates.get("training"))
-        self._idle_since = self._idle_since if not training else time.monotonic()
+        self._idle_since = self._idle_since if not training else self._clock.monotonic()
         own = self._beat.model_version not in (None, BASE)
-        return own or time.monotonic() - self._idle_since > _TRAINER_IDLE_S
+        return own or self._clock.monotonic() - self._idle_since > _TRAINER_IDLE_S
 
     def _caught_up(self) -> bool:
         """Whether picker and subscriber have dealt with the newest event."""
@@ -232,13 +234,13 @@ class Demo:
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition; the hard stop, or the end of the daemon, ends everything."""
         while not condition():
-            if time.monotonic() > self._deadline:
+            if self._clock.monotonic() > self._deadline:
                 raise ServiceError("the hard stop was reached", where="demo", expected=what)
             if self._children["daemon"].poll() is not None:
                 raise ServiceError("the daemon ended by itself", where=self._directory / "daemon.log", expected=what)
-            time.sleep(0.2)
+            self._clock.sleep(0.2)
 
     def _say(self, text: str) -> None:
         if not self._console.is_terminal:
-            words = f"{time.monotonic() - self._began:6.0f} s  {text}"
+            words = f"{self._clock.monotonic() - self._began:6.0f} s  {text}"
             self._console.print(words, highlight=False, markup=False, soft_wrap=True)

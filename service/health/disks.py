@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from streamer.runtime.clock import SYSTEM
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from streamer.runtime.clock import Clock
 
 
 class Space(NamedTuple):
@@ -26,7 +29,7 @@ _SILENT_S = 30.0
 class Disks:
     """Asks again and again; ``free`` never waits."""
 
-    def __init__(self, paths: Mapping[str, Path], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, paths: Mapping[str, Path], clock: Clock = SYSTEM) -> None:
         self._clock, self._stop = clock, threading.Event()
         self._found: dict[str, tuple[float, Space]] = {}
         self._threads = [
@@ -39,7 +42,7 @@ class Disks:
 
     def spaces(self) -> dict[str, Space]:
         """Space by volume, without those that have not answered for half a minute."""
-        now = self._clock()
+        now = self._clock.monotonic()
         return {name: space for name, (when, space) in dict(self._found).items() if now - when < _SILENT_S}
 
     def free(self) -> dict[str, int]:
@@ -54,7 +57,7 @@ class Disks:
         while True:
             space = space_of(path)
             if space is not None:
-                self._found[name] = (self._clock(), space)
+                self._found[name] = (self._clock.monotonic(), space)
             if self._stop.wait(_EVERY_S):
                 return
 

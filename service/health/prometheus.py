@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import platform
 import re
-import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
@@ -25,15 +24,16 @@ from prometheus_client import (
 
 from service.config import ORDER
 from service.health.gauges import KnownGauge
-from service.journal.event_log import utc_seconds
 from service.wire.loopback import check_loopback
 from streamer.errors import ServiceError
 from streamer.movie_record import DENOISER
+from streamer.runtime.clock import SYSTEM, utc_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from streamer.movie_record import MovieQuality, MovieRecord
+    from streamer.runtime.clock import Clock
 
 MAX_VALUES = 20
 """Different values that a label may take before the rest is called ``other``."""
@@ -45,7 +45,7 @@ _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 class Metrics:
     """All metrics of a daemon. Call a method for what happened; ``serve`` makes them readable."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Clock = SYSTEM) -> None:
         # Otherwise every counter and histogram gets a second series that says when this object was made.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=False)
@@ -165,7 +165,7 @@ class Metrics:
         if record.state != "done":
             return
         _observe(self._latency, latency_s)
-        self._last_done.set(self._clock())
+        self._last_done.set(self._clock.wall())
         self._output.inc(sum(output.bytes for output in record.outputs))
         if record.source is not None:
             self._frames.inc(record.source.n_frames)
@@ -246,7 +246,7 @@ class Metrics:
 
     def alive(self, stage: str) -> None:
         """Note a sign of life of a part of the daemon."""
-        self._alive.set(self._clock(), self._bounded("part", stage))
+        self._alive.set(self._clock.wall(), self._bounded("part", stage))
 
     def alert(self, name: str, active: bool) -> None:
         """Set whether an alert is raised."""

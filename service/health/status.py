@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from service.journal.event_log import utc_seconds
 from service.wire.heartbeat import Heartbeat
+from streamer.runtime.clock import SYSTEM, utc_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from service.wire.messages import Alert
     from streamer.movie_record import MovieRecord
+    from streamer.runtime.clock import Clock
 
 _HOUR_S = 3600.0
 
@@ -22,9 +20,9 @@ _HOUR_S = 3600.0
 class Status:
     """Rates and latencies of the recent past."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self._began = clock()
+        self._began = clock.monotonic()
         self._done: deque[float] = deque()
         self._latencies: deque[float] = deque(maxlen=200)
 
@@ -32,7 +30,7 @@ class Status:
         """Count a finished movie; returns its latency from being complete, in s."""
         if record.state != "done":
             return None
-        self._done.append(self._clock())
+        self._done.append(self._clock.monotonic())
         since, until = record.times.complete, record.times.done
         if since is None or until is None:
             return None
@@ -43,11 +41,11 @@ class Status:
 
     def uptime_s(self) -> float:
         """Time since the start, s."""
-        return self._clock() - self._began
+        return self._clock.monotonic() - self._began
 
     def movies_per_hour(self) -> float | None:
         """Rate over the last hour, or over the time since the first movie if that is shorter."""
-        now = self._clock()
+        now = self._clock.monotonic()
         while self._done and self._done[0] < now - _HOUR_S:
             self._done.popleft()
         if len(self._done) < 2:
@@ -88,7 +86,7 @@ class Status:
             uptime_s=round(self.uptime_s(), 1),
             pending=pending,
             settling=settling,
-            oldest_pending_s=None if oldest_pending is None else max(0.0, time.time() - oldest_pending),
+            oldest_pending_s=None if oldest_pending is None else max(0.0, self._clock.wall() - oldest_pending),
             model_version=model_version,
             rates={
                 "movies_per_hour": self.movies_per_hour(),

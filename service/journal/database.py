@@ -8,15 +8,17 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from streamer.errors import AlreadyRunning, ServiceError
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from streamer.runtime.clock import Clock
 
     Parameters = Sequence[object] | Mapping[str, object]
 
@@ -61,8 +63,10 @@ def lock_instance(state_directory: Path) -> Iterator[None]:
 class Database:
     """One connection, written by one process; every commit is on disk before the call returns."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, on_commit: Callable[[float], None]) -> None:
-        self._connection, self.path, self._on_commit = connection, path, on_commit
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, on_commit: Callable[[float], None], clock: Clock
+    ) -> None:
+        self._connection, self.path, self._on_commit, self._clock = connection, path, on_commit, clock
 
     @classmethod
     def open(
@@ -72,6 +76,7 @@ class Database:
         *,
         read_only: bool = False,
         on_commit: Callable[[float], None] = lambda _: None,
+        clock: Clock = SYSTEM,
     ) -> Database:
         """Open, check and bring up to date; create where there is none.
 
@@ -97,7 +102,7 @@ class Database:
                 isolation_level=None,
                 timeout=BUSY_S,
             )
-        database = cls(connection, path, on_commit)
+        database = cls(connection, path, on_commit, clock)
         try:
             database._prepare(migrations, read_only=read_only)
         except ServiceError:
@@ -106,20 +111,25 @@ class Database:
         return database
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[None]:
         """All or nothing, and durable when the block has ended."""
         with _mapped(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-                begin = time.perf_counter()
+                yield
+                begin = self._clock.monotonic()
                 self._connection.execute("COMMIT")
             except BaseException:
                 # After some errors (disk full) SQLite has rolled back itself, and there is nothing to undo.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-            self._on_commit(time.perf_counter() - begin)
+            self._on_commit(self._clock.monotonic() - begin)
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> int:
+        """Change something, within the caller's transaction; returns how many rows were."""
+        with _mapped(self.path):
+            return self._connection.execute(sql, parameters).rowcount
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
@@ -166,10 +176,9 @@ class Database:
         if 0 < version < len(migrations):
             self._back_up(self.path.with_name(f"{self.path.name}.schema{version}.backup"))
         for step, statements in enumerate(migrations[version:], start=version + 1):
-            with self.transaction() as connection:
-                for statement in statements:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {step}")
+            with self.transaction():
+                for statement in (*statements, f"PRAGMA user_version = {step}"):
+                    self._connection.execute(statement)
 
     def _back_up(self, target: Path) -> None:
         """Whole or absent: written beside, then renamed."""

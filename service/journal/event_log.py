@@ -5,21 +5,31 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from service.wire.messages import Body, Event, kind_of, make_event, subject_of
+from service.wire.messages import (
+    NO_VERSION,
+    SERVES_AFTER,
+    Body,
+    Event,
+    kind_of,
+    make_event,
+    parse_event,
+    subject_of,
+)
 from service.wire.requests import PAGE_BYTES, PAGE_EVENTS
 from streamer.errors import ConfigError
+from streamer.movie_record import DENOISER
+from streamer.runtime.clock import utc_text
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from service.journal.database import Database
+    from streamer.runtime.clock import Clock
 
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -45,17 +55,6 @@ PRUNED_AT_ONCE = 2000
 """Events forgotten in one transaction, so that the daemon's loop goes on."""
 
 
-def utc_text(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def utc_seconds(text: str) -> float:
-    """Seconds since 1970 from ISO 8601; a time without a zone is UTC."""
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
     """An event as it stands in the journal."""
@@ -70,15 +69,15 @@ class EventRow:
 class EventLog:
     """What has been told to the world in this epoch."""
 
-    def __init__(self, database: Database, instance: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, instance: str, clock: Clock) -> None:
         self._database, self._clock = database, clock
         self.instance = instance
         self.epoch = self._identify()
 
     def append(self, body: Body, session: str = "") -> Event:
         """Make an event of its own durable: a change of the model, an alert, a session's start."""
-        with self._database.transaction() as connection:
-            return self._append(connection, body, session)
+        with self._database.transaction():
+            return self.add(body, session)
 
     @property
     def last_seq(self) -> int:
@@ -96,7 +95,7 @@ class EventLog:
         rows = self._database.rows("SELECT * FROM numbers ORDER BY seq DESC LIMIT ?", (limit,))
         return {f"{row['kind']}/{row['session']}": row["kseq"] for row in rows}
 
-    def events(
+    def page(
         self,
         from_seq: int,
         max_count: int = PAGE_EVENTS,
@@ -152,39 +151,37 @@ class EventLog:
         first = min(after_all if young is None else young["seq"], after_all if first_active is None else first_active)
         if oldest >= first:
             return 0
-        with self._database.transaction() as connection:
-            until = min(first, oldest + most)
-            return connection.execute("DELETE FROM events WHERE seq < ?", (until,)).rowcount
+        with self._database.transaction():
+            return self._database.execute("DELETE FROM events WHERE seq < ?", (min(first, oldest + most),))
 
-    def integrity(self) -> list[str]:
-        """What SQLite finds wrong with the file when it looks at every page; empty where it is sound."""
-        return [str(row[0]) for row in self._database.rows("PRAGMA integrity_check(20)") if row[0] != "ok"]
+    def serving_version(self, session: str) -> tuple[str | None, str | None]:
+        """Version of the denoiser that was made to serve last, and by what; (None, None) where none ever was."""
+        for row in self._database.rows(
+            "SELECT body FROM events WHERE kind = 'model' AND session = ? ORDER BY seq DESC", (session,)
+        ):
+            body = parse_event(row["body"]).body
+            if body.get("network", DENOISER) == DENOISER and body.get("result") in SERVES_AFTER:
+                return (None if body["version"] == NO_VERSION else body["version"]), body["result"]
+        return None, None
 
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-    def _append(self, connection: sqlite3.Connection, body: Body, session: str) -> Event:
-        """Give an event its numbers and store it within the caller's transaction."""
+    def add(self, body: Body, session: str) -> Event:
+        """Give an event its numbers and store it, within the caller's transaction."""
         kind = kind_of(body)
-        newest = connection.execute("SELECT coalesce(max(seq), 0) FROM numbers").fetchone()[0]
-        of_kind = connection.execute(
-            "SELECT coalesce(max(kseq), 0) FROM numbers WHERE kind = ? AND session = ?", (kind, session)
-        ).fetchone()[0]
+        of_kind = self._one("SELECT kseq FROM numbers WHERE kind = ? AND session = ?", (kind, session))
         event = make_event(
             body,
             instance=self.instance,
             epoch=self.epoch,
-            seq=newest + 1,
-            kseq=of_kind + 1,
+            seq=self.last_seq + 1,
+            kseq=(of_kind or 0) + 1,
             session=session,
-            t_utc=utc_text(self._clock()),
+            t_utc=utc_text(self._clock.wall()),
         )
-        connection.execute(
+        self._database.execute(
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (event.seq, event.kseq, kind, session, subject_of(body), event.event_id, event.t_utc, event.raw),
         )
-        connection.execute(
+        self._database.execute(
             """INSERT INTO numbers VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, session) DO UPDATE SET
                kseq = excluded.kseq, seq = excluded.seq, newest_utc = max(newest_utc, excluded.newest_utc)""",
             (kind, session, event.kseq, event.seq, event.t_utc),
@@ -195,9 +192,10 @@ class EventLog:
         """Epoch of this file, made once; the file must belong to this instance."""
         meta = {row["key"]: row["value"] for row in self._database.rows("SELECT key, value FROM meta")}
         if not meta:
-            meta = {"epoch": str(uuid.uuid4()), "instance": self.instance, "created": utc_text(self._clock())}
-            with self._database.transaction() as connection:
-                connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            meta = {"epoch": str(uuid.uuid4()), "instance": self.instance, "created": utc_text(self._clock.wall())}
+            with self._database.transaction():
+                for item in meta.items():
+                    self._database.execute("INSERT INTO meta VALUES (?, ?)", item)
         if meta["instance"] != self.instance:
             raise ConfigError(
                 "the journal belongs to another instance",
@@ -209,8 +207,8 @@ class EventLog:
         return str(meta["epoch"])
 
     def _one(self, sql: str, parameters: Sequence[object] = ()) -> int | None:
-        value: int | None = self._database.rows(sql, parameters)[0][0]
-        return value
+        row = self._database.row(sql, parameters)
+        return None if row is None else row[0]
 
 
 def _kinds_are(kinds: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:

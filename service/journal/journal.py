@@ -11,35 +11,25 @@ and superseded once the same path holds another movie.
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.journal import event_log, movie_table
 from service.journal.database import Database, Migration
-from service.journal.event_log import utc_text
-from service.journal.movie_queries import BACKOFF_S, PENDING, READY, STARTED, MovieViews
-from service.journal.movie_table import (
-    INTERRUPTED,
-    JournalMovie,
-    bare_record,
-    is_same,
-    journal_movie,
-    known,
-    latest,
-    refresh,
-    update,
-)
+from service.journal.event_log import EventLog
+from service.journal.movie_queries import BACKOFF_S, MovieQueries
+from service.journal.movie_table import INTERRUPTED, PENDING, READY, STARTED, JournalMovie, MovieTable
 from streamer import jsontext
 from streamer.errors import Reason, ServiceError, UsageError
+from streamer.runtime.clock import SYSTEM, utc_text
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterable
 
     from service.wire.messages import Event
     from streamer.movie_record import MovieRecord
     from streamer.records import Movie
+    from streamer.runtime.clock import Clock
 
 MAX_ATTEMPTS = 3
 MAX_DEATHS = 2
@@ -49,11 +39,21 @@ REARMED = ("vanished", "incomplete")
 """Final only until the file is seen again: the same revision goes on."""
 _AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0, "complete_utc": ""}
 
-MIGRATIONS: tuple[Migration, ...] = ((*event_log.SCHEMA, *movie_table.SCHEMA), movie_table.SCHEMA_2, event_log.SCHEMA_3)
+MIGRATIONS: tuple[Migration, ...] = (
+    (*event_log.SCHEMA, *movie_table.SCHEMA),
+    movie_table.SCHEMA_2,
+    event_log.SCHEMA_3,
+)
 
 
-class Journal(MovieViews):
+class Journal:
     """States of all movies of an instance, and the events. One writer, one thread."""
+
+    def __init__(self, database: Database, instance: str, clock: Clock) -> None:
+        self._database, self._clock = database, clock
+        self._table = MovieTable(database)
+        self.events = EventLog(database, instance, clock)
+        self.movies = MovieQueries(database, clock)
 
     @classmethod
     def open(
@@ -62,16 +62,28 @@ class Journal(MovieViews):
         *,
         instance: str = "default",
         read_only: bool = False,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM,
         on_commit: Callable[[float], None] = lambda _: None,
     ) -> Journal:
         """Open or create the file; ``ServiceError`` where it is damaged or newer than this program."""
-        database = Database.open(Path(path), MIGRATIONS, read_only=read_only, on_commit=on_commit)
+        database = Database.open(Path(path), MIGRATIONS, read_only=read_only, on_commit=on_commit, clock=clock)
         try:
             return cls(database, instance, clock)
         except BaseException:
             database.close()
             raise
+
+    def movie(self, movie_id: str, revision: int | None = None) -> JournalMovie | None:
+        """One movie, its latest revision unless one is named."""
+        return self._table.find(movie_id, revision)
+
+    def integrity(self) -> list[str]:
+        """What SQLite finds wrong with the file when it looks at every page; empty where it is sound."""
+        return [str(row[0]) for row in self._database.rows("PRAGMA integrity_check(20)") if row[0] != "ok"]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
 
     # ------------------------------------------------------------------------------------------- arrivals
 
@@ -88,41 +100,36 @@ class Journal(MovieViews):
         The same path with other content is a new revision; the old one is superseded at once, by an event.
         """
         times = {"detected_utc": detected_utc, "ready_utc": ready_utc, "complete_utc": complete_utc}
-        with self._database.transaction() as connection:
-            old = latest(connection, movie.movie_id)
-            if old is not None and _is_rearmed(old, movie):
-                row = refresh(connection, old, movie)
-                row = update(connection, row, state=READY, **_AFRESH | times)
-            elif old is None or not is_same(old, movie):
-                row = self._insert(connection, old, movie, **times)
-            elif old["state"] == READY:
-                row = refresh(connection, old, movie)
+        with self._database.transaction():
+            known = self._table.find(movie.movie_id)
+            if known is not None and _is_rearmed(known, movie):
+                added = self._table.update(self._table.refresh(known, movie), state=READY, **_AFRESH | times)
+            elif known is None or not known.is_same(movie):
+                added = self._insert(known, movie, **times)
+            elif known.state == READY:
+                added = self._table.refresh(known, movie)
             else:
                 # Known as it is; only what the file system calls it may have changed.
-                row = update(connection, old, identity=jsontext.encode(movie.identity))
-            if fingerprint is not None:
-                row = update(connection, row, fingerprint=fingerprint)
-            return journal_movie(row)
+                added = self._table.update(known, identity=jsontext.encode(movie.identity))
+            return added if fingerprint is None else self._table.update(added, fingerprint=fingerprint)
 
     def restore(self, movies: Iterable[tuple[Movie, MovieRecord]]) -> int:
         """Take in what sidecars say is done, each movie's revisions in order, all or nothing. Returns how many."""
         count = 0
-        with self._database.transaction() as connection:
+        with self._database.transaction():
             for movie, record in movies:
-                old = latest(connection, movie.movie_id)
-                if old is not None:
-                    self._finish(connection, old, bare_record(old, "superseded"))
-                row = movie_table.insert(
-                    connection,
+                known = self._table.find(movie.movie_id)
+                if known is not None:
+                    self._finish(known, known.bare_record("superseded"))
+                added = self._table.insert(
                     movie,
-                    state=READY,
                     revision=movie.revision,
                     supersedes=record.supersedes,
                     detected_utc=record.times.detected or "",
                     ready_utc=record.times.ready,
                     complete_utc=record.times.complete or "",
                 )
-                self._finish(connection, row, record)
+                self._finish(added, record)
                 count += 1
         return count
 
@@ -131,28 +138,28 @@ class Journal(MovieViews):
 
         None: nothing new, because it is at work, or already ended as it is.
         """
-        with self._database.transaction() as connection:
-            old = latest(connection, movie.movie_id)
-            if old is not None and (old["state"] == READY or _is_rearmed(old, movie)):
-                if old["state"] in REARMED and old["state"] == record.state and is_same(old, movie):
+        with self._database.transaction():
+            known = self._table.find(movie.movie_id)
+            if known is not None and (known.state == READY or _is_rearmed(known, movie)):
+                if known.state in REARMED and known.state == record.state and known.is_same(movie):
                     return None
-                row = refresh(connection, old, movie)
-            elif old is None or not is_same(old, movie):
-                row = self._insert(connection, old, movie, detected_utc=detected_utc)
+                ended = self._table.refresh(known, movie)
+            elif known is None or not known.is_same(movie):
+                ended = self._insert(known, movie, detected_utc=detected_utc)
             else:
                 return None
-            return self._finish(connection, row, record)
+            return self._finish(ended, record)
 
     # ----------------------------------------------------------------------------------------------- work
 
     def start(self, movie_id: str, revision: int) -> int:
         """Count the attempt and commit it, before a worker sees the movie. Returns its number, from 1."""
-        with self._database.transaction() as connection:
-            row = known(connection, movie_id, revision)
-            if row["state"] != READY:
-                raise ServiceError("a movie was started twice", where=movie_id, expected=READY, found=row["state"])
-            attempt: int = row["attempt"] + 1
-            update(connection, row, state=STARTED, attempt=attempt, started_utc=utc_text(self._clock()))
+        with self._database.transaction():
+            movie = self._table.get(movie_id, revision)
+            if movie.state != READY:
+                raise ServiceError("a movie was started twice", where=movie_id, expected=READY, found=movie.state)
+            attempt = movie.attempt + 1
+            self._table.update(movie, state=STARTED, attempt=attempt, started_utc=self._now())
             return attempt
 
     def finish(self, record: MovieRecord) -> Event | None:
@@ -161,9 +168,9 @@ class Journal(MovieViews):
         What the journal knows better (supersedes, missing times) is filled in. None: the result no longer
         counts, because the movie was superseded or skipped meanwhile.
         """
-        with self._database.transaction() as connection:
-            row = known(connection, record.movie_id, record.revision)
-            return self._finish(connection, row, record) if row["state"] in PENDING else None
+        with self._database.transaction():
+            movie = self._table.get(record.movie_id, record.revision)
+            return self._finish(movie, record) if movie.state in PENDING else None
 
     def retry_later(self, movie_id: str, revision: int, reason: Reason, *, counted: bool = True) -> str:
         """Try again after 5, 30, then 120 s.
@@ -174,16 +181,15 @@ class Journal(MovieViews):
         ----------
         counted : False where the movie is not to blame (a full disk): such retries never end.
         """
-        with self._database.transaction() as connection:
-            row = known(connection, movie_id, revision)
-            delay = BACKOFF_S[min(row["retries"], len(BACKOFF_S) - 1)]
+        with self._database.transaction():
+            movie = self._table.get(movie_id, revision)
+            delay = BACKOFF_S[min(movie.retries, len(BACKOFF_S) - 1)]
             return self._again(
-                connection,
-                row,
+                movie,
                 reason,
-                attempt=row["attempt"] - (0 if counted else 1),
-                retries=row["retries"] + 1,
-                not_before=self._clock() + delay,
+                attempt=movie.attempt - (0 if counted else 1),
+                retries=movie.retries + 1,
+                not_before=self._clock.wall() + delay,
             )
 
     def worker_died(self, movie_id: str, revision: int, reason: Reason) -> str:
@@ -191,124 +197,111 @@ class Journal(MovieViews):
 
         Returns the new state: ready, or quarantined at the second death or after three attempts.
         """
-        with self._database.transaction() as connection:
-            row = known(connection, movie_id, revision)
-            return self._again(connection, row, reason, deaths=row["deaths"] + 1)
+        with self._database.transaction():
+            movie = self._table.get(movie_id, revision)
+            return self._again(movie, reason, deaths=movie.deaths + 1)
 
     def release(self, movie_id: str, revision: int) -> str:
         """Give a started movie back untouched, because the daemon stops; the attempt does not count."""
-        with self._database.transaction() as connection:
-            row = known(connection, movie_id, revision)
-            return self._again(connection, row, None, attempt=row["attempt"] - 1)
+        with self._database.transaction():
+            movie = self._table.get(movie_id, revision)
+            return self._again(movie, None, attempt=movie.attempt - 1)
 
     def requeue_started(self, *, counted: bool = True) -> int:
         """Make ready again what was at work when the daemon died, or had to stop: then no attempt is counted."""
-        with self._database.transaction() as connection:
-            rows = connection.execute("SELECT * FROM movies WHERE state = ? ORDER BY number", (STARTED,)).fetchall()
+        with self._database.transaction():
+            started = list(self.movies.every(STARTED))
             reason = Reason(error=INTERRUPTED, message="the daemon stopped while this movie was at work")
-            for row in rows:
-                self._again(
-                    connection, row, reason if counted else None, attempt=row["attempt"] - (0 if counted else 1)
-                )
-            return len(rows)
+            for movie in started:
+                self._again(movie, reason if counted else None, attempt=movie.attempt - (0 if counted else 1))
+            return len(started)
 
     # ------------------------------------------------------------------------------------------- operator
 
     def retry(self, movie_id: str) -> JournalMovie:
         """Process it once more: the same revision, or a new one that supersedes a done one."""
-        with self._database.transaction() as connection:
-            row = known(connection, movie_id)
-            if row["state"] in PENDING:
-                raise UsageError("the movie is waiting or at work already", where=movie_id, found=row["state"])
-            if row["state"] == "done":
-                movie = journal_movie(row).movie
-                times = {"detected_utc": row["detected_utc"], "ready_utc": utc_text(self._clock())}
-                row = self._insert(connection, row, movie, **times)
-            else:
-                row = update(connection, row, state=READY, **_AFRESH)
-            return journal_movie(row)
+        with self._database.transaction():
+            known = self._table.get(movie_id)
+            if known.state in PENDING:
+                raise UsageError("the movie is waiting or at work already", where=movie_id, found=known.state)
+            if known.state == "done":
+                return self._insert(known, known.movie, detected_utc=known.detected_utc, ready_utc=self._now())
+            return self._table.update(known, state=READY, **_AFRESH)
 
     def skip(self, movie_id: str, reason: str) -> Event:
         """Leave it out; a result that is still being computed will not count."""
-        with self._database.transaction() as connection:
-            row = known(connection, movie_id)
-            if row["state"] in ("done", "skipped"):
-                raise UsageError("the movie cannot be skipped any more", where=movie_id, found=row["state"])
-            why = Reason(error="Skipped", message=reason)
-            return self._finish(connection, row, bare_record(row, "skipped", why))
+        with self._database.transaction():
+            known = self._table.get(movie_id)
+            if known.state in ("done", "skipped"):
+                raise UsageError("the movie cannot be skipped any more", where=movie_id, found=known.state)
+            return self._finish(known, known.bare_record("skipped", Reason(error="Skipped", message=reason)))
 
     # ------------------------------------------------------------------------------------------- changing
 
-    def _insert(
-        self,
-        connection: sqlite3.Connection,
-        old: sqlite3.Row | None,
-        movie: Movie,
-        **times: str,
-    ) -> sqlite3.Row:
+    def _insert(self, known: JournalMovie | None, movie: Movie, **times: str) -> JournalMovie:
         """Add a first revision, or the next one; the one before is superseded and the world is told."""
-        if old is not None:
-            self._finish(connection, old, bare_record(old, "superseded"))
-        return movie_table.insert(
-            connection,
-            movie,
-            state=READY,
-            revision=1 if old is None else old["revision"] + 1,
-            supersedes=None if old is None else old["revision"],
-            **times,
-        )
+        if known is None:
+            return self._table.insert(movie, revision=1, supersedes=None, **times)
+        self._finish(known, known.bare_record("superseded"))
+        return self._table.insert(movie, revision=known.revision + 1, supersedes=known.revision, **times)
 
-    def _finish(self, connection: sqlite3.Connection, row: sqlite3.Row, record: MovieRecord) -> Event:
+    def _finish(self, movie: JournalMovie, record: MovieRecord) -> Event:
         """Set final state and record, append the event; the caller's transaction makes them one."""
         if record.state not in FINAL:
             raise ValueError(f"{record.state!r} is not a final state")
         times = record.times
         record = dataclasses.replace(
             record,
-            session=row["session"],
-            revision=row["revision"],
-            supersedes=row["supersedes"],
+            session=movie.session,
+            revision=movie.revision,
+            supersedes=movie.supersedes,
             times=dataclasses.replace(
                 times,
-                detected=times.detected or row["detected_utc"],
-                ready=times.ready or row["ready_utc"],
-                started=times.started or row["started_utc"],
-                done=times.done or utc_text(self._clock()),
+                detected=times.detected or movie.detected_utc,
+                ready=times.ready or movie.ready_utc,
+                started=times.started or movie.started_utc,
+                done=times.done or self._now(),
             ),
-            path=movie_table.relative_of(row),
+            path=movie.relative,
         )
-        event = self._append(connection, record, record.session)
-        reason = None if record.reason is None else jsontext.encode(record.reason)
+        event = self.events.add(record, record.session)
         if record.state == "superseded":
             # The record of what was made of it stays: the files are still there.
-            update(connection, row, state=record.state)
-        else:
-            row = update(connection, row, state=record.state, record=jsontext.encode(record), reason=reason)
-            update(
-                connection,
-                row,
-                shed=" ".join(record.shed),
-                fingerprint=record.source.fingerprint if record.source else row["fingerprint"],
-            )
+            self._table.update(movie, state=record.state)
+            return event
+        self._table.update(
+            movie,
+            state=record.state,
+            record=jsontext.encode(record),
+            reason=_encoded(record.reason),
+            shed=" ".join(record.shed),
+            fingerprint=record.source.fingerprint if record.source else movie.fingerprint,
+        )
         return event
 
-    def _again(self, connection: sqlite3.Connection, row: sqlite3.Row, reason: Reason | None, **columns: object) -> str:
+    def _again(self, movie: JournalMovie, reason: Reason | None, **columns: object) -> str:
         """Put back to ready what is at work, unless it has had its chances."""
-        if row["state"] != STARTED:
-            return str(row["state"])
-        why = None if reason is None else jsontext.encode(reason)
-        row = update(connection, row, **columns, state=READY, reason=why)
-        if row["attempt"] >= MAX_ATTEMPTS or row["deaths"] >= MAX_DEATHS:
-            self._finish(connection, row, bare_record(row, "quarantined", reason))
+        if movie.state != STARTED:
+            return movie.state
+        movie = self._table.update(movie, **columns, state=READY, reason=_encoded(reason))
+        if movie.attempt >= MAX_ATTEMPTS or movie.deaths >= MAX_DEATHS:
+            self._finish(movie, movie.bare_record("quarantined", reason))
             return "quarantined"
         return READY
 
+    def _now(self) -> str:
+        return utc_text(self._clock.wall())
 
-def _is_rearmed(row: sqlite3.Row, movie: Movie) -> bool:
+
+def _encoded(reason: Reason | None) -> bytes | None:
+    return None if reason is None else jsontext.encode(reason)
+
+
+def _is_rearmed(known: JournalMovie, movie: Movie) -> bool:
     """Whether a final state ends because the file was seen again.
 
     A failed movie is tried again after a change that leaves the content alone: it may have been unreadable.
     """
-    if row["state"] == "failed":
-        return is_same(row, movie) and movie_table.identity_of(row) != movie.identity
-    return row["state"] in REARMED
+    if known.state == "failed":
+        return known.is_same(movie) and known.movie.identity != movie.identity
+    return known.state in REARMED

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.journal import movie_table
-from service.journal.event_log import EventLog, utc_seconds
-from service.journal.movie_table import JournalMovie, journal_movie
-from service.wire.messages import NO_VERSION, SERVES_AFTER, parse_event
+from service.journal.movie_table import PENDING, READY, JournalMovie, identity_of, journal_movie, relative_of
 from streamer import jsontext
-from streamer.movie_record import DENOISER, MovieRecord
+from streamer.movie_record import MovieRecord
+from streamer.runtime.clock import utc_seconds
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
 
+    from service.journal.database import Database
     from streamer.records import FileIdentity
+    from streamer.runtime.clock import Clock
 
-READY, STARTED = "ready", "started"
-PENDING = (READY, STARTED)
 BACKOFF_S = (5.0, 30.0, 120.0)
+_PORTION = 500
 
 _MAY_START = "SELECT * FROM movies WHERE state = ? AND (not_before <= ? OR not_before > ?)"
 _NEXT_OLDEST, _NEXT_LATEST = f"{_MAY_START} ORDER BY number LIMIT 1", f"{_MAY_START} ORDER BY number DESC LIMIT 1"
 
 
-class MovieViews(EventLog):
+class MovieQueries:
     """States of all movies of an instance, to read."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database, self._clock = database, clock
 
     def next_ready(self, *, latest: bool = False) -> JournalMovie | None:
         """Oldest movie that may be started now, or the latest one."""
-        now = self._clock()
+        now = self._clock.wall()
         row = self._database.row(
             _NEXT_LATEST if latest else _NEXT_OLDEST,
             # A retry can only be due within the longest delay: later than that, the clock was set back.
@@ -43,22 +46,14 @@ class MovieViews(EventLog):
             "SELECT relative FROM movies WHERE fingerprint = ? AND movie_id != ? AND state IN (?, ?, 'done')",
             (fingerprint, movie_id, *PENDING),
         )
-        return None if row is None else movie_table.relative_of(row)
+        return None if row is None else relative_of(row)
 
     def with_shed(self) -> list[str]:
         """Ids of the movies that are done without what was shed under load, oldest first."""
         rows = self._database.rows("SELECT movie_id FROM movies WHERE state = 'done' AND shed != '' ORDER BY number")
         return [row["movie_id"] for row in rows]
 
-    def movie(self, movie_id: str, revision: int | None = None) -> JournalMovie | None:
-        """One movie, its latest revision unless one is named."""
-        row = self._database.row(
-            "SELECT * FROM movies WHERE movie_id = ? AND (? IS NULL OR revision = ?) ORDER BY revision DESC",
-            (movie_id, revision, revision),
-        )
-        return None if row is None else journal_movie(row)
-
-    def movies(self, session: str | None = None, state: str | None = None, limit: int = 100) -> list[JournalMovie]:
+    def newest(self, session: str | None = None, state: str | None = None, limit: int = 100) -> list[JournalMovie]:
         """Movies of a session and state, newest first."""
         rows = self._database.rows(
             "SELECT * FROM movies WHERE (? IS NULL OR session = ?) AND (? IS NULL OR state = ?)"
@@ -69,11 +64,11 @@ class MovieViews(EventLog):
 
     def every(self, state: str | None = None) -> Iterator[JournalMovie]:
         """All revisions of all movies, oldest first, however many there are."""
-        return map(journal_movie, movie_table.every_row(self._database, state=state))
+        return map(journal_movie, self._rows(state=state))
 
     def done(self, session: str) -> Iterator[MovieRecord]:
         """Records of a session's movies that are done, oldest first."""
-        for row in movie_table.every_row(self._database, session, "done"):
+        for row in self._rows(session, "done"):
             yield jsontext.decode(row["record"], MovieRecord)
 
     def identities(self) -> dict[str, FileIdentity]:
@@ -84,7 +79,7 @@ class MovieViews(EventLog):
         rows = self._database.rows(
             "SELECT relative, identity FROM movies WHERE state NOT IN ('superseded', 'vanished')"
         )
-        return {movie_table.relative_of(row): movie_table.identity_of(row) for row in rows}
+        return {relative_of(row): identity_of(row) for row in rows}
 
     def counts_by_state(self) -> dict[str, int]:
         """How many revisions are in each state."""
@@ -101,12 +96,15 @@ class MovieViews(EventLog):
         row = self._database.row("SELECT min(detected_utc) AS detected FROM movies WHERE state IN (?, ?)", PENDING)
         return None if row is None or row["detected"] is None else utc_seconds(row["detected"])
 
-    def serving_version(self, session: str) -> tuple[str | None, str | None]:
-        """Version of the denoiser that was made to serve last, and by what; (None, None) where none ever was."""
-        for row in self._database.rows(
-            "SELECT body FROM events WHERE kind = 'model' AND session = ? ORDER BY seq DESC", (session,)
+    def _rows(self, session: str | None = None, state: str | None = None) -> Iterator[sqlite3.Row]:
+        """Rows of a session and state, oldest first, read in portions: there may be very many."""
+        query = (
+            "SELECT * FROM movies WHERE (:session IS NULL OR session = :session) AND (:state IS NULL OR state = :state)"
+            " AND number > :last ORDER BY number LIMIT :portion"
+        )
+        last = 0
+        while rows := self._database.rows(
+            query, {"session": session, "state": state, "last": last, "portion": _PORTION}
         ):
-            body = parse_event(row["body"]).body
-            if body.get("network", DENOISER) == DENOISER and body.get("result") in SERVES_AFTER:
-                return (None if body["version"] == NO_VERSION else body["version"]), body["result"]
-        return None, None
+            yield from rows
+            last = rows[-1]["number"]

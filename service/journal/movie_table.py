@@ -1,4 +1,7 @@
-"""The journal's table of movies: its columns, and a row as a record. ``journal`` says what states mean."""
+"""The journal's table of movies: its columns, a row as a record, and changes of a row.
+
+``journal`` says what states mean. Changes belong in the caller's transaction, which makes them one with their event.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ from streamer.records import FileIdentity, Movie
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
 
     from service.journal.database import Database
 
+READY, STARTED = "ready", "started"
+PENDING = (READY, STARTED)
 INTERRUPTED = "Stopped"
 """Name of the reason why a movie is ready again that was at work when the daemon died."""
-_PORTION = 500
 
 # Paths are bytes: any file name survives. The identity is JSON: inodes need 64 bits without a sign.
 SCHEMA = (
@@ -44,17 +47,23 @@ SCHEMA_2 = (
 )
 """Since version 2: what is usual in the session, what the content hashes to, what was left out under load."""
 
+_OF_MOVIE = "SELECT * FROM movies WHERE movie_id = ? AND (? IS NULL OR revision = ?) ORDER BY revision DESC LIMIT 1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalMovie:
     """A revision of a movie as it stands in the journal."""
 
+    number: int
+    """Of the row: the order in which the journal learned of movies."""
     movie: Movie
     state: str
     attempt: int
     """Times that it was given to a worker and not taken back."""
     deaths: int
-    """Workers that died on it."""
+    """Workers that died while processing it."""
+    retries: int
+    """Times that it was put back to be tried later."""
     supersedes: int | None
     detected_utc: str
     complete_utc: str | None
@@ -63,114 +72,132 @@ class JournalMovie:
     started_utc: str | None
     not_before: float
     """UTC seconds before which it is not tried again."""
+    fingerprint: str | None
+    """Hash of the size and the ends of the file."""
     reason: Reason | None
     """Why it failed or waits."""
-    record: dict[str, Any] | None
-    """What was published last, whole: a ``MovieRecord``, perhaps of an older version of the program."""
+    stored_record: bytes | None
+    """The record as JSON; see ``record``."""
+
+    @property
+    def record(self) -> MovieRecord | None:
+        """What was published last, whole; decoded when asked for, as most who look at movies do not."""
+        return None if self.stored_record is None else jsontext.decode(self.stored_record, MovieRecord)
+
+    @property
+    def movie_id(self) -> str:
+        """See ``movie_id_of``."""
+        return self.movie.movie_id
+
+    @property
+    def revision(self) -> int:
+        """Counts from 1."""
+        return self.movie.revision
+
+    @property
+    def relative(self) -> str:
+        """Path below the watched root."""
+        return self.movie.relative
+
+    @property
+    def path(self) -> str:
+        """Path of the file."""
+        return self.movie.path
+
+    @property
+    def session(self) -> str:
+        """Session that it belongs to."""
+        return self.movie.session
+
+    def is_same(self, movie: Movie) -> bool:
+        """Whether the content can be taken to be the same.
+
+        Device, inode and ctime may change without it: by a remount, a reboot, chown, a restored copy.
+        """
+        return self.movie.identity.has_same_content(movie.identity)
+
+    def bare_record(self, state: str, reason: Reason | None = None) -> MovieRecord:
+        """Record of a movie of which nothing is known but its fate."""
+        fields = {"movie_id": self.movie_id, "session": self.session, "revision": self.revision}
+        return msgspec.convert({**fields, "state": state, "reason": reason}, MovieRecord)
+
+    def summary(self) -> dict[str, Any]:
+        """The movie in one line, for people and programs."""
+        return {
+            "movie_id": self.movie_id,
+            "revision": self.revision,
+            "path": self.relative,
+            "session": self.session,
+            "state": self.state,
+            "attempt": self.attempt,
+            "detected": self.detected_utc,
+            "reason": self.reason,
+        }
 
 
-def latest(connection: sqlite3.Connection, movie_id: str) -> sqlite3.Row | None:
-    """Newest revision."""
-    found: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM movies WHERE movie_id = ? ORDER BY revision DESC LIMIT 1", (movie_id,)
-    ).fetchone()
-    return found
+class MovieTable:
+    """Rows of the table, one movie's revision each."""
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-def known(connection: sqlite3.Connection, movie_id: str, revision: int | None = None) -> sqlite3.Row:
-    """Newest revision, or the one named; ``UsageError`` where there is none."""
-    found: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM movies WHERE movie_id = ? AND (? IS NULL OR revision = ?) ORDER BY revision DESC LIMIT 1",
-        (movie_id, revision, revision),
-    ).fetchone()
-    if found is None:
-        raise UsageError(
-            "the journal does not know this movie",
-            where=movie_id if revision is None else f"{movie_id} r{revision}",
-            hint="streamer movies list shows those it knows",
+    def find(self, movie_id: str, revision: int | None = None) -> JournalMovie | None:
+        """Newest revision, or the one named, if there is one."""
+        row = self._database.row(_OF_MOVIE, (movie_id, revision, revision))
+        return None if row is None else journal_movie(row)
+
+    def get(self, movie_id: str, revision: int | None = None) -> JournalMovie:
+        """The same; raises UsageError where there is none."""
+        movie = self.find(movie_id, revision)
+        if movie is None:
+            raise UsageError(
+                "the journal does not know this movie",
+                where=movie_id if revision is None else f"{movie_id} r{revision}",
+                hint="streamer movies list shows those it knows",
+            )
+        return movie
+
+    def insert(
+        self,
+        movie: Movie,
+        *,
+        revision: int,
+        supersedes: int | None,
+        detected_utc: str,
+        ready_utc: str | None = None,
+        complete_utc: str = "",
+    ) -> JournalMovie:
+        """Add a revision that is ready, and return it."""
+        columns = {
+            "movie_id": movie.movie_id,
+            "revision": revision,
+            "supersedes": supersedes,
+            "relative": _blob(movie.relative),
+            "state": READY,
+            "detected_utc": detected_utc,
+            "ready_utc": ready_utc,
+            "complete_utc": complete_utc,
+            **_of_file(movie),
+        }
+        marks = ", ".join("?" * len(columns))
+        self._database.execute(
+            f"INSERT INTO movies ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608
+            tuple(columns.values()),
         )
-    return found
+        return self.get(movie.movie_id, revision)
 
+    def update(self, movie: JournalMovie, **columns: object) -> JournalMovie:
+        """Change columns of a row, named by our own code only, and return it."""
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._database.execute(
+            f"UPDATE movies SET {names} WHERE number = ?",  # noqa: S608
+            (*columns.values(), movie.number),
+        )
+        return self.get(movie.movie_id, movie.revision)
 
-def insert(
-    connection: sqlite3.Connection,
-    movie: Movie,
-    *,
-    state: str,
-    revision: int,
-    supersedes: int | None,
-    detected_utc: str,
-    ready_utc: str | None = None,
-    complete_utc: str = "",
-) -> sqlite3.Row:
-    """Add a row and return it."""
-    connection.execute(
-        "INSERT INTO movies (movie_id, revision, supersedes, relative, path, session, identity, evidence,"
-        " acquisition, state, detected_utc, ready_utc, complete_utc, usual_frames)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            movie.movie_id,
-            revision,
-            supersedes,
-            _blob(movie.relative),
-            _blob(movie.path),
-            movie.session,
-            jsontext.encode(movie.identity),
-            movie.evidence,
-            jsontext.encode(movie.acquisition),
-            state,
-            detected_utc,
-            ready_utc,
-            complete_utc,
-            movie.usual_frames,
-        ),
-    )
-    return known(connection, movie.movie_id, revision)
-
-
-def update(connection: sqlite3.Connection, row: sqlite3.Row, **columns: object) -> sqlite3.Row:
-    """Change columns of a row, named by our own code only, and return it."""
-    names = ", ".join(f"{name} = ?" for name in columns)
-    connection.execute(f"UPDATE movies SET {names} WHERE number = ?", (*columns.values(), row["number"]))  # noqa: S608
-    return known(connection, row["movie_id"], row["revision"])
-
-
-def refresh(connection: sqlite3.Connection, row: sqlite3.Row, movie: Movie) -> sqlite3.Row:
-    """Take over what was learnt since about a movie that has not been started."""
-    return update(
-        connection,
-        row,
-        path=_blob(movie.path),
-        session=movie.session,
-        identity=jsontext.encode(movie.identity),
-        evidence=movie.evidence,
-        acquisition=jsontext.encode(movie.acquisition),
-        usual_frames=movie.usual_frames,
-    )
-
-
-def is_same(row: sqlite3.Row, movie: Movie) -> bool:
-    """Whether the content can be taken to be the same.
-
-    Device, inode and ctime may change without it: by a remount, a reboot, chown, a restored copy.
-    """
-    return identity_of(row).has_same_content(movie.identity)
-
-
-def identity_of(row: sqlite3.Row) -> FileIdentity:
-    """Identity of the file when it was seen last."""
-    return msgspec.convert(decode_json(row["identity"]), FileIdentity)
-
-
-def relative_of(row: sqlite3.Row) -> str:
-    """Path below the watched root."""
-    return _text(row["relative"])
-
-
-def bare_record(row: sqlite3.Row, state: str, reason: Reason | None = None) -> MovieRecord:
-    """Record of a movie of which nothing is known but its fate."""
-    fields = {"movie_id": row["movie_id"], "session": row["session"], "revision": row["revision"]}
-    return msgspec.convert({**fields, "state": state, "reason": reason}, MovieRecord)
+    def refresh(self, known: JournalMovie, movie: Movie) -> JournalMovie:
+        """Take over what was learnt since about a movie that has not been started."""
+        return self.update(known, **_of_file(movie))
 
 
 def journal_movie(row: sqlite3.Row) -> JournalMovie:
@@ -186,19 +213,44 @@ def journal_movie(row: sqlite3.Row) -> JournalMovie:
         usual_frames=row["usual_frames"],
     )
     return JournalMovie(
+        number=row["number"],
         movie=movie,
         state=row["state"],
         attempt=row["attempt"],
         deaths=row["deaths"],
+        retries=row["retries"],
         supersedes=row["supersedes"],
         detected_utc=row["detected_utc"],
         complete_utc=row["complete_utc"] or None,
         ready_utc=row["ready_utc"],
         started_utc=row["started_utc"],
         not_before=row["not_before"],
+        fingerprint=row["fingerprint"],
         reason=msgspec.convert(_object(row["reason"]), Reason) if row["reason"] else None,
-        record=_object(row["record"]) if row["record"] else None,
+        stored_record=row["record"] or None,
     )
+
+
+def identity_of(row: sqlite3.Row) -> FileIdentity:
+    """Identity of the file when it was seen last."""
+    return msgspec.convert(decode_json(row["identity"]), FileIdentity)
+
+
+def relative_of(row: sqlite3.Row) -> str:
+    """Path below the watched root."""
+    return _text(row["relative"])
+
+
+def _of_file(movie: Movie) -> dict[str, object]:
+    """Columns that say what is known of the file."""
+    return {
+        "path": _blob(movie.path),
+        "session": movie.session,
+        "identity": jsontext.encode(movie.identity),
+        "evidence": movie.evidence,
+        "acquisition": jsontext.encode(movie.acquisition),
+        "usual_frames": movie.usual_frames,
+    }
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -212,29 +264,3 @@ def _blob(name: str) -> bytes:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def every_row(database: Database, session: str | None = None, state: str | None = None) -> Iterator[sqlite3.Row]:
-    """Rows of a session and state, oldest first, read in portions: there may be very many."""
-    query = (
-        "SELECT * FROM movies WHERE (:session IS NULL OR session = :session) AND (:state IS NULL OR state = :state)"
-        " AND number > :last ORDER BY number LIMIT :portion"
-    )
-    last = 0
-    while rows := database.rows(query, {"session": session, "state": state, "last": last, "portion": _PORTION}):
-        yield from rows
-        last = rows[-1]["number"]
-
-
-def summary(movie: JournalMovie) -> dict[str, Any]:
-    """What is told of a movie in a line."""
-    return {
-        "movie_id": movie.movie.movie_id,
-        "revision": movie.movie.revision,
-        "path": movie.movie.relative,
-        "session": movie.movie.session,
-        "state": movie.state,
-        "attempt": movie.attempt,
-        "detected": movie.detected_utc,
-        "reason": movie.reason,
-    }

@@ -10,16 +10,13 @@ import queue
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from streamer.movie_record import MovieRecord
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from service.journal.movie_table import JournalMovie
     from service.layout import Layout
+    from streamer.movie_record import MovieRecord
 
 NEWEST = 20
 
@@ -53,7 +50,7 @@ class OutputCheck:
     """Checks movies that are done, newest first; ask ``found`` from time to time."""
 
     def __init__(self, movies: Iterable[JournalMovie], layout: Layout) -> None:
-        self._records = [msgspec.convert(movie.record, MovieRecord) for movie in movies if movie.record]
+        self._records = [record for movie in movies if (record := movie.record) is not None]
         self._layout = layout
         self._damages: queue.SimpleQueue[Damage] = queue.SimpleQueue()
         self._stop = threading.Event()

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from service.journal.database import lock_instance
-from service.journal.event_log import utc_text
 from service.journal.journal import Journal
-from service.journal.movie_queries import PENDING
-from service.journal.movie_table import summary
+from service.journal.movie_table import PENDING
 from service.journal.output_check import damaged_outputs
 from service.wire.messages import SessionChange
 from streamer import jsontext
 from streamer.errors import ServiceError, UsageError
 from streamer.movie_record import MovieRecord
 from streamer.records import FileIdentity, Movie, movie_id_of
+from streamer.runtime.clock import SYSTEM, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,23 +45,22 @@ def check(journal: Journal, layout: Layout, *, newest: int | None) -> Iterator[F
         yield Finding(str(layout.journal), verdict)
     yield from _numbers(journal)
     told = {(event["movie_id"], event["revision"]) for event in _events(journal, "movie")}
-    for movie in journal.every():
-        name = f"{movie.movie.movie_id} r{movie.movie.revision}"
-        if movie.state not in PENDING and journal.first_seq == 1:
-            if (movie.movie.movie_id, movie.movie.revision) not in told:
+    for movie in journal.movies.every():
+        name = f"{movie.movie_id} r{movie.revision}"
+        if movie.state not in PENDING and journal.events.first_seq == 1:
+            if (movie.movie_id, movie.revision) not in told:
                 yield Finding(name, f"is {movie.state} and no event says so")
-        if movie.state == "done" and movie.record is None:
+        if movie.state == "done" and movie.stored_record is None:
             yield Finding(name, "is done and has no record")
-    for movie in journal.every("done") if newest is None else journal.movies(state="done", limit=newest):
-        if movie.record is not None:
-            record = msgspec.convert(movie.record, MovieRecord)
+    for movie in journal.movies.every("done") if newest is None else journal.movies.newest(state="done", limit=newest):
+        if (record := movie.record) is not None:
             for damage in damaged_outputs(record, layout.session_output(record.session)):
                 yield Finding(f"{damage.movie_id} {damage.path}", damage.found)
 
 
 def _numbers(journal: Journal) -> Iterator[Finding]:
     """Holes in the events' numbers."""
-    expected, of_kind = journal.first_seq, dict[tuple[str, str], int]()
+    expected, of_kind = journal.events.first_seq, dict[tuple[str, str], int]()
     for event in _events(journal):
         if event["seq"] != expected:
             yield Finding(f"event {expected}", f"is missing, {event['seq']} follows")
@@ -84,16 +79,16 @@ def _events(journal: Journal, kind: str | None = None) -> Iterator[dict[str, Any
 
 def exported_events(journal: Journal, kind: str | None = None) -> Iterator[bytes]:
     """All events that are kept, as they were published."""
-    first = journal.first_seq
-    while rows := journal.events(first, _PAGE, kinds=None if kind is None else (kind,)):
+    first = journal.events.first_seq
+    while rows := journal.events.page(first, _PAGE, kinds=None if kind is None else (kind,)):
         yield from (row.raw for row in rows)
         first = rows[-1].seq + 1
 
 
 def exported_movies(journal: Journal) -> Iterator[bytes]:
     """All revisions of all movies, oldest first, with their records."""
-    for movie in journal.every():
-        yield jsontext.encode(summary(movie) | {"record": movie.record})
+    for movie in journal.movies.every():
+        yield jsontext.encode(movie.summary() | {"record": movie.record})
 
 
 class Recovered(NamedTuple):
@@ -135,7 +130,7 @@ def recover(layout: Layout, instance: str, *, force: bool, hash_all: bool) -> Re
         journal = Journal.open(layout.journal, instance=instance)
         try:
             count = journal.restore(found)
-            journal.append(SessionChange(state="recovered", message=f"{count} movies from their records"))
+            journal.events.append(SessionChange(state="recovered", message=f"{count} movies from their records"))
         finally:
             journal.close()
     return Recovered(count, refused, aside)
@@ -158,7 +153,7 @@ def _set_aside(path: Path) -> Path | None:
     """Rename the journal and what belongs to it; nothing is deleted."""
     if not path.exists():
         return None
-    aside = path.with_name(f"{path.name}.damaged-{utc_text(time.time()).replace(':', '')}")
+    aside = path.with_name(f"{path.name}.damaged-{utc_text(SYSTEM.wall()).replace(':', '')}")
     for suffix in ("-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)
         if part.exists():

@@ -26,8 +26,9 @@ from streamer.movie_record import Acquisition, MovieRecord, Times
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
 from streamer.records import Gain, Instructions, Movie, movie_id_of
+from streamer.runtime.clock import SYSTEM, utc_text
 from streamer.runtime.device import device_of, thread_count, use_threads
-from streamer.runtime.stopwatch import Stopwatch, utc_now
+from streamer.runtime.stopwatch import Stopwatch
 from streamer.super_resolution.step import SuperResolutionRequest
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job
 def process_all(paths: list[Path], context: OfflineContext, output: Path) -> Iterator[MovieRecord]:
     """Process movies one after the other; what fails gives a record that says so."""
     for path in paths:
-        stopwatch = Stopwatch(Times(started=utc_now()))
+        stopwatch = Stopwatch(Times(started=utc_text(SYSTEM.wall())))
         try:
             movie = describe(path, context.config)
             movie = replace(movie, revision=_next_revision(output, movie))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from models.training.movie import TrainingMovie, movies_below
 from models.training.simulated import LOW, RESOLUTION, simulated_movies
 from service.offline.train_denoiser import TrainingResult, told
 from streamer.errors import UsageError
+from streamer.runtime.clock import SYSTEM
 from streamer.runtime.device import device_of, use_threads
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def pretrain(
         If the version's directory exists.
     """
     use_threads(SessionModelSettings().threads)
-    place, began = device_of(device), time.perf_counter()
+    place, began = device_of(device), SYSTEM.monotonic()
     learned = [*simulated_movies(range(specimens), seed, place), *_own(directories, place)]
     held_out = list(simulated_movies(range(specimens, specimens + _JUDGED), seed, place))
-    tell(f"{len(learned)} movies to learn from, {len(held_out)} to judge by, {time.perf_counter() - began:.0f} s")
+    tell(f"{len(learned)} movies to learn from, {len(held_out)} to judge by, {SYSTEM.monotonic() - began:.0f} s")
     torch.manual_seed(seed)
     net = build(DENOISERS[network]).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     report = train(
@@ -71,7 +71,7 @@ def pretrain(
         blanks=False,  # so many specimens keep the network calm by themselves
         steps=None if seconds else steps or BASE_STEPS,
         seconds=seconds,
-        clock=time.perf_counter,
+        clock=SYSTEM.monotonic,
     )
     net = net.to(memory_format=torch.contiguous_format)
     tell(f"{report.steps} steps, {report.seconds:.0f} s")

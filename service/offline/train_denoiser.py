@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from models.training.movie import TrainingMovie, common_resolution, fits, movies
 from models.versions.checkpoint import load_version
 from streamer.ctf.table import optics_of, read_optics
 from streamer.errors import UsageError
+from streamer.runtime.clock import SYSTEM
 from streamer.runtime.device import use_threads
 from streamer.settings import DenoiseSettings
 
@@ -87,7 +87,7 @@ def train_offline(
         learning_rate=learning_rate_after(parent),
         steps=None if seconds else steps or settings.first_steps,
         seconds=seconds,
-        clock=time.perf_counter,
+        clock=SYSTEM.monotonic,
     )
     trained_on = sorted({*report.movies, *(parent.trained_on if parent else [])})
     decision = judge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from streamer import pipeline
 from streamer.detector.correction import correction_for
 from streamer.errors import UsageError
 from streamer.motion import align
+from streamer.runtime.clock import SYSTEM
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.super_resolution.averages import average
 from streamer.super_resolution.training_data import FusionTrainingData
@@ -57,7 +57,7 @@ def train_super_resolution(
     UsageError
         If there are too few movies that anything can be learned from, or they differ in pixel size.
     """
-    began, prepared = time.perf_counter(), prepare(_learning(config))
+    began, prepared = SYSTEM.monotonic(), prepare(_learning(config))
     method, budget = config.super_resolution.method, SessionModelSettings().first_steps
     subject, examples = learner_of(method), list[Any]()
     if method == "zssr":
@@ -84,7 +84,7 @@ def train_super_resolution(
         promoted=verdict.promoted,
         reason=verdict.reason,
         steps=report.steps,
-        seconds=round(time.perf_counter() - began, 2),
+        seconds=round(SYSTEM.monotonic() - began, 2),
         trained_on=report.movies,
         held_out=manifest.held_out,
     )

@@ -12,7 +12,6 @@ import copy
 import queue
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from service.processes.messages import Begin, Candidate, Learn, Pause, Serving, 
 from service.processes.pipes import ParentChannel, die_with_parent
 from service.processes.super_resolution_trainer import SuperResolutionTrainer
 from streamer.errors import ModelError, StreamerError
+from streamer.runtime.clock import SYSTEM
 from streamer.runtime.device import device_of, use_threads
 from streamer.sums.group_files import read_groups
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from models.manifest import MovieScore
     from models.networks.optimise import TrainingReport
     from service.config import Config
+    from streamer.runtime.clock import Clock
 
 _SEED = 20
 _ROUNDS = 4  # trainings on the same movies before anything serves
@@ -50,9 +51,16 @@ class Trainer:
     """Learns, proposes, and leaves the decision to the gate."""
 
     def __init__(
-        self, channel: ParentChannel, config: Config, directory: Path, *, specimen: int = 1, warm: str | None = None
+        self,
+        channel: ParentChannel,
+        config: Config,
+        directory: Path,
+        *,
+        specimen: int = 1,
+        warm: str | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._channel, self._config, self._settings = channel, config, config.session_model
+        self._channel, self._config, self._settings, self._clock = channel, config, config.session_model, clock
         self._specimen, self._warm = specimen, warm
         self._device = device_of(config.compute.device)
         self._store = ModelStore(directory / "models")
@@ -221,7 +229,7 @@ class Trainer:
             seconds=seconds,
             seed=seed,
             stop=self._is_over,
-            clock=self._clock,
+            clock=self._learning_s,
         )
         candidate = candidate.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         if self._is_overruled:
@@ -264,15 +272,15 @@ class Trainer:
 
     def _is_over(self) -> bool:
         """Hold training while movies wait; end it early only when the operator has chosen another version."""
-        began = time.perf_counter()
+        began = self._clock.monotonic()
         while self._paused.is_set() and not self._is_overruled:
-            time.sleep(0.05)
-        self._paused_s += time.perf_counter() - began
+            self._clock.sleep(0.05)
+        self._paused_s += self._clock.monotonic() - began
         return self._is_overruled
 
-    def _clock(self) -> float:
+    def _learning_s(self) -> float:
         """Seconds that were spent on learning: none while movies waited."""
-        return time.perf_counter() - self._paused_s
+        return self._clock.monotonic() - self._paused_s
 
     def _announce(
         self,

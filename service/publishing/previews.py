@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import imagecodecs
 import numpy as np
 
-from service.journal.event_log import utc_text
 from service.wire.heartbeat import PREVIEW_BYTES, PreviewHeader
 from service.wire.messages import topic
 from streamer import jsontext
+from streamer.runtime.clock import utc_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,13 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
 
-from service.journal.event_log import utc_text
 from service.publishing.previews import preview_of
 from service.publishing.replies import Replies
 from service.wire.heartbeat import Heartbeat
@@ -23,6 +21,7 @@ from service.wire.loopback import check_loopback
 from service.wire.messages import HEADER_BYTES, heartbeat_topic, topic
 from streamer import jsontext
 from streamer.errors import ConfigError, ServiceError
+from streamer.runtime.clock import SYSTEM, utc_text
 from streamer.runtime.fault_point import fault_point
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from service.journal.event_log import EventLog
     from service.publishing.replies import ControlCallback, PicksCallback
     from streamer.movie_record import MovieRecord
+    from streamer.runtime.clock import Clock
 
 EVENTS_ENDPOINT, JOURNAL_ENDPOINT = "tcp://127.0.0.1:5570", "tcp://127.0.0.1:5571"
 PREVIEW_ENDPOINT = "tcp://127.0.0.1:5572"
@@ -89,11 +89,11 @@ class Publisher:
         picks: PicksCallback | None = None,
         published: Callable[[str], None] = lambda _kind: None,
         answered: Callable[[str, str], None] = lambda _verb, _result: None,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._log, self._published, self._clock = log, published, clock
         self._cursor = log.last_seq
-        self.answers = Replies(log, control=control, picks=picks, answered=answered)
+        self.answers = Replies(log, control=control, picks=picks, answered=answered, clock=clock)
         self.subscribers = self.watchers = 0
         """Who hears the heartbeat, and who looks at previews."""
         self.events_local = self.journal_local = ""
@@ -123,8 +123,8 @@ class Publisher:
 
     def handle(self, socket: zmq.Socket[bytes]) -> None:
         """Take what has arrived on one of the sockets; returns soon, however much there is."""
-        deadline = time.monotonic() + _TURN_S
-        while time.monotonic() < deadline:
+        deadline = self._clock.monotonic() + _TURN_S
+        while self._clock.monotonic() < deadline:
             try:
                 frames = socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -140,7 +140,7 @@ class Publisher:
     def publish_new(self) -> int:
         """Send what the journal holds and was not sent yet. Returns how many events."""
         sent = 0
-        while rows := self._log.events(self._cursor + 1):
+        while rows := self._log.page(self._cursor + 1):
             for row in rows:
                 fault_point("unpublished", row.raw)
                 name = topic(self._log.instance, row.kind, row.session)
@@ -153,7 +153,7 @@ class Publisher:
     def show(self, record: MovieRecord, session_directory: Path) -> None:
         """Send a movie's picture to those who look at once and can take it."""
         if self.watchers:
-            frames = preview_of(record, session_directory, self._log.instance, self._clock())
+            frames = preview_of(record, session_directory, self._log.instance, self._clock.wall())
             if frames is not None:
                 self._preview.send_multipart(frames, zmq.DONTWAIT)
 
@@ -166,7 +166,7 @@ class Publisher:
             epoch=self._log.epoch,
             seq=self._cursor,
             kseq=self._log.kseqs(),
-            t_utc=utc_text(self._clock()),
+            t_utc=utc_text(self._clock.wall()),
         )
         raw = jsontext.encode(whole)
         if len(raw) > HEADER_BYTES:

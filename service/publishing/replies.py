@@ -5,7 +5,6 @@ Whatever a stranger sends gets a valid answer or an ERROR; it cannot raise. Only
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,12 +31,14 @@ from service.wire.requests import (
     encode_message,
 )
 from streamer.errors import OutputError, ServiceError, StreamerError
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from service.journal.event_log import EventLog
     from service.wire.requests import Request
+    from streamer.runtime.clock import Clock
 
     Frames = list[bytes]
     ControlCallback = Callable[[str, Mapping[str, str]], dict[str, Any]]
@@ -84,9 +85,9 @@ class Replies:
         control: ControlCallback | None = None,
         picks: PicksCallback | None = None,
         answered: Callable[[str, str], None] = lambda _verb, _result: None,
-        now: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._log, self._answered, self._now = log, answered, now
+        self._log, self._answered, self._clock = log, answered, clock
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()
         self.control, self.picks = control, picks
 
@@ -113,7 +114,7 @@ class Replies:
 
     def _admit(self, peer: bytes, *, local: bool) -> _Client:
         """Find the peer's entry and take one token of its bucket."""
-        now = self._now()
+        now = self._clock.monotonic()
         key = (b"l" if local else b"t") + peer
         client = self._clients.pop(key, None) or _Client(tokens=REQUESTS_PER_S, refilled=now)
         self._clients[key] = client
@@ -177,7 +178,7 @@ class Replies:
         if request.from_seq < first:
             raise ProtocolError(f"events before {first} are no longer kept", code="TOO_OLD")
         limit = min(request.max, ROWS_PER_PAGE)
-        rows = self._log.events(request.from_seq, limit, PAGE_BYTES, request.kinds)
+        rows = self._log.page(request.from_seq, limit, PAGE_BYTES, request.kinds)
         # A page that is not full has seen everything, whatever the choice of kinds left out.
         full = len(rows) == limit or sum(len(row.raw) for row in rows) > PAGE_BYTES - HEADER_BYTES
         end = End(epoch=self._log.epoch, last_seq=last, next=rows[-1].seq + 1 if full else last + 1)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -23,6 +22,7 @@ from service.wire.heartbeat import Heartbeat
 from service.wire.messages import SERVES_AFTER, Event, Position
 from streamer.errors import ServiceError
 from streamer.movie_record import DENOISER
+from streamer.runtime.clock import SYSTEM, Clock, utc_seconds
 
 _STATE_STYLE = {"running": "green", "paused": "yellow", "stopping": "yellow", "stopped": "red", "starting": "yellow"}
 _ENDED_BADLY = {"failed", "quarantined", "incomplete", "vanished"}
@@ -39,7 +39,8 @@ _FRAME_LINES = 12
 class MonitorView:
     """What is known, and how it is drawn."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self.heartbeat: Heartbeat | None = None
         self.heard = 0.0
         self._movies: dict[str, Event] = {}
@@ -63,7 +64,7 @@ class MonitorView:
 
     def beat(self, heartbeat: Heartbeat) -> None:
         """Note a sign of life."""
-        self.heartbeat, self.heard = heartbeat, time.monotonic()
+        self.heartbeat, self.heard = heartbeat, self._clock.monotonic()
 
     # --------------------------------------------------------------------------------------------- drawing
 
@@ -77,7 +78,7 @@ class MonitorView:
         text.append(" cryoem-streamer ", style="bold reverse")
         if beat is None:
             return text.append("  waiting for the daemon …", style="yellow")
-        silent = time.monotonic() - self.heard > _SILENT_S
+        silent = self._clock.monotonic() - self.heard > _SILENT_S
         state = "not heard" if silent else beat.state
         text.append(f" {beat.instance} ")
         text.append(f" {state} ", style=f"bold {'red' if silent else _STATE_STYLE.get(beat.state, 'white')}")
@@ -126,7 +127,7 @@ class MonitorView:
     def _age(self) -> str:
         if self._promoted is None or not (self.heartbeat and self.heartbeat.model_version):
             return ""
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(self._promoted.t_utc)).total_seconds()
+        seconds = self._clock.wall() - utc_seconds(self._promoted.t_utc)
         return f", {_duration(max(0.0, seconds))} old"
 
     def _gate(self) -> str:

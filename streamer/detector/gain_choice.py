@@ -6,15 +6,15 @@ references of their own do not meet. Only where there is none, the only one anyw
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
 from streamer.readers.gain import gain_candidates, gains_in
+from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from streamer.runtime.clock import Clock
 
 _LOOK_SHARE = 0.05
 """Looking through the whole tree for a gain may take this part of the time."""
@@ -23,7 +23,7 @@ _LOOK_SHARE = 0.05
 class GainChoice:
     """Chooses for each movie; directories are read again only when they change."""
 
-    def __init__(self, root: Path, setting: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, root: Path, setting: str | None, clock: Clock = SYSTEM) -> None:
         """Check a gain that is set; raises ConfigError if it is not there."""
         self._root, self._clock = root, clock
         self._set = None if setting is None else Path(setting).absolute()
@@ -52,10 +52,10 @@ class GainChoice:
                 break
             if candidates := self._in(directory):
                 return _the_one(candidates, named, directory)
-        if self._clock() >= self._next_look:
-            began = self._clock()
+        if self._clock.monotonic() >= self._next_look:
+            began = self._clock.monotonic()
             self._elsewhere = gain_candidates(self._root)
-            self._next_look = began + (self._clock() - began) / _LOOK_SHARE
+            self._next_look = began + (self._clock.monotonic() - began) / _LOOK_SHARE
         return _the_one(self._elsewhere, named, self._root) if self._elsewhere else None
 
     def _in(self, directory: Path) -> list[Path]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from streamer.movie_record import Times
+from streamer.runtime.clock import SYSTEM, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-def utc_now() -> str:
-    """Now, UTC, ISO 8601 to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    from streamer.runtime.clock import Clock
 
 
 class Stopwatch:
@@ -28,20 +24,25 @@ class Stopwatch:
     notify : called with a stage's name as it begins; tells the daemon that work goes on.
     """
 
-    def __init__(self, known: Times | None = None, notify: Callable[[str], None] = lambda _: None) -> None:
-        self._known, self._notify = known or Times(), notify
+    def __init__(
+        self,
+        known: Times | None = None,
+        notify: Callable[[str], None] = lambda _: None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._known, self._notify, self._clock = known or Times(), notify, clock
         self._stages: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Time one stage."""
         self._notify(stage)
-        began = time.perf_counter()
+        began = self._clock.monotonic()
         try:
             yield
         finally:
-            self._stages[stage] = round(self._stages.get(stage, 0.0) + time.perf_counter() - began, 4)
+            self._stages[stage] = round(self._stages.get(stage, 0.0) + self._clock.monotonic() - began, 4)
 
     def times(self) -> Times:
         """All times so far; done is now."""
-        return dataclasses.replace(self._known, done=utc_now(), stage_s=dict(self._stages))
+        return dataclasses.replace(self._known, done=utc_text(self._clock.wall()), stage_s=dict(self._stages))

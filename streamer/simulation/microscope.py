@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,12 +19,14 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from streamer.runtime.clock import SYSTEM
 from streamer.simulation import eer_encoder
 from streamer.simulation.movie import Detector, Field, Microscope, Truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from streamer.runtime.clock import Clock
     from streamer.simulation.specimen import Specimen
 
 Counts = NDArray[np.uint8]
@@ -75,13 +76,15 @@ class Exposure:
     """What simulating and writing it took."""
 
 
-def expose(plan: Plan, *, stop: Callable[[], bool] = lambda: False, device: str = "cpu") -> Iterator[Exposure]:
+def expose(
+    plan: Plan, *, stop: Callable[[], bool] = lambda: False, device: str = "cpu", clock: Clock = SYSTEM
+) -> Iterator[Exposure]:
     """Simulate and write movies one after the other; each is yielded when it is whole on disk."""
     plan.directory.mkdir(parents=True, exist_ok=True)
     detector = Detector(plan.scope.shape, plan.seed)
     write_gain(plan, detector)
     for number in range(plan.first, plan.first + plan.movies):
-        began = time.monotonic()
+        began = clock.monotonic()
         if stop():
             return
         view = Field(plan.scope, plan.specimen, seed=plan.seed * 100_003 + number, device=device)
@@ -91,10 +94,10 @@ def expose(plan: Plan, *, stop: Callable[[], bool] = lambda: False, device: str 
         if plan.truth:
             write_truth(path.with_name(f"{path.stem}_truth.npz"), view.truth())
         _write_sidecar(plan, number, path, view)
-        write_movie(plan, path, counts, corrupt=number in plan.corrupt)
-        yield Exposure(path=path, number=number, corrupt=number in plan.corrupt, seconds=time.monotonic() - began)
-        while time.monotonic() - began < plan.interval_s and not stop():
-            time.sleep(min(0.1, plan.interval_s))
+        write_movie(plan, path, counts, corrupt=number in plan.corrupt, clock=clock)
+        yield Exposure(path=path, number=number, corrupt=number in plan.corrupt, seconds=clock.monotonic() - began)
+        while clock.monotonic() - began < plan.interval_s and not stop():
+            clock.sleep(min(0.1, plan.interval_s))
 
 
 # ----------------------------------------------------------------------------------------------------- files
@@ -131,10 +134,10 @@ def write_truth(path: Path, truth: Truth) -> None:
     )
 
 
-def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False) -> None:
+def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False, clock: Clock = SYSTEM) -> None:
     """Write frames the way the plan's camera does."""
     if plan.mode == "page" and plan.format != "eer":
-        _write_pages(plan, path, counts)
+        _write_pages(plan, path, counts, clock)
         if corrupt:
             path.write_bytes(_damaged(path.read_bytes(), plan.format))
         return
@@ -151,7 +154,7 @@ def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False
         for start in range(0, len(data), -(-len(data) // pieces)):
             file.write(data[start : start + -(-len(data) // pieces)])
             file.flush()
-            time.sleep(plan.write_s / pieces)
+            clock.sleep(plan.write_s / pieces)
 
 
 def encode(counts: Counts, kind: str, pixel_size: float, dose_per_frame: float = 1.0) -> bytes:
@@ -196,7 +199,7 @@ def _add_page(writer: tifffile.TiffWriter, frame: Counts) -> None:
     )
 
 
-def _write_pages(plan: Plan, path: Path, counts: Counts) -> None:
+def _write_pages(plan: Plan, path: Path, counts: Counts, clock: Clock) -> None:
     """Append frame by frame: at any moment a valid shorter movie (TIFF), or a header that promises more (MRC)."""
     pause = plan.write_s / len(counts)
     if plan.format == "mrc":
@@ -205,12 +208,12 @@ def _write_pages(plan: Plan, path: Path, counts: Counts) -> None:
             for frame in counts:
                 file.write(frame.clip(max=127).tobytes())
                 file.flush()
-                time.sleep(pause)
+                clock.sleep(pause)
         return
     for number, frame in enumerate(counts):
         with tifffile.TiffWriter(path, append=number > 0) as writer:
             _add_page(writer, frame)
-        time.sleep(pause)
+        clock.sleep(pause)
 
 
 def _mrc_header(shape: tuple[int, ...], pixel_size: float) -> bytes:

@@ -6,7 +6,6 @@ a file server takes part. Source of the rules: design.md section 6 and reliabili
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -17,13 +16,14 @@ from streamer.movie_record import Acquisition
 from streamer.readers import movie as movie_reader
 from streamer.readers.files import below
 from streamer.records import FileIdentity, Movie, MovieHeader
-from streamer.runtime.stopwatch import utc_now
+from streamer.runtime.clock import SYSTEM, utc_text
 from streamer.watch.proof import packed, proof_of, proves_more
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from streamer.runtime.clock import Clock
     from streamer.settings import WatchSettings
 
     HeaderCheck = Callable[[Path], MovieHeader]
@@ -100,8 +100,8 @@ class Settling:
     known : identity of the last processed state of a movie by its path below the root, None for a new one.
         The same size and time of change count as the same movie: device and inode numbers do not survive a
         remount, and a change of owner or of permissions is none of the content.
-    utc : wall clock, ISO 8601; for people, no judgement depends on it.
-    clock : monotonic, s; limits how long one look at many files takes, no judgement depends on it.
+    clock : dates what is found, for people, and limits how long one look at many files takes; no judgement depends on
+        it.
     """
 
     def __init__(
@@ -111,11 +111,10 @@ class Settling:
         root: Path,
         session_name: str = "",
         known: Known = lambda _: None,
-        utc: Callable[[], str] = utc_now,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._settings, self._root, self._session_name = settings, root, session_name
-        self._known, self._utc, self._clock = known, utc, clock
+        self._known, self._clock = known, clock
         self._candidates: dict[str, _Candidate] = {}
         self._reported: dict[str, bytes] = {}
         self._looks, self._looking_until = 0, 0.0
@@ -166,7 +165,7 @@ class Settling:
             del self._candidates[relative]
         if self._at_start is None:
             self._at_start = frozenset(listing)
-        self._looks, self._looking_until = 0, self._clock() + LOOKING_S
+        self._looks, self._looking_until = 0, self._clock.monotonic() + LOOKING_S
         arrivals = []
         for relative in sorted(listing, key=lambda relative: (listing[relative].mtime_ns, relative)):
             if self.is_done(relative, listing[relative]):
@@ -195,7 +194,7 @@ class Settling:
         if candidate is not None and candidate.identity.size != identity.size:
             self._renamed.discard(relative)  # who still writes under the final name has renamed nothing
         if candidate is None:
-            candidate = _Candidate(identity, first_seen=now, detected_utc=self._utc(), since=now)
+            candidate = _Candidate(identity, first_seen=now, detected_utc=utc_text(self._clock.wall()), since=now)
         elif candidate.identity != identity:
             candidate = _Candidate(identity, candidate.first_seen, candidate.detected_utc, since=now)
         else:
@@ -216,7 +215,7 @@ class Settling:
         # Half-way, so that what the sidecar says can be compared with what it still says at the end.
         if candidate.observations < 2 or still < quickest / 2 or now < candidate.next_check:
             return None
-        if self._looks >= LOOKS_AT_A_TIME and self._clock() >= self._looking_until:
+        if self._looks >= LOOKS_AT_A_TIME and self._clock.monotonic() >= self._looking_until:
             return None
         self._looks += 1
         path = self._root / relative
@@ -324,7 +323,7 @@ class Settling:
             error=error,
             found_at_start=relative in (self._at_start or ()),
             detected_utc=candidate.detected_utc,
-            ready_utc=self._utc(),
+            ready_utc=utc_text(self._clock.wall()),
             waited_s=now - candidate.first_seen,
             still_s=now - candidate.since,
         )

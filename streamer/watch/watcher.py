@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -34,6 +33,7 @@ from streamer.errors import StreamerError
 from streamer.metadata import sidecars
 from streamer.readers import movie as movie_reader
 from streamer.readers.files import below
+from streamer.runtime.clock import SYSTEM
 from streamer.watch.scan import Listing, is_movie_path, look_again
 from streamer.watch.scan import scan as scan
 from streamer.watch.settling import Arrival as Arrival
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver
 
     from streamer.records import FileIdentity
+    from streamer.runtime.clock import Clock
     from streamer.settings import WatchSettings
     from streamer.watch.settling import HeaderCheck, SidecarRead
 
@@ -74,7 +75,6 @@ class Watcher:
     session_name : ``[session] name``, empty for none.
     known : identity of what has been processed by path below the root, as a mapping or a function; asked from
         the thread that runs ``arrivals``.
-    clock : monotonic, s.
     header_check, sidecar_read : how files are read; raising only ``StreamerError``.
     """
 
@@ -84,7 +84,7 @@ class Watcher:
         *,
         session_name: str = "",
         known: Mapping[str, FileIdentity] | Callable[[str], FileIdentity | None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM,
         header_check: HeaderCheck = movie_reader.read_header,
         sidecar_read: SidecarRead = sidecars.read_sidecar,
     ) -> None:
@@ -135,7 +135,7 @@ class Watcher:
                 listing = self._look()
                 if listing is not None:
                     for arrival in self._settling.observe(
-                        self._clock(), listing.files, self._header_check, self._sidecar_read
+                        self._clock.monotonic(), listing.files, self._header_check, self._sidecar_read
                     ):
                         yield self._with_fingerprint(arrival)
                     # a long list goes before the next one is made
@@ -154,7 +154,7 @@ class Watcher:
 
     def _look(self) -> Listing | None:
         """Scan, look again at what is settling, or do nothing, whichever is due."""
-        now = self._clock()
+        now = self._clock.monotonic()
         if now >= self._next_scan or (self._woken.is_set() and now >= self._scan_allowed):
             return self._scan(now)
         if self._root_missing or now < self._next_poll:
@@ -165,9 +165,9 @@ class Watcher:
         listing = look_again(self.root, waiting.keys() | told)
         if waiting and not listing.files:
             # All gone at once: a scan tells whether the root went with them.
-            return self._scan(self._clock())
+            return self._scan(self._clock.monotonic())
         self._listed |= listing.names
-        self._next_poll = self._clock() + self._poll_s(self._clock() - now)
+        self._next_poll = self._clock.monotonic() + self._poll_s(self._clock.monotonic() - now)
         return listing
 
     def _told(self) -> set[str]:
@@ -189,7 +189,7 @@ class Watcher:
         self._events.follow(self.root if use_events else None)
         self._told()  # what was renamed; all of it is in the list
         listing = scan(self.root, self._settings, self._settling.is_done)
-        after = self._clock()
+        after = self._clock.monotonic()
         self.scan_s, self._root_missing = after - now, listing.root_missing
         if listing.root_missing:
             self._next_scan = after + min(self._settings.scan_interval_s, _ROOT_MISSING_S)

@@ -56,11 +56,11 @@ class Publishing:
         """Append the next event if it is due, and give signs of life."""
         if self.left and time.monotonic() >= self.due:
             words = f"{time.time()} {_FILL}"
-            self.journal.append(Alert(name=f"a{self.left}", severity="info", state="cleared", message=words))
+            self.journal.events.append(Alert(name=f"a{self.left}", severity="info", state="cleared", message=words))
             self.publisher.publish_new()
             self.left, self.due = self.left - 1, max(time.monotonic(), self.due + self.period)
             if not self.left:
-                say({"appended": self.journal.last_seq})
+                say({"appended": self.journal.events.last_seq})
         if time.monotonic() >= self.next_beat:
             self.next_beat = time.monotonic() + 1.0
             self.publisher.heartbeat(Heartbeat())

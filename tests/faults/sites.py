@@ -48,11 +48,11 @@ def partial_files(site: Site) -> list[Path]:
 def assert_nothing_lost(site: Site, names: set[str], *, state: str = "done") -> None:
     """Each movie exactly once in its state, at its first revision; events dense; all outputs hash right; none torn."""
     with site.journal() as journal:
-        movies = journal.movies(limit=-1)
+        movies = journal.movies.newest(limit=-1)
         findings = list(check(journal, layout_of(site.config), newest=None))
-    ended = [movie.movie.relative for movie in movies if movie.state == state]
+    ended = [movie.relative for movie in movies if movie.state == state]
     assert sorted(ended) == sorted(names), (set(names) - set(ended), [(m.movie.relative, m.state) for m in movies])
-    assert all(movie.movie.revision == 1 for movie in movies)
+    assert all(movie.revision == 1 for movie in movies)
     assert findings == []
     assert partial_files(site) == []
 

@@ -32,8 +32,8 @@ def test_out_of_gpu_memory(make_site, tmp_path, report, times):  # noqa: F811
     site.wait_for(done=3)
     took = time.monotonic() - began
     with site.journal() as journal:
-        found = {record.path: record for record in journal.done("test")}
-        (hit,) = [movie for movie in journal.movies() if movie.movie.relative == "m1.mrc"]
+        found = {record.path: record for record in journal.movies.done("test")}
+        (hit,) = [movie for movie in journal.movies.newest() if movie.relative == "m1.mrc"]
     assert found["m1.mrc"].shed == ["denoise", "super-resolution"]
     assert [r.shed for name, r in found.items() if name != "m1.mrc"] == [[], []]
     (flag,) = [flag for flag in found["m1.mrc"].flags if flag.startswith("shed:")]
@@ -66,7 +66,7 @@ def test_a_movie_that_takes_more_memory_than_allowed(make_site, tmp_path, report
     until(lambda: site.counts().get("done", 0) == 2 and not site.counts().get("started"), "the two others")
     until(lambda: {"quarantined", "failed"} & site.counts().keys(), "the huge one to be given up", 240)
     with site.journal() as journal:
-        (found,) = [movie for movie in journal.movies() if movie.movie.relative == "huge.mrc"]
+        (found,) = [movie for movie in journal.movies.newest() if movie.relative == "huge.mrc"]
     assert found.state in ("quarantined", "failed")
     assert "memory" in found.reason.message
     assert site.stop(daemon) == 0

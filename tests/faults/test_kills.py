@@ -85,7 +85,7 @@ def test_a_worker_that_fails_is_replaced(make_site, tmp_path, report, action):  
     log = site.log()
     assert log.count("the worker ended") == 2
     with site.journal() as journal:
-        (poison,) = journal.movies(state="quarantined")
+        (poison,) = journal.movies.newest(state="quarantined")
     assert (poison.movie.relative, poison.deaths) == ("m1.mrc", 2)
     assert site.stop(daemon) == 0
     figure = f"both workers replaced, the movie quarantined, three others done, {took:.0f} s in all"
@@ -112,7 +112,7 @@ def test_sigterm_under_load(make_site, tmp_path, often, report):  # noqa: F811
     assert site.stop(daemon) == 0
     assert_nothing_lost(site, set(names))
     with site.journal() as journal:
-        assert all(movie.attempt == 1 for movie in journal.movies(limit=-1))
+        assert all(movie.attempt == 1 for movie in journal.movies.newest(limit=-1))
     assert longest <= 30.0
     report("F16", "SIGTERM with movies at work", n=n, figure=f"exit 0, longest {longest:.1f} s", target="<= 30 s")
 

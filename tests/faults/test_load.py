@@ -13,15 +13,15 @@ import time
 import numpy as np
 
 from service.config import ORDER
-from service.journal.event_log import utc_seconds
 from streamer.movie_record import MovieRecord
+from streamer.runtime.clock import utc_seconds
 from tests.faults.sites import assert_nothing_lost, descriptors, movie_bytes, put, quick, resident
 from tests.system.conftest import SMALL, children_of, make_site, until  # noqa: F401 - a fixture
 
 
 def records(site) -> list[MovieRecord]:
     with site.journal() as journal:
-        return list(journal.done("test"))
+        return list(journal.movies.done("test"))
 
 
 def latency(record: MovieRecord) -> float:
@@ -41,7 +41,7 @@ def test_soak(make_site, tmp_path, often, report):  # noqa: F811
             for number in range(size):
                 put(site.root, f"square{portion:03d}/m{number:04d}.mrc", kinds[number % len(kinds)])
                 clock.wait(pace)  # the pace of seventy cameras
-            until(lambda n=(portion + 1) * size: journal.counts_by_state().get("done", 0) == n, "the portion")
+            until(lambda n=(portion + 1) * size: journal.movies.counts_by_state().get("done", 0) == n, "the portion")
             worker = children_of(daemon)["worker"]
             seen.append((resident(daemon.pid), resident(worker), descriptors(daemon.pid)))
     assert site.stop(daemon) == 0

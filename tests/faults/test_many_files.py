@@ -9,6 +9,7 @@ from pathlib import Path
 from streamer.records import FileIdentity
 from streamer.settings import WatchSettings
 from streamer.watch.watcher import Watcher
+from tests.clocks import AskedClock
 from tests.faults.test_writers import Timeline
 from tests.faults.writer_models import mrc_head
 
@@ -54,7 +55,7 @@ def test_a_start_before_very_many_known_files_takes_seconds(tmp_path, often, rep
     n = often(30_000, 300_000)
     known = fill(tmp_path, n, b"")
     timeline = FirstLook([], 0)
-    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=timeline.clock, known=known)
+    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=timeline, known=known)
     timeline.began = time.perf_counter()
     found = list(watcher.arrivals(timeline))
     figure = f"first look {timeline.took_s:.2f} s, {len(found)} taken for new"
@@ -76,7 +77,7 @@ def test_what_came_while_nobody_looked_is_delivered_by_scanning(tmp_path, often,
         """What the loop waits, and what it really takes for the rest."""
         return timeline.now + time.perf_counter() - began
 
-    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=clock, known=known)
+    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=AskedClock(clock), known=known)
     found, times = [], []
     for arrival in watcher.arrivals(timeline):
         found.append(arrival.movie.relative)

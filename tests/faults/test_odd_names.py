@@ -54,7 +54,7 @@ def within(seconds: float, function: Callable[[], list]) -> list:
 
 def watched(root: Path, script: list | None = None, end: float = 120.0, **settings: object) -> list[Arrival]:
     timeline = Timeline(script or [], end)
-    watcher = Watcher(WatchSettings(root=str(root), polling="always", **settings), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(root), polling="always", **settings), clock=timeline)
     return within(60, lambda: [as_worker(timeline.now, arrival) for arrival in watcher.arrivals(timeline)])
 
 

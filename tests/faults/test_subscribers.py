@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.clocks import AskedClock
 from service.client import Client, MemoryCursor
 from service.journal.journal import Journal
 from service.publishing.replies import Replies
@@ -182,7 +183,7 @@ def test_the_daemon_killed_again_and_again_under_a_subscriber(make_site, tmp_pat
         assert site.stop(daemon) == 0
         daemon = site.start()
         with site.journal() as opened:
-            last = opened.last_seq
+            last = opened.events.last_seq
 
         def newest() -> int:
             with sqlite3.connect(database) as connection:
@@ -223,12 +224,12 @@ def hostile(rng: random.Random) -> list[bytes]:
 def test_hostile_requests(tmp_path, often, report):
     n, rng, now = often(5_000, 100_000), random.Random(14), [0.0]
     journal = Journal.open(tmp_path / "journal.sqlite")
-    journal.append(Alert(name="a", severity="info", state="cleared"))
+    journal.events.append(Alert(name="a", severity="info", state="cleared"))
 
     def carry_out(*_: object) -> dict:
         raise AssertionError("a stranger reached a command")
 
-    answers, codes, slowest = Replies(journal, control=carry_out, picks=carry_out, now=lambda: now[0]), {}, 0.0
+    answers, codes, slowest = Replies(journal, control=carry_out, picks=carry_out, clock=AskedClock(lambda: now[0])), {}, 0.0
     for number in range(n):
         now[0] += 0.05
         peer = number.to_bytes(4, "big") if number % 3 else b"same"

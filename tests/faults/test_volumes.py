@@ -40,7 +40,7 @@ def fill(place: Path, leave_bytes: int) -> Path:
 
 def alarms(site) -> set[str]:
     with site.journal() as journal:
-        rows = journal.snapshot(kinds=["alert"], limit=100)
+        rows = journal.events.snapshot(kinds=["alert"], limit=100)
     from service.wire.messages import parse_event
 
     events = [parse_event(row.raw).body for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import itertools
 import hashlib
 import threading
 from collections import Counter
@@ -21,6 +21,7 @@ from streamer.watch import scan
 from streamer.watch import watcher as watch
 from streamer.watch.settling import Arrival
 from streamer.watch.watcher import Watcher
+from tests.clocks import SetClock
 from tests.faults.writer_models import FORMATS, MODELS, Material, Script, StaleListing, material
 
 POLL_S = {"always": 1.0, "never": 0.25}
@@ -31,17 +32,18 @@ _TICK_S = 0.25
 _LONGEST_WAIT_S = 75.0
 
 
-class Timeline(threading.Event):
+Wall = Callable[[], float]
+
+
+class Timeline(threading.Event, SetClock):
     """A stop event that is also the clock: waiting lets time pass, and what is due happens meanwhile."""
 
     def __init__(self, actions: list[tuple[float, Callable[[], None]]], end: float) -> None:
-        super().__init__()
-        self.now, self.end = 0.0, end
+        threading.Event.__init__(self)
+        SetClock.__init__(self)
+        self.end = end
         self._actions = sorted(actions, key=lambda action: action[0])[::-1]
         self.after: Callable[[], None] = lambda: None
-
-    def clock(self) -> float:
-        return self.now
 
     def wait(self, timeout: float | None = None) -> bool:
         self.now += timeout or 0.0
@@ -125,15 +127,19 @@ def made(root: Path, kind: str, model: str, n: int, *, evidence: bool, seed: int
     return cases
 
 
-def drive(root: Path, cases: list[Case], polling: str, patch: pytest.MonkeyPatch, seed: int = 0) -> None:
+def drive(
+    root: Path, cases: list[Case], polling: str, patch: pytest.MonkeyPatch, seed: int = 0, wall: Wall | None = None
+) -> None:
     """Let the watcher and the writers run, and read each arrival as it comes."""
     patch.setattr(watch, "Observer", Silent)
     patch.setattr(scan, "identity", cases[0].script.stale.identity)
     end = max(case.script.complete for case in cases) + 2 * _LONGEST_WAIT_S + 30
     timeline = Timeline([action for case in cases for action in case.script.actions], end)
+    if wall is not None:
+        timeline.wall = wall  # type: ignore[method-assign]
     by_path = {case.script.path.relative_to(root).as_posix(): case for case in cases}
     known = {path: identity_of(case.script.path) for path, case in by_path.items() if case.script.known}
-    watcher = Watcher(WatchSettings(root=str(root), polling=polling), clock=timeline.clock, known=known)
+    watcher = Watcher(WatchSettings(root=str(root), polling=polling), clock=timeline, known=known)
     rng = np.random.default_rng(seed)
     if polling == "never":
         # some of the events are lost
@@ -287,15 +293,10 @@ def test_a_session_whose_mrc_headers_count_along_is_taken_in_once(model, tmp_pat
     assert [found[what] for what in ("later", "torn", "lost", "doubled")] == [0] * 4
 
 
-class Stepped(datetime.datetime):
+def stepped() -> Wall:
     """A wall clock that is put forward and back by an hour, again and again."""
-
-    steps = 0
-
-    @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
-        cls.steps += 1
-        return datetime.datetime.now(tz) + datetime.timedelta(hours=(0, 1, -1)[cls.steps % 3])
+    steps = itertools.cycle((3600.0, -3600.0, 0.0))
+    return lambda: 1.8e9 + next(steps)
 
 
 def outcome(cases: list[Case]) -> list[tuple[object, ...]]:
@@ -325,11 +326,8 @@ def test_skewed_and_stepped_clocks_change_nothing(model, tmp_path, often, report
             root = tmp_path / f"{kind}{skewed}"
             root.mkdir()
             with monkeypatch.context() as patch:
-                if skewed:
-                    patch.setattr("streamer.runtime.stopwatch.datetime", Stepped)
-                    patch.setattr("time.time", lambda: Stepped.now(datetime.UTC).timestamp())
                 cases = made(root, kind, model, n, evidence=True, seed=seed, skew=skewed)
-                drive(root, cases, "always", patch)
+                drive(root, cases, "always", patch, wall=stepped() if skewed else None)
             results.append(outcome(cases))
             found += judged(cases, tmp_path / "truth")
         differ += len(set(results[0]) ^ set(results[1]))

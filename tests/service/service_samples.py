@@ -213,7 +213,7 @@ def append(n: int, *, publish: bool = True) -> Callable[[Journal, Publisher], No
     def action(journal: Journal, publisher: Publisher) -> None:
         for _ in range(n):
             # a session that is called like the heartbeat is none
-            journal.append(Alert(name="n", severity="info", state="raised"), "hb")
+            journal.events.append(Alert(name="n", severity="info", state="raised"), "hb")
             if publish:
                 publisher.publish_new()
 
@@ -225,6 +225,6 @@ def lose(n: int) -> Callable[[Journal, Publisher], None]:
 
     def action(journal: Journal, publisher: Publisher) -> None:
         append(n, publish=False)(journal, publisher)
-        publisher._cursor = journal.last_seq
+        publisher._cursor = journal.events.last_seq
 
     return action

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.clocks import SetClock
 from service.publishing.replies import MAX_CLIENTS, REQUESTS_PER_S, Replies
 from service.wire.messages import CODES, Alert, Event
 from service.wire.requests import (
@@ -29,20 +30,12 @@ if TYPE_CHECKING:
     from service.journal.journal import Journal
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Asker:
     """A client without a network."""
 
     def __init__(self, journal: Journal, control: Any = lambda verb, arguments: {"verb": verb, **arguments}) -> None:
-        self.clock, self.seen = Clock(), []  # type: ignore[var-annotated]
-        self.answers = Replies(journal, control=control, now=self.clock, answered=lambda *told: self.seen.append(told))
+        self.clock, self.seen = SetClock(100.0), []  # type: ignore[var-annotated]
+        self.answers = Replies(journal, control=control, clock=self.clock, answered=lambda *told: self.seen.append(told))
 
     def raw(self, *frames: bytes, peer: bytes = b"me", local: bool = False) -> list[Event | Reply]:
         self.clock.now += 1.0
@@ -63,16 +56,16 @@ class Asker:
 @pytest.fixture
 def asker(journal: Journal) -> Asker:
     for i in range(5):
-        journal.append(Alert(name=str(i), severity="info", state="raised"), "s")
+        journal.events.append(Alert(name=str(i), severity="info", state="raised"), "s")
     asker = Asker(journal)
     asker.hello()
     return asker
 
 
 def test_hello(asker: Asker, journal: Journal) -> None:
-    welcome = asker.hello(epoch=journal.epoch, seq=3, novel=1)
+    welcome = asker.hello(epoch=journal.events.epoch, seq=3, novel=1)
     assert isinstance(welcome, Welcome)
-    assert (welcome.version, welcome.epoch, welcome.first_seq, welcome.last_seq) == (1, journal.epoch, 1, 5)
+    assert (welcome.version, welcome.epoch, welcome.first_seq, welcome.last_seq) == (1, journal.events.epoch, 1, 5)
     assert welcome.limits["page_events"] == 256
 
 
@@ -102,27 +95,29 @@ def test_ping_needs_no_hello(journal: Journal) -> None:
 def test_replay_gives_the_published_bytes_and_where_to_go_on(asker: Asker, journal: Journal) -> None:
     replies = asker.ask("REPLAY", **{"from": 2, "max": 2})
     events = [reply for reply in replies if isinstance(reply, Event)]
-    assert [event.raw for event in events] == [row.raw for row in journal.events(2, 2)]
-    assert replies[-1] == End(epoch=journal.epoch, last_seq=5, next=4)
-    assert asker.ask("REPLAY", **{"from": 4})[-1] == End(epoch=journal.epoch, last_seq=5, next=6)
-    assert asker.ask("REPLAY", **{"from": 6}) == [End(epoch=journal.epoch, last_seq=5, next=6)]
+    assert [event.raw for event in events] == [row.raw for row in journal.events.page(2, 2)]
+    assert replies[-1] == End(epoch=journal.events.epoch, last_seq=5, next=4)
+    assert asker.ask("REPLAY", **{"from": 4})[-1] == End(epoch=journal.events.epoch, last_seq=5, next=6)
+    assert asker.ask("REPLAY", **{"from": 6}) == [End(epoch=journal.events.epoch, last_seq=5, next=6)]
 
 
 def test_replay_of_some_kinds_goes_over_the_others(asker: Asker, journal: Journal) -> None:
-    assert asker.ask("REPLAY", **{"from": 1, "kinds": ["movie"]}) == [End(epoch=journal.epoch, last_seq=5, next=6)]
+    assert asker.ask("REPLAY", **{"from": 1, "kinds": ["movie"]}) == [
+        End(epoch=journal.events.epoch, last_seq=5, next=6)
+    ]
 
 
 def test_replay_pages_are_limited_in_bytes(asker: Asker, journal: Journal) -> None:
     for _ in range(40):
-        journal.append(Alert(name="x", severity="info", state="raised", message="y" * 60_000), "s")
+        journal.events.append(Alert(name="x", severity="info", state="raised", message="y" * 60_000), "s")
     seqs, next_seq = [], 1
-    while next_seq <= journal.last_seq:
+    while next_seq <= journal.events.last_seq:
         page = asker.answers.answer(b"me", [b"REPLAY", b'{"from":%d}' % next_seq], local=False)
         asker.clock.now += 1.0
         assert sum(len(frame) for frame in page[:-1]) <= PAGE_BYTES + 3 * len(page)
         seqs += [json.loads(event)["seq"] for _, event in page[:-1]]
         next_seq = json.loads(page[-1][1])["next"]
-    assert seqs == list(range(1, journal.last_seq + 1))
+    assert seqs == list(range(1, journal.events.last_seq + 1))
 
 
 def test_replay_that_cannot_be(asker: Asker, journal: Journal) -> None:
@@ -139,7 +134,7 @@ def test_replay_that_cannot_be(asker: Asker, journal: Journal) -> None:
 
 def test_snapshot_pages(asker: Asker, journal: Journal) -> None:
     for i in range(600):
-        journal.append(Alert(name=f"n{i % 300}", severity="info", state="raised"), "t")
+        journal.events.append(Alert(name=f"n{i % 300}", severity="info", state="raised"), "t")
     names, page = [], 0
     while page is not None:
         replies = asker.ask("SNAPSHOT", page=page, session="t")
@@ -149,7 +144,7 @@ def test_snapshot_pages(asker: Asker, journal: Journal) -> None:
         assert isinstance(end, End)
         page = end.next_page
     assert names == [f"n{i}" for i in range(300)]
-    assert end.seq == journal.last_seq
+    assert end.seq == journal.events.last_seq
 
 
 def test_requests_per_second_are_limited_for_each_client(journal: Journal) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.clocks import AskedClock
 from service.config import Config
 from service.daemon import worker_process
 from service.daemon.worker_process import WorkerProcess
@@ -26,7 +27,7 @@ def movies(names):
 
 
 def name_of(movie):
-    return movie.movie.relative.removeprefix("grid1/").removesuffix(".tif")
+    return movie.relative.removeprefix("grid1/").removesuffix(".tif")
 
 
 # ------------------------------------------------------------ in the journal
@@ -34,22 +35,22 @@ def name_of(movie):
 
 def test_the_oldest_or_the_latest_that_may_start_now(tmp_path):
     now = [1_000_000.0]
-    journal = Journal.open(tmp_path / "j", clock=lambda: now[0])
+    journal = Journal.open(tmp_path / "j", clock=AskedClock(lambda: now[0]))
     came = movies("abcd")
     for movie in came:
         journal.add_ready(movie, UTC, UTC)
-    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("a", "d")
+    assert (name_of(journal.movies.next_ready()), name_of(journal.movies.next_ready(latest=True))) == ("a", "d")
     for movie in (came[0], came[3]):
         journal.start(movie.movie_id, 1)
-    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("b", "c")
+    assert (name_of(journal.movies.next_ready()), name_of(journal.movies.next_ready(latest=True))) == ("b", "c")
     for movie in (came[0], came[3]):
         journal.retry_later(movie.movie_id, 1, REASON)
-    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("b", "c")
+    assert (name_of(journal.movies.next_ready()), name_of(journal.movies.next_ready(latest=True))) == ("b", "c")
     now[0] += 5.0
-    assert (name_of(journal.next_ready()), name_of(journal.next_ready(latest=True))) == ("a", "d")
+    assert (name_of(journal.movies.next_ready()), name_of(journal.movies.next_ready(latest=True))) == ("a", "d")
     for movie in came:
         journal.skip(movie.movie_id, "enough")
-    assert journal.next_ready() is journal.next_ready(latest=True) is None
+    assert journal.movies.next_ready() is journal.movies.next_ready(latest=True) is None
     journal.close()
 
 
@@ -71,7 +72,7 @@ def crew_of(journal, monkeypatch):
             finished=lambda message: None,
             failed=lambda message: None,
             restarted=lambda ending, given_up: None,
-            clock=lambda: 100.0,
+            clock=AskedClock(lambda: 100.0),
         )
         crew.start()
         say(crew, Up(device="cpu", threads=1))
@@ -158,7 +159,7 @@ FIRST, COPY = movies(["first", "copy"])
 
 
 def told(journal):
-    rows = [parse_event(row.raw) for row in journal.events(1) if row.kind == "movie"]
+    rows = [parse_event(row.raw) for row in journal.events.page(1) if row.kind == "movie"]
     return [(row.body["path"], row.body["state"], (row.body.get("reason") or {}).get("message", "")) for row in rows]
 
 
@@ -178,7 +179,7 @@ def test_a_second_copy_is_skipped_with_an_event_that_names_the_first(desk, journ
     assert journal.movie(COPY.movie_id).state == "skipped"
     assert journal.movie(FIRST.movie_id).state == first_is
     assert desk.load.waiting == 1, "the copy is no load"
-    assert COPY.relative in journal.identities(), "and is not looked at again"
+    assert COPY.relative in journal.movies.identities(), "and is not looked at again"
     before = len(told(journal))
     desk.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
     assert len(told(journal)) == before
@@ -197,16 +198,16 @@ def test_under_process_both_are_processed(desk, journal):
     """The watcher then asks for no fingerprint."""
     for movie in (FIRST, COPY):
         desk.arrived(arrival_of(movie))
-    assert journal.counts_by_state() == {"ready": 2}
+    assert journal.movies.counts_by_state() == {"ready": 2}
 
 
 def test_other_content_is_no_copy_and_a_movie_is_none_of_itself(desk, journal):
     desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
     desk.arrived(arrival_of(COPY, fingerprint="b" * 64))
     desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
-    assert journal.counts_by_state() == {"ready": 2}
-    assert journal.twin_of(FIRST.movie_id, FINGERPRINT) is None
-    assert journal.twin_of(COPY.movie_id, FINGERPRINT) == "grid1/first.tif"
+    assert journal.movies.counts_by_state() == {"ready": 2}
+    assert journal.movies.twin_of(FIRST.movie_id, FINGERPRINT) is None
+    assert journal.movies.twin_of(COPY.movie_id, FINGERPRINT) == "grid1/first.tif"
 
 
 @pytest.mark.parametrize("end", ["failed", "quarantined", "skipped", "vanished", "incomplete"])
@@ -230,7 +231,7 @@ def test_a_movie_whose_twin_came_to_nothing_is_processed(desk, journal, end):
 def test_three_copies_are_processed_once(desk, journal):
     for movie in movies(["one", "two", "three"]):
         desk.arrived(arrival_of(movie, fingerprint=FINGERPRINT))
-    assert journal.counts_by_state() == {"ready": 1, "skipped": 2}
+    assert journal.movies.counts_by_state() == {"ready": 1, "skipped": 2}
     assert [text for _, _, text in told(journal)] == [
         f"grid1/{name}.tif: has the content of grid1/one.tif" for name in ("two", "three")
     ]

@@ -56,7 +56,7 @@ class Site:
         return name
 
     def changes(self):
-        bodies = [parse_event(row.raw).body for row in self.journal.events(1, kinds=["model"])]
+        bodies = [parse_event(row.raw).body for row in self.journal.events.page(1, kinds=["model"])]
         return [(body["version"], body["result"]) for body in bodies]
 
 

@@ -249,7 +249,7 @@ def ended(state):
 def states_of(state):
     journal = Journal.open(state / "journal.sqlite", read_only=True)
     try:
-        return {movie.movie.movie_id: movie.state for movie in journal.movies()}
+        return {movie.movie_id: movie.state for movie in journal.movies.newest()}
     finally:
         journal.close()
 

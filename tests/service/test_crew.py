@@ -3,6 +3,7 @@ from typing import ClassVar
 
 import pytest
 
+from tests.clocks import AskedClock
 from service.config import Config
 from service.daemon import worker_process
 from service.daemon.worker_process import WorkerProcess
@@ -60,7 +61,7 @@ def scene(journal, monkeypatch):
             self.crew.attend()
 
         def state(self, relative):
-            return next(m for m in journal.movies() if m.movie.relative == relative)
+            return next(m for m in journal.movies.newest() if m.movie.relative == relative)
 
     scene = Scene()
     scene.finished, scene.failed, scene.restarted = [], [], []
@@ -72,7 +73,7 @@ def scene(journal, monkeypatch):
         finished=scene.finished.append,
         failed=scene.failed.append,
         restarted=lambda *told: scene.restarted.append(told),
-        clock=lambda: scene.now,
+        clock=AskedClock(lambda: scene.now),
     )
     scene.crew.start()
     scene.journal = journal
@@ -181,7 +182,7 @@ def test_an_order_that_cannot_be_made_holds_up_no_other(scene):
     scene.say(Up(device="cpu", threads=1))
 
     def work_of(movie):
-        if "unclear" in movie.movie.relative:
+        if "unclear" in movie.relative:
             raise ConfigError("several gain references could be meant")
         return Work(movie=movie.movie, times=Times(), instructions=Instructions(session_directory="/o"))
 
@@ -226,7 +227,7 @@ def test_two_revisions_of_a_movie_are_two_tasks(scene):
     scene.say(Failed(movie_id=movie.movie_id, revision=1, reason=REASON, handling=Handling.FAIL, stage="align"))
     scene.worker.alive = False
     scene.crew.attend()
-    newest = max((m for m in scene.journal.movies()), key=lambda m: m.movie.revision)
+    newest = max((m for m in scene.journal.movies.newest()), key=lambda m: m.movie.revision)
     assert (newest.movie.revision, newest.state, newest.deaths) == (2, "ready", 0)
 
 

@@ -55,7 +55,7 @@ def scene(journal, tmp_path, monkeypatch):
             return journal.movie(movie.movie_id).state
 
         def alerts(self):
-            return [row for row in journal.events(1) if row.kind == "alert"]
+            return [row for row in journal.events.page(1) if row.kind == "alert"]
 
     made = Scene()
     made.given_way = given_way

@@ -72,7 +72,7 @@ class Scene:
         return notes
 
     def bodies(self, kind):
-        return [parse_event(row.raw).body for row in self.journal.events(1, kinds=[kind])]
+        return [parse_event(row.raw).body for row in self.journal.events.page(1, kinds=[kind])]
 
 
 @pytest.fixture

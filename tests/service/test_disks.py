@@ -1,6 +1,7 @@
 import errno
 import threading
 
+from tests.clocks import AskedClock
 from service.health import disks
 from service.health.disks import Disks, Space, space_of
 from tests.service.service_samples import wait_until
@@ -43,7 +44,7 @@ def test_a_dead_mount_holds_up_nobody_and_is_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(disks, "space_of", ask)
     monkeypatch.setattr(disks, "_EVERY_S", 0.01)
-    asked = Disks({"input": tmp_path / "dead", "output": tmp_path / "out"}, clock=lambda: now[0])
+    asked = Disks({"input": tmp_path / "dead", "output": tmp_path / "out"}, clock=AskedClock(lambda: now[0]))
     wait_until(lambda: asked.free() == {"input": 7, "output": 7})
     now[0] = 1.0
     assert hung.wait(10.0)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 from service_samples import UTC, make_movie, make_record
 
-from service.journal.event_log import utc_seconds, utc_text
 from service.wire.messages import HEADER_BYTES, Alert, ModelChange, SessionChange, parse_event
+from streamer.runtime.clock import utc_seconds, utc_text
 
 if TYPE_CHECKING:
     from service.journal.journal import Journal
@@ -28,70 +28,70 @@ def test_numbers_are_dense_over_all_and_within_kind_and_session(journal: Journal
         (SessionChange(state="started"), "a"), (alert(), "a"), (alert(), "b"), (alert(), "a"),
         (ModelChange(version="v0001", result="promoted"), "a"),
     ]:  # fmt: skip
-        journal.append(body, session)
-    events = [parse_event(row.raw) for row in journal.events(1)]
+        journal.events.append(body, session)
+    events = [parse_event(row.raw) for row in journal.events.page(1)]
     assert [event.seq for event in events] == [1, 2, 3, 4, 5]
     assert [event.kseq for event in events] == [1, 1, 1, 2, 1]
-    assert journal.kseqs() == {"session/a": 1, "alert/a": 2, "alert/b": 1, "model/a": 1}
-    assert journal.kseqs(limit=1) == {"model/a": 1}
+    assert journal.events.kseqs() == {"session/a": 1, "alert/a": 2, "alert/b": 1, "model/a": 1}
+    assert journal.events.kseqs(limit=1) == {"model/a": 1}
     assert len({event.event_id for event in events}) == 5
 
 
 def test_the_first_number(journal: Journal) -> None:
-    assert (journal.first_seq, journal.last_seq) == (1, 0)
-    journal.append(alert())
-    assert (journal.first_seq, journal.last_seq) == (1, 1)
+    assert (journal.events.first_seq, journal.events.last_seq) == (1, 0)
+    journal.events.append(alert())
+    assert (journal.events.first_seq, journal.events.last_seq) == (1, 1)
 
 
 def test_numbers_go_on_where_old_events_were_pruned(journal: Journal) -> None:
     for _ in range(3):
-        journal.append(alert())
+        journal.events.append(alert())
     with journal._database.transaction() as connection:
         connection.execute("DELETE FROM events WHERE seq <= 2")
-    assert (journal.first_seq, journal.last_seq) == (3, 3)
+    assert (journal.events.first_seq, journal.events.last_seq) == (3, 3)
     with journal._database.transaction() as connection:
         connection.execute("DELETE FROM events")
-    assert (journal.first_seq, journal.last_seq) == (4, 3)
-    event = journal.append(alert())
+    assert (journal.events.first_seq, journal.events.last_seq) == (4, 3)
+    event = journal.events.append(alert())
     assert (event.seq, event.kseq) == (4, 4)
 
 
 def test_pages_by_number_size_and_kind(journal: Journal) -> None:
     for i in range(10):
-        journal.append(alert(str(i)) if i % 2 else SessionChange(state="started", message="y" * 1000), "s")
-    assert [row.seq for row in journal.events(3, max_count=4)] == [3, 4, 5, 6]
-    assert [row.seq for row in journal.events(1, kinds=["alert"])] == [2, 4, 6, 8, 10]
-    assert journal.events(1, kinds=["weather"]) == []
-    size = len(journal.events(1)[0].raw)
-    assert [row.seq for row in journal.events(1, max_bytes=size)] == [1]
-    assert [row.seq for row in journal.events(1, max_bytes=1)] == [1]
-    assert journal.events(11) == []
+        journal.events.append(alert(str(i)) if i % 2 else SessionChange(state="started", message="y" * 1000), "s")
+    assert [row.seq for row in journal.events.page(3, max_count=4)] == [3, 4, 5, 6]
+    assert [row.seq for row in journal.events.page(1, kinds=["alert"])] == [2, 4, 6, 8, 10]
+    assert journal.events.page(1, kinds=["weather"]) == []
+    size = len(journal.events.page(1)[0].raw)
+    assert [row.seq for row in journal.events.page(1, max_bytes=size)] == [1]
+    assert [row.seq for row in journal.events.page(1, max_bytes=1)] == [1]
+    assert journal.events.page(11) == []
 
 
 def test_a_snapshot_holds_the_latest_event_of_each_subject(journal: Journal) -> None:
     finish(journal, "grid1/a.tif")
     finish(journal, "grid1/b.tif")
-    journal.append(alert("hot"), "grid1")
-    journal.append(alert("hot", "cleared"), "grid1")
+    journal.events.append(alert("hot"), "grid1")
+    journal.events.append(alert("hot", "cleared"), "grid1")
     journal.add_ready(make_movie("grid1/a.tif", size=5), UTC, UTC)
-    assert [row.seq for row in journal.snapshot()] == [2, 4, 5]
-    assert [row.seq for row in journal.snapshot(kinds=["movie"])] == [2, 5]
-    assert [row.seq for row in journal.snapshot(session="grid2")] == []
-    assert [row.seq for row in journal.snapshot(limit=2)] == [2, 4]
-    assert [row.seq for row in journal.snapshot(after=4)] == [5]
+    assert [row.seq for row in journal.events.snapshot()] == [2, 4, 5]
+    assert [row.seq for row in journal.events.snapshot(kinds=["movie"])] == [2, 5]
+    assert [row.seq for row in journal.events.snapshot(session="grid2")] == []
+    assert [row.seq for row in journal.events.snapshot(limit=2)] == [2, 4]
+    assert [row.seq for row in journal.events.snapshot(after=4)] == [5]
 
 
 def test_bytes_come_back_as_they_were_made(journal: Journal) -> None:
     body = Alert(name="x", severity="info", state="raised", message="Å\udcff\n")
-    event = journal.append(body, "s")
-    assert journal.events(1)[0].raw == event.raw
+    event = journal.events.append(body, "s")
+    assert journal.events.page(1)[0].raw == event.raw
     assert parse_event(event.raw).body["message"] == "Å\udcff\n"
 
 
 def test_a_heartbeat_stays_within_a_header_however_many_sessions_there_were(journal: Journal) -> None:
     for i in range(200):
-        journal.append(alert(), f"session-{i:0100}")
-    assert len(json.dumps(journal.kseqs())) < HEADER_BYTES
+        journal.events.append(alert(), f"session-{i:0100}")
+    assert len(json.dumps(journal.events.kseqs())) < HEADER_BYTES
 
 
 @pytest.mark.parametrize("text", ["2026-11-20T12:00:00.000Z", "2026-11-20T12:00:00+00:00", "2026-11-20T12:00:00"])

@@ -5,6 +5,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from tests.clocks import AskedClock
 from streamer.detector.gain_choice import GainChoice
 from streamer.errors import ConfigError
 
@@ -19,7 +20,7 @@ def write(path):
 @pytest.fixture
 def choice(tmp_path):
     """Looks through the whole tree at every call."""
-    return GainChoice(tmp_path, None, clock=lambda: 0.0)
+    return GainChoice(tmp_path, None, clock=AskedClock(lambda: 0.0))
 
 
 def test_a_gain_that_is_set_is_used_and_must_be_there(tmp_path):
@@ -69,7 +70,7 @@ def test_looking_through_the_tree_takes_a_small_part_of_the_time(tmp_path, monke
         return []
 
     monkeypatch.setattr("streamer.detector.gain_choice.gain_candidates", slow)
-    choice = GainChoice(tmp_path, None, clock=lambda: now[0])
+    choice = GainChoice(tmp_path, None, clock=AskedClock(lambda: now[0]))
     while now[0] < 100.0:
         choice.for_movie(tmp_path / "m.tif")
         now[0] += 0.5

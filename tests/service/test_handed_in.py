@@ -78,7 +78,7 @@ class Scene:
         return [path for path in self.layout.output.rglob("*") if path.is_file()]
 
     def events(self) -> list[Any]:
-        rows = self.server.call(lambda journal, _: journal.events(1))
+        rows = self.server.call(lambda journal, _: journal.events.page(1))
         return [parse_event(row.raw) for row in rows if row.kind == "picks"]
 
 
@@ -148,7 +148,7 @@ def test_a_second_set_of_the_same_picker_replaces_the_first(scene: Scene) -> Non
     events = scene.events()
     assert [event.seq for event in events] == [first, second]
     assert events[1].body["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() != events[0].body["sha256"]
-    latest = scene.server.call(lambda journal, _: [row.seq for row in journal.snapshot(kinds=["picks"])])
+    latest = scene.server.call(lambda journal, _: [row.seq for row in journal.events.snapshot(kinds=["picks"])])
     assert latest == [second], "who asks for a snapshot gets the one that holds"
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.clocks import SetClock
 from service_samples import REASON, UTC, make_movie, make_record
 
 from service.journal.journal import Journal
@@ -26,19 +27,11 @@ def add(journal: Journal, movie: Movie = A) -> str:
 
 
 def bodies(journal: Journal) -> list[dict[str, Any]]:
-    return [parse_event(row.raw).body for row in journal.events(1)]
+    return [parse_event(row.raw).body for row in journal.events.page(1)]
 
 
 def told(journal: Journal) -> list[tuple[str, int]]:
     return [(body["state"], body["revision"]) for body in bodies(journal)]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # ------------------------------------------------------------ the usual way
@@ -46,11 +39,11 @@ class Clock:
 
 def test_a_movie_from_arrival_to_its_event(journal: Journal) -> None:
     movie_id = add(journal)
-    ready = journal.next_ready()
+    ready = journal.movies.next_ready()
     assert ready is not None
     assert (ready.movie, ready.state, ready.attempt, ready.supersedes) == (A, "ready", 0, None)
     assert journal.start(movie_id, 1) == 1
-    assert journal.next_ready() is None
+    assert journal.movies.next_ready() is None
     event = journal.finish(make_record())
     assert event is not None
     assert (event.seq, event.kseq, event.kind, event.session) == (1, 1, "movie", "grid1")
@@ -59,8 +52,8 @@ def test_a_movie_from_arrival_to_its_event(journal: Journal) -> None:
     assert (found.state, found.attempt) == ("done", 1)
     assert found.record is not None
     assert found.record["metrics"]["ssnr_full"] == 0.2
-    assert [row.raw for row in journal.events(1)] == [event.raw]
-    assert journal.counts_by_state() == {"done": 1}
+    assert [row.raw for row in journal.events.page(1)] == [event.raw]
+    assert journal.movies.counts_by_state() == {"done": 1}
 
 
 def test_movies_are_taken_oldest_first(journal: Journal) -> None:
@@ -68,21 +61,21 @@ def test_movies_are_taken_oldest_first(journal: Journal) -> None:
     for name in names:
         add(journal, make_movie(name))
     for name in names:
-        ready = journal.next_ready()
+        ready = journal.movies.next_ready()
         assert ready is not None
         assert ready.movie.relative == name
         journal.start(ready.movie.movie_id, 1)
-    assert journal.pending() == 3
+    assert journal.movies.pending() == 3
 
 
 def test_a_retried_movie_keeps_its_place(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = SetClock(1_000_000.0)
     journal = Journal.open(tmp_path / "j", clock=clock)
     first, _ = add(journal), add(journal, make_movie("grid1/b.tif"))
     journal.start(first, 1)
     journal.retry_later(first, 1, REASON)
     clock.now += 5.0
-    ready = journal.next_ready()
+    ready = journal.movies.next_ready()
     assert ready is not None
     assert ready.movie.movie_id == first
     journal.close()
@@ -91,11 +84,11 @@ def test_a_retried_movie_keeps_its_place(tmp_path: Path) -> None:
 def test_what_is_known_as_it_is_is_not_processed_again(journal: Journal) -> None:
     movie_id = add(journal)
     assert add(journal) == movie_id
-    assert journal.pending() == 1
+    assert journal.movies.pending() == 1
     journal.start(movie_id, 1)
     journal.finish(make_record())
     assert journal.add_ready(A, UTC, UTC).state == "done"
-    assert journal.pending() == 0
+    assert journal.movies.pending() == 0
 
 
 def test_a_remount_or_a_chown_is_no_new_movie(journal: Journal) -> None:
@@ -106,7 +99,7 @@ def test_a_remount_or_a_chown_is_no_new_movie(journal: Journal) -> None:
     moved = FileIdentity(device=9, inode=9, size=100, mtime_ns=1, ctime_ns=9)
     again = journal.add_ready(Movie(path=A.path, relative=A.relative, session="grid1", identity=moved), UTC, UTC)
     assert (again.state, again.movie.revision) == ("done", 1)
-    assert journal.identities() == {A.relative: moved}
+    assert journal.movies.identities() == {A.relative: moved}
 
 
 def test_times_that_the_record_lacks_are_filled_in(journal: Journal) -> None:
@@ -174,7 +167,7 @@ def test_failed_is_final_until_the_operator_says_otherwise(journal: Journal) -> 
     event = journal.finish(make_record(state="failed"))
     assert event is not None
     assert event.body["reason"]["found"] == "39"
-    assert journal.next_ready() is None
+    assert journal.movies.next_ready() is None
     journal.retry(movie_id)
     assert journal.start(movie_id, 1) == 1
     journal.finish(make_record())
@@ -182,16 +175,16 @@ def test_failed_is_final_until_the_operator_says_otherwise(journal: Journal) -> 
 
 
 def test_the_delay_of_retries_grows_and_the_third_attempt_is_the_last(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = SetClock(1_000_000.0)
     journal = Journal.open(tmp_path / "j", clock=clock)
     movie_id = add(journal)
     for delay in (5.0, 30.0):
         journal.start(movie_id, 1)
         assert journal.retry_later(movie_id, 1, REASON) == "ready"
         clock.now += delay - 0.1
-        assert journal.next_ready() is None
+        assert journal.movies.next_ready() is None
         clock.now += 0.2
-        assert journal.next_ready() is not None
+        assert journal.movies.next_ready() is not None
     assert journal.start(movie_id, 1) == 3
     assert journal.retry_later(movie_id, 1, REASON) == "quarantined"
     assert told(journal) == [("quarantined", 1)]
@@ -200,7 +193,7 @@ def test_the_delay_of_retries_grows_and_the_third_attempt_is_the_last(tmp_path: 
 
 
 def test_a_full_disk_never_quarantines_a_movie(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = SetClock(1_000_000.0)
     journal = Journal.open(tmp_path / "j", clock=clock)
     movie_id = add(journal)
     delays = []
@@ -208,7 +201,7 @@ def test_a_full_disk_never_quarantines_a_movie(tmp_path: Path) -> None:
         begin = clock.now
         journal.start(movie_id, 1)
         assert journal.retry_later(movie_id, 1, REASON, counted=False) == "ready"
-        while journal.next_ready() is None:
+        while journal.movies.next_ready() is None:
             clock.now += 1.0
         delays.append(clock.now - begin)
     assert delays == [5.0, 30.0, 120.0, 120.0, 120.0, 120.0]
@@ -216,13 +209,13 @@ def test_a_full_disk_never_quarantines_a_movie(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_is_set_back_does_not_hold_up_a_retry(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = SetClock(1_000_000.0)
     journal = Journal.open(tmp_path / "j", clock=clock)
     movie_id = add(journal)
     journal.start(movie_id, 1)
     journal.retry_later(movie_id, 1, REASON)
     clock.now -= 3600.0
-    assert journal.next_ready() is not None
+    assert journal.movies.next_ready() is not None
     journal.close()
 
 
@@ -233,7 +226,7 @@ def test_the_second_dead_worker_quarantines(journal: Journal) -> None:
     journal.start(movie_id, 1)
     assert journal.worker_died(movie_id, 1, REASON) == "quarantined"
     assert told(journal) == [("quarantined", 1)]
-    assert journal.next_ready() is None
+    assert journal.movies.next_ready() is None
 
 
 def test_a_movie_that_kills_the_daemon_is_quarantined_at_the_third_attempt(tmp_path: Path) -> None:
@@ -273,9 +266,9 @@ def test_a_movie_that_ends_on_arrival(journal: Journal, state: str) -> None:
     event = journal.add_final(A, make_record(state=state), UTC)
     assert event is not None
     assert event.body["state"] == state
-    assert journal.next_ready() is None
+    assert journal.movies.next_ready() is None
     assert journal.add_final(A, make_record(state=state), UTC) is None
-    assert len(journal.events(1)) == 1
+    assert len(journal.events.page(1)) == 1
 
 
 @pytest.mark.parametrize("state", ["incomplete", "vanished"])
@@ -288,7 +281,7 @@ def test_incomplete_and_vanished_movies_are_rearmed_by_any_change(journal: Journ
 
 def test_a_vanished_file_that_comes_back_is_news_to_the_watcher(journal: Journal) -> None:
     journal.add_final(A, make_record(state="vanished"), UTC)
-    assert journal.identities() == {}
+    assert journal.movies.identities() == {}
     assert journal.add_ready(A, UTC, UTC).state == "ready"
 
 
@@ -309,7 +302,7 @@ def test_a_waiting_movie_may_vanish_but_not_one_that_is_at_work(journal: Journal
     assert journal.add_final(A, make_record(state="vanished"), UTC) is None
     journal.release(movie_id, 1)
     assert journal.add_final(A, make_record(state="vanished"), UTC) is not None
-    assert journal.pending() == 0
+    assert journal.movies.pending() == 0
 
 
 def test_a_replaced_file_that_fails_on_arrival_supersedes_what_is_at_work(journal: Journal) -> None:
@@ -325,7 +318,7 @@ def test_a_replaced_file_that_fails_on_arrival_supersedes_what_is_at_work(journa
 def test_skip_and_retry(journal: Journal) -> None:
     movie_id = add(journal)
     assert journal.skip(movie_id, "ice").body["reason"]["message"] == "ice"
-    assert journal.next_ready() is None
+    assert journal.movies.next_ready() is None
     with pytest.raises(UsageError):
         journal.skip(movie_id, "again")
     journal.retry(movie_id)
@@ -347,19 +340,19 @@ def test_an_unknown_movie_is_the_operators_mistake(journal: Journal, action: str
 def test_listing(journal: Journal) -> None:
     ids = [add(journal, make_movie(f"grid1/{name}.tif")) for name in "abc"]
     journal.start(ids[0], 1)
-    assert [found.movie.movie_id for found in journal.movies()] == ids[::-1]
-    assert [found.movie.movie_id for found in journal.movies(state="ready", limit=1)] == [ids[2]]
-    assert journal.movies(session="grid2") == []
-    assert journal.counts_by_state() == {"ready": 2, "started": 1}
-    assert journal.oldest_pending() == 1795176000.0
+    assert [found.movie.movie_id for found in journal.movies.newest()] == ids[::-1]
+    assert [found.movie.movie_id for found in journal.movies.newest(state="ready", limit=1)] == [ids[2]]
+    assert journal.movies.newest(session="grid2") == []
+    assert journal.movies.counts_by_state() == {"ready": 2, "started": 1}
+    assert journal.movies.oldest_pending() == 1795176000.0
     assert journal.movie("0" * 16) is None
 
 
 def test_the_longest_wait_counts_by_the_clock_that_was_set_back(journal: Journal) -> None:
-    assert journal.oldest_pending() is None
+    assert journal.movies.oldest_pending() is None
     for name, detected in (("a", "2026-11-20T12:05:00.000Z"), ("b", "2026-11-20T12:01:00.000Z")):
         journal.add_ready(make_movie(f"grid1/{name}.tif"), detected, detected)
-    assert journal.oldest_pending() == 1795176060.0
+    assert journal.movies.oldest_pending() == 1795176060.0
 
 
 # ------------------------------------------------------------ odd values
@@ -373,10 +366,10 @@ def test_any_file_name_survives(tmp_path_factory: pytest.TempPathFactory, raw: b
     acquisition = Acquisition(sidecar=os.fsdecode(raw))
     movie = Movie(path=f"/data/{name}", relative=name, session="grid1", identity=A.identity, acquisition=acquisition)
     journal.add_ready(movie, UTC, UTC)
-    ready = journal.next_ready()
+    ready = journal.movies.next_ready()
     assert ready is not None
     assert ready.movie == movie
-    assert list(journal.identities()) == [name]
+    assert list(journal.movies.identities()) == [name]
     journal.start(movie.movie_id, 1)
     event = journal.finish(make_record(name))
     assert event is not None
@@ -387,12 +380,12 @@ def test_any_file_name_survives(tmp_path_factory: pytest.TempPathFactory, raw: b
 @pytest.mark.parametrize("name", ["a\nb.tif", "a\x1b[31mb.tif", "a\udcffb.tif", "\u202egpj.tif", "x" * 300])
 def test_odd_names_by_name(journal: Journal, name: str) -> None:
     add(journal, make_movie(name))
-    assert list(journal.identities()) == [name]
+    assert list(journal.movies.identities()) == [name]
 
 
 def test_inodes_of_64_bits(journal: Journal) -> None:
     add(journal, make_movie(inode=2**64 - 1))
-    assert journal.identities()[A.relative].inode == 2**64 - 1
+    assert journal.movies.identities()[A.relative].inode == 2**64 - 1
 
 
 def test_a_record_that_is_too_long_for_an_event_is_kept_whole(journal: Journal) -> None:

@@ -42,8 +42,8 @@ def test_state_and_event_are_one_transaction(journal: Journal, monkeypatch: pyte
         patch.setattr(journal_module, "update", fail)
         with pytest.raises(ServiceError, match="disk I/O error"):
             journal.finish(make_record())
-    assert journal.events(1) == []
-    assert journal.last_seq == 0
+    assert journal.events.page(1) == []
+    assert journal.events.last_seq == 0
     found = journal.movie(movie_id)
     assert found is not None
     assert found.state == "started"
@@ -67,17 +67,17 @@ def test_a_full_disk_loses_nothing_and_is_survived(journal: Journal) -> None:
         work()
     connection.execute("PRAGMA max_page_count = 100000")
     assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    n_done = journal.counts_by_state().get("done", 0)
-    assert len(journal.events(1)) == journal.last_seq == n_done > 0
+    n_done = journal.movies.counts_by_state().get("done", 0)
+    assert len(journal.events.page(1)) == journal.events.last_seq == n_done > 0
     journal.requeue_started()
     del names[:n_done]
-    while ready := journal.next_ready():
+    while ready := journal.movies.next_ready():
         journal.start(ready.movie.movie_id, 1)
         journal.finish(make_record(ready.movie.relative))
         names.remove(ready.movie.relative)
     work()
-    assert journal.counts_by_state() == {"done": 100}
-    assert journal.last_seq == 100
+    assert journal.movies.counts_by_state() == {"done": 100}
+    assert journal.events.last_seq == 100
 
 
 def test_commits_are_flushed_to_disk(journal: Journal) -> None:
@@ -101,13 +101,13 @@ def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     movie_id = add(journal)
     journal.start(movie_id, 1)
     event = journal.finish(make_record())
-    epoch = journal.epoch
+    epoch = journal.events.epoch
     journal.close()
     journal = Journal.open(tmp_path / "j")
-    assert journal.epoch == epoch
+    assert journal.events.epoch == epoch
     assert event is not None
-    assert journal.events(1)[0].raw == event.raw
-    assert journal.last_seq == 1
+    assert journal.events.page(1)[0].raw == event.raw
+    assert journal.events.last_seq == 1
     journal.close()
 
 
@@ -115,7 +115,7 @@ def test_another_file_is_another_epoch(tmp_path: Path) -> None:
     epochs = set()
     for name in "ab":
         journal = Journal.open(tmp_path / name)
-        epochs.add(journal.epoch)
+        epochs.add(journal.events.epoch)
         journal.close()
     assert len(epochs) == 2
 
@@ -197,12 +197,12 @@ def test_a_journal_of_the_first_version_is_taken_over(tmp_path: Path, monkeypatc
             )
         old.close()
     journal = Journal.open(tmp_path / "j")
-    movie = journal.next_ready()
+    movie = journal.movies.next_ready()
     assert movie is not None
     assert movie.movie == A
     journal.start(A.movie_id, 1)
     assert journal.finish(make_record("grid1/a.tif", shed=["denoise"])) is not None
-    assert journal.with_shed() == [A.movie_id]
+    assert journal.movies.with_shed() == [A.movie_id]
     journal.close()
 
 
@@ -290,13 +290,13 @@ def test_kill_9_leaves_dense_numbers_and_loses_nothing_that_was_told(tmp_path: P
     journal = Journal.open(path)
     assert journal._database.rows("PRAGMA integrity_check")[0][0] == "ok"
     rows: list[EventRow] = []
-    while page := journal.events(len(rows) + 1):
+    while page := journal.events.page(len(rows) + 1):
         rows += page
     assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
     events = [parse_event(row.raw) for row in rows]
     assert [event.kseq for event in events] == list(range(1, len(rows) + 1))
     assert len(rows) >= acknowledged > 20
-    assert journal.counts_by_state()["done"] == len(rows)
+    assert journal.movies.counts_by_state()["done"] == len(rows)
     assert len({event.body["movie_id"] for event in events}) == len(rows)
     assert journal.requeue_started() <= 20
     journal.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.clocks import AskedClock
 from service_samples import REASON, UTC, make_movie, make_record
 
 from service.journal.journal import FINAL, MAX_ATTEMPTS, MAX_DEATHS, Journal
@@ -41,7 +42,7 @@ class JournalStates(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        self.journal = Journal.open(Path(self.directory.name) / "j", clock=lambda: self.now)
+        self.journal = Journal.open(Path(self.directory.name) / "j", clock=AskedClock(lambda: self.now))
 
     def teardown(self) -> None:
         if hasattr(self, "journal"):
@@ -87,7 +88,7 @@ class JournalStates(RuleBasedStateMachine):
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
         self.now += 200.0
-        ready = self.journal.next_ready()
+        ready = self.journal.movies.next_ready()
         assert ready is not None
         model = self.models[ready.movie.relative]
         assert (ready.state, ready.movie.revision) == ("ready", model.revision)
@@ -155,7 +156,7 @@ class JournalStates(RuleBasedStateMachine):
 
     @rule()
     def something_else_happens(self) -> None:
-        self.journal.append(Alert(name="x", severity="info", state="raised"), "grid2")
+        self.journal.events.append(Alert(name="x", severity="info", state="raised"), "grid2")
         self.n_events += 1
 
     @rule()
@@ -177,22 +178,22 @@ class JournalStates(RuleBasedStateMachine):
             assert (found.attempt, found.deaths) == (model.attempt, model.deaths)
             assert found.attempt <= MAX_ATTEMPTS
             assert found.movie.identity.size == model.size
-        assert self.journal.pending() == len(self.known("ready", "started"))
-        known = self.journal.identities()
+        assert self.journal.movies.pending() == len(self.known("ready", "started"))
+        known = self.journal.movies.identities()
         assert set(known) == set(self.models) - set(self.known("vanished"))
 
     @invariant()
     def numbers_are_dense(self) -> None:
         if not hasattr(self, "journal"):
             return
-        events = [parse_event(row.raw) for row in self.journal.events(1, max_count=10_000, max_bytes=10**9)]
+        events = [parse_event(row.raw) for row in self.journal.events.page(1, max_count=10_000, max_bytes=10**9)]
         assert [event.seq for event in events] == list(range(1, self.n_events + 1))
-        assert self.journal.last_seq == self.n_events
+        assert self.journal.events.last_seq == self.n_events
         of_kind: dict[str, list[int]] = {}
         for event in events:
             of_kind.setdefault(f"{event.kind}/{event.session}", []).append(event.kseq)
         assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in of_kind.values())
-        assert self.journal.kseqs() == {key: numbers[-1] for key, numbers in of_kind.items()}
+        assert self.journal.events.kseqs() == {key: numbers[-1] for key, numbers in of_kind.items()}
         done = [(e.body["movie_id"], e.body["revision"]) for e in events if e.body.get("state") == "done"]
         assert len(done) == len(set(done)), "a revision was done twice"
 

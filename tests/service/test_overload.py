@@ -121,15 +121,15 @@ def movies(n):
 def test_movies_that_were_there_at_the_start_are_no_overload(desk, journal):
     for movie in movies(30):
         desk.arrived(arrival_of(movie, found_at_start=True))
-    assert journal.pending() == 30
+    assert journal.movies.pending() == 30
     assert (desk.load.waiting, desk.load.shed) == (0, ())
-    assert desk.order(journal.next_ready()).instructions.shed == ()
+    assert desk.order(journal.movies.next_ready()).instructions.shed == ()
 
 
 def test_what_comes_meanwhile_is_an_overload_and_every_order_names_what_is_left_out(desk, journal):
     for movie in movies(8):
         desk.arrived(arrival_of(movie))
-    order = desk.order(journal.next_ready())
+    order = desk.order(journal.movies.next_ready())
     assert order.instructions.shed == ("preview", "denoise")
     assert order.instructions.notes == ("shed: preview, denoise: 8 movies wait",)
     assert order.instructions.groups is None, "who was not denoised is not learned from under load"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.clocks import AskedClock
 from service_samples import UTC, full_fields, make_record
 
 from service.health.prometheus import MAX_VALUES, Metrics
@@ -66,7 +67,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def touched() -> Metrics:
     """Every metric has been used."""
-    metrics = Metrics(clock=lambda: 1000.0)
+    metrics = Metrics(clock=AskedClock(lambda: 1000.0))
     metrics.detected()
     metrics.ready(5.0)
     fields = full_fields("a.tif")

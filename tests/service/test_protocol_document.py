@@ -157,7 +157,7 @@ def test_it_follows_from_the_first_event_on_and_misses_nothing(server: Server, t
         wait_until(example.has(300), 30)
         server.call(append(50))
         wait_until(example.has(350))
-        published = server.call(lambda journal, _: [row.raw for row in journal.events(1, 10_000, 10**9)])
+        published = server.call(lambda journal, _: [row.raw for row in journal.events.page(1, 10_000, 10**9)])
     events = [json.loads(raw) for raw in published]
     assert example.lines == [f"{event['seq']} {event['kind']} {event['event_id']}" for event in events]
 
@@ -232,7 +232,7 @@ def test_the_server_stops_and_comes_back(short_path: Path, tmp_path: Path) -> No
 
 
 def test_it_ends_where_going_on_would_lose_something(server: Server, tmp_path: Path) -> None:
-    epoch = server.call(lambda journal, _: journal.epoch)
+    epoch = server.call(lambda journal, _: journal.events.epoch)
     server.call(append(3))
     (tmp_path / "cursor.json").write_text(json.dumps({"epoch": epoch, "seq": 7}))
     with following(tmp_path, server) as example:

@@ -79,7 +79,7 @@ def patient(server: Server, n: int, **options: Any) -> Iterator[Subscriber]:
 
 def test_a_late_subscriber_gets_every_event_once_and_in_order(server: Server) -> None:
     server.call(append(1000))
-    published = server.call(lambda journal, _: [row.raw for row in journal.events(1, 10_000, 10**9)])
+    published = server.call(lambda journal, _: [row.raw for row in journal.events.page(1, 10_000, 10**9)])
     with patient(server, 1000) as subscriber:
         server.call(append(100))
         wait_until(subscriber.has(1100))
@@ -131,7 +131,9 @@ def test_only_the_kinds_asked_for_and_no_hole_is_seen_in_the_others(server: Serv
     def mixed(journal: Journal, publisher: Publisher) -> None:
         publisher.answers._answered = lambda verb, _: replays.append(verb)
         for i in range(20):
-            journal.append(SessionChange(state="x") if i % 5 == 4 else Alert(name="n", severity="i", state="r"), "s")
+            journal.events.append(
+                SessionChange(state="x") if i % 5 == 4 else Alert(name="n", severity="i", state="r"), "s"
+            )
             publisher.publish_new()
 
     with patient(server, 0, kinds=["session"]) as subscriber:
@@ -181,7 +183,7 @@ def test_starting_from_now(server: Server) -> None:
 
 def test_heartbeat_snapshot_and_going_on_from_there(server: Server) -> None:
     server.call(lambda journal, _: [
-        journal.append(Alert(name=f"n{i % 700}", severity="info", state="raised"), "s") for i in range(1000)
+        journal.events.append(Alert(name=f"n{i % 700}", severity="info", state="raised"), "s") for i in range(1000)
     ])  # fmt: skip
     with Client(server.events, server.journal, heartbeat_s=BEAT) as client:
         wait_until(lambda: client.heartbeat().seq == 1000)
@@ -199,7 +201,7 @@ def test_heartbeat_snapshot_and_going_on_from_there(server: Server) -> None:
 def test_a_snapshot_of_more_pages_than_requests_are_allowed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.publishing.replies.REQUESTS_PER_S", 5)
     server.call(lambda journal, _: [
-        journal.append(Alert(name=f"n{i}", severity="info", state="raised"), "s") for i in range(2000)
+        journal.events.append(Alert(name=f"n{i}", severity="info", state="raised"), "s") for i in range(2000)
     ])  # fmt: skip
     with Client(server.events, server.journal, heartbeat_s=BEAT) as client:
         assert len(client.snapshot().events) == 2000
@@ -375,7 +377,7 @@ due = 0.0
 while True:
     for socket, _ in poller.poll(2):
         publisher.handle(socket)
-    journal.append(Alert(name="n", severity="info", state="raised"), "s")
+    journal.events.append(Alert(name="n", severity="info", state="raised"), "s")
     publisher.publish_new()
     if time.monotonic() > due:
         publisher.heartbeat(Heartbeat())
@@ -406,7 +408,7 @@ def test_kill_9_of_the_publisher(short_path: Path) -> None:
             with publisher_process(server):
                 wait_until(subscriber.has(len(subscriber.got) + 50))
         with server:
-            total = server.call(lambda journal, _: journal.last_seq)
+            total = server.call(lambda journal, _: journal.events.last_seq)
             wait_until(subscriber.has(total))
     assert total >= 300
     assert subscriber.seqs == list(range(1, total + 1))
@@ -439,7 +441,7 @@ def test_kill_9_of_a_subscriber_with_a_cursor_file(server: Server, tmp_path: Pat
             wait_until(lambda: output.stat().st_size > before + kills * 30)  # noqa: B023
             process.kill()
     cursor = FileCursor(tmp_path / "cursor")
-    total = server.call(lambda journal, _: journal.last_seq)
+    total = server.call(lambda journal, _: journal.events.last_seq)
     with patient(server, 0, cursor=cursor) as subscriber:
         wait_until(lambda: (cursor.load() or ("", 0))[1] == total)
     lines = [line.split() for line in output.read_text().splitlines()]
@@ -513,7 +515,7 @@ def test_a_cursor_of_another_epoch_starts_again(server: Server) -> None:
 
 def test_a_cursor_ahead_of_the_journal_is_an_error(server: Server) -> None:
     """The journal was put back to an older copy: its numbers will be used twice."""
-    epoch = server.call(lambda journal, _: journal.epoch)
+    epoch = server.call(lambda journal, _: journal.events.epoch)
     server.call(append(3))
     with Subscriber(server, cursor=MemoryCursor(Position(epoch, 100))) as subscriber:
         wait_until(lambda: subscriber.error)
@@ -554,7 +556,7 @@ def test_after_a_silence_the_client_introduces_itself_anew(server: Server) -> No
 
 
 def test_a_cursor_before_what_is_kept_is_an_error(server: Server) -> None:
-    epoch = server.call(lambda journal, _: journal.epoch)
+    epoch = server.call(lambda journal, _: journal.events.epoch)
     server.call(append(10))
     server.call(lambda journal, _: journal._database.rows("DELETE FROM events WHERE seq <= 5"))
     with Subscriber(server, cursor=MemoryCursor(Position(epoch, 3))) as subscriber:

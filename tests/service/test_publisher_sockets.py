@@ -120,7 +120,7 @@ def test_what_is_sent(journal: Journal, publisher: Publisher) -> None:
     assert events.poll(5000)
     publisher.handle(events)
     assert publisher.subscribers == 1
-    event = journal.append(SessionChange(state="started"), "grid1")
+    event = journal.events.append(SessionChange(state="started"), "grid1")
     assert publisher.publish_new() == 1
     assert publisher.publish_new() == 0
     sent = publisher.heartbeat(Heartbeat(state="running", pending=3))
@@ -128,16 +128,16 @@ def test_what_is_sent(journal: Journal, publisher: Publisher) -> None:
     topic, raw = subscriber.recv_multipart()
     assert parse_topic(topic).kind == "hb"
     assert parse_heartbeat(raw) == sent
-    assert (sent.seq, sent.epoch, sent.kseq, sent.pending) == (1, journal.epoch, {"session/grid1": 1}, 3)
+    assert (sent.seq, sent.epoch, sent.kseq, sent.pending) == (1, journal.events.epoch, {"session/grid1": 1}, 3)
     assert sent.instance == "default"
     context.destroy(linger=0)
 
 
 def test_what_the_journal_held_before_is_not_sent(journal: Journal) -> None:
-    journal.append(SessionChange(state="started"))
+    journal.events.append(SessionChange(state="started"))
     publisher = Publisher(journal, events=ANY, journal=ANY, preview=ANY)
     assert publisher.publish_new() == 0
-    journal.append(SessionChange(state="stopped"))
+    journal.events.append(SessionChange(state="stopped"))
     assert publisher.publish_new() == 1
     publisher.close()
 
@@ -145,7 +145,7 @@ def test_what_the_journal_held_before_is_not_sent(journal: Journal) -> None:
 def test_a_heartbeat_never_runs_ahead_of_the_events(journal: Journal, publisher: Publisher) -> None:
     published: list[str] = []
     publisher._published = published.append
-    journal.append(SessionChange(state="started"))
+    journal.events.append(SessionChange(state="started"))
     assert publisher.heartbeat(Heartbeat()).seq == 1
     assert published == ["session"]
 
@@ -173,7 +173,7 @@ def test_a_heartbeat_that_is_too_long_is_cut_to_what_subscribers_live_on(
 ) -> None:
     alarms = [Alert(name=f"n{i}", severity="info", state="raised", message="x" * 1000) for i in range(100)]
     sent = publisher.heartbeat(Heartbeat(state="paused", pending=7, alarms=alarms))
-    assert (sent.epoch, sent.state, sent.pending, sent.alarms) == (journal.epoch, "paused", 7, [])
+    assert (sent.epoch, sent.state, sent.pending, sent.alarms) == (journal.events.epoch, "paused", 7, [])
 
 
 def test_a_flood_of_requests_does_not_hold_up_the_loop(
@@ -199,7 +199,8 @@ def test_a_flood_of_requests_does_not_hold_up_the_loop(
 def test_a_client_that_does_not_read_its_answers_blocks_nobody(server: Server) -> None:
     server.call(
         lambda journal, _: [
-            journal.append(Alert(name="n", severity="i", state="r", message="x" * 20_000), "s") for _ in range(300)
+            journal.events.append(Alert(name="n", severity="i", state="r", message="x" * 20_000), "s")
+            for _ in range(300)
         ]
     )
     context = zmq.Context()
@@ -321,7 +322,7 @@ def test_strangers_do_not_disturb_a_healthy_client(server: Server) -> None:
     attacker.start()
     n = 0
     while attacker.is_alive() or n < 200:
-        server.call(lambda journal, _: journal.append(SessionChange(state="x"), "s"))
+        server.call(lambda journal, _: journal.events.append(SessionChange(state="x"), "s"))
         n += 1
     attacker.join()
     wait_until(lambda: len(got) >= n)
@@ -368,6 +369,6 @@ def test_an_oversize_subscription_and_an_oversize_request_throw_out_their_sender
     dealer.send_multipart([b"HELLO", b'{"versions":[1],"client":"' + b"x" * 70_000 + b'"}'])
     assert not dealer.poll(300)
     with Client(server.events, server.journal, heartbeat_s=0.05) as client:
-        server.call(lambda journal, _: journal.append(SessionChange(state="x"), "s"))
+        server.call(lambda journal, _: journal.events.append(SessionChange(state="x"), "s"))
         assert [event.seq for event in client.events(idle_timeout=0.5)] == [1]
     context.destroy(linger=0)

@@ -30,7 +30,7 @@ def look(reserve, **free_gb):
 
 
 def told(journal):
-    return [parse_event(row.raw).body for row in journal.events(1)]
+    return [parse_event(row.raw).body for row in journal.events.page(1)]
 
 
 @pytest.mark.parametrize(

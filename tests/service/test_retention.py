@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from service.client import Client, MemoryCursor, Position, TooFarBehind
 from service.client.sockets import RequestSocket
 from service.journal.database import Database
-from service.journal.event_log import PRUNED_AT_ONCE, utc_text
+from service.journal.event_log import PRUNED_AT_ONCE
 from service.journal.journal import MIGRATIONS, Journal
 from service.wire.messages import Alert, SessionChange, parse_event
+from streamer.runtime.clock import utc_text
 from tests.service.service_samples import Server
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def at(day: float) -> str:
 
 
 def kept(journal: Journal) -> list[int]:
-    return [row.seq for row in journal.events(1, 10_000, 10**9)]
+    return [row.seq for row in journal.events.page(1, 10_000, 10**9)]
 
 
 # ------------------------------------------------------------ which
@@ -59,9 +60,9 @@ def test_what_is_kept_is_an_unbroken_row_of_all_that_may_not_go(tmp_path_factory
     journal = Journal.open(tmp_path_factory.mktemp("j") / "j")
     try:
         fill(journal, rows)
-        numbers, last = journal.kseqs(), journal.last_seq
+        numbers, last = journal.events.kseqs(), journal.events.last_seq
         total = 0
-        while removed := journal.prune(at(limit), portion):
+        while removed := journal.events.prune(at(limit), portion):
             total += removed
             assert removed <= portion
             assert kept(journal) == list(range(total + 1, last + 1)), "unbroken up to the newest after every portion"
@@ -71,10 +72,10 @@ def test_what_is_kept_is_an_unbroken_row_of_all_that_may_not_go(tmp_path_factory
             session, day = rows[total]
             assert day >= limit or session in go_on, "and no more is kept than this takes"
         # nothing but the old events is gone
-        assert (journal.first_seq, journal.last_seq) == (total + 1, last)
-        assert journal.kseqs() == numbers
+        assert (journal.events.first_seq, journal.events.last_seq) == (total + 1, last)
+        assert journal.events.kseqs() == numbers
         for session in ("", "a"):
-            event = journal.append(SessionChange(state="stopped"), session)
+            event = journal.events.append(SessionChange(state="stopped"), session)
             last += 1
             assert (event.seq, event.kseq) == (last, numbers.get(f"session/{session}", 0) + 1)
     finally:
@@ -83,9 +84,9 @@ def test_what_is_kept_is_an_unbroken_row_of_all_that_may_not_go(tmp_path_factory
 
 def test_a_session_that_goes_on_keeps_its_first_day(journal: Journal) -> None:
     fill(journal, [("", 0), ("over", 0), ("long", 1), ("over", 2), ("", 3), ("long", 40)])
-    assert journal.prune(at(30)) == 2
+    assert journal.events.prune(at(30)) == 2
     assert kept(journal) == [3, 4, 5, 6]
-    assert journal.prune(at(30)) == 0
+    assert journal.events.prune(at(30)) == 0
 
 
 def test_a_journal_from_before_the_latest_times_were_kept_forgets_no_session_that_goes_on(tmp_path) -> None:
@@ -100,41 +101,41 @@ def test_a_journal_from_before_the_latest_times_were_kept_forgets_no_session_tha
         connection.execute("INSERT INTO numbers VALUES ('session', 'a', 3, 3)")
     old.close()
     journal = Journal.open(tmp_path / "j")
-    assert journal.prune(at(30)) == 0
-    assert journal.prune(at(41)) == 3
+    assert journal.events.prune(at(30)) == 0
+    assert journal.events.prune(at(41)) == 3
     journal.close()
 
 
 def test_what_belongs_to_no_session_is_no_session_that_goes_on(journal: Journal) -> None:
     fill(journal, [("", 0), ("", 1), ("", 40)])
-    assert journal.prune(at(30)) == 2
+    assert journal.events.prune(at(30)) == 2
 
 
 def test_everything_may_be_forgotten_and_the_numbers_go_on(journal: Journal) -> None:
     fill(journal, [("a", 0)] * 5)
-    assert journal.prune(at(30)) == 5
-    assert (journal.first_seq, journal.last_seq, kept(journal)) == (6, 5, [])
-    assert journal.prune(at(30)) == 0
-    event = journal.append(SessionChange(state="started"), "a")
+    assert journal.events.prune(at(30)) == 5
+    assert (journal.events.first_seq, journal.events.last_seq, kept(journal)) == (6, 5, [])
+    assert journal.events.prune(at(30)) == 0
+    event = journal.events.append(SessionChange(state="started"), "a")
     assert (event.seq, event.kseq) == (6, 4)
 
 
 def test_an_event_exactly_as_old_as_the_limit_is_kept(journal: Journal) -> None:
     fill(journal, [("a", 29.99), ("b", 30)])
-    assert journal.prune(at(30)) == 1
+    assert journal.events.prune(at(30)) == 1
     assert kept(journal) == [2]
 
 
 def test_a_long_past_is_forgotten_in_portions(journal: Journal) -> None:
     fill(journal, [("a", 0)] * (PRUNED_AT_ONCE + 5))
-    assert journal.prune(at(30)) == PRUNED_AT_ONCE
-    assert journal.first_seq == PRUNED_AT_ONCE + 1
-    assert [journal.prune(at(30)) for _ in range(2)] == [5, 0]
+    assert journal.events.prune(at(30)) == PRUNED_AT_ONCE
+    assert journal.events.first_seq == PRUNED_AT_ONCE + 1
+    assert [journal.events.prune(at(30)) for _ in range(2)] == [5, 0]
 
 
 def test_it_is_on_disk(journal: Journal, tmp_path) -> None:
     fill(journal, [("a", 0), ("b", 40)])
-    journal.prune(at(30))
+    journal.events.prune(at(30))
     other = Journal.open(tmp_path / "journal.sqlite", read_only=True)
     assert (other.first_seq, other.last_seq, other.kseqs()) == (2, 2, {"alert/a": 1, "session/b": 1})
     other.close()
@@ -146,14 +147,14 @@ def test_it_is_on_disk(journal: Journal, tmp_path) -> None:
 def past(journal: Journal, _: Publisher) -> None:
     """Five old events of a session that is over, then five of one that goes on; the old ones are forgotten."""
     fill(journal, [("old", 0)] * 5 + [("new", 40)] * 5)
-    assert journal.prune(at(30)) == 5
+    assert journal.events.prune(at(30)) == 5
     journal._clock = lambda: 40 * DAY_S
 
 
 def more(n: int) -> Callable[[Journal, Publisher], None]:
     def action(journal: Journal, publisher: Publisher) -> None:
         for _ in range(n):
-            journal.append(SessionChange(state="stopped"), "new")
+            journal.events.append(SessionChange(state="stopped"), "new")
         publisher.publish_new()
 
     return action
@@ -162,7 +163,7 @@ def more(n: int) -> Callable[[Journal, Publisher], None]:
 @pytest.fixture
 def epoch(server: Server) -> str:
     server.call(past)
-    return server.call(lambda journal, _: journal.epoch)
+    return server.call(lambda journal, _: journal.events.epoch)
 
 
 def client_of(server: Server) -> Client:
@@ -218,7 +219,7 @@ def test_a_client_that_follows_does_not_notice(server: Server) -> None:
         for event in client.events(stop=stop, lost_timeout=10.0):
             got.append(event.seq)
             if event.seq == 4:
-                server.call(lambda journal, _: journal.prune(at(30)))
+                server.call(lambda journal, _: journal.events.prune(at(30)))
                 server.call(more(2))
             if event.seq == 6:
                 stop.set()

@@ -1,5 +1,6 @@
 import pytest
 
+from tests.clocks import SetClock
 from service.daemon.micrograph_tables import MicrographTables
 from service.offline.process import finished_before
 from streamer import jsontext
@@ -18,16 +19,9 @@ def record(relative, **changes):
     return make_record(relative, outputs=outputs, **changes)
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return SetClock()
 
 
 def tables(tmp_path, clock, finished=()):
@@ -123,8 +117,8 @@ def test_the_journal_gives_the_done_movies_of_a_session_in_order(journal, monkey
         journal.add_ready(movie, "2026-11-20T12:00:00.000Z", "2026-11-20T12:00:01.000Z")
         journal.start(movie.movie_id, 1)
         journal.finish(make_record(movie.relative, state="failed" if n == 1 else "done"))
-    assert [r.path for r in journal.done("grid1")] == [f"grid1/m{n}.tif" for n in (0, 2, 3, 4)]
-    assert list(journal.done("other")) == []
+    assert [r.path for r in journal.movies.done("grid1")] == [f"grid1/m{n}.tif" for n in (0, 2, 3, 4)]
+    assert list(journal.movies.done("other")) == []
 
 
 def test_a_second_call_of_process_keeps_the_movies_of_the_first(tmp_path):

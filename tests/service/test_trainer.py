@@ -334,7 +334,7 @@ class Desk:
 
     def changes(self):
         """Version, result and reason of every change, in order."""
-        bodies = [parse_event(row.raw).body for row in self.journal.events(1, kinds=["model"])]
+        bodies = [parse_event(row.raw).body for row in self.journal.events.page(1, kinds=["model"])]
         return [(body["version"], body["result"], body["reason"]) for body in bodies]
 
     @property
@@ -398,7 +398,7 @@ def test_no_network_survives_the_daemon_and_a_store_that_lags_behind(desk):
 
 
 def test_a_version_that_is_gone_is_not_the_operators_will(desk):
-    desk.journal.append(ModelChange(version="v0007", result="promoted"), SESSION)
+    desk.journal.events.append(ModelChange(version="v0007", result="promoted"), SESSION)
     assert desk.serves is None
     assert not desk.store.is_held
     desk.candidate()

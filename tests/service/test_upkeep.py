@@ -40,7 +40,7 @@ def scene(journal, tmp_path):
 
 
 def alerts(journal):
-    bodies = [parse_event(row.raw).body for row in journal.events(1)]
+    bodies = [parse_event(row.raw).body for row in journal.events.page(1)]
     return [(body["name"], body["state"]) for body in bodies]
 
 
@@ -51,7 +51,7 @@ def test_overload_is_an_alarm_that_names_what_is_left_out_and_how_to_make_it_goo
     scene.look(None, ("preview", "denoise"))
     scene.look(None, ())
     assert alerts(journal) == [("overload", "raised"), ("overload", "raised"), ("overload", "cleared")]
-    message = parse_event(journal.events(2)[0].raw).body["message"]
+    message = parse_event(journal.events.page(2)[0].raw).body["message"]
     assert "preview, denoise" in message
     assert "streamer movies retry --what-was-shed" in message
 
@@ -74,11 +74,11 @@ def test_a_root_that_goes_away_is_an_alarm_at_once_and_one_that_never_came_after
 
 def test_old_events_are_forgotten_once_a_minute(scene, journal, monkeypatch):
     monkeypatch.setattr(journal, "_clock", lambda: time.time() - 31 * _DAY_S)
-    journal.append(Alert(name="old", severity="info", state="cleared"))
+    journal.events.append(Alert(name="old", severity="info", state="cleared"))
     monkeypatch.setattr(journal, "_clock", time.time)
-    journal.append(Alert(name="new", severity="info", state="cleared"))
+    journal.events.append(Alert(name="new", severity="info", state="cleared"))
     scene.look(None, ())
-    assert journal.first_seq == 1
+    assert journal.events.first_seq == 1
     scene.now[0] = 61.0
     scene.look(None, ())
-    assert (journal.first_seq, journal.last_seq) == (2, 2)
+    assert (journal.events.first_seq, journal.events.last_seq) == (2, 2)

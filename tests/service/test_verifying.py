@@ -29,7 +29,7 @@ def scene(journal, tmp_path):
     class Scene:
         def done(self, name):
             """A movie with its outputs; the files by role."""
-            movie = make_movie(f"grid1/{name}.tif", inode=len(journal.movies()) + 1)
+            movie = make_movie(f"grid1/{name}.tif", inode=len(journal.movies.newest()) + 1)
             journal.add_ready(movie, UTC, UTC)
             journal.start(movie.movie_id, 1)
             outputs, files = [], {}
@@ -58,7 +58,7 @@ def scene(journal, tmp_path):
             self.look()
 
         def told(self):
-            bodies = [parse_event(row.raw).body for row in journal.events(1) if row.kind == "alert"]
+            bodies = [parse_event(row.raw).body for row in journal.events.page(1) if row.kind == "alert"]
             assert {(body["name"], body["severity"], body["state"]) for body in bodies} <= {
                 ("output-damaged", "critical", "cleared")
             }
@@ -177,7 +177,7 @@ def test_damages_of_a_record_by_file(scene, journal, tmp_path):
     movie, files = scene.done("a")
     files["motion"].unlink()
     files["micrograph"].write_bytes(b"")
-    (record,) = journal.done("grid1")
+    (record,) = journal.movies.done("grid1")
     found = list(damaged_outputs(record, tmp_path / "out" / "grid1"))
     assert [(damage.movie_id, damage.is_altered) for damage in found] == [
         (movie.movie_id, True),

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.clocks import AskedClock
 from service.config import Config, InstanceSettings, OverloadSettings
 from service.daemon import worker_process
 from service.daemon.worker_process import WorkerProcess
@@ -90,7 +91,7 @@ def scene(journal, monkeypatch):
         finished=lambda message: None,
         failed=lambda message: None,
         restarted=lambda *told: scene.restarted.append(told),
-        clock=lambda: scene.now,
+        clock=AskedClock(lambda: scene.now),
     )
     scene.crew.start()
     return scene

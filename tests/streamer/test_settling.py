@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clocks import AskedClock
 from streamer.errors import MovieCorrupt, MovieMismatch, MovieNotReady, MovieUnsupported
 from streamer.movie_record import Acquisition
 from streamer.records import FileIdentity, MovieHeader
@@ -28,8 +29,9 @@ def header(kind="tiff", n_frames=10):
 class Scene:
     """A directory as the rules see it: what is listed, what headers and sidecars say, and the time."""
 
-    def __init__(self, settings=SETTINGS, **options):
-        self.settling = Settling(settings, root=Path("/data/root"), utc=lambda: f"T{self.now:g}", **options)
+    def __init__(self, settings=SETTINGS, clock=None, **options):
+        clock = AskedClock(clock or (lambda: self.now))
+        self.settling = Settling(settings, root=Path("/data/root"), clock=clock, **options)
         self.now = 0.0
         self.files = {"a.tif": file()}
         self.header = header()
@@ -77,7 +79,7 @@ def test_a_sidecar_that_counts_the_frames_is_the_quickest_proof(scene):
     assert when == SETTINGS.settle_with_sidecar_s
     assert (arrival.error, arrival.header, arrival.movie.evidence) == (None, scene.header, "sidecar")
     assert arrival.waited_s == when
-    assert (arrival.detected_utc, arrival.ready_utc) == ("T0", "T2")
+    assert (arrival.detected_utc, arrival.ready_utc) == ("1970-01-01T00:00:00.000Z", "1970-01-01T00:00:02.000Z")
 
 
 def test_one_look_is_never_enough():

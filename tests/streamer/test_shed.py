@@ -6,7 +6,7 @@ from itertools import chain, combinations
 import pytest
 import torch
 
-from streamer import jsontext, pipeline
+from streamer import jsontext
 from streamer.metadata.sidecars import read_sidecar
 from streamer.movie_record import ModelRef, MovieRecord
 from streamer.pipeline import process_movie
@@ -83,7 +83,7 @@ def shed(request, material, tmp_path_factory):
     directory, chosen = tmp_path_factory.mktemp("shed"), request.param
     with pytest.MonkeyPatch.context() as patch:
         if "super-resolution" in chosen:
-            patch.setattr(pipeline, "accumulate", never)
+            patch.setattr("streamer.super_resolution.step.accumulate", never)
         if "preview" in chosen:
             patch.setattr("streamer.writers.outputs.encode_png", never)
             patch.setattr("streamer.writers.outputs.encode_power_spectrum", never)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.clocks import Timeline
 from streamer.errors import MovieNotReady, MovieUnsupported
 from streamer.readers import movie as movie_reader
 from streamer.settings import WatchSettings
@@ -36,31 +37,11 @@ def tiff_pages(tmp_path, frames=FRAMES):
     return pages
 
 
-class Timeline(threading.Event):
-    """A stop event that is also the clock: waiting lets time pass, and what is due happens meanwhile."""
-
-    def __init__(self, end, script=None):
-        super().__init__()
-        self.now, self.end = 0.0, end
-        self.script = dict(script or {})
-
-    def clock(self):
-        return self.now
-
-    def wait(self, timeout=None):
-        self.now += timeout
-        for due in sorted(time for time in self.script if time <= self.now):
-            self.script.pop(due)()
-        if self.now > self.end:
-            self.set()
-        return self.is_set()
-
-
 def run(root, end, script=None, settings=None, **options):
     """All arrivals until ``end`` with the time of each."""
     timeline = Timeline(end, script)
     settings = WatchSettings(root=str(root), polling="always", **(settings or {}))
-    watcher = Watcher(settings, clock=timeline.clock, **options)
+    watcher = Watcher(settings, clock=timeline, **options)
     return [(timeline.now, arrival) for arrival in watcher.arrivals(timeline)]
 
 
@@ -195,7 +176,7 @@ def test_a_preallocating_copy_that_stalls_is_seen_when_read_and_comes_again(tmp_
             refused.append(error)
 
     timeline = Timeline(200, script)
-    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=timeline)
     found = []
     for arrival in watcher.arrivals(timeline):
         read(arrival)
@@ -265,7 +246,7 @@ def test_a_missing_root_is_picked_up_when_it_appears(tmp_path):
     root = tmp_path / "mount"
     data = mrc_bytes(tmp_path)
     timeline = Timeline(100)
-    watcher = Watcher(WatchSettings(root=str(root), polling="always"), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(root), polling="always"), clock=timeline)
 
     def appear():
         assert watcher.root_missing
@@ -295,7 +276,7 @@ def test_a_root_that_is_gone_for_a_moment_starts_nothing_anew(tmp_path, observer
     (root / "a.mrc").write_bytes(mrc_bytes(tmp_path))
     timeline = Timeline(100)
     settings = WatchSettings(root=str(root), scan_interval_s=2, settle_with_sidecar_s=8)
-    watcher = Watcher(settings, clock=timeline.clock)
+    watcher = Watcher(settings, clock=timeline)
     timeline.script = {1.8: lambda: root.rename(away), 3.2: lambda: away.rename(root)}
     times = []
     for _ in watcher.arrivals(timeline):
@@ -323,7 +304,7 @@ def test_waking_is_answered_soon(tmp_path):
     data = mrc_bytes(tmp_path)
     timeline = Timeline(900)
     settings = WatchSettings(root=str(tmp_path), polling="always", scan_interval_s=500, sidecar_wait_s=0)
-    watcher = Watcher(settings, clock=timeline.clock)
+    watcher = Watcher(settings, clock=timeline)
 
     def appear():
         (tmp_path / "a.mrc").write_bytes(data)
@@ -342,7 +323,7 @@ def test_one_wake_is_one_scan(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "scan", lambda *arguments: scans.append(timeline.now) or genuine(*arguments))
     monkeypatch.setattr(watch, "_NETWORK_SCAN_S", 1000.0)
     settings = WatchSettings(root=str(tmp_path), polling="always", scan_interval_s=1000)
-    watcher = Watcher(settings, clock=timeline.clock)
+    watcher = Watcher(settings, clock=timeline)
     timeline.script[100.0] = watcher.wake
     assert list(watcher.arrivals(timeline)) == []
     assert scans == [0.0, 100.0]
@@ -378,7 +359,7 @@ def test_a_scan_that_takes_long_is_made_less_often(tmp_path, monkeypatch):
         return genuine(*arguments)
 
     monkeypatch.setattr(watch, "scan", slow)
-    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(tmp_path), polling="always"), clock=timeline)
     timeline.script = {float(time): watcher.wake for time in range(1, 2000, 7)}
     assert list(watcher.arrivals(timeline)) == []
     assert watcher.scan_s == 20.0
@@ -476,7 +457,7 @@ def observers(monkeypatch):
 def test_events_or_polling(tmp_path, monkeypatch, observers, polling, network, mode):
     monkeypatch.setattr(watch, "is_on_network", lambda _: network)
     timeline = Timeline(3)
-    watcher = Watcher(WatchSettings(root=str(tmp_path), polling=polling), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(tmp_path), polling=polling), clock=timeline)
     modes = []
     timeline.script[2.0] = lambda: modes.append(watcher.mode)
     assert list(watcher.arrivals(timeline)) == []
@@ -490,7 +471,7 @@ def test_an_event_brings_the_next_scan_forward(tmp_path, observers):
     data = mrc_bytes(tmp_path)
     timeline = Timeline(100)
     settings = WatchSettings(root=str(tmp_path), scan_interval_s=1000)
-    watcher = Watcher(settings, clock=timeline.clock)
+    watcher = Watcher(settings, clock=timeline)
     timeline.script = {
         10.0: lambda: (tmp_path / "a.mrc").write_bytes(data),
         20.0: lambda: observers.made[0].handler.dispatch(watch.FileClosedEvent(str(tmp_path / "a.mrc"))),
@@ -504,7 +485,7 @@ def test_where_the_kernel_refuses_events_scanning_has_to_do(tmp_path, observers)
     observers.refuses = True
     data = mrc_bytes(tmp_path)
     timeline = Timeline(100, {20.0: lambda: (tmp_path / "a.mrc").write_bytes(data)})
-    watcher = Watcher(WatchSettings(root=str(tmp_path)), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(tmp_path)), clock=timeline)
     times = [timeline.now for _ in watcher.arrivals(timeline)]
     assert len(times) == 1
     assert times[0] < 37
@@ -513,7 +494,7 @@ def test_where_the_kernel_refuses_events_scanning_has_to_do(tmp_path, observers)
 
 def test_a_dead_observer_is_replaced(tmp_path, observers):
     timeline = Timeline(100)
-    watcher = Watcher(WatchSettings(root=str(tmp_path), scan_interval_s=10), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(tmp_path), scan_interval_s=10), clock=timeline)
     timeline.script[5.0] = lambda: observers.made[0].stop()
     assert list(watcher.arrivals(timeline)) == []
     assert len(observers.made) == 2
@@ -523,7 +504,7 @@ def test_another_directory_in_the_place_of_the_root_is_followed(tmp_path, observ
     root = tmp_path / "mount"
     root.mkdir()
     timeline = Timeline(100)
-    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=10), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=10), clock=timeline)
     timeline.script = {
         15.0: lambda: root.rename(tmp_path / "away"),
         35.0: lambda: observers.made[0].alive or root.mkdir(),
@@ -579,7 +560,7 @@ def test_an_overflow_is_counted_and_causes_a_scan(tmp_path, observers):
     data = mrc_bytes(tmp_path)
     timeline = Timeline(60)
     settings = WatchSettings(root=str(tmp_path), scan_interval_s=1000)
-    watcher = Watcher(settings, clock=timeline.clock)
+    watcher = Watcher(settings, clock=timeline)
     log = watch.logging.getLogger("watchdog.observers.inotify_c")
     timeline.script = {
         10.0: lambda: (tmp_path / "a.mrc").write_bytes(data),
@@ -595,7 +576,7 @@ def test_a_rename_is_told_by_the_kernels_events(tmp_path, observers):
     pages = tiff_pages(tmp_path)
     hidden, final = tmp_path / ".a.tif.x7", tmp_path / "a.tif"
     timeline = Timeline(100)
-    watcher = Watcher(WatchSettings(root=str(tmp_path)), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(tmp_path)), clock=timeline)
     hidden.write_bytes(pages[-1])
 
     def rename():
@@ -628,7 +609,7 @@ def test_a_new_file_is_looked_at_and_nothing_else(tmp_path, observers, monkeypat
     scans = []
     monkeypatch.setattr(watch, "scan", lambda *told: scans.append(timeline.now) or scan_of(*told))
     timeline = Timeline(60)
-    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=1000), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=1000), clock=timeline)
 
     def appear(name):
         (root / name).parent.mkdir(exist_ok=True)
@@ -649,7 +630,7 @@ def test_what_events_cannot_tell_one_by_one_is_scanned_for(tmp_path, observers, 
     root = tmp_path / "root"
     root.mkdir()
     timeline = Timeline(60)
-    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=1000), clock=timeline.clock)
+    watcher = Watcher(WatchSettings(root=str(root), scan_interval_s=1000), clock=timeline)
 
     def appear():
         (root / "new").mkdir()

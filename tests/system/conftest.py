@@ -121,7 +121,7 @@ class Site:
 
     def counts(self) -> dict[str, int]:
         with self.journal() as journal:
-            return journal.counts_by_state()
+            return journal.movies.counts_by_state()
 
     def wait_for(self, **counts: int) -> None:
         """Wait until so many movies are in each of these states."""

@@ -23,8 +23,8 @@ def reasons(site):
     """Name of the error, or the state, by file name."""
     with site.journal() as journal:
         return {
-            Path(movie.movie.relative).name: movie.reason.error if movie.reason else movie.state
-            for movie in journal.movies(limit=1000)
+            Path(movie.relative).name: movie.reason.error if movie.reason else movie.state
+            for movie in journal.movies.newest(limit=1000)
         }
 
 
@@ -77,7 +77,7 @@ def test_a_full_disk_is_told_retried_and_leaves_nothing_half_written(make_site):
     with connection(site.config) as client:
         until(lambda: any(a.name == "outputs-failing" for a in client.heartbeat().alarms), "the alarm")
         with site.journal() as journal:
-            (movie,) = journal.movies()
+            (movie,) = journal.movies.newest()
             assert movie.state in ("ready", "started")
             assert movie.reason is None or movie.reason.error == "OutputError"
         assert not [p for p in site.results.rglob("*") if p.is_file() and p.name.startswith(".")]
@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_retried_and_leaves_nothing_half_written(make_site):
         site.wait_for(done=1)
         until(lambda: not client.heartbeat().alarms, "the alarm to clear")
     with site.journal() as journal:
-        assert journal.movies()[0].attempt == 1, "a full disk is not the movie's fault"
+        assert journal.movies.newest()[0].attempt == 1, "a full disk is not the movie's fault"
     assert site.stop(daemon) == 0
 
 
@@ -163,4 +163,4 @@ def test_a_gain_that_is_still_being_written_is_waited_for(make_site):
 
 def _movies(site):
     with site.journal() as journal:
-        return journal.movies()
+        return journal.movies.newest()

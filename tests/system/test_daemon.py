@@ -70,7 +70,7 @@ def test_movies_are_processed_and_a_second_start_repeats_nothing(make_site):
     assert [event.body["state"] for event in events] == ["done"] * 4
     assert len({event.event_id for event in events}) == 4
     with site.journal() as journal:
-        assert all(movie.attempt == 1 for movie in journal.movies())
+        assert all(movie.attempt == 1 for movie in journal.movies.newest())
     assert site.stop(again) == 0
 
 
@@ -157,7 +157,7 @@ def test_sigterm_finishes_the_movie_in_hand(make_site):
     again = site.start()
     site.wait_for(done=2)
     with site.journal() as journal:
-        assert all(movie.attempt == 1 for movie in journal.movies())
+        assert all(movie.attempt == 1 for movie in journal.movies.newest())
     site.stop(again)
 
 

@@ -14,12 +14,12 @@ import mrcfile
 import pytest
 
 from models.versions.store import ModelStore
-from service.journal.event_log import utc_seconds
 from service.layout import layout_of
 from service.subscribers.connection import connection
 from service.wire.messages import NO_VERSION, Event, movie_record, parse_event
 from streamer import jsontext
 from streamer.movie_record import MovieRecord, Times
+from streamer.runtime.clock import utc_seconds
 from streamer.simulation.movie import Microscope
 from tests.system.conftest import Site, children_of, until
 
@@ -70,7 +70,7 @@ class Played:
         """Everything that the journal has, in order."""
         with self.site.journal() as journal:
             rows, position = [], 1
-            while page := journal.events(position, kinds=kinds or None):
+            while page := journal.events.page(position, kinds=kinds or None):
                 rows += page
                 position = page[-1].seq + 1
         return [parse_event(row.raw) for row in rows]
