@@ -28,7 +28,7 @@ class Publishing:
     def __init__(self, state: Path) -> None:
         self.journal = Journal.open(state / "journal.sqlite")
         self.publisher = Publisher(
-            self.journal,
+            self.journal.events,
             events="tcp://127.0.0.1:0",
             journal="tcp://127.0.0.1:0",
             preview="tcp://127.0.0.1:0",

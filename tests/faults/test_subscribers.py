@@ -17,13 +17,16 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.clocks import AskedClock
 from service.client import Client, MemoryCursor
+from service.journal.event_log import EventLog
 from service.journal.journal import Journal
 from service.publishing.replies import Replies
 from service.wire.messages import CODES, Alert, Position
 from service.wire.requests import Refusal, decode_reply
+from streamer.runtime.clock import SYSTEM
+from tests.clocks import AskedClock
 from tests.faults.sites import movie_bytes, put, quick
+from tests.service_samples import changing
 from tests.system.conftest import make_site, until  # noqa: F401 - a fixture
 
 
@@ -104,12 +107,10 @@ def test_ten_stalled_subscribers_disturb_nobody(publishing, often, report):
 
 def test_joining_late(tmp_path, often, report):
     n = 20_000
-    journal = Journal.open(tmp_path / "journal.sqlite")
-    with journal._database.transaction() as connection:
+    with changing(tmp_path / "journal.sqlite") as database:
+        log = EventLog(database, "default", SYSTEM)
         for number in range(n):
-            body = Alert(name=f"a{number}", severity="info", state="cleared", message="x" * 700)
-            journal._append(connection, body, "")
-    journal.close()
+            log.add(Alert(name=f"a{number}", severity="info", state="cleared", message="x" * 700), "")
     publishing, times = Publishing(tmp_path), []
     try:
         for _ in range(often(2, 5)):
@@ -229,7 +230,11 @@ def test_hostile_requests(tmp_path, often, report):
     def carry_out(*_: object) -> dict:
         raise AssertionError("a stranger reached a command")
 
-    answers, codes, slowest = Replies(journal, control=carry_out, picks=carry_out, clock=AskedClock(lambda: now[0])), {}, 0.0
+    answers, codes, slowest = (
+        Replies(journal.events, control=carry_out, picks=carry_out, clock=AskedClock(lambda: now[0])),
+        {},
+        0.0,
+    )
     for number in range(n):
         now[0] += 0.05
         peer = number.to_bytes(4, "big") if number % 3 else b"same"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from service_samples import Server
 
 from service.journal.journal import Journal
+from tests.service_samples import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

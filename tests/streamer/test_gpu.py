@@ -33,7 +33,7 @@ from streamer.super_resolution.fusion import Fusion, super_resolve
 from streamer.super_resolution.training_data import training_data_of
 from tests.model_samples import WEIGHT, synthetic
 from tests.simulated_movies import images
-from tests.streamer.bent_movies import bent
+from tests.streamer.motion.bent_movies import bent
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,7 +9,7 @@ import pytest
 from streamer.motion import align, field
 from streamer.settings import MotionSettings
 from streamer.writers.star import motion_star
-from tests.streamer.bent_movies import bent
+from tests.streamer.motion.bent_movies import bent
 
 MICROGRAPHS = """
 # version 30001
