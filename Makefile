@@ -1,7 +1,7 @@
-# make demo   the whole system on simulated movies; ends by itself
+# make demo   the whole system on simulated movies; stops by itself
 # make test   what CI runs: lint, types, import contracts, tests
 # make check  the first three of these; make test-slow the long tests; make bench the benchmarks
-# make faults the fault matrix, few of each; make faults FULL=1 as many as a release asks for, into docs/fault-matrix.md
+# make faults the fault matrix, a few runs each; FULL=1: as many as a release requires, into docs/fault-matrix.md
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 
 install: $(INSTALLED)
 
-# torch first and pinned, so that nothing later pulls in another build of it
+# torch first and pinned, so that nothing later pulls in a different build of it
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -27,8 +27,8 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/lint-imports importlinter-runtime.toml
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache importlinter-runtime.toml
 
 test: check
 	$(BIN)/pytest -m "not slow and not faults"

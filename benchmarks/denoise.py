@@ -25,13 +25,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import RESULTS, Simulated, measured, simulated, table
-from models.gate.candidate import save_candidate
-from models.gate.denoiser import Thresholds, judge
+from models.gate.candidate import propose
 from models.manifest import DENOISERS
 from models.networks.denoiser import build
 from models.serving.session_model import SessionModel
 from models.settings import SessionModelSettings
-from models.training.denoiser import train
 from models.training.movie import TrainingMovie, useful_resolution
 from streamer import fourier, restore
 from streamer.band import band_of
@@ -40,8 +38,8 @@ from streamer.quality import estimators, intervals
 from streamer.records import Gain
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
-from streamer.sums import frame_sum
-from streamer.sums.halves import group_count, group_sums, half_sums
+from streamer.simulation.true_sums import true_sums
+from streamer.sums.halves import group_sums, half_sums
 
 if TYPE_CHECKING:
     from streamer.records import GroupSums, HalfSums, Spectrum
@@ -97,15 +95,7 @@ def prepared(
         )
     wrong = np.linspace(0.0, drift_error, len(movie.counts))[:, None] ** 2 / max(drift_error, 1e-9)
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
-    fused = frame_sum.sum_frames(
-        movie.frame(),
-        torch.from_numpy(-movie.truth.displacement + wrong).double(),
-        movie.exposures,
-        pixel_size=scope.pixel_size,
-        voltage_kv=scope.voltage_kv,
-        group_shape=band.small,
-        n_groups=group_count(len(movie.counts)),
-    )
+    fused = true_sums(movie.frames, movie.truth.displacement - wrong, band)
     groups = group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
     if groups is None:
         raise ValueError("too few frames")
@@ -148,35 +138,23 @@ def trained(
     learned, held_out = ready[:LEARN], ready[LEARN:]
     torch.manual_seed(20)
     net = build(DENOISERS[network])
-    names = frozenset(movie.movie_id for movie in learned)
     cpu_s, rounds = 0.0, 0
     while True:
-        net = net.to(memory_format=torch.channels_last)
-        report = train(
+        candidate = propose(
             net,
             learned,
+            held_out,
             seed=20 + rounds,
+            clock=time.process_time,
             steps=None if seconds else SessionModelSettings().first_steps,
             seconds=seconds,
-            clock=time.process_time,
         )
-        cpu_s, rounds = cpu_s + report.seconds, rounds + 1
-        net = net.to(memory_format=torch.contiguous_format)
-        decision = judge(net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=names)
+        decision, net = candidate.decision, candidate.net
+        cpu_s, rounds = cpu_s + candidate.report.seconds, rounds + 1
         # as the trainer does while nothing serves
         if seconds is not None or decision.result != "rejected" or rounds == ROUNDS:
             break
-    save_candidate(
-        directory,
-        net,
-        decision,
-        report,
-        learned=learned,
-        held_out=held_out,
-        resolution=resolution,
-        trained_on=sorted(names),
-        seed=20,
-    )
+    candidate.save(directory, resolution=resolution)
     return SessionModel(directory), f"{decision.result}: {decision.reason}", cpu_s
 
 

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 
 from streamer import dose, fourier
-from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
+from streamer.detector.correction import correction_for
 from streamer.motion import align
 from streamer.quality import estimators
-from streamer.records import Frames, Gain, HalfSums, Motion
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope, Truth
+from streamer.simulation.true_sums import recorded
 from streamer.sums import frame_sum
 from streamer.sums.halves import half_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from streamer.records import Frames, HalfSums, Motion
     from streamer.simulation.specimen import Specimen
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,21 +104,8 @@ def simulated(scope: Microscope, specimen: Specimen | None, seed: int, camera_se
     """Simulate one movie in memory."""
     camera = Detector(scope.shape, camera_seed)
     field = Field(scope, specimen, seed)
-    counts = np.stack(list(field.frames(camera)))
-    gain = Gain(path="simulated", sha256="", values=camera.gain_reference())
-    total = counts.sum(0, dtype=np.float32) * gain.values
-    hot = find_hot_pixels(total, 7.0)
-    frames = Frames(
-        counts=counts,
-        gain=gain,
-        defects=defects_of(gain, hot),
-        hot_pixels=hot,
-        mean_counts=float(total.mean()) / len(counts),
-        pixel_size=scope.pixel_size,
-        voltage_kv=scope.voltage_kv,
-        dose_per_frame=scope.dose_per_frame,
-    )
-    return Simulated(scope=scope, camera=camera, counts=counts, truth=field.truth(), frames=frames)
+    frames = recorded(field, camera)
+    return Simulated(scope=scope, camera=camera, counts=frames.counts, truth=field.truth(), frames=frames)
 
 
 def band_frc(

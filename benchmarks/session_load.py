@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.harness import table
 from models.versions.base_weights import shipped_base
 from models.versions.store import copy_version
-from service.config import load
+from service.config import ANY_FREE_PORTS, load
 from service.journal.journal import Journal
 from service.layout import layout_of, read_endpoints
 from service.subscribers.connection import connection
@@ -48,12 +48,6 @@ super_resolution = "never"
 threads = 1
 [session_model]
 enabled = {learns}
-[events]
-events_port = 0
-journal_port = 0
-preview_port = 0
-[metrics]
-port = 0
 """
 
 
@@ -62,7 +56,7 @@ def session(movies: int, seed: int, *, learns: bool) -> tuple[list[MovieRecord],
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory(prefix="s-") as runtime:
         place = Path(name)
         config_file = place / "config.toml"
-        config_file.write_text(CONFIG.format(place=place, runtime=runtime, learns=str(learns).lower()))
+        config_file.write_text(CONFIG.format(place=place, runtime=runtime, learns=str(learns).lower()) + ANY_FREE_PORTS)
         config = load(config_file)
         layout = layout_of(config)
         if not learns:

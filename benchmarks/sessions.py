@@ -23,7 +23,8 @@ from streamer.quality import estimators
 from streamer.records import Gain, GroupSums, HalfSums, Spectrum
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
-from streamer.sums import frame_sum, halves
+from streamer.simulation.true_sums import true_sums
+from streamer.sums import halves
 
 PLACE = Path(os.environ.get("STREAMER_SESSIONS", Path(tempfile.gettempdir()) / "streamer-sessions"))
 
@@ -122,15 +123,7 @@ def _made(sample: Sample, index: int) -> dict[str, Tensor]:
         flat = Gain(path="none", sha256="", values=np.ones(scope.shape, dtype=np.float32))
         movie.frames = replace(movie.frames, gain=flat, defects=correction.defects_of(flat, movie.frames.hot_pixels))
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
-    fused = frame_sum.sum_frames(
-        movie.frame(),
-        torch.from_numpy(-movie.truth.displacement).double(),
-        movie.exposures,
-        pixel_size=scope.pixel_size,
-        voltage_kv=scope.voltage_kv,
-        group_shape=band.small,
-        n_groups=halves.group_count(len(movie.counts)),
-    )
+    fused = true_sums(movie.frames, movie.truth.displacement, band)
     groups = halves.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
     sums = halves.half_sums(fused, scope.pixel_size, scope.voltage_kv)
     if groups is None:

@@ -1,7 +1,8 @@
-"""What the trainer may learn for the fine grid: a network on top of fusion, or cryo-ZSSR."""
+"""Networks that the trainer can train for super-resolution: one on top of fusion, or cryo-ZSSR."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -12,20 +13,18 @@ from models.gate import fusion_residual as fusion_gate
 from models.manifest import Manifest
 from models.networks import fusion_residual, zssr
 from models.networks.optimise import TrainingReport
-from models.versions.checkpoint import load_net
+from models.versions.checkpoint import load_net, save_version
 from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.runtime.clock import SYSTEM
 from streamer.super_resolution.training_data import read_averages, read_training_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
-
-    from models.manifest import NetConfig
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What a gate said of a candidate."""
+    """A gate's verdict on a candidate."""
 
     promoted: bool
     reason: str
@@ -35,7 +34,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class TrainingExample(Protocol):
-    """What is learned from one movie."""
+    """Training data of one movie."""
 
     movie_id: str
     pixel_size: float
@@ -46,18 +45,18 @@ Example = TypeVar("Example", bound=TrainingExample)
 
 
 class Learner(Protocol[Net, Example]):
-    """One kind of network: how it is read, trained and judged. The methods may raise ModelError."""
+    """One kind of network: how its data are read, how it is trained and judged. The methods may raise ModelError."""
 
     network: str
 
     def read(self, path: Path, device: torch.device | str) -> Example:
-        """What one movie teaches."""
+        """Training data of one movie, from its file."""
 
     def load(self, directory: Path, device: torch.device | str) -> tuple[Net, Manifest]:
-        """A version."""
+        """Net and manifest of a version."""
 
     def fresh(self) -> Net:
-        """An untrained network, from torch's seed."""
+        """An untrained network, initialised from torch's seed."""
 
     def train(
         self, net: Net, examples: Sequence[Example], *, steps: int, seed: int, stop: Callable[[], bool]
@@ -73,32 +72,78 @@ class Learner(Protocol[Net, Example]):
         trained_on: frozenset[str],
         seed: int,
     ) -> Verdict:
-        """Decide whether a candidate may serve."""
+        """Decide whether a candidate is promoted."""
 
 
-def manifest_of(
-    name: str,
-    net: NetConfig,
-    report: TrainingReport,
-    learned: Sequence[TrainingExample],
-    held_out: Sequence[TrainingExample],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedNetwork:
+    """A trained network with its gate's verdict."""
+
+    net: Any
+    report: TrainingReport
+    verdict: Verdict
+    learned: Sequence[TrainingExample]
+    held_out: Sequence[TrainingExample]
+    trained_on: list[str]
+    """Ids of all movies that the weights have seen, those of parents included."""
+    seed: int
+
+    def save(self, directory: Path, parent: str | None = None) -> Manifest:
+        """Write it as a version; one that did not pass is kept and changes nothing: its λ is 0."""
+        pixel_size = self.learned[-1].pixel_size
+        manifest = Manifest(
+            version=directory.name,
+            parent=parent,
+            net=self.net.config,
+            resolution=pixel_size,
+            low=0.0,
+            pixel_size=pixel_size,
+            sha256="",
+            software=version("cryoem-streamer"),
+            seed=self.seed,
+            steps=self.report.steps,
+            losses=self.report.losses,
+            trained_on=self.trained_on,
+            held_out=[example.movie_id for example in self.held_out],
+            weight=[(frequency, value * self.verdict.promoted) for frequency, value in self.verdict.weight],
+        )
+        return save_version(directory, self.net, manifest)
+
+
+def propose(
+    learner: Learner[Any, Any],
+    net: Any,
+    learned: Sequence[Any],
+    held_out: Sequence[Any],
+    *,
+    steps: int,
     seed: int,
-) -> Manifest:
-    """What a version says of itself, but for its parents and its λ."""
-    pixel_size = learned[-1].pixel_size
-    return Manifest(
-        version=name,
+    stop: Callable[[], bool] = lambda: False,
+    trained_before: Collection[str] = (),
+    incumbent: tuple[Any, list[tuple[float, float]]] | None = None,
+) -> TrainedNetwork:
+    """Train a network in place and have it judged.
+
+    Parameters
+    ----------
+    learned, held_out : examples to train on, and to judge by; without the latter there is no gate.
+    stop : asked before each step; True ends training early.
+    trained_before : ids of the movies that the weights had seen already.
+    incumbent : the serving network and its λ.
+    """
+    report = learner.train(net, learned, steps=steps, seed=seed, stop=stop)
+    trained_on = sorted({*trained_before, *report.movies})
+    verdict = Verdict(promoted=report.finite, reason="trained as published, which knows no gate")
+    if held_out:
+        verdict = learner.judge(net, held_out, incumbent=incumbent, trained_on=frozenset(trained_on), seed=seed)
+    return TrainedNetwork(
         net=net,
-        resolution=pixel_size,
-        low=0.0,
-        pixel_size=pixel_size,
-        sha256="",
-        software=version("cryoem-streamer"),
+        report=report,
+        verdict=verdict,
+        learned=learned,
+        held_out=held_out,
+        trained_on=trained_on,
         seed=seed,
-        steps=report.steps,
-        losses=report.losses,
-        trained_on=sorted(report.movies),
-        held_out=[example.movie_id for example in held_out],
     )
 
 
@@ -197,22 +242,22 @@ class ZssrLearner:
         trained_on: frozenset[str],
         seed: int,
     ) -> Verdict:
-        """See ``Learner``: a smaller loss on movies it never saw than interpolation has, or than what serves."""
+        """See ``Learner``: a smaller loss on movies it never saw than interpolation, or than the serving version."""
         leaked = trained_on.intersection(pair.movie_id for pair in held_out)
         if leaked:
             return Verdict(promoted=False, reason=f"{len(leaked)} held-out movies were trained on")
         new = [zssr.held_out_loss(net, pair) for pair in held_out]
         old = [zssr.held_out_loss(None if incumbent is None else incumbent[0], pair) for pair in held_out]
         lower = fusion_gate.lower_bound([(b - a) / b for a, b in zip(new, old, strict=True)], seed)
-        than = "interpolation" if incumbent is None else "what serves"
+        than = "interpolation" if incumbent is None else "the serving version"
         return Verdict(
             promoted=lower > 0.0,
-            reason=f"its loss on unseen movies is {lower:+.2%} below that of {than} at least, needs more than 0 %",
+            reason=f"its loss on unseen movies is at least {lower:+.2%} below that of {than}, needs more than 0 %",
             figures={"loss": round(sum(new) / len(new), 5), "loss_before": round(sum(old) / len(old), 5)},
         )
 
 
 def learner_of(method: str) -> Learner[Any, Any]:
-    """What is learned for a method of super-resolution."""
+    """Learner for a method of super-resolution."""
     subject: Learner[Any, Any] = ZssrLearner() if method == "zssr" else FusionLearner()
     return subject

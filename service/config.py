@@ -1,7 +1,7 @@
 """The configuration: one table per concern, from TOML, with overrides; unknown keys are errors.
 
-Every setting, its unit, range, default and meaning stand once, in the tables' own modules; ``config.toml`` and
-``streamer init`` are written from there.
+Every setting is defined once, with its unit, range, default and meaning, in its table's own module; ``config.toml`` and
+the output of ``streamer init`` are generated from there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,7 @@ from models.settings import SessionModelSettings
 from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
 from streamer.settings import (
-    ComputeSettings,
     DataPathSettings,
-    DenoiseSettings,
-    EerSettings,
-    GainSettings,
-    MotionSettings,
-    MovieSettings,
-    OutputSettings,
-    QualitySettings,
-    SuperResolutionSettings,
     Table,
     WatchSettings,
 )
@@ -41,61 +32,74 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class InstanceSettings(Table, frozen=True):
-    """Which daemon this is."""
+    """Name, directories and limits of this daemon."""
 
-    name: Annotated[str, Meta(description="letters, digits, . _ -; stands in every topic")] = "default"
+    name: Annotated[str, Meta(description="letters, digits, . _ -; part of every topic")] = "default"
     state: Annotated[
-        str | None, Meta(description="journal, models, group sums; unset: StateDirectory of systemd, else XDG state")
+        str | None,
+        Meta(
+            description="directory of journal, models and group sums; unset: systemd's StateDirectory, else the XDG "
+            "state directory"
+        ),
     ] = None
     runtime: Annotated[
-        str | None, Meta(description="local sockets; unset: RuntimeDirectory of systemd, else XDG runtime")
+        str | None,
+        Meta(
+            description="directory of the local sockets; unset: systemd's RuntimeDirectory, else the XDG runtime "
+            "directory"
+        ),
     ] = None
     worker_memory_gib: Annotated[
-        float, Meta(ge=0, description="a worker that takes more is replaced, GiB; 0: three quarters of the machine's")
+        float,
+        Meta(
+            ge=0,
+            description="a worker that uses more memory is replaced, GiB; 0: three quarters of the machine's memory",
+        ),
     ] = 0.0
     disk_reserve_gb: Annotated[
         float,
-        Meta(ge=0, description="nothing new is started with less free space on the volume of outputs or state, GB"),
+        Meta(ge=0, description="no movie is started with less free space on the output or state volume, GB"),
     ] = 20.0
     disk_reserve_percent: Annotated[
-        float, Meta(ge=0, le=50, description="the same as a share of the volume, %; the smaller of the two holds")
+        float, Meta(ge=0, le=50, description="the same as a share of the volume, %; the smaller of the two applies")
     ] = 5.0
     worker_silence_s: Annotated[
-        float, Meta(gt=0, description="a worker that begins no stage for so long is taken for hung and replaced, s")
+        float, Meta(gt=0, description="a worker that begins no stage for this long counts as hung and is replaced, s")
     ] = 600.0
 
 
 class SessionSettings(Table, frozen=True):
-    """What the data are called."""
+    """The name of the session."""
 
     name: Annotated[
         str | None,
         Meta(
-            description="letters, digits, . _ -; unset: first directory below the root that is not EPU's, else the "
-            "root's name"
+            description="letters, digits, . _ -; unset: the first directory below the watched root that is not one of "
+            "EPU's, else the root's name"
         ),
     ] = None
 
 
 class EventSettings(Table, frozen=True):
-    """ZeroMQ sockets. Beyond loopback they are refused until keys exist."""
+    """ZeroMQ sockets, on loopback addresses only: connections are not authenticated yet."""
 
-    bind: Annotated[str, Meta(description="address of the sockets and of the metrics")] = "127.0.0.1"
-    events_port: Annotated[int, Meta(ge=0, le=65535, description="EVENTS; 0: any free port")] = 5570
-    journal_port: Annotated[int, Meta(ge=0, le=65535, description="JOURNAL; 0: any free port")] = 5571
-    preview_port: Annotated[int, Meta(ge=0, le=65535, description="PREVIEW; 0: any free port")] = 5572
+    bind: Annotated[str, Meta(description="address of the sockets and of the metrics server")] = "127.0.0.1"
+    events_port: Annotated[int, Meta(ge=0, le=65535, description="port of EVENTS; 0: any free port")] = 5570
+    journal_port: Annotated[int, Meta(ge=0, le=65535, description="port of JOURNAL; 0: any free port")] = 5571
+    preview_port: Annotated[int, Meta(ge=0, le=65535, description="port of PREVIEW; 0: any free port")] = 5572
     retention_days: Annotated[
         float,
         Meta(
-            gt=0, description="how long events can be asked for again, days; a session's at least as long as it lasts"
+            gt=0,
+            description="how long events can be requested again, days; those of a session at least until it ends",
         ),
     ] = 30.0
 
 
 class MetricsSettings(Table, frozen=True):
-    """Prometheus."""
+    """The Prometheus metrics server."""
 
-    port: Annotated[int, Meta(ge=0, le=65535, description="0: any free port")] = 9570
+    port: Annotated[int, Meta(ge=0, le=65535, description="its port; 0: any free port")] = 9570
 
 
 PREVIEW, DENOISE, SUPER_RESOLUTION = "preview", "denoise", "super-resolution"
@@ -103,45 +107,53 @@ ORDER = (PREVIEW, DENOISE, SUPER_RESOLUTION)
 
 
 class OverloadSettings(Table, frozen=True):
-    """What is left out when movies arrive faster than they can be processed: how many have to wait for it."""
+    """What is left out when movies arrive faster than they can be processed, by the number of waiting movies."""
 
-    preview_after: Annotated[int, Meta(ge=1, description="pictures and previews are left out, movies waiting")] = 8
-    denoise_after: Annotated[int, Meta(ge=1, description="the network is not applied, movies waiting")] = 16
+    preview_after: Annotated[
+        int, Meta(ge=1, description="from this many waiting movies on, no thumbnails and previews are made")
+    ] = 8
+    denoise_after: Annotated[
+        int, Meta(ge=1, description="from this many waiting movies on, the network is not applied")
+    ] = 16
     super_resolution_after: Annotated[
-        int, Meta(ge=1, description="no image of half the pixel size, movies waiting")
+        int, Meta(ge=1, description="from this many waiting movies on, no image at half the pixel size is made")
     ] = 24
     shed: Annotated[bool, Meta(description="false: nothing is left out, and the queue grows")] = True
 
     def __post_init__(self) -> None:
         if not self.preview_after <= self.denoise_after <= self.super_resolution_after:
             raise ValueError(
-                "preview_after <= denoise_after <= super_resolution_after is the order of what is left out"
+                "steps are left out in this order: preview_after <= denoise_after <= super_resolution_after"
             )
 
 
-class Config(Table, frozen=True):
-    """All settings of a daemon."""
+class Config(DataPathSettings, frozen=True):
+    """All settings of a daemon: those of the data path, and its own."""
 
     instance: InstanceSettings = InstanceSettings()
     session: SessionSettings = SessionSettings()
     watch: WatchSettings = WatchSettings()
-    movie: MovieSettings = MovieSettings()
-    eer: EerSettings = EerSettings()
-    gain: GainSettings = GainSettings()
-    motion: MotionSettings = MotionSettings()
-    super_resolution: SuperResolutionSettings = SuperResolutionSettings()
-    denoise: DenoiseSettings = DenoiseSettings()
     session_model: SessionModelSettings = SessionModelSettings()
-    quality: QualitySettings = QualitySettings()
-    outputs: OutputSettings = OutputSettings()
     events: EventSettings = EventSettings()
     metrics: MetricsSettings = MetricsSettings()
     overload: OverloadSettings = OverloadSettings()
-    compute: ComputeSettings = ComputeSettings()
 
-    def data_path(self) -> DataPathSettings:
-        """Give the tables that ``process_movie`` needs."""
-        return DataPathSettings(**{name: getattr(self, name) for name in DataPathSettings.__struct_fields__})
+
+TABLES = (
+    *("instance", "session", "watch", "movie", "eer", "gain", "motion", "super_resolution", "denoise"),
+    *("session_model", "quality", "outputs", "events", "metrics", "overload", "compute"),
+)
+"""In the order of the commented default: from what is set first to what is seldom touched."""
+ANY_FREE_PORTS = """
+[events]
+events_port = 0
+journal_port = 0
+preview_port = 0
+
+[metrics]
+port = 0
+"""
+"""Settings, as text, of a daemon that must not collide with another one: for a demo or a measurement."""
 
 
 def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
@@ -150,7 +162,7 @@ def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
     Parameters
     ----------
     path : TOML file; None for the defaults alone.
-    overrides : ``table.key=value`` each, the value in TOML (a bare word is a string); they come last.
+    overrides : ``table.key=value`` each, the value in TOML (a bare word is a string); applied last.
 
     Raises
     ------
@@ -164,7 +176,7 @@ def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
         except OSError as error:
             raise ConfigError("the configuration cannot be read", where=path, found=error.strerror or "") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"not TOML: {error}", where=path) from error
+            raise ConfigError(f"not valid TOML: {error}", where=path) from error
     for text in overrides:
         _override(tables, text)
     return _checked(tables, str(path) if path else "--set")
@@ -187,12 +199,12 @@ def _override(tables: dict[str, Any], text: str) -> None:
 
 
 def _checked(tables: dict[str, Any], where: str) -> Config:
-    """Convert, and explain what does not fit."""
+    """Convert, and explain what is wrong."""
     _check_names(tables, where)
     try:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"a setting does not fit: {error}", where=where) from error
+        raise ConfigError(f"invalid setting: {error}", where=where) from error
     _check_texts(config, where)
     _check_super_resolution(config, where)
     _check_numbers(config, where)
@@ -220,11 +232,11 @@ def _nearest(name: str, kind: type[Table]) -> str:
 
 
 def _check_texts(config: Config, where: str) -> None:
-    """Names become directories and topics as they are, so that nobody has to guess what they were turned into."""
+    """Names become directories and topics unchanged, so that what the user typed is what is found there."""
     for key, name in (("instance.name", config.instance.name), ("session.name", config.session.name)):
         if name is not None and not _NAME.fullmatch(name):
-            expected = "letters, digits, . _ - (64 at most, the first a letter or digit)"
-            raise ConfigError("not a name", where=where, expected=expected, found=f"{key} = {name!r}")
+            expected = "letters, digits, . _ - (at most 64, the first a letter or digit)"
+            raise ConfigError("not a valid name", where=where, expected=expected, found=f"{key} = {name!r}")
     for key, path in (
         ("watch.root", config.watch.root),
         ("outputs.root", config.outputs.root),
@@ -243,7 +255,7 @@ def _check_texts(config: Config, where: str) -> None:
 
 
 def _check_sockets(config: Config, where: str) -> None:
-    """Each port once, and none beyond this machine."""
+    """No port is used twice, and no address is beyond this machine."""
     check_loopback(config.events.bind, f"{where}: events.bind")
     ports = {
         "events.events_port": config.events.events_port,
@@ -254,22 +266,22 @@ def _check_sockets(config: Config, where: str) -> None:
     used = [port for port in ports.values() if port]
     if len(set(used)) < len(used):
         found = ", ".join(f"{name} = {port}" for name, port in ports.items())
-        raise ConfigError("two sockets with one port", where=where, expected="each another, or 0", found=found)
+        raise ConfigError("two sockets share a port", where=where, expected="different ports, or 0", found=found)
 
 
 def _check_super_resolution(config: Config, where: str) -> None:
     chosen = config.super_resolution
     if chosen.network and chosen.method == "zssr":
         found = 'super_resolution.network = true with super_resolution.method = "zssr"'
-        hint = "cryo-ZSSR is a network of its own"
-        raise ConfigError("a network on top of fusion needs fusion", where=where, found=found, hint=hint)
+        hint = "cryo-ZSSR is itself a network"
+        raise ConfigError("the network on top of fusion needs fusion", where=where, found=found, hint=hint)
     if chosen.per_movie and (chosen.method == "fusion" or chosen.model is not None):
-        found = "super_resolution.per_movie = true with a version, or with fusion"
-        raise ConfigError("only cryo-ZSSR without a version is trained on a movie", where=where, found=found)
+        found = "super_resolution.per_movie = true with super_resolution.model, or with fusion"
+        raise ConfigError("only cryo-ZSSR without a version can be trained on every movie", where=where, found=found)
 
 
 def _check_numbers(config: Config, where: str) -> None:
-    """What the types cannot say: optional numbers are positive, numbers are finite, bands are not empty."""
+    """Check what the types cannot express: optional numbers are positive, numbers finite, bands not empty."""
     for table in config.__struct_fields__:
         for key, value in msgspec.structs.asdict(getattr(config, table)).items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -282,16 +294,16 @@ def _check_numbers(config: Config, where: str) -> None:
         coarse, fine = getattr(getattr(config, table), low), getattr(getattr(config, table), high)
         if coarse <= fine:
             found = f"{coarse:g} and {fine:g} Å"
-            raise ConfigError("an empty band", where=where, expected=f"{table}.{low} > {table}.{high}", found=found)
+            raise ConfigError("the band is empty", where=where, expected=f"{table}.{low} > {table}.{high}", found=found)
 
 
 # ----------------------------------------------------------------------------------------- the commented default
 
 
 def default_text() -> str:
-    """Write the commented default configuration; reading it gives ``Config()``."""
+    """Return the commented default configuration; reading it back gives ``Config()``."""
     lines = ["# cryoem-streamer: every setting with its default. Unknown keys are errors.", ""]
-    for table in Config.__struct_fields__:
+    for table in TABLES:
         kind = type(getattr(Config(), table))
         lines += [f"[{table}]", *(f"# {line}" for line in (kind.__doc__ or "").strip().splitlines()[:1]), ""]
         hints = get_type_hints(kind, include_extras=True)
@@ -301,7 +313,7 @@ def default_text() -> str:
 
 
 def _described(hint: Any) -> str:
-    """Give the description of an annotated field."""
+    """Return the description of an annotated field."""
     found = [part.description for part in get_args(hint)[1:] if isinstance(part, Meta) and part.description]
     if not found:
         raise TypeError(f"a setting without a description: {hint}")

@@ -331,6 +331,7 @@ class DataPathSettings(Table, frozen=True):
 
 def settings_sha256(settings: DataPathSettings) -> str:
     """Hash of all settings that can change a result; where outputs go is not one of them."""
-    outputs = msgspec.structs.replace(settings.outputs, root="", keep_groups=False)
-    relevant = msgspec.structs.replace(settings, outputs=outputs)
+    # a daemon's settings are more than these
+    relevant = {name: getattr(settings, name) for name in DataPathSettings.__struct_fields__}
+    relevant["outputs"] = msgspec.structs.replace(settings.outputs, root="", keep_groups=False)
     return hashlib.sha256(msgspec.json.encode(relevant, order="sorted")).hexdigest()

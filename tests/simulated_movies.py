@@ -10,11 +10,12 @@ from models.training.movie import TrainingMovie
 from streamer import dose
 from streamer.band import band_of
 from streamer.ctf.transfer import Optics
-from streamer.detector.correction import Correction, correction_for, defects_of, find_hot_pixels
+from streamer.detector.correction import Correction, correction_for
 from streamer.motion import align
 from streamer.records import Gain, HalfSums
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.simulation.true_sums import recorded
 from streamer.sums import halves
 from streamer.sums.frame_sum import sum_frames
 from streamer.super_resolution import accumulate
@@ -124,10 +125,7 @@ class SimulatedMovie:
 
 def simulated(scope, specimen, seed):
     """Simulate a movie on the camera of seed 0 and correct its defects."""
-    camera = Detector(scope.shape, 0)
     field = Field(scope, specimen, seed=seed)
-    counts = np.stack(list(field.frames(camera)))
-    gain = Gain(path="gain.mrc", sha256="0" * 64, values=camera.gain_reference())
-    hot = find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
-    correction = correction_for(scope.shape, gain, defects_of(gain, hot))
-    return SimulatedMovie(scope, field, counts, gain, correction)
+    frames = recorded(field, Detector(scope.shape, 0))
+    correction = correction_for(scope.shape, frames.gain, frames.defects)
+    return SimulatedMovie(scope, field, frames.counts, frames.gain, correction)

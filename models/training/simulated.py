@@ -11,20 +11,19 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from models.manifest import SIMULATED
 from models.training.movie import TrainingMovie
-from streamer import dose
 from streamer.band import band_of
-from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
-from streamer.records import Gain
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import Specimen, assembled, random_protein
-from streamer.sums import frame_sum, halves
+from streamer.simulation.true_sums import recorded, true_sums
+from streamer.sums.halves import group_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
     from streamer.records import GroupSums
 
@@ -79,23 +78,11 @@ def sample(number: int, seed: int) -> tuple[Specimen, Microscope]:
 def _sums(specimen: Specimen, scope: Microscope, seed: list[int]) -> GroupSums:
     """Group sums of one movie, summed with the true shifts: what is learned here is to denoise, not to align."""
     number = int(np.random.default_rng(seed).integers(1 << 31))
-    camera = Detector(scope.shape, number % 5)
     field = Field(scope, specimen, number)
-    counts = np.stack(list(field.frames(camera)))
-    gain = Gain(path="simulated", sha256="", values=camera.gain_reference())
-    hot = find_hot_pixels(counts.sum(0, dtype=np.float32) * gain.values, 7.0)
-    correction = correction_for(scope.shape, gain, defects_of(gain, hot))
+    frames = recorded(field, Detector(scope.shape, number % 5))
     band = band_of(scope.shape, scope.pixel_size, RESOLUTION, LOW)
-    fused = frame_sum.sum_frames(
-        lambda index: correction.frame(counts, index),
-        torch.from_numpy(-field.truth().displacement).double(),
-        dose.frame_exposures(len(counts), scope.dose_per_frame),
-        pixel_size=scope.pixel_size,
-        voltage_kv=scope.voltage_kv,
-        group_shape=band.small,
-        n_groups=halves.group_count(len(counts)),
-    )
-    groups = halves.group_sums(fused, band.small, scope.pixel_size, scope.voltage_kv)
+    summed = true_sums(frames, field.truth().displacement, band)
+    groups = group_sums(summed, band.small, scope.pixel_size, scope.voltage_kv)
     if groups is None:
         raise ValueError("too few frames for groups")
     return groups

@@ -25,7 +25,7 @@ from service.daemon.operator import Operator
 from service.daemon.picks import take_picks
 from service.daemon.serving_version import ServingVersions
 from service.daemon.temporaries import sweep_leftovers
-from service.daemon.trainer_process import TrainerProcess, what_to_learn
+from service.daemon.trainer_process import TrainerProcess
 from service.daemon.upkeep import Upkeep
 from service.daemon.worker_process import WorkerProcess
 from service.health import systemd
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from service.config import Config
-    from service.processes.messages import Learn
     from streamer.runtime.clock import Clock
 
 _log = logging.getLogger(__name__)
@@ -57,7 +56,6 @@ _TICK_S = 0.2
 _HEARTBEAT_S = 1.0
 _BUGS_IN_A_ROW = 5
 _STOP_AFTER_S = 80.0
-_MOVIES_AT_START = 160
 _ORDERS_PER_TURN = 16
 """So that sockets and heartbeat have their turn, however many movies wait for a gain."""
 
@@ -78,7 +76,7 @@ class Daemon:
         self.trainer = TrainerProcess(
             config,
             layout,
-            to_learn=self._to_learn,
+            to_learn=lambda session, specimen: self.movies.to_learn(session, specimen),
             candidate=self.versions.judged,
             died=lambda ending: self.alarms.tell("trainer-died", f"the trainer ended ({ending}); it is started again"),
             clock=clock,
@@ -260,26 +258,18 @@ class Daemon:
         for movie_id in given_up:
             self.movies.gave_up(movie_id)
 
-    def _to_learn(self, session: str, specimen: int) -> list[Learn]:
-        """Finished movies of a specimen whose group sums are still there, oldest first."""
-        movies = self.journal.movies.newest(session=session, state="done", limit=_MOVIES_AT_START)
-        known = self.movies.specimens.session(session)
-        ids = [movie.movie_id for movie in reversed(movies)]
-        to_learn = [what_to_learn(self.layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
-        return [movie for movie in to_learn if movie is not None]
-
     def _resume_sessions(self) -> None:
         """Take up the session that was collected last: its model serves on, its trainer goes on."""
         newest = self.journal.movies.newest(limit=1)
         if newest and not self.config.session.name:
-            self.movies.session = newest[0].movie.session
+            self.movies.session = newest[0].session
         if self.movies.session:
             self._tables.resume(self.movies.session)
             served = self.versions.version(self.movies.session)
             self.metrics.model(served, None)
             specimen = self.movies.specimens.session(self.movies.session).current
             self.metrics.specimen(specimen)
-            to_learn = self._to_learn(self.movies.session, specimen)
+            to_learn = self.movies.to_learn(self.movies.session, specimen)
             if to_learn:
                 self.trainer.learn(self.movies.session, to_learn[-1], specimen)
 

@@ -11,7 +11,7 @@ from service.daemon.gain_watch import GainWatch
 from service.daemon.overload import LoadShedding, in_order
 from service.daemon.specimen_watch import SpecimenWatch
 from service.daemon.trainer_process import what_to_learn
-from service.processes.messages import Failed, Finished, Work
+from service.processes.messages import Failed, Finished, Learn, Work
 from service.wire.messages import SessionChange
 from streamer.errors import Handling, MovieNotReady, OutputError, Reason
 from streamer.movie_record import MovieRecord, Times
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HOLD_AFTER_OUTPUT_ERROR_S = 5.0
+_MOVIES_AT_START = 160
+"""Largest number of movies that a new trainer is given."""
 _ENDS_AS: dict[Handling, Literal["incomplete", "vanished"]] = {
     Handling.LOOK_AGAIN: "incomplete",
     Handling.VANISH: "vanished",
@@ -46,7 +48,7 @@ _ENDS_AS: dict[Handling, Literal["incomplete", "vanished"]] = {
 
 
 class MovieLifecycle:
-    """Takes in arrivals and results, and makes the orders."""
+    """Handles arrivals and results, and makes the orders."""
 
     def __init__(
         self,
@@ -72,17 +74,17 @@ class MovieLifecycle:
         self._not_ready_since: dict[str, float] = {}
         self.load = LoadShedding(config.overload)
         self.show: Callable[[MovieRecord], None] = lambda _record: None
-        """Told of every finished movie that has a picture."""
+        """Called with every finished movie that has a thumbnail."""
         self.specimens = SpecimenWatch(layout.session_state)
         self.session = config.session.name or ""
 
     @property
     def is_holding(self) -> bool:
-        """Whether nothing should be started just now, because results cannot be written."""
+        """Whether nothing should be started for now, because results cannot be written."""
         return self._clock.monotonic() < self._hold_until
 
     def arrived(self, arrival: Arrival) -> None:
-        """Journal a movie that is whole, or one that will not be."""
+        """Journal a movie that is complete, or one that will not be."""
         movie = arrival.movie
         fault_point("discovered", movie.relative)
         self._metrics.detected()
@@ -101,7 +103,7 @@ class MovieLifecycle:
             fault_point("ready", movie.relative)
             return
         if arrival.error is None:
-            reason = Reason(error="Skipped", message=f"{movie.relative}: has the content of {twin}")
+            reason = Reason(error="Skipped", message=f"{movie.relative}: has the same content as {twin}")
         else:
             reason = arrival.error.reason()
         incomplete = isinstance(arrival.error, MovieNotReady)
@@ -118,7 +120,7 @@ class MovieLifecycle:
             _log.warning("%s: %s", record.state, reason.message)
 
     def order(self, movie: JournalMovie) -> Work:
-        """Make the order for a movie: with which gain, which model, where to; raises ConfigError."""
+        """Make the order for a movie: gain, model and directories; raises ConfigError."""
         known, session, movie_id = movie.movie, movie.session, movie.movie_id
         gain = self._gains.for_movie(Path(movie.path), known.acquisition.gain_reference)
         version = self._versions.version(session) if self._config.denoise.enabled else None
@@ -148,7 +150,7 @@ class MovieLifecycle:
         )
 
     def _left_out(self, movie: JournalMovie) -> tuple[tuple[str, ...], str]:
-        """What to leave out of a movie, and why: under load, or because the device has failed on the whole of it."""
+        """What to leave out of a movie, and why: under load, or because the device failed on the full job."""
         failures = self._failures_of_the_device(movie)
         if failures:
             device = ", computed on the CPU" if failures > 1 else ""
@@ -165,7 +167,7 @@ class MovieLifecycle:
         return None if version is None else str(version)
 
     def finished(self, message: Finished) -> None:
-        """Make a result durable, then known, then learned from."""
+        """Make a result durable, then publish it, then learn from it."""
         record = message.record
         if self._journal.finish(record) is None:
             return  # superseded or skipped while it was computed
@@ -180,7 +182,7 @@ class MovieLifecycle:
         _log.info("done: %s, %s", record.path, record.restoration)
 
     def _learn(self, record: MovieRecord) -> None:
-        """Find out which specimen a movie is of; tell the trainer of the movies that this has made clear."""
+        """Find out which specimen a movie is of; give the trainer the movies whose specimen this has settled."""
         session = record.session
         specimens = self.specimens.session(session)
         try:
@@ -188,22 +190,30 @@ class MovieLifecycle:
             self._alarms.clear("state-failing")
         except OutputError as error:
             self._alarms.raise_("state-failing", str(error), "critical")
-            return  # nothing is learned from it; it is done and published all the same
+            return  # nothing is learned from it; it is still done and published
         if change is not None:
             before = self._versions.version(session)
             serves = self._versions.change_specimen(session, change, specimens.served(change.specimen))
             self._metrics.specimen(change.specimen, changed=True)
-            known = "is back" if change.returned else "is new"
-            words = f"specimen {change.specimen} {known} since {specimens.since}: {change.reason}"
-            self._alarms.tell("specimen-changed", f"{words}; {serves or 'the Wiener estimate'} serves")
+            known = "returned" if change.returned else "appeared"
+            words = f"specimen {change.specimen} {known} at movie {specimens.since}: {change.reason}"
+            self._alarms.tell("specimen-changed", f"{words}; {serves or 'the Wiener estimate'} is used now")
             self._trainer.change_specimen(session, change.specimen, before if serves is None else None)
         for movie_id, specimen in decided:
             learned = what_to_learn(self._layout, movie_id)
             if learned is not None and specimen == specimens.current:
                 self._trainer.learn(session, learned, specimen)
 
+    def to_learn(self, session: str, specimen: int) -> list[Learn]:
+        """Finished movies of a specimen whose group sums are still there, oldest first."""
+        movies = self._journal.movies.newest(session=session, state="done", limit=_MOVIES_AT_START)
+        known = self.specimens.session(session)
+        ids = [movie.movie_id for movie in reversed(movies)]
+        found = [what_to_learn(self._layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
+        return [movie for movie in found if movie is not None]
+
     def _notes(self, session: str) -> tuple[str, ...]:
-        """What a movie's record has to say because of the movies before it."""
+        """What a movie's record must note because of earlier movies."""
         specimens = self.specimens.session(session)
         number = specimens.current
         if number == 1 or self._versions.has_own(session, number):
@@ -233,26 +243,26 @@ class MovieLifecycle:
         self._metrics.retried(reason.error)
 
     def gave_up(self, movie_id: str) -> None:
-        """Tell of a movie that is not tried again, because workers die of it or the device fails."""
+        """Report a movie that is not tried again, because workers crash on it or the device fails."""
         self.load.ended(movie_id)
         movie = self._journal.movie(movie_id)
         name = movie_id if movie is None else movie.relative
-        words = f"{name}: given up after repeated failures; streamer movies retry {movie_id}"
+        words = f"{name}: given up after repeated failures; to try again: streamer movies retry {movie_id}"
         self._alarms.tell("movie-quarantined", words)
         _log.error("quarantined: %s", words)
 
     def _wait_for_people(self, message: Failed) -> None:
-        """Raise the alarm for what only people can mend. Nothing at all is started while outputs cannot be written."""
+        """Raise the alarm for what only people can fix. Nothing at all is started while outputs cannot be written."""
         if message.handling is Handling.HOLD:
             self._alarms.raise_("outputs-failing", message.reason.message, "critical")
             self._hold_until = self._clock.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S
         else:
-            if not self._without_gain:  # once, however many wait and whatever each of them says
+            if not self._without_gain:  # once, however many movies wait and whatever their messages
                 self._alarms.raise_("gain-unclear", message.reason.message, "critical")
             self._without_gain.add(message.movie_id)
 
     def waits_no_more(self, movie_id: str) -> None:
-        """A movie has ended, in whatever way: nobody has to mend anything for it any more."""
+        """A movie has ended, in whatever way: nothing needs fixing for it any more."""
         self.load.ended(movie_id)
         self._not_ready_since.pop(movie_id, None)
         self._without_gain.discard(movie_id)
@@ -260,7 +270,7 @@ class MovieLifecycle:
             self._alarms.clear("gain-unclear")
 
     def _end(self, message: Failed) -> None:
-        """Journal a movie that failed, or never became whole."""
+        """Journal a movie that failed, or never became complete."""
         self.waits_no_more(message.movie_id)
         known = self._journal.movie(message.movie_id, message.revision)
         record = MovieRecord(
@@ -275,6 +285,6 @@ class MovieLifecycle:
             self._metrics.finished(record, stage=message.stage)
 
     def _has_patience(self, movie_id: str) -> bool:
-        """Whether a file that is not whole may still become so; counted from the first time that it was found so."""
+        """Whether an incomplete file may still become complete; counted from when it was first found incomplete."""
         since = self._not_ready_since.setdefault(movie_id, self._clock.monotonic())
         return self._clock.monotonic() - since < self._config.watch.incomplete_after_s

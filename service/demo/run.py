@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from models.versions.store import BASE
-from service.config import Config, load
+from service.config import ANY_FREE_PORTS, Config, load
 from service.demo.checks import Findings, check, report
 from service.layout import layout_of, read_endpoints
 from service.subscribers.connection import connection
@@ -57,14 +57,6 @@ root = "{directory}/microscope"
 [outputs]
 root = "{directory}/results"
 super_resolution = "always"
-
-[events]
-events_port = 0
-journal_port = 0
-preview_port = 0
-
-[metrics]
-port = 0
 """
 
 
@@ -88,7 +80,7 @@ class Demo:
         runtime = Path(tempfile.mkdtemp(prefix="streamer-"))
         config_file = self._directory / "config.toml"
         place = json.dumps(str(self._directory), ensure_ascii=False)[1:-1]  # a path may hold quotes and backslashes
-        config_file.write_text(_CONFIG.format(directory=place, runtime=runtime), encoding="utf-8")
+        config_file.write_text(_CONFIG.format(directory=place, runtime=runtime) + ANY_FREE_PORTS, encoding="utf-8")
         config = load(config_file)
         try:
             self._start(config, config_file)

@@ -115,7 +115,7 @@ def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job
     model = context.model if context.config.denoise.enabled else None
     return pipeline.Job(
         instructions=Instructions(session_directory=str(output / movie.session)),
-        settings=context.config.data_path(),
+        settings=context.config,
         device=context.device,
         gain=gain_for(movie, context.config),
         propose=None if model is None else partial(proposal_of, model, movie.movie_id),

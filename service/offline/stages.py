@@ -7,23 +7,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import torch
 from msgspec import Struct
 
+from models.serving.apply import denoise_halves
 from models.serving.session_model import SessionModel
 from service.offline.process import describe, job_for, prepare
-from streamer import dose, fourier, jsontext, pipeline, restore
+from streamer import fourier, jsontext, pipeline
 from streamer.ctf.table import optics_of, read_optics
 from streamer.detector.correction import correction_for
 from streamer.errors import UsageError
 from streamer.motion import align, field
 from streamer.movie_record import MovieRecord, SuperResolutionVerdict
-from streamer.quality import estimators
 from streamer.quality.images import same_size
-from streamer.quality.movie_quality import denoised_halves
-from streamer.records import HalfSums
 from streamer.runtime.stopwatch import Stopwatch
-from streamer.sums.halves import even_share
 from streamer.writers.atomic import write_atomically
 from streamer.writers.mrc import encode_image, fitting
 from streamer.writers.outputs import corrected_band, super_resolution_labels
@@ -132,62 +128,34 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
     source = record.source
     if source is None:
         raise UsageError("the record tells nothing of the movie", where=directory)
-    images, _ = same_size([files["even"], files["odd"]])
-    shape = (int(images[0].shape[0]), int(images[0].shape[1]))
-    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame)
-    share = even_share(exposures, shape, source.pixel_size, source.voltage_kv or 300.0)
-    sums = HalfSums(
-        even=torch.fft.rfft2(images[0]),
-        odd=torch.fft.rfft2(images[1]),
-        even_share=share,
-        shape=shape,
-        pixel_size=source.pixel_size,
-    )
-    spectrum = estimators.measure(sums)
+    (even, odd), _ = same_size([files["even"], files["odd"]])
     model = SessionModel(model_directory)
     optics = None if ctf is None else optics_of(read_optics(ctf), files["micrograph"].name, ctf)
-    proposal = model.propose(sums, spectrum, record.movie_id, optics) if spectrum.significant else None
-    total, restoration = restore.restore(sums, spectrum, proposal)
-    halves = denoised_halves(sums, spectrum, proposal)
-    best = halves.get("denoised", halves.get("wiener", (sums.even, sums.odd)))
-    if record.movie_id in model.manifest.trained_on:
-        halves.pop("denoised", None)  # written, but no judge of a network that learned from them
+    denoised = denoise_halves(even, odd, source, model, record.movie_id, optics)
     stem, written = files["micrograph"].stem, []
     labels = [
-        f"cryoem-streamer: model {model.manifest.version}, {restoration}",
+        f"cryoem-streamer: model {model.manifest.version}, {denoised.restoration}",
         f"sha256 {model.manifest.sha256}",
-        *([corrected_band(model.reference)] if restoration == "network" else []),
+        *([corrected_band(model.reference)] if denoised.restoration == "network" else []),
         _OURS,
     ]
+    shape = (int(even.shape[0]), int(even.shape[1]))
     for suffix, image in (
-        ("_denoised", total),
-        ("_EVN_denoised", fourier.to_image(best[0], shape)),
-        ("_ODD_denoised", fourier.to_image(best[1], shape)),
+        ("_denoised", denoised.total),
+        ("_EVN_denoised", fourier.to_image(denoised.even, shape)),
+        ("_ODD_denoised", fourier.to_image(denoised.odd, shape)),
     ):
         target = output / f"{stem}{suffix}.mrc"
         data = image.numpy().astype(np.float32)
         write_atomically(target, encode_image(data, pixel_size=source.pixel_size, labels=labels))
         written.append(str(target))
-    mask = estimators.band_mask(shape, source.pixel_size, 100.0, max(6.0, 2.0 * source.pixel_size))
-    raw = estimators.tapered(sums.even, shape), estimators.tapered(sums.odd, shape)
-    snbr = {
-        name: estimators.finite(
-            estimators.pooled(
-                estimators.estimate(
-                    raw, (estimators.tapered(pair[0], shape), estimators.tapered(pair[1], shape)), shape
-                ),
-                mask,
-            ).snbr
-        )
-        for name, pair in halves.items()
-    }
     return DenoiseResult(
         files=written,
-        restoration=restoration,
+        restoration=denoised.restoration,
         model=model.manifest.version,
-        snbr_half_wiener=snbr.get("wiener"),
-        snbr_half_denoised=snbr.get("denoised"),
-        refused=None if proposal is None else proposal.refused,
+        snbr_half_wiener=denoised.snbr_half.get("wiener"),
+        snbr_half_denoised=denoised.snbr_half.get("denoised"),
+        refused=denoised.refused,
     )
 
 

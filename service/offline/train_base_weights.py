@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.gate.candidate import save_candidate
-from models.gate.denoiser import Thresholds, judge
+from models.gate.candidate import propose
 from models.manifest import DENOISERS
 from models.networks.denoiser import build
 from models.settings import SessionModelSettings
-from models.training.denoiser import train
 from models.training.movie import TrainingMovie, movies_below
 from models.training.simulated import LOW, RESOLUTION, simulated_movies
-from service.offline.train_denoiser import TrainingResult, told
+from service.offline.train_denoiser import TrainingResult, stored
 from streamer.errors import UsageError
 from streamer.runtime.clock import SYSTEM
 from streamer.runtime.device import device_of, use_threads
@@ -63,35 +61,19 @@ def pretrain(
     held_out = list(simulated_movies(range(specimens, specimens + _JUDGED), seed, place))
     tell(f"{len(learned)} movies to learn from, {len(held_out)} to judge by, {SYSTEM.monotonic() - began:.0f} s")
     torch.manual_seed(seed)
-    net = build(DENOISERS[network]).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    report = train(
-        net,
+    candidate = propose(
+        build(DENOISERS[network]).to(place),
         learned,
+        held_out,
         seed=seed,
-        blanks=False,  # so many specimens keep the network calm by themselves
+        clock=SYSTEM.monotonic,
         steps=None if seconds else steps or BASE_STEPS,
         seconds=seconds,
-        clock=SYSTEM.monotonic,
+        blanks=False,  # that many specimens keep the network calm by themselves
     )
-    net = net.to(memory_format=torch.contiguous_format)
-    tell(f"{report.steps} steps, {report.seconds:.0f} s")
-    trained_on = sorted(report.movies)
-    decision = judge(
-        net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=frozenset(trained_on), seed=seed
-    )
-    save_candidate(
-        out,
-        net,
-        decision,
-        report,
-        learned=learned,
-        held_out=held_out,
-        resolution=RESOLUTION,
-        trained_on=trained_on,
-        seed=seed,
-        general=True,
-    )
-    return told(out, decision, report, trained_on, held_out)
+    result = stored(candidate, out, resolution=RESOLUTION, general=True)
+    tell(f"{result.steps} steps, {result.seconds:.0f} s")
+    return result
 
 
 def _own(directories: list[Path], device: torch.device) -> list[TrainingMovie]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from msgspec import Struct
 
-from models.gate.candidate import save_candidate
-from models.gate.denoiser import Decision, Thresholds, judge, probe_failure
+from models.gate.candidate import TrainedCandidate, propose
+from models.gate.denoiser import Decision, Thresholds, probe_failure
 from models.gate.probes import probes
 from models.manifest import DENOISERS
 from models.networks.denoiser import build
 from models.settings import SessionModelSettings, is_held_out
-from models.training.denoiser import learning_rate_after, train
+from models.training.denoiser import learning_rate_after
 from models.training.movie import TrainingMovie, common_resolution, fits, movies_below, useful_resolution
 from models.versions.checkpoint import load_version
 from streamer.ctf.table import optics_of, read_optics
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from models.manifest import Manifest
     from models.networks.denoiser import Denoiser
-    from models.networks.optimise import TrainingReport
     from streamer.ctf.transfer import Optics
 
 
@@ -80,46 +79,32 @@ def train_offline(
         movie.crop(resolution)
     learned = [movie for index, movie in enumerate(movies) if not is_held_out(index)]
     held_out = [movie for index, movie in enumerate(movies) if is_held_out(index)]
-    report = train(
+    candidate = propose(
         net,
         learned,
+        held_out,
         seed=seed,
-        learning_rate=learning_rate_after(parent),
+        clock=SYSTEM.monotonic,
         steps=None if seconds else steps or settings.first_steps,
         seconds=seconds,
-        clock=SYSTEM.monotonic,
-    )
-    trained_on = sorted({*report.movies, *(parent.trained_on if parent else [])})
-    decision = judge(
-        net, held_out, incumbent=None, thresholds=Thresholds(), trained_on=frozenset(trained_on), seed=seed
-    )
-    save_candidate(
-        out,
-        net,
-        decision,
-        report,
-        learned=learned,
-        held_out=held_out,
-        resolution=resolution,
-        trained_on=trained_on,
-        seed=seed,
-        base=parent.sha256 if parent else None,
         learning_rate=learning_rate_after(parent),
+        trained_before=parent.trained_on if parent else (),
     )
-    return told(out, decision, report, trained_on, held_out)
+    return stored(candidate, out, resolution=resolution, base=parent.sha256 if parent else None)
 
 
-def told(
-    out: Path, decision: Decision, report: TrainingReport, trained_on: list[str], held_out: list[TrainingMovie]
+def stored(
+    candidate: TrainedCandidate, out: Path, *, resolution: float, base: str | None = None, general: bool = False
 ) -> TrainingResult:
-    """What is printed of a training."""
+    """Store a candidate as a version; what is printed of it."""
+    candidate.save(out, resolution=resolution, base=base, general=general)
     return TrainingResult(
         directory=str(out),
-        decision=decision,
-        steps=report.steps,
-        seconds=round(report.seconds, 2),
-        trained_on=trained_on,
-        held_out=[movie.movie_id for movie in held_out],
+        decision=candidate.decision,
+        steps=candidate.report.steps,
+        seconds=round(candidate.report.seconds, 2),
+        trained_on=candidate.trained_on,
+        held_out=[movie.movie_id for movie in candidate.held_out],
     )
 
 

@@ -10,10 +10,9 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from models.learners import Verdict, learner_of, manifest_of
+from models.learners import learner_of, propose
 from models.networks import fusion_residual, zssr
 from models.settings import SessionModelSettings, is_held_out, is_same_pixel_size
-from models.versions.checkpoint import save_version
 from service.offline.process import OfflineContext, describe, job_for, prepare
 from streamer import pipeline
 from streamer.detector.correction import correction_for
@@ -59,7 +58,7 @@ def train_super_resolution(
     """
     began, prepared = SYSTEM.monotonic(), prepare(_learning(config))
     method, budget = config.super_resolution.method, SessionModelSettings().first_steps
-    subject, examples = learner_of(method), list[Any]()
+    learner, examples = learner_of(method), list[Any]()
     if method == "zssr":
         budget = zssr.MOST_STEPS
         examples = [_pair(path, prepared) for path in paths]
@@ -69,23 +68,18 @@ def train_super_resolution(
     held_out = [] if method == "zssr" else [example for i, example in enumerate(examples) if is_held_out(i)]
     learned = [example for example in examples if example not in held_out]
     torch.manual_seed(seed)
-    net = subject.fresh().to(prepared.device)
-    report = subject.train(net, learned, steps=steps or budget, seed=seed, stop=lambda: False)
-    verdict = Verdict(promoted=report.finite, reason="trained as published, which knows no gate")
-    if held_out:
-        verdict = subject.judge(net, held_out, incumbent=None, trained_on=frozenset(report.movies), seed=seed)
-    manifest = manifest_of(out.name, net.config, report, learned, held_out, seed)
-    # a version that did not pass is kept and changes nothing
-    weight = [(frequency, value * verdict.promoted) for frequency, value in verdict.weight]
-    save_version(out, net, msgspec.structs.replace(manifest, weight=weight))
+    proposed = propose(
+        learner, learner.fresh().to(prepared.device), learned, held_out, steps=steps or budget, seed=seed
+    )
+    manifest = proposed.save(out)
     return SuperResolutionTrainingResult(
         directory=str(out),
         method=method,
-        promoted=verdict.promoted,
-        reason=verdict.reason,
-        steps=report.steps,
+        promoted=proposed.verdict.promoted,
+        reason=proposed.verdict.reason,
+        steps=proposed.report.steps,
         seconds=round(SYSTEM.monotonic() - began, 2),
-        trained_on=report.movies,
+        trained_on=proposed.report.movies,
         held_out=manifest.held_out,
     )
 

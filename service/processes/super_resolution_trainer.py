@@ -1,4 +1,4 @@
-"""Learning for the fine grid, beside the denoiser: what ``fine_subjects`` names.
+"""Learning for the fine grid, beside the denoiser: see ``models.learners``.
 
 The same movies are kept from training as for the denoiser. A version that passes its gate is stored and announced; the
 daemon makes it serve. Training goes on from what serves.
@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from msgspec.structs import replace
 
 from models.gate.fusion_residual import LEAST_HELD_OUT
-from models.learners import manifest_of
+from models.learners import propose
 from models.settings import is_same_pixel_size
-from models.versions.checkpoint import save_version
 from service.processes.messages import Candidate, Learn, plain
 from streamer.errors import ModelError
 
@@ -42,10 +40,10 @@ class SuperResolutionTrainer:
         store: ModelStore,
         roles: Roles,
         device: torch.device | str,
-        subject: Learner[Any, Any],
+        learner: Learner[Any, Any],
     ) -> None:
         """Go on from the version that serves, if there is one that can be read."""
-        self._subject = subject
+        self._learner = learner
         self._settings, self._store, self._roles, self._device = settings, store, roles, device
         self._learned: list[Any] = []
         self._held_out: list[Any] = []
@@ -58,7 +56,7 @@ class SuperResolutionTrainer:
         self._trained_on: set[str] = set()
         if self._serving is not None:
             try:
-                self._net, self._manifest = subject.load(store.path(self._serving), device)
+                self._net, self._manifest = learner.load(store.path(self._serving), device)
                 self._trained_on.update(self._manifest.trained_on)
             except ModelError as error:
                 sys.stderr.write(f"{error}\n")
@@ -70,7 +68,7 @@ class SuperResolutionTrainer:
             return
         self._seen.add(message.movie_id)
         try:
-            example = self._subject.read(Path(message.training_data), self._device)
+            example = self._learner.read(Path(message.training_data), self._device)
             self._check_make(example)
         except ModelError as error:
             sys.stderr.write(f"{error}\n")
@@ -103,29 +101,33 @@ class SuperResolutionTrainer:
         self._trainings += 1
         seed = _SEED + self._trainings
         torch.manual_seed(seed)
-        candidate = copy.deepcopy(self._net) if self._net is not None else self._subject.fresh().to(self._device)
-        report = self._subject.train(candidate, self._learned, steps=steps, seed=seed, stop=is_over)
+        candidate = copy.deepcopy(self._net) if self._net is not None else self._learner.fresh().to(self._device)
+        incumbent = (self._net, self._manifest.weight) if self._serving and self._net and self._manifest else None
+        proposed = propose(
+            self._learner,
+            candidate,
+            self._learned,
+            self._held_out,
+            steps=steps,
+            seed=seed,
+            stop=is_over,
+            trained_before=self._trained_on,
+            incumbent=incumbent,
+        )
         if is_over():
             return None
-        trained_on = self._trained_on | set(report.movies)
-        incumbent = (self._net, self._manifest.weight) if self._serving and self._net and self._manifest else None
-        decision = self._subject.judge(
-            candidate, self._held_out, incumbent=incumbent, trained_on=frozenset(trained_on), seed=seed
-        )
-        name, digest = self._store.next_version(), None
-        if decision.promoted:
-            described = manifest_of(name, candidate.config, report, self._learned, self._held_out, seed)
-            described = replace(described, parent=self._serving, trained_on=sorted(trained_on), weight=decision.weight)
-            self._manifest = save_version(self._store.directory / name, candidate, described)
+        name, digest, verdict, report = self._store.next_version(), None, proposed.verdict, proposed.report
+        if verdict.promoted:
+            self._manifest = proposed.save(self._store.directory / name, self._serving)
             digest, self._serving = self._manifest.sha256, name
-        if decision.promoted or (self._serving is None and report.finite):
-            self._net, self._trained_on = candidate, trained_on
+        if verdict.promoted or (self._serving is None and report.finite):
+            self._net, self._trained_on = candidate, set(proposed.trained_on)
         return Candidate(
-            result="promoted" if decision.promoted else "rejected",
+            result="promoted" if verdict.promoted else "rejected",
             version=name,
-            reason=decision.reason,
+            reason=verdict.reason,
             sha256=digest,
-            figures=decision.figures
+            figures=verdict.figures
             | plain({"held_out": len(self._held_out), "steps": report.steps, "seconds": round(report.seconds, 2)}),
-            network=self._subject.network,
+            network=self._learner.network,
         )

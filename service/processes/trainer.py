@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.gate.candidate import save_candidate
-from models.gate.denoiser import Decision, Thresholds, judge
+from models.gate.candidate import TrainedCandidate, propose
+from models.gate.denoiser import Decision, Thresholds
 from models.learners import learner_of
 from models.manifest import DENOISERS, SIMULATED, Manifest
 from models.networks.denoiser import Denoiser, build
-from models.training.denoiser import learning_rate_after, train
+from models.training.denoiser import learning_rate_after
 from models.training.session_movies import SessionMovies
 from models.versions.base_weights import base_directory
 from models.versions.checkpoint import load_version
@@ -39,7 +39,6 @@ from streamer.sums.group_files import read_groups
 
 if TYPE_CHECKING:
     from models.manifest import MovieScore
-    from models.networks.optimise import TrainingReport
     from service.config import Config
     from streamer.runtime.clock import Clock
 
@@ -220,36 +219,28 @@ class Trainer:
         seed = _SEED + self._trainings
         candidate = copy.deepcopy(self._net) if self._net is not None else self._fresh(seed)
         incumbent = (self._serves, self._parent.weight) if self._serves and self._parent else None
-        report = train(
-            candidate.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        proposed = propose(
+            candidate,
             self._movies.learned.movies,
-            weights=self._movies.learned.weights,
-            learning_rate=learning_rate_after(self._parent),
+            self._movies.held_out,
+            seed=seed,
+            clock=self._learning_s,
             steps=steps,
             seconds=seconds,
-            seed=seed,
-            stop=self._is_over,
-            clock=self._learning_s,
-        )
-        candidate = candidate.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        if self._is_overruled:
-            return
-        trained_on = self._trained_on(report)
-        decision = judge(
-            candidate,
-            self._movies.held_out,
+            learning_rate=learning_rate_after(self._parent),
+            weights=self._movies.learned.weights,
+            trained_before=self._seen_by_weights(),
             incumbent=incumbent,
-            thresholds=Thresholds(),
-            trained_on=frozenset(trained_on),
-            seed=seed,
             first=first,
             known=self._known,
+            stop=self._is_over,
         )
         if self._is_overruled:
             return
-        self._announce(candidate, report, decision, trained_on, seed)
-        if first and decision.result == "rejected" and report.finite:
-            self._net = candidate  # no version of its own yet: learning goes on from here instead of anew
+        self._learned_before = set(proposed.trained_on)
+        self._announce(proposed)
+        if first and proposed.decision.result == "rejected" and proposed.report.finite:
+            self._net = proposed.net  # no version of its own yet: learning goes on from here instead of anew
 
     @property
     def _base(self) -> str | None:
@@ -262,13 +253,11 @@ class Trainer:
         torch.manual_seed(seed)
         return build(DENOISERS[self._settings.network]).to(self._device)
 
-    def _trained_on(self, report: TrainingReport) -> list[str]:
-        """Ids of all movies that the candidate's weights have seen."""
+    def _seen_by_weights(self) -> set[str]:
+        """Ids of the movies that the weights have seen which the next candidate starts from."""
         before = self._parent.trained_on if self._parent else []
         # base weights are named by their sha256; none of their simulated movies will ever be met
-        real = (movie_id for movie_id in before if not movie_id.startswith(SIMULATED))
-        self._learned_before |= {*real, *report.movies}
-        return sorted(self._learned_before)
+        return self._learned_before | {movie_id for movie_id in before if not movie_id.startswith(SIMULATED)}
 
     def _is_over(self) -> bool:
         """Hold training while movies wait; end it early only when the operator has chosen another version."""
@@ -282,37 +271,23 @@ class Trainer:
         """Seconds that were spent on learning: none while movies waited."""
         return self._clock.monotonic() - self._paused_s
 
-    def _announce(
-        self,
-        candidate: Denoiser,
-        report: TrainingReport,
-        decision: Decision,
-        trained_on: list[str],
-        seed: int,
-    ) -> None:
-        name = self._store.next_version()
-        digest = None
-        if decision.result == "promoted" and decision.figures is not None:
-            manifest = save_candidate(
+    def _announce(self, candidate: TrainedCandidate) -> None:
+        """Store a candidate that passed, and report the decision."""
+        name, decision, digest = self._store.next_version(), candidate.decision, None
+        if candidate.is_promoted and decision.figures is not None:
+            manifest = candidate.save(
                 self._store.directory / name,
-                candidate,
-                decision,
-                report,
-                learned=self._movies.learned.movies,
-                held_out=self._movies.held_out,
                 resolution=self._movies.resolution or self._config.denoise.resolution,
-                trained_on=trained_on,
-                seed=seed,
                 parent=self._serving,
                 base=self._base,
-                learning_rate=learning_rate_after(self._parent),
                 specimen=self._specimen,
             )
             digest = manifest.sha256
-            self._serving, self._net, self._parent = name, candidate, manifest
-            self._serves = candidate
+            self._serving, self._net, self._parent = name, candidate.net, manifest
+            self._serves = candidate.net
             self._known = {one.movie_id: one for one in decision.figures.scores}
-            self._stored.update(trained_on)
+            self._stored.update(candidate.trained_on)
+        report = candidate.report
         figures = _figures(decision) | plain({"steps": report.steps, "seconds": round(report.seconds, 2)})
         self._channel.send(
             Candidate(result=decision.result, version=name, reason=decision.reason, sha256=digest, figures=figures)

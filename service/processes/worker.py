@@ -139,7 +139,7 @@ class Worker:
     def _read(self, work: Work, stopwatch: Stopwatch) -> _Read:
         job = pipeline.Job(
             instructions=work.instructions,
-            settings=self._config.data_path(),
+            settings=self._config,
             device=torch.device("cpu") if work.on_cpu else self._device,
             gain=self._gain(work.gain),
             propose=partial(self._propose, work.model, work.movie.movie_id) if work.model else None,

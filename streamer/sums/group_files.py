@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-_FORMAT = "streamer.groups/1"
+FORMAT = "streamer.groups/1"
 
 
 class _Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
 def encode_groups(movie_id: str, sums: GroupSums) -> bytes:
     """A movie's group sums as the bytes of a file."""
     description = _Description(
-        format=_FORMAT,
+        format=FORMAT,
         movie_id=movie_id,
         exposures=sums.exposures,
         shape=sums.shape,
@@ -42,7 +42,7 @@ def encode_groups(movie_id: str, sums: GroupSums) -> bytes:
 
 def read_groups(path: Path) -> tuple[str, GroupSums]:
     """Movie id and group sums of a file; ModelError if it is not one or not finite."""
-    description, tensors = read_tensors(path, _Description, _FORMAT, "frame-group sums")
+    description, tensors = read_tensors(path, _Description, FORMAT, "frame-group sums")
     groups = tensors.get("groups", torch.empty(0))
     if groups.ndim != 3 or len(groups) != len(description.exposures) or not bool(torch.isfinite(groups).all()):
         raise ModelError("damaged frame-group sums", where=path, found=str(tuple(groups.shape)))

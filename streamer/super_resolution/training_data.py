@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from streamer.super_resolution.fusion import Fusion
 
 TRAINING_GROUPS = 8
-_FORMAT, _AVERAGES = "streamer.fine-groups/1", "streamer.averages/1"
+FORMAT, AVERAGES_FORMAT = "streamer.fine-groups/1", "streamer.averages/1"
 _MIDDLE = 1024
 """px per side of the averages that are kept."""
 
@@ -86,7 +86,7 @@ def encode_fusion_data(movie_id: str, training_data: FusionTrainingData) -> byte
     """Training data as the bytes of a file; sums as float16 of one scale, which costs .05 % of their noise."""
     grid = training_data.grid
     description = _Description(
-        format=_FORMAT,
+        format=FORMAT,
         movie_id=movie_id,
         pixel_size=training_data.pixel_size,
         voltage_kv=grid.voltage_kv,
@@ -110,7 +110,7 @@ def encode_fusion_data(movie_id: str, training_data: FusionTrainingData) -> byte
 
 def read_training_data(path: Path, device: torch.device | str = "cpu") -> tuple[str, FusionTrainingData]:
     """Movie id and training data of a file; ModelError if it is not one or not finite."""
-    told, tensors = read_tensors(path, _Description, _FORMAT, "sums of the fine grid")
+    told, tensors = read_tensors(path, _Description, FORMAT, "sums of the fine grid")
     try:
         groups = torch.view_as_complex(tensors["groups"].float() * tensors["scale"]).to(device)
         transfer = torch.view_as_complex(tensors["transfer"]).to(device)
@@ -147,7 +147,7 @@ def encode_averages(movie_id: str, averages: Averages, pixel_size: float) -> byt
     )
     kept = averages.window(rows, columns)
     described = _AverageDescription(
-        format=_AVERAGES,
+        format=AVERAGES_FORMAT,
         movie_id=movie_id,
         pixel_size=pixel_size,
         scale=max(averages.scale, 1e-30),
@@ -159,7 +159,7 @@ def encode_averages(movie_id: str, averages: Averages, pixel_size: float) -> byt
 
 def read_averages(path: Path, device: torch.device | str = "cpu") -> tuple[str, Averages, float]:
     """Movie id, averages and pixel size in Å of a file; ModelError if it is not one or not finite."""
-    told, tensors = read_tensors(path, _AverageDescription, _AVERAGES, "averages")
+    told, tensors = read_tensors(path, _AverageDescription, AVERAGES_FORMAT, "averages")
     if not {"early", "late", "offsets"} <= tensors.keys():
         raise ModelError("damaged averages", where=path, found=", ".join(tensors))
     images = {name: tensors[name].float().to(device) for name in ("early", "late")}

@@ -137,7 +137,7 @@ def told(journal):
     return [(row.body["path"], row.body["state"], (row.body.get("reason") or {}).get("message", "")) for row in rows]
 
 
-SKIPPED = ("grid1/copy.tif", "skipped", "grid1/copy.tif: has the content of grid1/first.tif")
+SKIPPED = ("grid1/copy.tif", "skipped", "grid1/copy.tif: has the same content as grid1/first.tif")
 
 
 @pytest.mark.parametrize("first_is", ["ready", "started", "done"])
@@ -207,7 +207,7 @@ def test_three_copies_are_processed_once(desk, journal):
         desk.arrived(arrival_of(movie, fingerprint=FINGERPRINT))
     assert journal.movies.counts_by_state() == {"ready": 1, "skipped": 2}
     assert [text for _, _, text in told(journal)] == [
-        f"grid1/{name}.tif: has the content of grid1/one.tif" for name in ("two", "three")
+        f"grid1/{name}.tif: has the same content as grid1/one.tif" for name in ("two", "three")
     ]
 
 

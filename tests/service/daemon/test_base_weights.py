@@ -26,8 +26,8 @@ from tests.model_samples import manifest
 from tests.service.processes.test_trainer import Ear, group_file
 
 SESSION = "grid1"
-CHANGE = Change(previous=1, specimen=2, returned=False, reason="2 movies in a row look otherwise")
-BACK = Change(previous=2, specimen=1, returned=True, reason="2 movies in a row look otherwise")
+CHANGE = Change(previous=1, specimen=2, returned=False, reason="2 movies in a row look different")
+BACK = Change(previous=2, specimen=1, returned=True, reason="2 movies in a row look different")
 
 
 def stored(directory, **changes):
@@ -129,7 +129,7 @@ def test_a_copy_is_whole_and_never_overwrites(tmp_path):
     assert load_version(tmp_path / "mine")[1].sha256 == load_manifest(shipped_base()).sha256
     with pytest.raises(ModelError, match="exists already"):
         copy_version(shipped_base(), tmp_path / "mine")
-    with pytest.raises(ModelError, match="no version of a model"):
+    with pytest.raises(ModelError, match="no model version here"):
         copy_version(tmp_path, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
 
@@ -206,9 +206,9 @@ def test_the_base_is_the_incumbent_that_the_first_version_has_to_beat(trainer, m
         asked.update(words, net=net)
         raise StopIteration
 
-    monkeypatch.setattr("service.processes.trainer.judge", judge)
+    monkeypatch.setattr("models.gate.candidate.judge", judge)
     monkeypatch.setattr(
-        "service.processes.trainer.train", lambda net, movies, **words: asked.update(words) or _report(movies)
+        "models.gate.candidate.train", lambda net, movies, **words: asked.update(words) or _report(movies)
     )
     learn(trainer, ["a", "b", "c"])
     assert trainer.is_due()
@@ -275,4 +275,4 @@ def test_a_version_to_go_on_from_that_is_gone_does_not_end_the_trainer(tmp_path,
     trainer = Trainer(Ear(site.store), Config(), site.layout.session_state(SESSION), specimen=2, warm="v0042")
     trainer.begin()
     assert trainer._net is None
-    assert "no version of a model" in capsys.readouterr().err
+    assert "no model version here" in capsys.readouterr().err

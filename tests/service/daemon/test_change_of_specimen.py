@@ -91,8 +91,8 @@ def test_another_specimen_is_told_flagged_served_by_the_base_and_learned_apart(s
     served = [(b["version"], b["result"]) for b in scene.bodies("model")]
     assert served == [("v0000", "promoted"), ("v0000", "fell-back")]
     (alert,) = [b for b in scene.bodies("alert") if b["name"] == "specimen-changed"]
-    assert "specimen 2 is new since" in alert["message"]
-    assert "v0000 serves" in alert["message"]
+    assert "specimen 2 appeared at movie" in alert["message"]
+    assert "v0000 is used now" in alert["message"]
     assert scene.metrics.registry.get_sample_value("streamer_specimen") == 2.0
     assert scene.metrics.registry.get_sample_value("streamer_specimen_changes_total") == 1.0
 
@@ -112,6 +112,6 @@ def test_the_first_specimen_is_known_again_and_its_movies_are_its_own(scene):
     scene.expose(0.0, 3)
     assert [what[1] for what in scene.changed] == [2, 1]
     assert scene.bodies("model")[-1]["result"] == "returned"
-    assert "is back" in [b["message"] for b in scene.bodies("alert") if b["name"] == "specimen-changed"][-1]
+    assert "returned at movie" in [b["message"] for b in scene.bodies("alert") if b["name"] == "specimen-changed"][-1]
     assert [specimen for _, specimen in scene.learned][-3:] == [1] * 3
     assert scene.expose(0.0, 1) == [()], "specimen 1 needs no flag: it was the session's first"

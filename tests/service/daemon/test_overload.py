@@ -95,9 +95,9 @@ def test_where_it_is_switched_off_the_queue_grows_and_nothing_is_left_out():
 @pytest.mark.parametrize("after", [(9, 8, 24), (8, 25, 24), (25, 24, 24), (24, 16, 8)])
 def test_thresholds_in_another_order_are_refused(after):
     names = ("preview_after", "denoise_after", "super_resolution_after")
-    with pytest.raises(ConfigError, match="is the order of what is left out"):
+    with pytest.raises(ConfigError, match="left out in this order"):
         config.load(None, tuple(f"overload.{name}={value}" for name, value in zip(names, after, strict=True)))
-    with pytest.raises(ValueError, match="is the order of what is left out"):
+    with pytest.raises(ValueError, match="left out in this order"):
         OverloadSettings(**dict(zip(names, after, strict=True)))
 
 

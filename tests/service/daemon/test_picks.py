@@ -203,9 +203,9 @@ def test_over_tcp_it_is_forbidden(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"movie_id": "0" * 16}, r"^0{16} r1: picks of a movie that is not done; expected done; found unknown"),
+        ({"movie_id": "0" * 16}, r"^0{16} r1: picks for a movie that is not done; expected done; found unknown"),
         ({"movie_id": WAITING.movie_id}, "a movie that is not done; expected done; found ready"),
-        ({"revision": 2}, f"{MOVIE.movie_id} r2: picks of a movie that is not done; expected done; found unknown"),
+        ({"revision": 2}, f"{MOVIE.movie_id} r2: picks for a movie that is not done; expected done; found unknown"),
     ],
 )
 def test_only_movies_that_are_done_have_particles(scene: Scene, fields: dict[str, Any], match: str) -> None:

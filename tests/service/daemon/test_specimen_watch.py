@@ -79,7 +79,7 @@ def test_a_movie_without_texture_is_of_what_is_there(session):
 
 def test_what_cannot_be_written_is_told(session, tmp_path, monkeypatch):
     session._path = tmp_path / "s" / SPECIMENS / "below-a-file"
-    with pytest.raises(OutputError, match="which specimen"):
+    with pytest.raises(OutputError, match="the specimen of a movie cannot be written"):
         session.take(record("a9"), None)
 
 

@@ -52,11 +52,11 @@ def test_a_worker_over_the_limit_is_replaced_and_its_movie_counted_with_both_fig
     scene.clock.now += 1.0
     scene.process.attend()
     assert first.killed
-    assert scene.restarted == [("killed at 5.3 GiB of memory, 4.0 are allowed", [])]
+    assert scene.restarted == [("killed at 5.3 GiB of memory, 4.0 GiB are allowed", [])]
     row = journal.movie(movie.movie_id)
     assert (row.state, row.attempt, row.deaths) == ("ready", 1, 1)
     assert row.reason.error == "WorkerDied"
-    assert row.reason.message == ("the worker ended (killed at 5.3 GiB of memory, 4.0 are allowed) in stage fuse")
+    assert row.reason.message == ("the worker exited (killed at 5.3 GiB of memory, 4.0 GiB are allowed) in stage fuse")
     scene.gib = 0.0
     scene.clock.now += 1.0
     scene.process.attend()
@@ -116,7 +116,7 @@ def test_without_any_movie_it_is_replaced_too(scene):
     scene.clock.now += 1.0
     scene.process.attend()
     assert scene.child.killed
-    assert scene.restarted == [("killed at 9.0 GiB of memory, 4.0 are allowed", [])]
+    assert scene.restarted == [("killed at 9.0 GiB of memory, 4.0 GiB are allowed", [])]
 
 
 def test_where_it_is_unknown_nobody_is_killed(scene):

@@ -71,7 +71,7 @@ def test_a_worker_that_never_comes_up_is_an_error(scene):
 
     for _ in range(3):
         wait()  # one that was killed while it started is no reason to give up
-    with pytest.raises(DeviceError, match="does not come up; found killed after 601 s of silence"):
+    with pytest.raises(DeviceError, match="fails to start; found killed after 601 s of silence"):
         wait()
 
 
@@ -139,7 +139,7 @@ def test_whatever_goes_wrong_with_an_order_the_movie_is_not_stranded(scene):
 
 def test_a_worker_that_cannot_be_set_up_as_configured_is_not_started_again_and_again(scene):
     scene.child.alive, scene.child.ending = False, "exit status 78"
-    with pytest.raises(ConfigError, match="cannot be set up as configured"):
+    with pytest.raises(ConfigError, match="cannot start with this configuration"):
         scene.process.attend()
 
 
@@ -180,7 +180,7 @@ def test_workers_that_die_without_finishing_anything_end_the_daemon(scene):
 
     for _ in range(3):
         die()
-    with pytest.raises(DeviceError, match="die without finishing anything"):
+    with pytest.raises(DeviceError, match="crash without finishing a movie"):
         die()
 
 

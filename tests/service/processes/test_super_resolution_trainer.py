@@ -65,7 +65,7 @@ class School:
             self.count += 1
             path = self.lessons / f"{name}.safetensors"
             path.write_bytes(encode_fusion_data(name, training_data_of(Fusion(self.sums, NOISE), pixel_size)))
-            self.trainer.take(Learn(movie_id=name, groups="", lesson=str(path)))
+            self.trainer.take(Learn(movie_id=name, groups="", training_data=str(path)))
 
     def work(self):
         candidate = self.trainer.propose(lambda: False)
@@ -143,7 +143,7 @@ def test_after_a_restart_what_was_learned_is_not_new(school):
     school.work()
     trainer = school.enter(first_movies=2)
     for path in sorted(school.lessons.iterdir()):
-        trainer.take(Learn(movie_id=path.stem, groups="", lesson=str(path)))
+        trainer.take(Learn(movie_id=path.stem, groups="", training_data=str(path)))
     assert not trainer.is_due
     school.learn(2)
     assert trainer.is_due
@@ -155,8 +155,8 @@ def test_what_cannot_be_learned_from_is_told_and_left(school, capsys):
     school.learn(1, pixel_size=1.0)
     broken = school.lessons / "broken.safetensors"
     broken.write_bytes(b"nothing")
-    trainer.take(Learn(movie_id="broken", groups="", lesson=str(broken)))
-    trainer.take(Learn(movie_id="gone", groups="", lesson=str(school.lessons / "gone")))
+    trainer.take(Learn(movie_id="broken", groups="", training_data=str(broken)))
+    trainer.take(Learn(movie_id="gone", groups="", training_data=str(school.lessons / "gone")))
     trainer.take(Learn(movie_id="none", groups=""))
     told = capsys.readouterr().err
     assert "nothing is learned from it" in told
@@ -255,7 +255,7 @@ def test_a_network_on_fusion_and_another_method_is_a_contradiction():
 
 def test_per_movie_and_a_version_is_a_contradiction():
     for others in (("super_resolution.method=zssr", "super_resolution.model=x"), ()):
-        with pytest.raises(ConfigError, match="is trained on a movie"):
+        with pytest.raises(ConfigError, match="can be trained on every movie"):
             load(None, ("super_resolution.per_movie=true", *others))
 
 
@@ -314,10 +314,10 @@ def test_cryo_zssr_is_learned_by_the_session_and_judged_against_interpolation(av
 
 def test_a_version_that_the_settings_name_is_looked_at_before_anything_starts(version, tmp_path):
     check_versions(config(model=str(version)))
-    with pytest.raises(ConfigError, match="model cannot be started from"):
+    with pytest.raises(ConfigError, match="model cannot be used"):
         check_versions(config(model=str(tmp_path / "none")))
-    with pytest.raises(ConfigError, match="another network; expected cryo-zssr; found gain-residual"):
+    with pytest.raises(ConfigError, match="a different network; expected cryo-zssr; found gain-residual"):
         check_versions(config(model=str(version), method="zssr"))
     base = msgspec.structs.replace(Config().session_model, base=str(version))
-    with pytest.raises(ConfigError, match="another network"):
+    with pytest.raises(ConfigError, match="a different network"):
         check_versions(msgspec.structs.replace(Config(), session_model=base))

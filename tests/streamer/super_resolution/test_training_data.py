@@ -40,9 +40,9 @@ def test_a_lesson_comes_back_as_it_was(made, path):
 def test_groups_add_up_to_the_sums():
     frames, motion, _ = sparse(1)
     sums = sums_of(frames, motion)
-    assert torch.allclose(sums.groups.sum(0), sums.sums.sum(0)[:, sums.lesson], atol=1e-2)
+    assert torch.allclose(sums.groups.sum(0), sums.sums.sum(0)[:, sums.training_tiles], atol=1e-2)
     for parity in (0, 1):
-        assert torch.allclose(sums.groups[parity::2].sum(0), sums.sums[parity][:, sums.lesson], atol=1e-2)
+        assert torch.allclose(sums.groups[parity::2].sum(0), sums.sums[parity][:, sums.training_tiles], atol=1e-2)
 
 
 @pytest.mark.parametrize(
