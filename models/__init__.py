@@ -1,1 +1,1 @@
-"""Networks and their life: noise2noise net, training, held-out gate, versioned store, session model."""
+"""Networks and their life cycle: noise2noise net, training, held-out gate, versioned store, session model."""

@@ -89,7 +89,7 @@ class TrainedNetwork:
     seed: int
 
     def save(self, directory: Path, parent: str | None = None) -> Manifest:
-        """Write it as a version; one that did not pass is kept and changes nothing: its λ is 0."""
+        """Write it as a version; one that did not pass is kept but changes nothing: its λ is 0."""
         pixel_size = self.learned[-1].pixel_size
         manifest = Manifest(
             version=directory.name,
@@ -127,13 +127,13 @@ def propose(
     Parameters
     ----------
     learned, held_out : examples to train on, and to judge by; without the latter there is no gate.
-    stop : asked before each step; True ends training early.
-    trained_before : ids of the movies that the weights had seen already.
+    stop : checked before each step; True ends training early.
+    trained_before : ids of the movies that the weights had already seen.
     incumbent : the serving network and its λ.
     """
     report = learner.train(net, learned, steps=steps, seed=seed, stop=stop)
     trained_on = sorted({*trained_before, *report.movies})
-    verdict = Verdict(promoted=report.finite, reason="trained as published, which knows no gate")
+    verdict = Verdict(promoted=report.finite, reason="trained as published, without a gate")
     if held_out:
         verdict = learner.judge(net, held_out, incumbent=incumbent, trained_on=frozenset(trained_on), seed=seed)
     return TrainedNetwork(

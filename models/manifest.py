@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 PATTERN = "pattern.safetensors"
-"""Files of a version; the last one where there is a pattern."""
+"""Files of a version; the last one only if there is a pattern."""
 FORMAT = "streamer.model/1"
 SIMULATED = "simulated-"
-"""Begins the ids of movies that were made for learning."""
+"""Prefix of the ids of movies that were simulated for training."""
 SUPER_RESOLUTION_KINDS = {"fusion": "gain-residual", "zssr": "cryo-zssr"}
-"""Networks of the fine grid, by method of super-resolution."""
+"""Super-resolution networks, by method."""
 
 
 WIENER_RESIDUAL_KIND = "wiener-residual-unet"
@@ -29,13 +29,13 @@ RESTORE_KIND = "restore-wdsr-unet"
 
 
 class NetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shape of the net; stands in every version's manifest."""
+    """Shape of the net; part of every version's manifest."""
 
     kind: str
     widths: tuple[int, ...]
     """Channels per level, finest first."""
     stride: int = 1
-    """Side of the squares of pixels that are worked on as channels."""
+    """Side of the squares of pixels that are folded into channels."""
     full_resolution_skip: bool = False
     """restore's network: whether its first features also reach its end."""
 
@@ -46,12 +46,12 @@ DENOISERS = {
     "restore": NetConfig(kind=RESTORE_KIND, widths=(32,)),
     "restore-skip": NetConfig(kind=RESTORE_KIND, widths=(32,), full_resolution_skip=True),
 }
-"""Networks that a session can learn with, by ``session_model.network``."""
+"""Networks that a session can train, by ``session_model.network``."""
 DENOISER_KINDS = (WIENER_RESIDUAL_KIND, RESTORE_KIND)
 
 
 class MovieScore(Struct, frozen=True, kw_only=True):
-    """What one net does to one movie that it never saw."""
+    """How one net performs on one movie that it never saw."""
 
     movie_id: str
     snbr_raw: float
@@ -64,11 +64,11 @@ class MovieScore(Struct, frozen=True, kw_only=True):
     """Mean squared distance of the merged output from held-out groups, whitened units, noise of the target included."""
     loss_wiener: float
     snbr_held_out: float | None = None
-    """SNBR* at about four fifths of the exposure, nearly what is served, by groups that were left out."""
+    """SNBR* at about four fifths of the exposure, nearly that of the result, by groups that were left out."""
 
 
 class ShellFigures(Struct, frozen=True, kw_only=True):
-    """Figures of one shell, pooled over the held-out movies, at half the exposure; None where nothing is known."""
+    """Figures of one shell, pooled over the held-out movies, at half the exposure; None: unknown."""
 
     resolution: tuple[float, float]
     """Coarse and fine end, Å."""
@@ -81,7 +81,7 @@ class ShellFigures(Struct, frozen=True, kw_only=True):
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """All that the gate looked at."""
+    """Everything that the gate looked at."""
 
     scores: list[MovieScore]
     weight: list[tuple[float, float]]
@@ -108,11 +108,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
     pixel_size: float
     """Å/px of the movies it learned from."""
     general: bool = False
-    """Base weights: learned at many pixel sizes in one band in Å, they serve any whose Nyquist lies beyond it."""
+    """Base weights: trained at many pixel sizes in one band in Å, for any pixel size whose Nyquist is beyond it."""
     specimen: int = 1
     """Which of its session's specimens it learned from last (``models.specimens``)."""
     ctf: Literal["none", "flip"] = "none"
-    """flip: it learned from images whose phases were flipped, and is given such."""
+    """flip: it was trained on phase-flipped images, and is applied to such."""
     sha256: str
     """Of the weights' file."""
     software: str
@@ -129,7 +129,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """λ as (spatial frequency in 1/Å, value), measured on the held-out movies."""
     figures: Figures | None = None
     pattern_sha256: str | None = None
-    """Of the file with what its movies hold at the same place of the detector; None: there is none."""
+    """Of the file with what its movies share at the same place on the detector; None: there is none."""
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -138,9 +138,9 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
-        raise ModelError(f"no version of a model: {error.strerror}", where=path) from error
+        raise ModelError(f"no model version here: {error.strerror}", where=path) from error
     except msgspec.DecodeError as error:
         raise ModelError(f"damaged manifest: {error}", where=path) from error
     if manifest.format != FORMAT:
-        raise ModelError("a model of another format", where=path, expected=FORMAT, found=manifest.format)
+        raise ModelError("the model has an unknown format", where=path, expected=FORMAT, found=manifest.format)
     return manifest

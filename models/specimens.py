@@ -1,9 +1,9 @@
-"""Which specimen is in the microscope: decided from what its movies look like, movie by movie.
+"""Which specimen is in the microscope: decided from the look of its movies, movie by movie.
 
 A movie's texture (``streamer.quality.texture``) is compared with those of the movies before it. The distance is
-Mahalanobis' with the spread within a session, which is known beforehand from simulated sessions and learned from the
-session's own movies as they come. One odd movie is an outlier; two in a row that are odd in the same way are another
-specimen, a new one or one that was there before. No torch: the daemon decides this.
+Mahalanobis', using the spread within a session, which is known beforehand from simulated sessions and refined by the
+session's own movies as they arrive. One odd movie is an outlier; two in a row that are odd in the same way are another
+specimen, a new one or one seen before. No torch: the daemon decides this.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 Vector = NDArray[np.float64]
 
 LEAST_KNOWN = 4
-"""Movies of a specimen before another can be told from it."""
+"""Movies of a specimen needed before another can be distinguished from it."""
 _MOST_KNOWN = 64
 _PRIOR_MOVIES = 60.0
-"""How many movies the spread that is known beforehand is worth."""
+"""How many movies the previously known spread is worth."""
 ODD = 28.0
-"""Squared distance of one movie from which on it is odd; seventeen numbers of one specimen have 17 ± 6."""
+"""Squared distance at which one movie is odd; the seventeen numbers give 17 ± 6 within one specimen."""
 OTHER = 70.0
-"""Squared distance of the mean of odd movies in a row from which on they are of another specimen."""
+"""Squared distance of the mean of consecutive odd movies above which they are of another specimen."""
 _SAME = 40.0
-"""Squared distance of such a mean up to which they are of a specimen that was there before."""
+"""Squared distance of such a mean below which they are of a specimen seen before."""
 _MOST_SUSPECTS = 3
 
 
 class _Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """The file with the spread within a session."""
+    """Contents of the file with the spread within a session."""
 
     source: str
     covariance: list[list[float]]
@@ -61,12 +61,12 @@ class TextureSample:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Another specimen than before."""
+    """A change of specimen."""
 
     previous: int
     specimen: int
     returned: bool
-    """Whether it was there before."""
+    """Whether it was seen before."""
     reason: str
 
 
@@ -77,12 +77,12 @@ class Decided:
     look: TextureSample
     specimen: int
     odd: bool = False
-    """It does not tell what the specimen looks like."""
+    """It is no example of what the specimen looks like."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpecimenDecision:
-    """What a movie has made clear."""
+    """What has become clear with a movie."""
 
     decided: tuple[Decided, ...]
     """This movie and those that waited for it, in order; none while it is unclear."""
@@ -109,11 +109,11 @@ class Specimens:
         self._known: dict[int, _Known] = {}
         self._suspects: list[TextureSample] = []
         self._latest: list[TextureSample] = []
-        """The newest that was decided about."""
+        """The newest movie that was decided."""
         self._spread = _prior()
 
     def remember(self, look: TextureSample, specimen: int, *, odd: bool = False) -> None:
-        """Take over what was decided earlier."""
+        """Adopt an earlier decision."""
         self.current = specimen
         known = self._known.setdefault(specimen, _Known(look.pixel_size))
         if not odd:
@@ -133,7 +133,7 @@ class Specimens:
         suspects = [*self._suspects, look]
         distance = self._distance(suspects, self.current)
         if len(suspects) > 1 and distance > OTHER:
-            reason = f"{len(suspects)} movies in a row look otherwise ({distance:.0f}, of one specimen below {OTHER:g})"
+            reason = f"{len(suspects)} movies in a row look different ({distance:.0f}, one specimen: below {OTHER:g})"
             return self._changed(suspects, reason)
         self._suspects = suspects[-(_MOST_SUSPECTS - 1) :]
         given_up = suspects[: -(_MOST_SUSPECTS - 1)]
@@ -145,7 +145,7 @@ class Specimens:
         return len(self._known[specimen].textures) < LEAST_KNOWN
 
     def _earlier(self, looks: Sequence[TextureSample]) -> int | None:
-        """Specimen other than the present one that movies in a row are of; None: none that is known."""
+        """Known specimen, other than the current one, that consecutive movies are of; None: none."""
         distances = {
             number: self._distance(looks, number)
             for number, known in self._known.items()
@@ -157,12 +157,12 @@ class Specimens:
         return nearest if nearest and distances[nearest] < _SAME else None
 
     def _settle(self, look: TextureSample) -> SpecimenDecision:
-        """A movie of a specimen that has just come: an outlier before the change may have hidden which it is."""
+        """A movie of a specimen that has just appeared: an outlier before the change may have hidden which it is."""
         latest = [*self._latest, look][-2:]
         earlier = self._earlier(latest) if len(latest) == 2 else None
         if earlier is None:
             return self._decide([look], self.current)
-        reason = f"the last two movies look as specimen {earlier} did"
+        reason = f"the last two movies look like specimen {earlier}"
         return self._note([Decided(look, earlier)], Change(self.current, earlier, True, reason))
 
     def _changed(self, looks: list[TextureSample], reason: str) -> SpecimenDecision:
@@ -177,7 +177,7 @@ class Specimens:
         return self._note(decided, Change(previous, specimen, returned, reason))
 
     def _decide(self, looks: Sequence[TextureSample], specimen: int) -> SpecimenDecision:
-        """Movies are of a specimen; those before the newest were odd."""
+        """Assign movies to a specimen; those before the newest were odd."""
         *outliers, newest = looks
         self._suspects = []
         return self._note([*(Decided(look, specimen, odd=True) for look in outliers), Decided(newest, specimen)])

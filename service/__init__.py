@@ -1,10 +1,10 @@
-"""The outside world: processes, sockets, terminal.
+"""The outside world: processes, sockets, terminal. The only importer of zmq, prometheus_client, rich and click.
 
-The only importer of zmq, prometheus_client, rich and click.
-
-messages, requests       the wire: what is published, what is asked for
-database, eventlog, movietable, journal   the file, the events, the movies, and the states of both
-answers, publisher       replies from the journal; the sockets
-cursor, link, follower, client   a subscriber: its position, its sockets, the join algorithm, the library
-prometheus, systemd      metrics; readiness and watchdog
+cli, demo                          commands; the whole system on a simulated microscope
+daemon, offline, subscribers       the one loop; the same work by hand; the monitor and the picker
+processes, publishing, health      worker and trainer; public sockets; alarms, status, metrics, systemd
+journal                            movies, their states, every event; the only SQL
+layout, named_versions, config     where things are, which versions settings name, all settings
+client, wire                       what strangers import: the subscriber's library, the protocol
+relion, report                     reserved
 """

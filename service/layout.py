@@ -1,4 +1,4 @@
-"""Where a daemon keeps its things, and the checks that its places do not collide."""
+"""Where a daemon keeps its files, and the check that its directories do not overlap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDPOINTS_FILE = "endpoints.json"
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a running daemon is to be reached; written when its sockets are open."""
+    """How to reach a running daemon; written when its sockets are open."""
 
     instance: str
     events: str
@@ -50,15 +50,15 @@ class Layout:
 
     @property
     def endpoints(self) -> Path:
-        """Where a running daemon says how it is reached."""
+        """File in which a running daemon says how to reach it."""
         return self.state / ENDPOINTS_FILE
 
     def session_output(self, session: str) -> Path:
-        """Where a session's results are made."""
+        """Where a session's results are written."""
         return self.output / session
 
     def movie_output(self, movie: Movie) -> Path:
-        """Where all revisions of a movie are made."""
+        """Where all revisions of a movie are written."""
         return self.session_output(movie.session) / "movies" / movie.relative
 
     def session_state(self, session: str) -> Path:
@@ -70,11 +70,11 @@ class Layout:
         return self.session_state(session) / "models"
 
     def super_resolution_models(self, session: str, method: str) -> Path:
-        """Store of a session's networks for a method of super-resolution."""
+        """Store of a session's networks for a super-resolution method."""
         return self.session_state(session) / SUPER_RESOLUTION_MODELS[method]
 
     def training_data(self, movie_id: str) -> Path:
-        """What a network of the fine grid learns from of a movie."""
+        """A movie's training data for a super-resolution network."""
         return self.state / "lessons" / f"{movie_id}.safetensors"
 
     def groups(self, movie_id: str) -> Path:
@@ -83,7 +83,7 @@ class Layout:
 
 
 def layout_of(config: Config) -> Layout:
-    """Resolve all directories; raises ConfigError where one would lie in the other."""
+    """Resolve all directories; raises ConfigError where one would contain another."""
     name = config.instance.name
     home = Path.home() / ".local" / "state" / "cryoem-streamer" / name
     state = _directory(config.instance.state, "STATE_DIRECTORY", "XDG_STATE_HOME", home, name)
@@ -97,30 +97,32 @@ def layout_of(config: Config) -> Layout:
     for one, other in (("output", layout.output), ("state", layout.state)):
         if _contains(layout.root, other) or _contains(other, layout.root):
             raise ConfigError(
-                "the watched root and our own directories must not contain each other",
+                "the watched root and the output and state directories must not contain each other",
                 where=f"watch.root = {layout.root}",
                 found=f"{one} = {other}",
-                hint="our files would be taken for movies, or movies for ours",
+                hint="results could be mistaken for movies, or movies for results",
             )
     return layout
 
 
 def prepare(layout: Layout) -> None:
-    """Make the directories; raises ServiceError where one cannot be made."""
+    """Create the directories; raises ServiceError where one cannot be created."""
     for directory in (layout.state, layout.runtime, layout.output):
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as error:
-            raise ServiceError("a directory cannot be made", where=directory, found=error.strerror or "") from error
+            raise ServiceError(
+                "the directory cannot be created", where=directory, found=error.strerror or ""
+            ) from error
 
 
 def write_endpoints(layout: Layout, endpoints: Endpoints) -> None:
-    """Tell other programs of this machine how to reach the daemon."""
+    """Let other programs on this machine know how to reach the daemon."""
     write_atomically(layout.endpoints, msgspec.json.encode(endpoints))
 
 
 def read_endpoints(layout: Layout) -> Endpoints | None:
-    """Endpoints of a daemon that runs or has run here."""
+    """Endpoints of the daemon that is running here, or that ran here last."""
     try:
         return msgspec.json.decode(layout.endpoints.read_bytes(), type=Endpoints)
     except (OSError, msgspec.DecodeError):

@@ -1,4 +1,4 @@
-"""Versions that settings name: whether they are there and of the right kind."""
+"""Checks that versions named in the settings exist and are of the right kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_versions(config: Config) -> None:
-    """Raise ConfigError where a version that the settings name is not there, or is of another kind."""
+    """Raise ConfigError where a version named in the settings does not exist or is of another kind."""
     fine, base = config.super_resolution, base_of(config)
     for setting, directory, expected in (
         ("super_resolution.model", fine.model, (SUPER_RESOLUTION_KINDS[fine.method],)),
@@ -26,18 +26,18 @@ def check_versions(config: Config) -> None:
             manifest = load_manifest(Path(directory).absolute())
         except ModelError as error:
             raise ConfigError(
-                f"{setting} cannot be started from: {error.what}",
+                f"{setting} cannot be used: {error.what}",
                 where=error.where,
                 expected="the directory of a version",
-                hint="streamer models list shows those of a session",
+                hint="streamer models list shows the versions of a session",
             ) from error
         kind = manifest.net.kind
         if kind not in expected:
-            what = f"{setting} is a version of another network"
+            what = f"{setting} is a version of a different network"
             raise ConfigError(what, where=directory, expected=" or ".join(expected), found=kind)
         if manifest.ctf != "none":
-            what = f"{setting} learned from images with their phases flipped, and nothing here measures the CTF"
-            raise ConfigError(what, where=directory, hint="denoise --ctf applies it to finished movies")
+            what = f"{setting} was trained on phase-flipped images, and the daemon does not measure the CTF"
+            raise ConfigError(what, where=directory, hint="streamer denoise --ctf applies it to finished movies")
 
 
 def base_of(config: Config) -> Path | None:

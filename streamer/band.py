@@ -15,7 +15,7 @@ from torch import Tensor
 from streamer import fourier
 
 MULTIPLE = 8
-"""Sizes are multiples of it, so that networks can halve them three times."""
+"""Sizes are multiples of this, so that networks can halve them three times."""
 _UPPER_EDGE = 0.96
 """Share of the band's Nyquist above which nothing is corrected."""
 
@@ -31,7 +31,7 @@ class Band:
     pixel_size: float
     """Å/px of the whole field."""
     low: float
-    """Coarse end in Å: slower variation is ice and illumination, and left to the Wiener filter."""
+    """Coarse end in Å: slower variation is ice and illumination, and is left to the Wiener filter."""
 
     @property
     def band_pixel_size(self) -> float:

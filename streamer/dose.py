@@ -47,9 +47,9 @@ def frame_exposures(
 ) -> Tensor:
     """Exposure at the end of each frame, (t,) float64 in e⁻/Å²; zeros when the dose is unknown: no weighting.
 
-    Frames that got different doses, as EER movies can be divided, are told by ``frame_doses``. Counted from the
-    movie's own beginning: what the specimen got before weakens all frames by the same factor at each frequency, which
-    a sum over its root of Σw² does not see.
+    ``frame_doses`` gives the doses where they differ, as EER movies can be divided. Counted from the beginning of the
+    movie: earlier exposure weakens all frames by the same factor at each frequency, which a sum divided by the root of
+    Σw² does not see.
     """
     if dose_per_frame is None:
         return torch.zeros(n_frames, dtype=torch.float64)
@@ -59,7 +59,7 @@ def frame_exposures(
 
 
 def sum_of_squares(exposures: Tensor, rate: Tensor) -> Tensor:
-    """Σ_t exp(−2 N_t z): what the squared weights of a sum of frames add up to.
+    """Σ_t exp(−2 N_t z): sum of the squared weights of frames.
 
     Parameters
     ----------

@@ -15,19 +15,19 @@ class Handling(StrEnum):
     """What the daemon does about a movie when its processing raises an error. Each class names its own below."""
 
     FAIL = "failed"
-    """Journalled as failed, never tried again by itself; the next movie is taken."""
+    """Journalled as failed and never retried automatically; the next movie is taken."""
     LOOK_AGAIN = "not-ready"
-    """Looked at again later, no attempt counted; journalled as incomplete after ``watch.incomplete_after_s``."""
+    """Checked again later without counting an attempt; journalled as incomplete after ``watch.incomplete_after_s``."""
     WAIT = "unreachable"
-    """Looked at again until it can be read, no attempt counted: a volume or a permission may come back."""
+    """Checked again until it can be read, without counting an attempt: a volume or a permission may come back."""
     VANISH = "vanished"
-    """Journalled as vanished; a file that comes back is news."""
+    """Journalled as vanished; a file that reappears counts as new."""
     HOLD = "output"
-    """Alarm; nothing new is started for a while; tried again without counting an attempt."""
+    """Alarm; nothing new is started for a while; retried without counting an attempt."""
     ASK = "config"
-    """Alarm: only people can mend it; tried again without counting an attempt."""
+    """Alarm: the operator has to fix it; retried without counting an attempt."""
     RETRY = "device"
-    """The attempt counts; tried again with less, on the CPU at last; quarantined after three attempts."""
+    """The attempt counts; retried with fewer steps, finally on the CPU; quarantined after three attempts."""
 
 
 class StreamerError(Exception):
@@ -81,10 +81,10 @@ class StreamerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Why a movie failed or waits, as it stands in the journal, in the event and in ``movies show``."""
+    """Why a movie failed or is waiting, as given in the journal, in the event and by ``movies show``."""
 
     error: str
-    """Class name from this module; ``InternalError`` for a bug of ours."""
+    """Class name from this module; ``InternalError`` for a bug in this program."""
     message: str
     expected: str = ""
     found: str = ""
@@ -105,39 +105,39 @@ class UsageError(StreamerError):
 
 
 class AlreadyRunning(StreamerError):
-    """Another daemon holds this instance. Exit 75."""
+    """Another daemon holds this instance's lock. Exit 75."""
 
     exit_code = 75
 
 
 class MovieNotReady(StreamerError):
-    """The file is still being written. The daemon looks again later; no attempt is counted."""
+    """The file is still being written. The daemon checks again later; no attempt is counted."""
 
     handling = Handling.LOOK_AGAIN
 
 
 class MovieUnreachable(MovieNotReady):
-    """It cannot be opened or read at present: a volume is away, a permission is missing. No reason to give it up."""
+    """It cannot be opened or read at present: a volume is offline, a permission is missing. It is not given up."""
 
     handling = Handling.WAIT
 
 
 class MovieVanished(MovieNotReady):
-    """The file is gone though its directory is there. The daemon journals that; a file that comes back is news."""
+    """The file is gone although its directory exists. The daemon journals this; a file that reappears counts as new."""
 
     handling = Handling.VANISH
 
 
 class MovieError(StreamerError):
-    """Something is wrong with this movie. Journalled as failed; the daemon goes on; never retried by itself."""
+    """Something is wrong with this movie. Journalled as failed, never retried automatically; the daemon continues."""
 
 
 class MovieCorrupt(MovieError):
-    """The bytes contradict the format: cut, overwritten or lying about themselves."""
+    """The bytes contradict the format: truncated, overwritten or inconsistent with each other."""
 
 
 class MovieUnsupported(MovieError):
-    """A format, or a variant of one, that is not read here; the hint says what to do instead."""
+    """A format, or a variant of one, that is not supported; the hint says what to do instead."""
 
 
 class MovieMismatch(MovieError):
@@ -145,15 +145,15 @@ class MovieMismatch(MovieError):
 
 
 class StageError(StreamerError):
-    """Numbers went wrong in a stage (not finite, no peak). Journalled as failed; the daemon goes on."""
+    """Numbers went wrong in a stage (not finite, no peak). Journalled as failed; the daemon continues."""
 
 
 class ModelError(StreamerError):
-    """A network is missing, damaged or not finite. The last good one serves, else none; the result is marked."""
+    """A network is missing, damaged or not finite. The last good one is used, else none; the result is flagged."""
 
 
 class DeviceError(StreamerError):
-    """Memory or loss of the compute device. The movie is tried again with less, then on the CPU."""
+    """The compute device was lost or ran out of memory. The movie is retried with fewer steps, then on the CPU."""
 
     handling = Handling.RETRY
 
@@ -166,6 +166,6 @@ class OutputError(StreamerError):
 
 
 class ServiceError(StreamerError):
-    """Socket, journal or state directory. The daemon exits 74; systemd restarts it; the journal resumes."""
+    """Socket, journal or state directory failed. The daemon exits 74; systemd restarts it; the journal resumes."""
 
     exit_code = 74

@@ -1,8 +1,8 @@
 """Frequency grids, crops, ring sums and shifts on the half-plane of ``torch.fft.rfft2``.
 
-The only module that knows that the last axis holds half of the frequencies. A *spectrum* is the unnormalised
+The only module that knows that the last axis has half of the frequencies. A *spectrum* is the unnormalised
 ``rfft2`` of a real (h, w) image: (…, h, w//2+1) complex64. Frequencies are fftfreq in cycles/px unless a name
-says otherwise. A ring r holds all coefficients nearest to radius r/min(h, w) cycles/px.
+says otherwise. Ring r contains all coefficients nearest to radius r/min(h, w) cycles/px.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def radius(shape: Shape, device: torch.device | str = "cpu") -> Tensor:
 
 
 def hermitian_weights(width: int, device: torch.device | str = "cpu") -> Tensor:
-    """How often each column of the half-plane stands in the full plane: (w//2+1,) float32 of ones and twos."""
+    """How often each column of the half-plane occurs in the full plane: (w//2+1,) float32 of ones and twos."""
     weights = torch.full((width // 2 + 1,), 2.0, device=device)
     weights[0] = 1.0
     if width % 2 == 0:
@@ -149,7 +149,7 @@ def resize(spectrum: Tensor, shape: Shape, new_shape: Shape) -> Tensor:
 
 
 def upsampled(spectrum: Tensor, shape: Shape) -> Tensor:
-    """Spectrum (2h, w+1) on the grid of half the pixel size of an (h, w) image, which holds nothing new.
+    """Spectrum (2h, w+1) on the grid of half the pixel size of an (h, w) image, which contains nothing new.
 
     A pixel's centre lies between those of the four fine ones that it covers.
     """
@@ -158,7 +158,7 @@ def upsampled(spectrum: Tensor, shape: Shape) -> Tensor:
 
 
 def to_image(spectrum: Tensor, shape: Shape) -> Tensor:
-    """(…, h, w) float32 image of a half-plane spectrum; the size is always told, so odd sizes survive."""
+    """(…, h, w) float32 image of a half-plane spectrum; the size is always given, so that odd sizes survive."""
     image: Tensor = torch.fft.irfft2(spectrum, s=shape)
     return image
 

@@ -1,4 +1,4 @@
-"""Frames that are decoded when they are asked for, so that memory grows with the image and not with their number."""
+"""Frames that are decoded on request, so that memory grows with the image and not with the number of frames."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class FrameStack:
-    """A movie as a sequence of frames (h, w), each valid until the next but ``ahead`` is asked for.
+    """A movie as a sequence of frames (h, w), each valid until the next one is requested.
 
-    Frames are asked for one after the other, pass by pass: those that follow are decoded meanwhile.
+    Frames are requested in order, pass by pass: the following ones are decoded in the meantime.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class FrameStack:
         Parameters
         ----------
         shape : (t, h, w).
-        decoder : given a descriptor, what decodes frame i into (h, w).
-        ahead : how many frames are decoded while one is used.
-        check : called at the end of each pass, and where a frame cannot be read; raises where the file is no longer
-            the one that was opened.
+        decoder : takes a descriptor and returns what decodes frame i into (h, w).
+        ahead : how many frames are decoded in advance.
+        check : called at the end of each pass, and when a frame cannot be read; raises if the file is no longer the
+            one that was opened.
         """
         own = os.dup(descriptor)
         self.shape, self.dtype = shape, dtype
@@ -72,10 +72,10 @@ class FrameStack:
             if index == len(self) - 1:
                 self._check()
         except BaseException as error:
-            # nobody goes on with a movie that cannot be read, but the error may be kept, and this stack with it
+            # a movie that cannot be read is abandoned, but the error may be kept, and this stack with it
             self._close()
             if isinstance(error, MovieError):
-                # Whoever rewrites the file under our hands makes it look corrupt.
+                # A file that is rewritten while it is read looks corrupt.
                 self._check()
             raise
         return buffer
@@ -83,11 +83,11 @@ class FrameStack:
     def _drop(self, number: int) -> None:
         future, buffer = self._under_way.pop(number)
         if not future.cancel():
-            future.exception()  # waits; what went wrong is told to who asks for the frame
+            future.exception()  # waits; an error comes again when the frame is requested
         self._buffers.append(buffer)
 
 
 def _close(pool: ThreadPoolExecutor, descriptor: int) -> None:
-    """Nobody may read from the file any more when it is closed."""
+    """Wait for all reads, then close the file."""
     pool.shutdown(wait=True, cancel_futures=True)
     os.close(descriptor)

@@ -1,6 +1,6 @@
 r"""JSON as this program writes it: no NaN, and any file name survives.
 
-A float that is not finite becomes null. A file name that is not UTF-8 travels with its odd bytes as ``\udc80`` to
+A float that is not finite becomes null. A file name that is not UTF-8 is written with its odd bytes as ``\udc80`` to
 ``\udcff``, as Python's json writes it; msgspec's own encoder refuses those.
 """
 
@@ -25,7 +25,7 @@ def encode(value: object, *, indent: int | None = None) -> bytes:
 
 
 def decode(raw: bytes, kind: type[T]) -> T:
-    """Record or struct from JSON of our own; raises ValueError where it is not one. Unknown fields are ignored."""
+    """Record or struct from our own JSON; raises ValueError if it is not one. Unknown fields are ignored."""
     return msgspec.convert(json.loads(raw), kind)
 
 

@@ -1,4 +1,4 @@
-"""What is published of a movie: sidecar, event and ``process --json`` are the same ``MovieRecord``.
+"""What is published about a movie: its JSON file, the event and ``process --json`` are the same ``MovieRecord``.
 
 Decoded from JSON by annotation, so every name is imported at run time. ``None`` means unknown, never 0.
 """
@@ -13,10 +13,10 @@ from streamer.errors import Reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acquisition:
-    """How a movie was taken, as the sidecar tells it; everything may be unknown."""
+    """How a movie was recorded, according to the sidecar; everything may be unknown."""
 
     sidecar: str | None = None
-    """Name of the file that said so."""
+    """Name of the sidecar file."""
     n_frames: int | None = None
     """Frame-count evidence."""
     pixel_size: float | None = None
@@ -28,7 +28,7 @@ class Acquisition:
     """e⁻/Å²."""
     magnification: float | None = None
     defocus_target_um: float | None = None
-    """As asked for by the operator, positive underfocus."""
+    """As requested by the operator, positive underfocus."""
     beam_shift_x: float | None = None
     """In the unit of the writing program."""
     beam_shift_y: float | None = None
@@ -37,7 +37,7 @@ class Acquisition:
     stage_z_um: float | None = None
     super_res_factor: int | None = None
     gain_reference: str | None = None
-    """Base name of the gain that the sidecar points to."""
+    """Base name of the gain that the sidecar names."""
     grid_square: str | None = None
     foil_hole: str | None = None
     template: str | None = None
@@ -47,7 +47,7 @@ class Acquisition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovieSource:
-    """The movie as found and as it was understood."""
+    """The movie as found and as interpreted."""
 
     path: str
     """Below the watched root."""
@@ -91,18 +91,18 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelScore:
-    """What the serving network did on a movie before it could learn from it, served or refused: prequential.
+    """How the serving network did on a movie before it could learn from it, applied or refused: prequential.
 
     From the movie's own halves, in the network's band.
     """
 
     version: str
     gain: float
-    """SNBR* over that of the movie's own Wiener filter."""
+    """SNBR* divided by that of the movie's own Wiener filter."""
     gain_error: float
     """Standard error of its logarithm."""
     expected_gain: float | None
-    """What the movies that the version was judged by let expect at this movie's SNR."""
+    """Expected at this movie's SNR, from the movies that the version was judged on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +117,13 @@ class SuperResolutionVerdict:
     frc_beyond_nyquist: float | None = None
     """Half-set FRC between 1.02 and 1.5 times the physical Nyquist frequency; halves may share artefacts."""
     confirmed: float | None = None
-    """Share of what super-resolution adds that frames confirm which it was not made from: 1 all, ½ as much harm as
-    good, 0 none, which is what an image without super-resolution has."""
+    """Share of what super-resolution adds that is confirmed by frames it was not made from: 1 all, ½ as much harm as
+    good, 0 none, as for an image without super-resolution."""
     confirmed_error: float | None = None
     """Its standard error."""
     control: float | None = None
-    """The same with the aliases turned by other frames' shifts, for cryo-ZSSR against another place's frames: what is
-    not due to super-resolution."""
+    """The same with the aliases turned by other frames' shifts, for cryo-ZSSR against another tile's frames: the part
+    that is not due to super-resolution."""
     method: Literal["fusion", "network", "zssr"] | None = None
     """What made the image: raw-frame fusion, a session's network on top of it, or cryo-ZSSR as published."""
     model: ModelRef | None = None
@@ -152,7 +152,7 @@ class MovieQuality:
     """Where the half-set FRC falls below 0.143 for good."""
     snbr_half_wiener: float | None
     snbr_half_denoised: float | None
-    """None also where the network learned from this movie."""
+    """Also None where the network learned from this movie."""
     band_angstrom: list[float]
     """Coarse and fine end of the pooled band."""
     frc: list[float] = field(default_factory=list)
@@ -171,14 +171,14 @@ class MovieQuality:
     gain_advice: str | None = None
     """What to set, where the gain reference does not fit the frames; None: it fits, or nothing can be said."""
     texture: tuple[float, ...] | None = None
-    """What the plain micrograph looks like: tells one specimen from another."""
+    """Appearance of the plain micrograph: distinguishes one specimen from another."""
     score: ModelScore | None = None
-    """Of the network that served when the movie was processed; None where there was none, or it had learned from it."""
+    """Of the network in use when the movie was processed; None if there was none, or it had learned from the movie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
-    """A file that is whole on disk."""
+    """A file that is complete on disk."""
 
     role: str
     path: str
@@ -210,11 +210,11 @@ class Times:
     """When, in UTC (ISO 8601), and how long each stage took in seconds. The only part that differs between runs."""
 
     detected: str | None = None
-    """First sight of the file."""
+    """When the file was first seen."""
     complete: str | None = None
-    """Since when it stood still, by the daemon's own clock: latency counts from here."""
+    """Since when it has not changed, by the daemon's own clock: latency counts from here."""
     ready: str | None = None
-    """When it was certain that it is whole."""
+    """When it was certain that it is complete."""
     started: str | None = None
     done: str | None = None
     stage_s: dict[str, float] = field(default_factory=dict)
@@ -245,4 +245,4 @@ class MovieRecord:
 
 
 DENOISER, SUPER_RESOLUTION, CRYO_ZSSR = "denoiser", "super-resolution", "cryo-zssr"
-"""What a version is a network for."""
+"""What a version's network is for."""

@@ -1,7 +1,7 @@
 """Particles by a Laplacian of Gaussian: blobs of a given diameter, darker than their surroundings.
 
 Works on any micrograph. The threshold comes from the micrograph itself: the heights of all peaks fall into two classes,
-chance and particles, and the level that separates them best is taken. A micrograph without any particle has only
+chance and particles, and the level that separates them best is used. A micrograph without any particle has only
 one class; the caller should not pick where the halves showed no signal.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from streamer import fourier
 
 _SPACING = 0.8
-"""Least distance of two picks over the diameter; the better one stays."""
+"""Minimum distance of two picks, in diameters; the better one stays."""
 _EDGE = 0.4
-"""Picks nearer to the edge than this share of the diameter are cut particles."""
+"""Picks nearer to the edge than this share of the diameter are truncated particles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Picks:
     x: list[float]
     y: list[float]
     score: list[float]
-    """Height of the peak over the level that separates particles from chance; at least the threshold."""
+    """Height of the peak divided by the level that separates particles from chance; at least the threshold."""
 
 
 def pick(image: Tensor, pixel_size: float, diameter: float, *, threshold: float = 1.0) -> Picks:
@@ -83,7 +83,7 @@ def _coarse(size: int, sigma: float) -> int:
 
 
 def _keep_apart(positions: Tensor, scores: Tensor, shape: tuple[int, int], diameter: float) -> Picks:
-    """Drop picks that are cut by the edge or too near a better one; positions (n, 2) y, x in px."""
+    """Drop picks that are cut by the edge or too close to a better one; positions (n, 2) y, x in px."""
     kept: list[tuple[float, float, float]] = []
     edge = _EDGE * diameter
     for (y, x), score in zip(positions.tolist(), scores.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The whole way of a movie, one call per line. Read this first.
+"""A movie from start to finish, one call per line. Read this first.
 
 ``process_movie`` reads, computes and writes; the daemon's worker runs its three parts in three threads, so that
 decoding, computing and writing of neighbouring movies overlap, and the command line runs them one after the other.
@@ -60,7 +60,7 @@ def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
     Raises
     ------
     MovieError, MovieNotReady, StageError, OutputError
-        See ``streamer.errors``; nothing is left under a final name then, unless it is whole.
+        See ``streamer.errors``; nothing is left under a final name then, unless it is complete.
     """
     frames, source = read_movie(movie, job, stage)
     micrograph = compute_micrograph(frames, source, job, stage)
@@ -170,11 +170,11 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
 
 
 def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stopwatch) -> MovieRecord:
-    """Write all outputs, each whole or not at all, the record last."""
+    """Write all outputs, each completely or not at all, the record last."""
     instructions, learned = job.instructions, micrograph.super_resolution.training_data
     with stage("write"):
         if not movie_reader.identity_of(Path(movie.path)).has_same_content(movie.identity):
-            raise MovieNotReady("the file changed while it was processed", where=movie.path)
+            raise MovieNotReady("the file changed while it was being processed", where=movie.path)
         if micrograph.groups is not None and instructions.groups is not None:
             write_atomically(Path(instructions.groups), encode_groups(movie.movie_id, micrograph.groups))
         if learned is not None and instructions.training_data is not None:

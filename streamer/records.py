@@ -1,7 +1,7 @@
 """The records that cross module boundaries. Frozen; no torch at run time, so the main process can use them.
 
 ``None`` means unknown, never 0. Tensors in a record are not modified after construction. What is published of them
-stands in ``movie_record``.
+is in ``movie_record``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def movie_id_of(relative: str) -> str:
     return hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-# --------------------------------------------------------------------------------------------- what is read
+# ---------------------------------------------------------------------------------------------------- input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileIdentity:
-    """What the file system says a file is; two equal identities some time apart mean that nobody wrote."""
+    """What the file system says a file is; two equal identities some time apart mean that nothing was written."""
 
     device: int
     inode: int
@@ -41,7 +41,7 @@ class FileIdentity:
     ctime_ns: int
 
     def has_same_content(self, other: FileIdentity) -> bool:
-        """Size and time of change are all that a reader sees; a remount, a new owner or mode leave them alone."""
+        """Whether size and modification time agree: a reader sees no more, and a remount or a new owner keeps them."""
         return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
@@ -58,20 +58,20 @@ class MovieHeader:
     pixel_size: float | None = None
     """Å/px from the file, where it states one."""
     proves_its_length: bool = False
-    """Whether the header tells how many frames there must be: a file that was cut is found out."""
+    """Whether the header says how many frames there must be, so that a truncated file is detected."""
     n_raw_frames: int | None = None
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     n_raw_frames_left_out: int = 0
     """Those that did not fill a last frame."""
     frame_doses: tuple[float, ...] | None = None
-    """e⁻/Å² of each frame, where the file or its integration file tells."""
+    """e⁻/Å² of each frame, where the file or its integration file gives them."""
     upsampling: int = 1
     """How much finer than the detector's pixels the grid is, along each axis."""
 
     def frames_told(self, told: int) -> int:
-        """Number of frames to hold against what a sidecar tells: of an EER movie the raw ones.
+        """Number of frames to compare with what a sidecar says: for an EER movie the raw ones.
 
-        Some sidecars count fractions, which the file cannot know; one that proves its own length is believed then.
+        Some sidecars count fractions, which the file cannot know; a file that proves its own length is then believed.
         """
         if self.n_raw_frames is None:
             return self.n_frames
@@ -86,7 +86,7 @@ class MovieHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movie:
-    """A movie that is whole: which file, whose session, what is known."""
+    """A complete movie: its file, its session, what is known about it."""
 
     path: str
     relative: str
@@ -96,7 +96,7 @@ class Movie:
     identity: FileIdentity
     evidence: Literal["sidecar", "header", "unproven", "none"] = "none"
     """What proved the frame count: a sidecar, the MRC header with the file's size, only the waiting time, or
-    nothing because the movie was named by hand."""
+    nothing because the movie was given by hand."""
     acquisition: Acquisition = field(default_factory=Acquisition)
     usual_frames: int | None = None
     """What most of the session's movies had before this one, where counts do not vary; None: too few to tell."""
@@ -109,18 +109,18 @@ class Movie:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instructions:
-    """What to make of a movie, what to leave out, and where it goes. Paths are texts: they travel as JSON."""
+    """What to make from a movie, what to leave out, and where to write it. Paths are strings: they are sent as JSON."""
 
     session_directory: str
     """Where ``movies/…`` is made."""
     groups: str | None = None
-    """Where the frame-group sums go that a session model learns from; None: they are not made for one."""
+    """Where to write the frame-group sums that a session model learns from; None: not written."""
     training_data: str | None = None
-    """Where the sums go that a network for super-resolution learns from; None: they are not made for one."""
+    """Where to write the sums that a network for super-resolution learns from; None: not written."""
     notes: tuple[str, ...] = ()
     """Flags that are known before the movie is read, from the movies before it."""
     shed: tuple[str, ...] = ()
-    """Left out so that the others get their turn: preview (the pictures), denoise, super-resolution."""
+    """Left out so that other movies get their turn: preview (the pictures), denoise, super-resolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ class Frames:
     defects: np.ndarray
     """(n, 2) int64 rows and columns of dead and hot pixels."""
     hot_pixels: np.ndarray
-    """(n, 2) those of the defects that were found in this movie's own data."""
+    """(n, 2): the defects that were found in this movie's own data."""
     gain_fit: GainFit | None = None
     """How well the gain predicts this movie's fixed pattern."""
     mean_counts: float
@@ -165,11 +165,11 @@ class Frames:
     pixel_size: float
     """Å/px."""
     voltage_kv: float
-    """Where it is unknown 300, and flagged."""
+    """300 where it is unknown, and flagged."""
     dose_per_frame: float | None
     """e⁻/Å²; None: do not weight."""
     frame_doses: tuple[float, ...] | None = None
-    """e⁻/Å² of each frame where they differ and nobody overrides them."""
+    """e⁻/Å² of each frame where they differ and the settings do not override them."""
     flags: tuple[str, ...] = ()
     """What a user should know about how these were chosen."""
 
@@ -182,7 +182,7 @@ class Frames:
         return int(self.counts.shape[0])
 
 
-# ------------------------------------------------------------------------------------------ what is computed
+# -------------------------------------------------------------------------------------------------- results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +190,7 @@ class LocalMotion:
     """How the shift differs over the field; see ``streamer.motion.field``."""
 
     coefficients: Tensor
-    """(t, 2, n) float64 (y, x) px per Legendre product of ``local.ORDERS`` but the constant; 0 in the first frame."""
+    """(t, 2, n) float64 (y, x) px per Legendre product of ``field.ORDERS`` but the constant; 0 in the first frame."""
     shape: tuple[int, int]
     """(h, w) px of the field."""
     evidence: float
@@ -199,7 +199,7 @@ class LocalMotion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """Where each frame has to be moved."""
+    """How far each frame has to be moved."""
 
     shifts: Tensor
     """(t, 2) float64 (y, x) in px as stored: moves the frame onto the reference, first frame (0, 0)."""
@@ -236,7 +236,7 @@ class HalfSums:
     """(h, w//2+1) complex64: frames 0, 2, 4, … over the total's √Σw², so that even + odd is the micrograph."""
     odd: Tensor
     even_share: Tensor
-    """(rings,) float64: Σw² of the even frames over that of all; ½ but for the last odd frame and the damage."""
+    """(rings,) float64: Σw² of the even frames over that of all; ½ except for an odd last frame and the damage."""
     shape: tuple[int, int]
     pixel_size: float
 
@@ -289,9 +289,9 @@ class Correction:
     learned_from: bool = False
     """The network was trained on this very movie: its halves cannot judge it."""
     refused: str | None = None
-    """Why it may not speak for this movie; ``weight`` is 0 then."""
+    """Why it must not be applied to this movie; ``weight`` is then 0."""
     score: ModelScore | None = None
-    """What it did on this movie's halves; None where it has learned from it."""
+    """How it did on this movie's halves; None where it has learned from the movie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +314,7 @@ class Proposal:
     """What a network was asked for, and what a user should know about the answer."""
 
     correction: Correction | None = None
-    """None: there is no network, or it has nothing to say."""
+    """None: there is no network, or it was not used."""
     flags: tuple[str, ...] = ()
 
     @property
@@ -324,12 +324,12 @@ class Proposal:
 
 
 Propose = Callable[[HalfSums, Spectrum], Correction]
-"""What the pipeline is given for the network: sums and curves in, a correction out; may raise ModelError."""
+"""The network as the pipeline sees it: from sums and curves to a correction; may raise ModelError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperResolution:
-    """The fused image on the grid of half the pixel size, and whether it can be trusted to hold more."""
+    """The fused image on the grid of half the pixel size, and whether it can be trusted to contain more."""
 
     image: Tensor | None
     """(2h, 2w) float32; None when it was not made."""

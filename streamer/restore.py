@@ -2,8 +2,8 @@
 
     x = W·y + λ(k)·(f − W·y)
 
-y is the plain micrograph, W its Wiener filter from its own halves, f the network's output and λ what has been
-measured of it on movies it never saw. λ = 0 gives the Wiener estimate; no significant signal gives y itself.
+y is the plain micrograph, W its Wiener filter from its own halves, f the network's output and λ how far it
+has proved right on movies it never saw. λ = 0 gives the Wiener estimate; no significant signal gives y itself.
 """
 
 from __future__ import annotations

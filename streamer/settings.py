@@ -1,4 +1,4 @@
-"""What the data path can be told: one table of the configuration per concern.
+"""Settings of the data path: one table of the configuration per concern.
 
 Each setting exists here once, with its unit, range, default and meaning; ``service.config`` adds the tables of
 the service and reads them all from TOML. ``None`` means unknown: taken from the sidecar or the file.
@@ -21,56 +21,60 @@ Positive = Meta(gt=0)
 
 
 class WatchSettings(Table, frozen=True):
-    """Where movies appear and when one counts as whole."""
+    """Where movies appear, and when one counts as complete."""
 
     root: Annotated[str, Meta(description="directory below which the detector writes; it need not exist yet")] = (
         "movies"
     )
-    include: Annotated[
-        tuple[str, ...], Meta(description="file names that are movies; upper and lower case are the same")
-    ] = ("*.mrc", "*.mrcs", "*.tif", "*.tiff", "*.eer")
+    include: Annotated[tuple[str, ...], Meta(description="file names that are movies; case does not matter")] = (
+        "*.mrc",
+        "*.mrcs",
+        "*.tif",
+        "*.tiff",
+        "*.eer",
+    )
     exclude: Annotated[
-        tuple[str, ...], Meta(description="names that never are: gains, defects, what is still being copied")
+        tuple[str, ...], Meta(description="names that never are: gains, defects, files still being copied")
     ] = (".*", "*.tmp", "*.part", "*downloading", "*gain*", "*countref*", "*superref*", "*defect*")
     metadata_root: Annotated[
         str | None,
-        Meta(description="where EPU writes its XML files, if that is not beside the movies: the session's directory"),
+        Meta(description="where EPU writes its XML files, if not next to the movies: the session's directory"),
     ] = None
     polling: Annotated[
         Literal["auto", "always", "never"],
-        Meta(description='"always" on network mounts, where no events arrive; "auto" tells by the file system'),
+        Meta(description='"always" on network mounts, where no events arrive; "auto" decides by the file system'),
     ] = "auto"
-    scan_interval_s: Annotated[float, Meta(gt=0, description="full scan, beside the events, s")] = 30.0
+    scan_interval_s: Annotated[float, Meta(gt=0, description="interval of full scans, in addition to events, s")] = 30.0
     settle_s: Annotated[
         float,
-        Meta(ge=0, description="size, times and inode must stand still this long on the daemon's own clock, s"),
+        Meta(ge=0, description="size, times and inode must not change for this long by the daemon's own clock, s"),
     ] = 5.0
     settle_with_sidecar_s: Annotated[
         float, Meta(ge=0, description="the same where a sidecar proves the number of frames, s")
     ] = 2.0
     sidecar_wait_s: Annotated[float, Meta(ge=0, description="how long a movie waits for its sidecar, s")] = 10.0
     unproven_wait_s: Annotated[
-        float, Meta(ge=0, description="how long one waits whose frame count nothing proves; it is flagged, s")
+        float, Meta(ge=0, description="how long a movie waits if nothing proves its frame count; it is flagged, s")
     ] = 60.0
     backlog: Annotated[
         Literal["oldest", "latest", "alternate"],
-        Meta(description="which of the movies that wait comes next; alternate: the oldest and the latest in turn"),
+        Meta(description="which waiting movie is next; alternate: the oldest and the latest in turn"),
     ] = "oldest"
     duplicates: Annotated[
         Literal["process", "skip"],
-        Meta(description="a movie with the size and the first and last MiB of one that is done under another path"),
+        Meta(description="a movie with the same size and first and last MiB as one already done under another path"),
     ] = "process"
     incomplete_after_s: Annotated[
-        float, Meta(gt=0, description="a file that stands still this long without being whole is reported, s")
+        float, Meta(gt=0, description="a file unchanged for this long and still incomplete is reported, s")
     ] = 1800.0
 
 
 class MovieSettings(Table, frozen=True):
-    """What is known of the exposure. A value given here overrides the sidecar; a disagreement is reported."""
+    """What is known about the exposure. A value given here overrides the sidecar; a disagreement is reported."""
 
     pixel_size: Annotated[
         float | None,
-        Meta(description="Å/px as stored, of EER the physical pixel; unknown: from the sidecar, else the header"),
+        Meta(description="Å/px as stored, for EER the physical pixel; unset: from the sidecar, else the header"),
     ] = None
     voltage_kv: Annotated[float | None, Meta(description="acceleration voltage, kV")] = None
     cs_mm: Annotated[float, Meta(ge=0, description="spherical aberration, mm")] = 2.7
@@ -78,47 +82,47 @@ class MovieSettings(Table, frozen=True):
     dose_per_frame: Annotated[
         Annotated[float, Positive] | None,
         Meta(
-            description="e-/Å2 per frame, of EER per fraction; unknown, also to the sidecar: no dose weighting, flagged"
+            description="e-/Å2 per frame, for EER per fraction; neither here nor in the sidecar: no weighting, flagged"
         ),
     ] = None
     pixel_size_by_magnification: Annotated[
         dict[str, Annotated[float, Meta(gt=0)]],
         Meta(
-            description="calibrated Å/px by the sidecar's magnification, { 105000 = 0.834 }; against the sidecar, not "
-            "against pixel_size"
+            description="calibrated Å/px by the sidecar's magnification, { 105000 = 0.834 }; overrides the sidecar, "
+            "not pixel_size"
         ),
     ] = {}
     pre_exposure: Annotated[float, Meta(ge=0, description="e-/Å2 received before the first frame")] = 0.0
     gain: Annotated[
         str | None,
-        Meta(description="gain reference to multiply with; unset: the only candidate found below the watched root"),
+        Meta(description="gain reference; unset: the nearest one above the movie, else the only one below the root"),
     ] = None
 
     def __post_init__(self) -> None:
         for name in self.pixel_size_by_magnification:
             if not name.isascii() or not name.isdigit():
-                raise ValueError(f"pixel_size_by_magnification: {name!r} is no magnification")
+                raise ValueError(f"pixel_size_by_magnification: {name!r} is not a magnification")
 
 
 class EerSettings(Table, frozen=True):
     """How EER movies are divided into frames: at most one of the four ways, else into 40 fractions."""
 
-    group: Annotated[int, Meta(ge=0, description="raw frames that are added up to a fraction; 0: another way")] = 0
+    group: Annotated[int, Meta(ge=0, description="raw frames that are summed into a fraction; 0: another way")] = 0
     fractions: Annotated[
         int, Meta(ge=0, description="number of fractions, the same for every movie; 0: another way")
     ] = 0
     dose_per_fraction: Annotated[
-        float, Meta(ge=0, description="e-/Å2 per fraction; the movie has to tell its dose; 0: another way")
+        float, Meta(ge=0, description="e-/Å2 per fraction; the movie must state its dose; 0: another way")
     ] = 0.0
     integration: Annotated[
         str | None,
         Meta(description="MotionCor integration file; lines: raw frames, raw frames per fraction, e-/Å2 per raw frame"),
     ] = None
     upsampling: Annotated[
-        Literal[1, 2, 4], Meta(description="1: physical pixels; 2 or 4: a grid as many times finer")
+        Literal[1, 2, 4], Meta(description="1: physical pixels; 2 or 4: a grid that many times finer")
     ] = 1
     flip_y: Annotated[
-        bool, Meta(description="turn rows over, as IMOD reads EER; false: as RELION does, which gains are oriented to")
+        bool, Meta(description="flip rows, as IMOD reads EER; false: as RELION does, to which gains are oriented")
     ] = False
 
     def __post_init__(self) -> None:
@@ -128,7 +132,7 @@ class EerSettings(Table, frozen=True):
 
 
 class GainSettings(Table, frozen=True):
-    """How the gain reference lies to the frames, and detector faults."""
+    """How the gain reference is oriented to the frames, and detector defects."""
 
     rotate: Annotated[
         int,
@@ -155,7 +159,7 @@ class GainSettings(Table, frozen=True):
     ] = "auto"
     defects: Annotated[
         str | None,
-        Meta(description="defects of the detector: a MotionCor text file of x y w h, or a map that is 1 there"),
+        Meta(description="defects of the detector: a MotionCor text file of x y w h, or a map that is 1 at defects"),
     ] = None
     hot_pixel_sigma: Annotated[
         float, Meta(ge=4, description="a pixel this many standard deviations above its neighbours is hot")
@@ -172,14 +176,14 @@ class MotionSettings(Table, frozen=True):
         float,
         Meta(
             ge=0,
-            description="low-pass of the first, coarse correlation, px2, as RELION's",
+            description="low-pass of the first, coarse correlation, px2, as in RELION",
         ),
     ] = 150.0
     min_information: Annotated[
         float,
         Meta(
             ge=0,
-            description="information about the smooth track, 1/px2, below which no shifts are trusted and none "
+            description="information about the smooth track, 1/px2, below which shifts are neither trusted nor "
             "applied; 20 is a standard deviation of 0.22 px",
         ),
     ] = 20.0
@@ -191,50 +195,52 @@ class SuperResolutionSettings(Table, frozen=True):
     method: Annotated[
         Literal["fusion", "zssr"],
         Meta(
-            description="fusion of the raw frames, or cryo-ZSSR as published, which is there to be compared with: what "
-            "it adds beyond the physical Nyquist frequency is not in the data (docs/super-resolution.md)"
+            description="fusion of the raw frames, or cryo-ZSSR as published, for comparison only: what it adds beyond "
+            "the physical Nyquist frequency is not in the data (docs/super-resolution.md)"
         ),
     ] = "fusion"
     network: Annotated[
         bool,
         Meta(
-            description="fusion: a network learns in the session which bands of the fused image to keep where, and "
-            "changes it as far as unseen frames confirm"
+            description="fusion: a network learns during the session which bands of the fused image to keep where, and "
+            "changes it as far as unseen frames confirm that"
         ),
     ] = False
     model: Annotated[
         str | None,
         Meta(
-            description="directory of a version to use: of a network for fusion, or of cryo-ZSSR; unset: what the "
-            "session learned, and until there is something the fused image"
+            description="directory of a version to use: of a network for fusion, or of cryo-ZSSR; unset: the one that "
+            "the session has learned, and until there is one the fused image"
         ),
     ] = None
     per_movie: Annotated[
         bool,
-        Meta(description="zssr: train a network anew on every movie, as published; minutes each on a CPU"),
+        Meta(description="zssr: train a new network on every movie, as published; minutes per movie on a CPU"),
     ] = False
     filtered: Annotated[
         bool,
         Meta(
-            description="fusion: true: the most probable image, to look at and to pick in; false: with white noise, to "
-            "reconstruct from"
+            description="fusion: true: the most probable image, for viewing and picking; false: with white noise, for "
+            "reconstruction"
         ),
     ] = True
     min_diversity: Annotated[
         float,
-        Meta(ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below: cannot help"),
+        Meta(
+            ge=0, le=1, description="0: all frames at one sub-pixel position; 1: evenly spread. Below it: cannot help"
+        ),
     ] = 0.2
     mtf: Annotated[
         str | None,
         Meta(
-            description="the detector's MTF, a STAR file as RELION's (rlnResolutionInversePixel, rlnMtfValue); unset: "
-            "the pixels' own box alone"
+            description="the detector's MTF, a STAR file as for RELION (rlnResolutionInversePixel, rlnMtfValue); "
+            "unset: only the pixels' own box"
         ),
     ] = None
 
     @property
     def learns(self) -> bool:
-        """Whether a network of the session's own is to be used."""
+        """Whether a network that the session itself learns is to be used."""
         return self.model is None and (self.network if self.method == "fusion" else not self.per_movie)
 
 
@@ -246,21 +252,21 @@ class DenoiseSettings(Table, frozen=True):
         float,
         Meta(
             gt=0,
-            description="finest end of the band that a network may work in, Å (Nyquist if that is coarser); a session "
-            "that holds nothing there learns in a coarser one",
+            description="fine end of the band in which a network may work, Å (Nyquist if that is coarser); a session "
+            "without signal there learns in a coarser one",
         ),
     ] = 4.0
     low: Annotated[
         float,
         Meta(
             gt=0,
-            description="coarse end of the band, Å; slower variation is ice and left to the Wiener filter",
+            description="coarse end of the band, Å; slower variation is ice and is left to the Wiener filter",
         ),
     ] = 100.0
 
 
 class QualitySettings(Table, frozen=True):
-    """Live figures."""
+    """Live quality figures."""
 
     band_low: Annotated[float, Meta(gt=0, description="coarse end of the pooled band, Å")] = 100.0
     band_high: Annotated[
@@ -271,10 +277,10 @@ class QualitySettings(Table, frozen=True):
 class OutputSettings(Table, frozen=True):
     """What is written."""
 
-    root: Annotated[str, Meta(description="output directory; sessions are made below it")] = "output"
+    root: Annotated[str, Meta(description="output directory; each session gets a directory in it")] = "output"
     dtype: Annotated[
         Literal["float16", "float32"],
-        Meta(description="of halves and derived images; RELION 3.1 cannot read float16: use float32 for it"),
+        Meta(description="of halves and derived images; RELION 3.1 cannot read float16: use float32"),
     ] = "float16"
     super_resolution: Annotated[
         Literal["when-it-helps", "always", "never"], Meta(description="when <stem>_SR.mrc is written")
@@ -282,35 +288,33 @@ class OutputSettings(Table, frozen=True):
     thumbnail_px: Annotated[int, Meta(ge=64, le=4096, description="longer side of the PNG pictures, px")] = 512
     keep_groups: Annotated[
         bool,
-        Meta(description="also keep the frame-group sums that the session model learns from beside the outputs"),
+        Meta(description="also keep the frame-group sums that the session model learns from, next to the outputs"),
     ] = False
 
 
 class ComputeSettings(Table, frozen=True):
-    """Where and how it is computed."""
+    """Where and how to compute."""
 
-    device: Annotated[
-        str, Meta(description='"auto" takes the GPU where there is one; else "cpu", "cuda", "cuda:1"')
-    ] = "auto"
+    device: Annotated[str, Meta(description='"auto": the GPU if there is one; else "cpu", "cuda", "cuda:1"')] = "auto"
     threads: Annotated[
         int,
         Meta(
-            ge=0, description="CPU threads of a worker; 0: half of the cores. Part of what makes results reproducible"
+            ge=0, description="CPU threads of a worker; 0: half of the cores. Reproducible results need the same number"
         ),
     ] = 0
     read_limit_gib: Annotated[
         float,
         Meta(
             gt=0,
-            description="a movie that decodes to more is refused, GiB",
+            description="a movie that decodes to more than this is refused, GiB",
         ),
     ] = 16.0
     frames_in_memory_gib: Annotated[
         float,
         Meta(
             ge=0,
-            description="a movie that decodes to more is not held in memory: each pass over its frames decodes them "
-            "anew, GiB",
+            description="a movie that decodes to more than this is not kept in memory: each pass over its frames "
+            "decodes them again, GiB",
         ),
     ] = 2.0
 

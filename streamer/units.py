@@ -1,6 +1,6 @@
 """Conversions between the field's units, each in one place.
 
-e⁻/px and e⁻/Å², kV and what electrons of it do. No torch: the main process uses this too.
+e⁻/px and e⁻/Å², kV and the electrons' wavelength and interaction. No torch: the main process uses this too.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a candidate must show before it serves, and the guard that watches it afterwards."""
+"""What a candidate must show before it is used, and the guard that watches it afterwards."""

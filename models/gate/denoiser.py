@@ -1,4 +1,4 @@
-"""The gate: what a candidate has to show, on movies it never saw, before it may serve."""
+"""The gate: what a candidate has to show, on movies it never saw, before it may be used."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 class Thresholds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What has to hold; the defaults are the product's promise and are not meant to be tuned."""
+    """Conditions for promotion; the defaults are the product's promise and are not meant to be tuned."""
 
     least_held_out: int = 2
     first_gain: float = 1.3
-    """SNBR* over that of the movie's own Wiener filter, on each held-out movie, before anything may serve."""
+    """SNBR* over that of the movie's own Wiener filter, on each held-out movie, that a first version needs."""
     loss_margin: float = 0.005
-    """Upper 95 % bound of the relative loss difference to the incumbent."""
+    """Upper 95 % bound of the relative loss difference from the incumbent."""
     bias_ratio_growth: float = 1.05
     bias_ratio_growth_few: float = 1.2
     """The same below 32 held-out movies."""
@@ -45,7 +45,7 @@ class Thresholds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     injected_low: float = 0.6
     injected_high: float = 1.5
     apply_s_per_megapixel: float = 60.0
-    """Of the band; what a live system can wait for."""
+    """Of the band; as long as a live system can wait."""
     apply_gib_per_megapixel: float = 16.0
     """GPU memory."""
 
@@ -64,16 +64,16 @@ def judge(
     first: bool | None = None,
     known: dict[str, MovieScore] | None = None,
 ) -> Decision:
-    """Decide whether a candidate may serve.
+    """Decide whether a candidate is promoted.
 
     Parameters
     ----------
     held_out : movies with significant signal that were never trained on.
     incumbent : the serving net and its λ, or None for a first promotion.
     trained_on : ids of the movies the candidate learned from; none of them may be held out.
-    first : whether the candidate has to show that it beats the Wiener filter on each movie, as all that follows no
-        version of its own session; None: where nothing serves. Base weights that serve have shown it elsewhere only.
-    known : the incumbent's scores by movie id, as far as they are known; they are added to.
+    first : whether the candidate has to beat the Wiener filter on each movie, as it must unless it follows a version of
+        its own session; None: only if there is no incumbent. Serving base weights have shown it on other sessions only.
+    known : the incumbent's scores by movie id, as far as they are known; new ones are added.
     """
     first = incumbent is None if first is None else first
     leaked = trained_on.intersection(movie.movie_id for movie in held_out)
@@ -115,7 +115,7 @@ def _of_incumbent(
     held_out: Sequence[TrainingMovie],
     known: dict[str, MovieScore],
 ) -> list[MovieScore]:
-    """The incumbent's scores on the same movies; those that are known are not computed again."""
+    """The incumbent's scores on the same movies; known ones are not computed again."""
     for movie in held_out:
         if movie.movie_id not in known:
             known[movie.movie_id] = score(incumbent[0], movie, incumbent[1])
@@ -128,7 +128,7 @@ def _not_finite(scores: Sequence[MovieScore], probed: dict[str, float]) -> str:
 
 
 def probe_failure(probed: dict[str, float], limits: Thresholds) -> str:
-    """Which probe says that the net invents; empty where none does."""
+    """Which probe shows that the net invents signal; empty if none does."""
     for name in ("noise_coherence", "other_movie_coherence"):
         if probed.get(name, 0.0) > limits.noise_coherence:
             return f"{name} {probed[name]:.3f} is above {limits.noise_coherence:g}: it writes a pattern of its own"
@@ -136,11 +136,13 @@ def probe_failure(probed: dict[str, float], limits: Thresholds) -> str:
         return f"blank_contrast {probed['blank_contrast']:.3f} is above {limits.blank_contrast:g}"
     weak = probed.get("injected_weak", 1.0)
     if weak > limits.injected_high:
-        return f"a weak injected signal comes back {weak:.2f} times what the Wiener filter gives: louder than it is"
+        return f"a weak injected signal comes back at {weak:.2f} times what the Wiener filter returns: amplified"
     injected = probed.get("injected", 1.0)
     if not limits.injected_low <= injected <= limits.injected_high:
         allowed = f"{limits.injected_low:g} to {limits.injected_high:g}"
-        return f"an injected signal comes back {injected:.2f} times what the Wiener filter gives, allowed {allowed}"
+        return (
+            f"an injected signal comes back at {injected:.2f} times what the Wiener filter returns, allowed {allowed}"
+        )
     return ""
 
 
@@ -165,7 +167,7 @@ def _not_better(scores: Sequence[MovieScore], before: Sequence[MovieScore], limi
     bias, bias_before = (sum(s.bias_ratio for s in group) / len(group) for group in (scores, before))
     snbr, snbr_before = (sum(s.snbr for s in group) / len(group) for group in (scores, before))
     if float(relative.mean()) > 0.0:
-        return f"mean loss is {float(relative.mean()):+.2%} of the incumbent's"
+        return f"mean loss is {float(relative.mean()):+.2%} against the incumbent's"
     if upper > limits.loss_margin:
         return f"upper bound of the loss difference is {upper:+.2%}, allowed {limits.loss_margin:+.1%}"
     if bias > limits.bias_ratio_cap or bias > max(growth * bias_before, 0.02):

@@ -1,8 +1,8 @@
 """What a network on top of fusion has to show, on movies it never saw, before it may change an image.
 
-Everything is asked of frames that its input was not made from, in the sense of the normal equations: a change u of the
+Everything is tested on frames that are not part of its input, in the sense of the normal equations: a change u of the
 fused image x predicts them better by 2 Re u·(B − K x) − u·K u. Each band has its own λ, the share of the change that
-these frames confirm; where chance explains it, λ is 0 and the fused image stays.
+these frames confirm; where chance explains it, λ is 0 and the fused image is kept.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LEAST_HELD_OUT = 2
 
 
 class FusionScore(Struct, frozen=True, kw_only=True):
-    """What one network does to one movie that it never saw."""
+    """How one network performs on one movie that it never saw."""
 
     movie_id: str
     gain: float
-    """How much better unseen frames are predicted than by the fused image, as a share of what that predicts."""
+    """How much better unseen frames are predicted than by the fused image, as a share of what the latter predicts."""
     gain_beyond: float
-    """The same of the bands beyond the physical Nyquist frequency alone."""
+    """The same for the bands beyond the physical Nyquist frequency alone."""
 
 
 class FusionDecision(Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class FusionDecision(Struct, frozen=True, kw_only=True):
 
 
 def band_sums(net: FusionResidualNet, example: FusionExample) -> Tensor:
-    """What left-out frames say of each band's change and of the fused image there: (tiles, 7, 4) float64.
+    """How left-out frames rate each band's change and the fused image there: (tiles, 7, 4) float64.
 
     Columns: Re u·(B − K x), u·K u; Re x_b·B, x_b·K x with x_b the fused image's own band.
     """
@@ -127,7 +127,7 @@ def judge(
     trained_on: frozenset[str],
     seed: int = 0,
 ) -> FusionDecision:
-    """Decide whether a candidate may serve: better than the fused image, and than what serves, on unseen movies."""
+    """Decide whether a candidate is promoted: better than the fused image and the serving version on unseen movies."""
 
     def no(reason: str) -> FusionDecision:
         return FusionDecision(promoted=False, reason=reason, weight=[], scores=[])
@@ -144,7 +144,7 @@ def judge(
         return no("a figure is not finite")
     weight = measure_weight(tables, seed)
     names = [example.movie_id for example in held_out]
-    # λ is measured on these movies: what is said of each uses that of the others
+    # λ is measured on these movies: the score of each uses the λ of the others
     apart = [measure_weight([*tables[:i], *tables[i + 1 :]], seed) for i in range(len(tables))]
     scores = [score(name, table, lam) for name, table, lam in zip(names, tables, apart, strict=True)]
     before = []
@@ -153,15 +153,15 @@ def judge(
         before = [score(example.movie_id, band_sums(incumbent[0], example), lam) for example in held_out]
     lower = lower_bound([a.gain - b for a, b in zip(scores, _gains_of(before, len(scores)), strict=True)], seed)
     needed = 0.0 if before else _GAIN_MARGIN
-    than = "what serves" if before else "the fused image"
+    than = "the serving version" if before else "the fused image"
     promoted = any(weight) and lower > needed
-    reason = f"unseen frames are predicted {lower:+.2%} better than by {than} at least, needs more than {needed:.0%}"
+    reason = f"unseen frames are predicted at least {lower:+.2%} better than by {than}, needs more than {needed:.0%}"
     lam_points = points(weight, held_out[0].sums.pixel_size)
     return FusionDecision(promoted=promoted, reason=reason, weight=lam_points, scores=scores, incumbent=before)
 
 
 def points(weight: Sequence[float], pixel_size: float) -> list[tuple[float, float]]:
-    """λ per band beside the middle of each in 1/Å; ``pixel_size`` is the physical one."""
+    """Middle of each band in 1/Å with its λ; ``pixel_size`` is the physical one."""
     ends = (*EDGES[:-1], 0.5)
     middles = [(low + high) / pixel_size for low, high in zip(ends, ends[1:], strict=False)]
     return [(round(middle, 5), lam) for middle, lam in zip(middles, weight, strict=True)]

@@ -1,8 +1,8 @@
-"""The guard: whether the network may speak for *this* movie, judged by the movie itself.
+"""The guard: whether the network may be used for *this* movie, judged by the movie itself.
 
-The gate says that a version is good on movies it never saw; a movie may still be of another kind: another specimen or
-magnification than it says, ice without particles, a detector's pattern that halves agree on. Each movie's own halves
-tell, at no cost, because they are denoised anyway. A refused movie is served its Wiener estimate, with the reason.
+The gate shows that a version is good on movies it never saw; a movie may still be of another kind: another specimen,
+another magnification than its header says, ice without particles, a detector pattern shared by its halves. Each movie's
+own halves show it at no cost, as they are denoised anyway. A refused movie gets its Wiener estimate, with the reason.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from models.manifest import MovieScore
 
 _TILES = 4
-"""Per side, for the spread of a movie's own gain."""
+"""Tiles per side, for the spread of a movie's own gain."""
 _SURE = 3.0
-"""Standard errors by which the gain over the Wiener filter has to clear 1."""
+"""Standard errors by which the gain over the Wiener filter has to exceed 1."""
 _SLOPE, _SLOPE_SPREAD = -0.15, 0.15
-"""What is known of the gain before anything is measured: its logarithm falls slowly with that of the Wiener SNBR*."""
+"""What is known about the gain beforehand: its logarithm falls slowly with that of the Wiener SNBR*."""
 _SPREAD, _SPREAD_WEIGHT = 0.12, 4.0
-"""The same of its spread between movies of one session, and how many movies that knowledge is worth."""
+"""The same for its spread between movies of one session, and how many movies that knowledge is worth."""
 _OUTLIER = 4.0
-"""Standard deviations below what is expected from which on a movie is of another kind."""
+"""Standard deviations below the expected gain beyond which a movie is of another kind."""
 _PATTERN = 5.0
-"""Standard errors."""
+"""Standard errors above which a pattern is found."""
 _PATTERN_LIMIT = 20.0
-"""Å; patterns are looked for in what is finer, because ice, holes and beams are where they are in every movie."""
+"""Å; only finer detail is searched for patterns, because ice, holes and beams are in the same place in every movie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A movie's halves as the guard looks at them, whitened spectra of the band, (h', w'//2+1)."""
+    """A movie's halves as the guard sees them: whitened spectra of the band, (h', w'//2+1)."""
 
     raw: estimators.Halves
     linear: estimators.Halves
@@ -56,7 +56,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the guard saw of one movie."""
+    """What the guard found out about one movie."""
 
     refusal: str | None
     gain: float
@@ -64,12 +64,12 @@ class Verdict:
     gain_error: float
     """Standard error of its logarithm, from tiles."""
     expected_gain: float | None
-    """What the held-out movies let expect at this movie's SNR."""
+    """Gain to be expected at this movie's SNR, from the held-out movies."""
     pattern: float | None
-    """Standard errors by which the micrograph holds what others hold at the same place of the detector."""
+    """Standard errors by which the micrograph shows what others show at the same place on the detector."""
 
     def score(self, version: str) -> ModelScore | None:
-        """What is published of it; None where the halves give no gain."""
+        """The part that is published; None if the halves yield no gain."""
         if not (math.isfinite(self.gain) and math.isfinite(self.gain_error)):
             return None
         return ModelScore(
@@ -81,16 +81,16 @@ class Verdict:
 
 
 class Guard:
-    """Knows what a version did on the movies that it was measured on."""
+    """Compares movies with those that a version was measured on."""
 
     def __init__(self, scores: Sequence[MovieScore], pattern: Tensor | None = None) -> None:
-        """Take what is known.
+        """Prepare from what is known.
 
         Parameters
         ----------
         scores : of held-out movies.
-        pattern : (h', w') mean of whitened micrographs of the session; None: not looked for, nor in movies of another
-            size.
+        pattern : (h', w') mean of whitened micrographs of the session, looked for in movies of this size; None: not
+            looked for.
         """
         used = [s for s in scores if s.snbr > 0.0 and s.snbr_wiener > 0.0]
         self._x = torch.tensor([math.log(s.snbr_wiener) for s in used], dtype=torch.float64)
@@ -115,7 +115,7 @@ class Guard:
         self, gain: float, error: float, expected: float | None, spread: float, pattern: float | None
     ) -> str | None:
         if not (math.isfinite(gain) and math.isfinite(error)):
-            # without some of the tiles there is none: what the others share is chance
+            # if it is gone when a tile is left out, what the other tiles share is chance
             return "the halves share no signal in the network's band"
         if pattern is not None and pattern > _PATTERN:
             return f"the micrograph holds what others hold at the same place ({pattern:.0f} sigma): a detector pattern"
@@ -145,7 +145,7 @@ class Guard:
 
 
 def pattern_of(images: Sequence[Tensor]) -> Tensor:
-    """Mean of whitened micrographs of one session, (h', w'): what they hold at the same place."""
+    """Mean of whitened micrographs of one session, (h', w'): what they share at the same place."""
     return torch.stack(list(images)).mean(0)
 
 
@@ -159,7 +159,7 @@ def pattern_strength(movie: Evidence, pattern: Tensor) -> float:
     weights = fourier.hermitian_weights(shape[1], here.device)
     cross = float(((here.real * there.real + here.imag * there.imag) * weights).double().sum())
     variance = float(((here.abs() * there.abs()).square() * weights).double().sum())
-    # coefficients are independent: each product has the variance |a|²|b|²/2, and stands twice in the full plane
+    # coefficients are independent: each product has the variance |a|²|b|²/2, and occurs twice in the full plane
     return cross / math.sqrt(variance) if variance > 0.0 else 0.0
 
 

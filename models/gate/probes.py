@@ -1,6 +1,6 @@
 """What a net does where the answer is known: noise, a blank, another movie's signal.
 
-A denoiser that writes something of its own shows it here, whatever it was trained on and however good it looks.
+A denoiser that adds something of its own shows it here, whatever it was trained on and however good it looks.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ def probes(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> dic
     Returns
     -------
     ``noise_coherence`` : |cov(D1, D2)|/√(var D1 var D2) of the outputs for two independent noise fields under a movie's
-        own Wiener filter; near 0 unless the net writes a pattern of its own.
+        own Wiener filter; near 0 unless the net adds a pattern of its own.
     ``other_movie_coherence`` : the same for halves of two different movies.
     ``blank_contrast`` : power of the output for pure noise whose halves share nothing (W = 0), over that for a movie.
     ``injected`` : another movie's signal is added to a movie; how much of it comes back, over what the Wiener filter
-        returns. At full strength: of a signal half as strong as a movie's own a good denoiser takes most away, because
-        it drowns in noise, and a small limit there would prefer the worse denoiser.
-    ``injected_weak`` : the same of a signal half as strong, which tells whether what is faint comes back louder than it
-        is.
-    All but the first two and the coherences are means over movies, or pairs of them; pairs need movies of one size.
+        returns. At full strength: a good denoiser removes most of a signal half as strong as a movie's own, because it
+        drowns in noise, and a low limit there would favour the worse denoiser.
+    ``injected_weak`` : the same for a signal half as strong: whether faint signal comes back amplified.
+    Coherences are maxima, the others means, over movies or pairs of movies; pairs need movies of the same size.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = [_noise_probe(net, movie, generator) for movie in movies[:_MOST_PAIRS]]
@@ -58,7 +57,7 @@ def probes(net: Denoiser, movies: Sequence[TrainingMovie], seed: int = 0) -> dic
 
 
 def cost_per_megapixel(net: Denoiser, movie: TrainingMovie) -> tuple[float, float]:
-    """Seconds, the faster of two runs, and GiB of GPU memory for a megapixel of the band."""
+    """Seconds, the faster of two runs, and GiB of GPU memory per megapixel of the band."""
     everything, device = torch.ones(len(movie), dtype=torch.bool), movie.spectra.device
     megapixels, on_gpu = movie.band.small[0] * movie.band.small[1] / 1e6, device.type == "cuda"
     raw, linear, _ = movie.inputs(everything)
@@ -95,7 +94,7 @@ def _noise_probe(net: Denoiser, movie: TrainingMovie, generator: torch.Generator
 
 
 def _pair_probe(net: Denoiser, movie: TrainingMovie, other: TrainingMovie) -> tuple[float, float, float]:
-    """Coherence of halves of two movies, and what comes back of the other's signal in full and at half strength."""
+    """Coherence of halves of two movies, and how much of the other's signal comes back at full and at half strength."""
     everything = torch.ones(len(movie), dtype=torch.bool)
     even = torch.zeros(len(movie), dtype=torch.bool)
     even[0::2] = True

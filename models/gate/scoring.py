@@ -1,8 +1,8 @@
 """What a net does to movies that it never saw, and how far its corrections are confirmed: λ.
 
 Figures come from frame groups: SNBR* from the even against the odd groups, losses and λ from four fifths of the
-groups against the last fifth, turned round until each group was the target once. Nothing here knows how a net was
-trained; it only looks at what it does.
+groups against the remaining fifth, rotated until each group has been the target once. Nothing here depends on how a net
+was trained, only on what it does.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def outputs(net: Denoiser, movie: TrainingMovie, chosen: Tensor) -> tuple[Tensor
     raw, linear, _ = movie.inputs(chosen)
     inner = torch.fft.rfft2(infer(net, raw, linear)) * movie.window
     estimate = micrograph * wiener
-    # the net sees and gives W·M through the band's window; where that fades the Wiener estimate stays
+    # the net sees and returns W·M through the band's window; where that fades, the Wiener estimate remains
     return micrograph, estimate, estimate + inner - estimate * movie.window**2
 
 
@@ -72,7 +72,7 @@ def changes_of(net: Denoiser, movie: TrainingMovie) -> list[Tensor]:
 
 
 def _folds(n: int) -> list[Tensor]:
-    """Masks of the groups that are input: each group is left out once, about a fifth at a time."""
+    """Masks of the input groups: each group is left out once, about a fifth at a time."""
     size = max(1, n // 5)
     masks = []
     for start in range(0, n - size + 1, size):

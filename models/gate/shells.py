@@ -1,4 +1,4 @@
-"""What a network does shell by shell, pooled over the movies that it is judged by: for its manifest, and for people."""
+"""Figures of a network by shell, pooled over the movies that it is judged on: for its manifest, and for people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamer.band import Band
 
 _SHELLS = 12
-"""As many, equally wide in spatial frequency, from the coarse to the fine end of the band."""
+"""Number of shells, equally wide in spatial frequency, from the coarse to the fine end of the band."""
 _COARSEST = 100.0
 """Å."""
 

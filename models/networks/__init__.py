@@ -1,1 +1,1 @@
-"""One network per file with its application, and how they are optimised."""
+"""One network per file with its application, and the loop that trains them."""

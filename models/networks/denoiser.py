@@ -1,11 +1,11 @@
-"""Networks that denoise a micrograph: what goes in, what comes out, and their application to a whole field.
+"""Networks that denoise a micrograph: their inputs, their outputs, and how they are applied to a whole field.
 
-All take the whitened micrograph M and its Wiener estimate W·M and give an estimate of the signal. They are trained on
-other frames of the same movie as target (Lehtinen et al. 2018): the target's noise is independent of the input's, so
+All take the whitened micrograph M and its Wiener estimate W·M and return an estimate of the signal. Their training
+target is other frames of the same movie (Lehtinen et al. 2018): the target's noise is independent of the input's, so
 the least-squares answer is the signal, not the noise.
 
-``WienerResidualNet`` is ours: a small U-Net that gives what to add to W·M. ``RestoreNet`` is restore's (Palovcak et al.
-2020), at full size: it sees M alone and has to learn everything. ``manifest.DENOISERS`` holds their configurations.
+``WienerResidualNet`` is ours: a small U-Net that returns a correction to W·M. ``RestoreNet`` is restore's (Palovcak et
+al. 2020), at full size: it sees M alone and has to learn everything. ``manifest.DENOISERS`` lists their configurations.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from models.manifest import NetConfig
 
 _BORDER = 32
-"""px that a field is reflected beyond its edges, because zero padding disturbs them."""
+"""px by which a field is reflected beyond its edges, because zero padding disturbs them."""
 _LARGE = 500_000
-"""Parameters from which on half the precision is worth its rounding in inference: 6 times on a CPU that has it."""
+"""Parameters above which half precision is worth its rounding in inference: 6 times faster on a CPU that has it."""
 
 
 class _Level(nn.Sequential):
@@ -42,12 +42,12 @@ class _Level(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """(b, inputs, h, w) → (b, widths[0], h, w), halved once per width but the first; h and w divisible accordingly."""
+    """(b, inputs, h, w) → (b, widths[0], h, w), halved once per width but the first; h, w divisible accordingly."""
 
     def __init__(self, inputs: int, config: NetConfig, kind: str) -> None:
         super().__init__()
         if config.kind != kind or not 2 <= len(config.widths) <= 4 or min(config.widths) < 1:
-            raise ModelError("unknown network", expected=f"{kind} of 2 to 4 widths", found=str(config))
+            raise ModelError("unknown network", expected=f"{kind} with 2 to 4 widths", found=str(config))
         self.config = config
         widths = config.widths
         self.down = nn.ModuleList(_Level(a, b) for a, b in zip((inputs, *widths), widths, strict=False))
@@ -55,7 +55,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_Level(deep + shallow, shallow) for deep, shallow in pairs)
 
     def features(self, x: Tensor) -> Tensor:
-        """Down and up again, each level beside what it came down with."""
+        """Down and up again, with a skip connection at each level."""
         skips: list[Tensor] = []
         for depth, level in enumerate(self.down):
             x = level(x if depth == 0 else nn.functional.avg_pool2d(x, 2))
@@ -66,7 +66,7 @@ class UNet(nn.Module):
 
 
 def from_zero(last: nn.Conv2d) -> nn.Conv2d:
-    """A last convolution that gives nothing before it has learned."""
+    """A last convolution, set to return 0 until it has learned."""
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
     return last
@@ -75,13 +75,13 @@ def from_zero(last: nn.Conv2d) -> nn.Conv2d:
 class WienerResidualNet(UNet):
     """(b, 2, h, w) whitened M and W·M → (b, 1, h, w) whitened estimate; h and w divisible by ``multiple``.
 
-    Pixels are gathered ``stride`` × ``stride`` into channels, worked on there, and spread again: convolutions at full
-    resolution cost most and learn least. W·M is faint beside the noise in M; divided by ``scale``, its spread over the
-    movies that were learned from, it is as loud, and training does not dwell on the Wiener estimate.
+    Squares of ``stride`` × ``stride`` px are folded into channels, processed there, and unfolded: convolutions at full
+    resolution cost most and learn least. W·M is faint compared with the noise in M; divided by ``scale``, its spread
+    over the training movies, it is as loud, and training does not get stuck at the Wiener estimate.
     """
 
     scale: Tensor
-    """() spread of W·M in training; 0 while nothing was learned."""
+    """() spread of W·M in training; 0 before training."""
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__(2 * config.stride**2, config, WIENER_RESIDUAL_KIND)
@@ -89,8 +89,10 @@ class WienerResidualNet(UNet):
         self.register_buffer("scale", torch.zeros(()))
         self.multiple = config.stride * 2 ** (len(config.widths) - 1)
         if MULTIPLE % self.multiple:
-            raise ModelError("unknown network", expected=f"one that {MULTIPLE} px are divisible for", found=str(config))
-        # two convolutions per level and way, in px, and what pooling and spreading add
+            raise ModelError(
+                "unknown network", expected=f"stride and depth that divide {MULTIPLE} px", found=str(config)
+            )
+        # two convolutions per level, down and up, in px, plus what pooling and unfolding add
         reach = config.stride * (1 + sum(4 * 2**depth for depth in range(len(config.widths))))
         self.halo = -(-(reach + self.multiple) // self.multiple) * self.multiple
 
@@ -136,9 +138,9 @@ class RestoreNet(nn.Module):
     """(b, 2, h, w) whitened M and W·M → (b, 1, h, w) from M alone; h and w divisible by 8.
 
     96 convolutions, 2,383,826 parameters at 32 channels. 3×3 on the way down, 4×4 on the way up. The skips are taken
-    below each halving, so nothing passes at full resolution unless ``full_resolution_skip`` asks for it.
+    after each halving, so nothing passes at full resolution unless ``full_resolution_skip`` asks for it.
 
-    Source: Palovcak et al. 2020, supplement; kernel sizes and counts as the released weights have them.
+    Source: Palovcak et al. 2020, supplement; kernel sizes and counts as in the released weights.
     """
 
     multiple = 8
@@ -148,7 +150,7 @@ class RestoreNet(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         if config.kind != RESTORE_KIND or len(config.widths) != 1 or config.widths[0] < 2:
-            raise ModelError("unknown network", expected=f"{RESTORE_KIND} of 1 width", found=str(config))
+            raise ModelError("unknown network", expected=f"{RESTORE_KIND} with 1 width", found=str(config))
         self.config = config
         (n,) = config.widths
         self.first = nn.Conv2d(1, n, 3, padding=1)
@@ -178,11 +180,11 @@ class RestoreNet(nn.Module):
 
 
 Denoiser = WienerResidualNet | RestoreNet
-"""What a session can learn with."""
+"""Networks that a session can train."""
 
 
 def build(config: NetConfig) -> Denoiser:
-    """Fresh network of a configuration; raises ModelError where the kind is unknown."""
+    """Untrained network of a configuration; raises ModelError if the kind is unknown."""
     return RestoreNet(config) if config.kind == RESTORE_KIND else WienerResidualNet(config)
 
 
@@ -190,14 +192,14 @@ def build(config: NetConfig) -> Denoiser:
 
 
 def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536) -> Tensor:
-    """Apply a net to a whole whitened field, in tiles where it is larger than one.
+    """Apply a net to a whole whitened field, in tiles if it is larger than one.
 
-    Tiles overlap by the net's own reach, so that they are the whole field's within rounding.
+    Tiles overlap by the net's own reach, so that the result is that of the whole field within rounding.
 
     Parameters
     ----------
     micrograph, linear : (h, w) float32 M and W·M; h and w divisible by the net's ``multiple``.
-    tile : longest side of what is worked on at once, px, halos apart.
+    tile : longest side processed at once, px, not counting halos.
 
     Returns
     -------
@@ -223,7 +225,7 @@ def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536) -
 
 
 def bf16_is_faster(device: torch.device | str) -> bool:
-    """Whether bfloat16 convolutions run in hardware there."""
+    """Whether bfloat16 convolutions run in hardware on this device."""
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     try:

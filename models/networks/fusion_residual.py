@@ -1,15 +1,15 @@
 """A network on top of fusion: local gains per band of the fused image, and an additive correction of the coarse bands.
 
 Input: seven bands of the most probable fused image (``streamer.super_resolution.fusion``), each divided by the standard
-deviation of its own noise. Output: a gain per band that varies slowly over the field, and what to add to the three
-coarsest bands. The gain starts at 1, the addition at 0, so an untrained network is the fused image. Beyond the
-physical Nyquist frequency only gains are allowed: what the frames do not contain cannot be written there, only faded
-or kept.
+deviation of its own noise. Output: a gain per band that varies slowly over the field, and a correction to add to the
+three coarsest bands. The gain starts at 1, the addition at 0, so an untrained network returns the fused image. Beyond
+the physical Nyquist frequency only gains are allowed: nothing can be added there that the frames do not contain; what
+they contain can only be attenuated or kept.
 
-It learns from frames that its input was not made from (noise2noise, Lehtinen et al. 2018). With x what the network
-makes of some frames, and B, K the normal equations of the others (``super_resolution.normal_equations``),
-x·K x − 2 Re x·B is, but for a constant, how badly x predicts these frames. Nothing is inverted, no estimate of
-theirs is taken for the truth.
+It learns from frames that are not part of its input (noise2noise, Lehtinen et al. 2018). With x the network's output
+for some frames, and B, K the normal equations of the others (``super_resolution.normal_equations``),
+x·K x − 2 Re x·B is, up to a constant, how badly x predicts these other frames. Nothing is inverted, and no estimate
+made from them is taken for the truth.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 KIND = SUPER_RESOLUTION_KINDS["fusion"]
 EDGES = (0.0, 0.06, 0.12, 0.18, 0.25, 0.30, 0.36, math.inf)
-"""Of the bands, cycles per fine px; the physical Nyquist frequency is 0.25."""
+"""Edges of the bands, cycles per fine px; the physical Nyquist frequency is 0.25."""
 _COARSE = 3
-"""Bands that something may be added to."""
+"""Number of bands, the coarsest, that may be added to."""
 _OVERLAP = 0.01
 _POOL = 8
 MULTIPLE = 16
-"""Sides of images that the network can halve, px."""
+"""px; the network can halve images whose sides are multiples of this."""
 _INPUT_SHARE = (0.5, 0.9)
 LEAST_GROUPS = 4
 _AT_ONCE_PX = 2 * 256 * 256
@@ -61,7 +61,7 @@ def windows(radius: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandNoise:
-    """What is known of the fused image of some frames in each band."""
+    """Noise and Wiener weight in each band of an image fused from some frames."""
 
     deviation: Tensor
     """(7,) standard deviation of its noise per fine px."""
@@ -70,7 +70,7 @@ class BandNoise:
 
 
 def band_noise(grid: AliasGrid, sensitive: Tensor, prior: Tensor, white: float) -> BandNoise:
-    """Noise of the fused image of some frames, its aliases taken as if they were independent.
+    """Noise of an image fused from some frames, treating its aliases as independent.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def band_noise(grid: AliasGrid, sensitive: Tensor, prior: Tensor, white: float) 
 class FusionResidualNet(UNet):
     """Features (b, 7, h/2, w/2) of the bands and (7,) Wiener weights → gains and additions; h and w divisible by 16.
 
-    It works on the physical grid: the three coarse bands as they are, of the others how much there is in each place.
+    It works on the physical grid: it sees the three coarse bands themselves, and the local energy of the others.
     """
 
     def __init__(self, config: NetConfig | None = None) -> None:
@@ -112,7 +112,7 @@ class FusionResidualNet(UNet):
 
 
 def correct(net: FusionResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Tensor, Tensor]:
-    """What the network changes in fused images (b, h, w), h and w divisible by 16.
+    """The network's changes to fused images (b, h, w), h and w divisible by 16.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def correct(net: FusionResidualNet, fused: Tensor, noise: BandNoise) -> tuple[Te
 
 
 class FusionExample:
-    """What one movie gives to learn from: any part of its frames, fused, and the others to ask."""
+    """Training data of one movie: any part of its frames, fused, and the others to test against."""
 
     def __init__(self, movie_id: str, sums: FusionTrainingData) -> None:
         """See ``streamer.super_resolution.training_data``."""
@@ -182,13 +182,13 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> TrainingReport:
-    """Train in place: each step fuses a random part of one movie's groups and asks what the others say of the result.
+    """Train in place: each step fuses a random part of one movie's groups and tests the result against the others.
 
     Parameters
     ----------
-    examples : at least one; all are drawn from alike.
+    examples : at least one; all are equally likely to be drawn.
     seed : of the draws.
-    stop : asked before each step; True ends early.
+    stop : checked before each step; True ends early.
     """
     if not examples:
         raise ModelError("nothing to train on", expected="at least one movie")
@@ -203,7 +203,7 @@ def train(
 
 
 def _step(net: FusionResidualNet, example: FusionExample, generator: torch.Generator, *, low_precision: bool) -> Tensor:
-    """How badly what the network makes of some frames predicts the others; −1 is as well as the fused image."""
+    """How badly the network's output for some frames predicts the others; −1: as well as the fused image."""
     order = torch.randperm(len(example), generator=generator)
     least, most = (max(1, min(len(example) - 1, round(share * len(example)))) for share in _INPUT_SHARE)
     chosen = torch.zeros(len(example), dtype=torch.bool)

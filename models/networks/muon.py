@@ -1,8 +1,8 @@
 """The optimiser of the denoiser: Muon for convolutions, Adam for the rest.
 
 Muon (Jordan et al. 2024) makes all directions of a weight's step equally long. Here it leaves the plateau at the
-Wiener estimate sooner than Adam, and learns fine bands in fewer steps (docs/denoising.md). torch's own takes matrices
-only: it is given copies of the weights, one row per output channel.
+Wiener estimate sooner than Adam, and learns fine bands in fewer steps (docs/denoising.md). torch's Muon accepts
+matrices only: it is given copies of the weights, one row per output channel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ADAM_SHARE = 0.3
-"""Adam's learning rate over Muon's."""
+"""Adam's learning rate relative to Muon's."""
 _LEAST_ROWS = 5
 """Weights with fewer output channels have no directions worth balancing."""
 
@@ -43,12 +43,12 @@ class MuonAndAdam:
         return [group for part in self._parts for group in part.param_groups]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for parameter in self._all:
             parameter.grad = None
 
     def step(self) -> None:
-        """Move all parameters."""
+        """Update all parameters."""
         for weight, matrix in self._matrices:
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         for part in self._parts:

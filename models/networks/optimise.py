@@ -21,7 +21,7 @@ _WARM_UP = 0.08
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReport:
-    """What a run of the loop did."""
+    """Result of one run of the loop."""
 
     steps: int
     losses: list[float]
@@ -45,7 +45,7 @@ def optimise(
 ) -> TrainingReport:
     """Train in place on the loss that each step draws; see ``train`` for the recipe and the parameters.
 
-    ``optimiser`` None is Adam, β₂ 0.99.
+    ``optimiser`` None: Adam, β₂ 0.99.
     """
     optimiser = optimiser or torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     if steps is None and seconds is None:
@@ -55,7 +55,7 @@ def optimise(
     began, finite = clock(), True
 
     def spent() -> float:
-        """Share of the budget."""
+        """Share of the budget that is used up."""
         by_steps = 0.0 if steps is None else len(losses) / max(1, steps)
         return by_steps if seconds is None else max(by_steps, (clock() - began) / seconds)
 
@@ -78,12 +78,12 @@ def optimise(
 
 
 def schedule(share: float) -> float:
-    """Part of the learning rate after a share of the budget: 8 % rise from 1 %, then a cosine to 0."""
+    """Factor on the learning rate after a share of the budget: a rise from 1 % over 8 %, then a cosine to 0."""
     if share < _WARM_UP:
         return 0.01 + 0.99 * share / _WARM_UP
     return 0.5 + 0.5 * math.cos(math.pi * (share - _WARM_UP) / (1.0 - _WARM_UP))
 
 
 def draw(below: int, generator: torch.Generator) -> int:
-    """A whole number from 0 to below ``below``, at random."""
+    """A random integer from 0 up to, not including, ``below``."""
     return int(torch.randint(below, (1,), generator=generator))

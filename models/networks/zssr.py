@@ -1,23 +1,24 @@
 """cryo-ZSSR as published (Huang, Zhou, Bartesaghi 2023): a network that learns to super-resolve one movie from itself.
 
-In go K = 4 averages of aligned frames, each aligned to another frame and upsampled bilinearly; out comes what to add to
-the interpolation. It learns at half the resolution, late frames in and early frames as target, and is applied to
-averages of all frames. Afterwards what lies below the physical Nyquist frequency is put back as it was measured.
+Input: K = 4 averages of aligned frames, each aligned to a different frame and upsampled bilinearly. Output: the
+residual to add to the interpolation. It learns at half the resolution, with late frames as input and early frames as
+target, and is applied to averages of all frames. Afterwards everything below the physical Nyquist frequency is put back
+as it was measured.
 
 The paper leaves open or contradicts itself on (our reading in each case; section numbers are the paper's):
 - which half is the target: the text of 3.3 says the late frames, Figure 3 and 3.4 the early ones. Early.
 - what the network is applied to: Figure 3b says the late half, eq. 4 and 3.4 all frames. All frames.
 - the median of four (HighRes-net, Deudon et al. 2020, takes the lower middle value): the mean of the middle two.
-- the interpolation that the residual is added to: the mean of the K upsampled views, of which a bias is no part.
+- the interpolation that the residual is added to: the mean of the K upsampled views, without a bias.
 - downsampling for training: the mean of 2×2 px, as a detector of twice the pixel size would see it.
-- the frequency loss: its normalisation, width and weight are not given. Orthonormal transform of a patch faded by a
+- the frequency loss: its normalisation, width and weight are not given. Orthonormal transform of a patch tapered by a
   Hann window, mean of exp(−f²/2σ²)|ΔF|² with σ = 0.15 cycles per output px, weight 1.
 - the learning rate: "ZSSR's policy" with its windows could not stop before iteration 899, the paper stops at about 200.
-  Shortened: every 20 iterations, but at least 60 after the last change, it falls to a tenth if the slope of the error
+  Shortened: every 20 iterations, but at least 60 after the last change, it drops to a tenth if the slope of the error
   on a fixed patch is not significant (ZSSR: 1.5 times the negative slope below its standard error).
-- back-projection: what is projected back, and how often, is not said. The average of all frames takes the place of
-  everything below the physical Nyquist frequency, once and exactly (restored noise included, as eq. 2 wants it).
-- brightness: none is given. All is divided by the standard deviation of the early average.
+- back-projection: what is projected back, and how often, is not stated. The average of all frames replaces everything
+  below the physical Nyquist frequency, once and exactly (including restored noise, as eq. 2 requires).
+- brightness: no scale is given. Everything is divided by the standard deviation of the early average.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 KIND = SUPER_RESOLUTION_KINDS["zssr"]
+WIDTH = 64
+"""Channels, as published."""
 _CROP = 256
 _SIGMA = 0.15
 _FIRST_RATE, _LAST_RATE = 1e-3, 1e-5
 _TEST_EVERY, _CHECK_EVERY, _LEAST = 10, 20, 60
 _SLOPE = 1.5
 MOST_STEPS = 3000
-"""As in ZSSR; the policy stops it long before."""
+"""As in ZSSR; the policy stops training long before."""
 _TILE, _HALO = 512, 16
-"""Output px per side that are computed at a time, and what they see beyond: 12 convolutions of 3×3 need 12 px."""
+"""Output px per side computed at a time, and the margin seen around them: 12 convolutions of 3×3 need 12 px."""
 
 
 class _Residual(nn.Module):
@@ -74,9 +77,9 @@ class ZssrNet(nn.Module):
 
     def __init__(self, config: NetConfig | None = None) -> None:
         super().__init__()
-        self.config = config or NetConfig(kind=KIND, widths=(64,))
+        self.config = config or NetConfig(kind=KIND, widths=(WIDTH,))
         if self.config.kind != KIND or len(self.config.widths) != 1 or self.config.widths[0] < 1:
-            raise ModelError("unknown network", expected=f"{KIND} of one width", found=str(self.config))
+            raise ModelError("unknown network", expected=f"{KIND} with one width", found=str(self.config))
         width = self.config.widths[0]
         self.encode = nn.Sequential(
             nn.Conv2d(2, width, 3, padding=1),
@@ -89,7 +92,7 @@ class ZssrNet(nn.Module):
         self.decode = nn.Conv2d(width, 1, 1)
 
     def forward(self, interpolated: Tensor) -> Tensor:
-        """Encode each view beside the median of all, fuse the first half with the reversed second until one is left."""
+        """Encode each view with the median of all; fuse the first half with the reversed second until one is left."""
         count = interpolated.shape[1]
         if count & (count - 1):
             raise ModelError("views are fused in pairs", expected="1, 2, 4, 8, …", found=str(count))
@@ -106,14 +109,16 @@ class ZssrNet(nn.Module):
 
 
 class Pair:
-    """What one movie gives to train on: late views at half the resolution, and the early average."""
+    """Training data of one movie: late views at half the resolution, and the early average."""
 
     def __init__(self, movie_id: str, averages: Averages, pixel_size: float = 0.0) -> None:
-        """Scale and downsample; the sizes are cut to even ones. ``pixel_size`` in Å, where it matters."""
+        """Scale and downsample; odd sizes are cropped to even ones. ``pixel_size`` in Å, where it matters."""
         self.movie_id, self.pixel_size = movie_id, pixel_size
         height, width = (size // 2 * 2 for size in averages.early.shape)
         if min(height, width) < 16:
-            raise ModelError("too small an image to learn from", expected="16 px or more", found=f"{height}×{width}")
+            raise ModelError(
+                "the image is too small to learn from", expected="16 px or more", found=f"{height}×{width}"
+            )
         scale = _checked_scale(averages)
         self.target = averages.early[:height, :width] / scale
         """(h, w)."""
@@ -151,15 +156,15 @@ def upsample(low: Tensor) -> Tensor:
 
 
 def _checked_scale(averages: Averages) -> float:
-    """What brightness is divided by."""
+    """Scale by which brightness is divided."""
     if not (math.isfinite(averages.scale) and averages.scale > 0.0):
-        raise ModelError("an image without contrast", where=KIND, found=f"standard deviation {averages.scale:g}")
+        raise ModelError("the image has no contrast", where=KIND, found=f"standard deviation {averages.scale:g}")
     return averages.scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZssrReport:
-    """What training did."""
+    """Result of training."""
 
     steps: int
     losses: list[float]
@@ -182,7 +187,7 @@ def train(
     Parameters
     ----------
     pairs : of one movie (movie-specific, as published) or of several (a session's); one is drawn per step.
-    most_steps : ends it even if the error still falls.
+    most_steps : ends it even if the error is still falling.
 
     Source: Huang et al. 2023, 3.3 and 4; learning-rate policy Shocher et al. 2018 with shorter windows.
     """
@@ -240,7 +245,7 @@ def loss(found: Tensor, target: Tensor) -> Tensor:
 
 
 def held_out_loss(net: ZssrNet | None, pair: Pair) -> float:
-    """Loss on the middle of a movie that was not learned from; None: of the interpolation alone."""
+    """Loss on the middle of a movie that was not trained on; ``net`` None: of the interpolation alone."""
     inputs, target = pair.middle()
     with torch.inference_mode():
         if net is None:
@@ -283,7 +288,7 @@ def apply(net: ZssrNet, averages: Averages) -> Tensor:
 
 
 def back_project(image: Tensor, average: Tensor) -> Tensor:
-    """Put what was measured below the physical Nyquist frequency back: (2h, 2w) and (h, w) → (2h, 2w)."""
+    """Put back what was measured below the physical Nyquist frequency: (2h, 2w) and (h, w) → (2h, 2w)."""
     shape, small = (image.shape[0], image.shape[1]), (average.shape[0], average.shape[1])
     fine = torch.fft.rfft2(image)
     low = fourier.resize(fine, shape, small)
@@ -304,7 +309,7 @@ def _error(net: ZssrNet, fixed: Sequence[tuple[Tensor, Tensor]], *, low_precisio
 
 
 def _has_settled(errors: Sequence[float]) -> bool:
-    """Whether a line through the last errors falls by less than its own standard error allows to see."""
+    """Whether a line through the last errors falls too slowly for its own standard error to show it."""
     n = len(errors)
     if n < 3:
         return False

@@ -24,16 +24,16 @@ _BAND_ANGSTROM = 100.0, 6.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoised:
-    """What a version makes of a movie's sum and halves."""
+    """A version's result for a movie's sum and halves."""
 
     total: Tensor
     """(h, w) float32."""
     restoration: restore.Restoration
     even: Tensor
-    """(h, w//2+1) complex64: the restored half, of the network where it may be used, else of the Wiener filter."""
+    """(h, w//2+1) complex64: the restored half, by the network if it may be used, else by the Wiener filter."""
     odd: Tensor
     snbr_half: dict[str, float | None]
-    """SNBR* by what made the halves: ``wiener``, and ``denoised`` where the network has not learned from this movie."""
+    """SNBR* by what made the halves: ``wiener``, and ``denoised`` unless the network was trained on this movie."""
     refused: str | None
     """Why the network was not used for this movie."""
 
@@ -46,8 +46,8 @@ def denoise_halves(
     Parameters
     ----------
     even, odd : (h, w) float32 half images that add up to the micrograph.
-    source : of the movie: its dose decides how much of the sum each half is.
-    optics : CTF, which a model needs that learned from flipped phases.
+    source : of the movie; its dose decides how much of the sum each half is.
+    optics : CTF, needed by a model that was trained on phase-flipped images.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def denoise_halves(
 
 
 def _snbr(sums: HalfSums, restored: tuple[Tensor, Tensor]) -> float | None:
-    """SNBR* of restored halves, pooled over the band; None where it cannot be computed."""
+    """SNBR* of restored halves, pooled over the band; None if it cannot be computed."""
     low, high = _BAND_ANGSTROM
     mask = estimators.band_mask(sums.shape, sums.pixel_size, low, max(high, 2.0 * sums.pixel_size))
     raw, changed = (

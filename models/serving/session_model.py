@@ -1,7 +1,7 @@
-"""The session's model in service.
+"""The session model in use.
 
 ``SessionModel`` is one loaded version that proposes corrections; the pipeline gets its bound method and knows nothing
-else about networks. Which version serves is decided by the gate and recorded in the store and the journal.
+else about networks. Which version is used is decided by the gate and recorded in the store and the journal.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 _COARSER = 1.02
-"""What base weights stand: their band is then as much coarser in Å."""
+"""Factor by which the pixels may be too coarse for base weights: their band is then as much coarser in Å."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Corrected:
-    """A part of a micrograph and what the net makes of it."""
+    """A part of a micrograph and the net's output for it."""
 
     whole: Tensor
     """(h, w//2+1) spectrum of f, equal to W·y outside the band."""
@@ -56,9 +56,9 @@ class SessionModel:
         self.net, self.manifest = load_version(directory, device)
         scores = self.manifest.figures.scores if self.manifest.figures else []
         if self.manifest.general:
-            scores = []  # of many specimens: what is to be expected of another one they do not tell
+            scores = []  # of many specimens: they do not say what to expect of another one
         self._guard = Guard(scores, load_pattern(directory, self.manifest))
-        self._guard_of_held_out = Guard(scores)  # the pattern holds such a movie itself
+        self._guard_of_held_out = Guard(scores)  # the pattern contains such a movie itself
         self.reference = ModelRef(
             version=self.manifest.version, sha256=self.manifest.sha256, weight=tuple(self.manifest.weight)
         )
@@ -66,17 +66,17 @@ class SessionModel:
     def propose(
         self, sums: HalfSums, spectrum: Spectrum, movie_id: str = "", optics: Optics | None = None
     ) -> Correction:
-        """Apply the net to the whole sum and to each half, and let the guard judge what it did.
+        """Apply the net to the whole sum and to each half, and let the guard judge the result.
 
         Parameters
         ----------
-        movie_id : tells whether the model has learned from the movie, whose halves cannot judge it then.
-        optics : of the micrograph, for a model that learned from images with their phases flipped.
+        movie_id : shows whether the model was trained on the movie, whose halves then cannot judge it.
+        optics : of the micrograph, for a model that was trained on phase-flipped images.
 
         Raises
         ------
         ModelError
-            If the movie's pixel size is not the one the model learned at, if the model needs a CTF and there is none,
+            If the movie's pixel size is not that of the model's training, if the model needs a CTF and there is none,
             or if the output is not finite.
         """
         manifest = self.manifest
@@ -112,7 +112,7 @@ class SessionModel:
         )
 
     def _check_pixel_size(self, pixel_size: float) -> None:
-        """Raise ModelError where the network knows nothing of such pixels."""
+        """Raise ModelError if the network cannot be used at this pixel size."""
         manifest = self.manifest
         if manifest.general:
             if 2.0 * pixel_size > _COARSER * manifest.resolution:
@@ -131,7 +131,7 @@ class SessionModel:
             )
 
     def _evidence(self, even: _Corrected, odd: _Corrected, band: Band) -> Evidence:
-        """The halves in the band as the guard looks at them."""
+        """The halves in the band as the guard sees them."""
         rings = fourier.ring_frequencies(band.small) / band.band_pixel_size
         plane = fourier.from_rings(weight_curve(self.manifest.weight, rings), band.small, even.raw.device)
         return Evidence(
@@ -144,13 +144,13 @@ class SessionModel:
         )
 
     def _correct(self, part: Tensor, share: Tensor, spectrum: Spectrum, band: Band, signs: Tensor | None) -> _Corrected:
-        """What the net makes of the sum of some frames.
+        """The net's output for the sum of some frames.
 
         Parameters
         ----------
         part : Σ w F over these frames, divided by the total's √Σw².
         share : (rings,) their Σw² over the total's.
-        signs : (h', w'//2+1) that flip the phases of what the net sees and gives; None: they stay.
+        signs : (h', w'//2+1) that flip the phases of the net's input and output; None: no flip.
         """
         device = part.device
         ssnr = spectrum.ssnr_full * share

@@ -1,4 +1,4 @@
-"""Networks of super-resolution in service: one on top of fusion, and cryo-ZSSR as published."""
+"""Super-resolution networks in use: one on top of fusion, and cryo-ZSSR as published."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SEED = 40
 _PART, _HALO = 2048, 256
-"""px per side that are worked on at a time, for the memory of seven bands, and what they see beyond."""
+"""px per side processed at a time, to limit the memory of seven bands, and the margin seen around them."""
 
 
 def _reference(manifest: Manifest) -> ModelRef:
@@ -69,9 +69,9 @@ class FusionModel:
         return change
 
     def _change(self, fused: Tensor, noise: BandNoise) -> Tensor:
-        """What to add to images (b, h, w) that are worked on in one piece."""
+        """What to add to images (b, h, w), processed in one piece."""
         height, width = fused.shape[-2:]
-        # any size; what is added at its edge goes on as at the edge itself
+        # any size; the padding repeats the edge
         around = nn.functional.pad(fused[:, None], (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
         low_precision = bf16_is_faster(fused.device)
         with torch.inference_mode(), torch.autocast(fused.device.type, dtype=torch.bfloat16, enabled=low_precision):
@@ -88,7 +88,7 @@ class ZssrModel:
     """cryo-ZSSR; a ``streamer.super_resolution.networks.ZssrNetwork``."""
 
     def __init__(self, directory: Path | None, device: torch.device | str = "cpu") -> None:
-        """Load and check a session's version; None: a network of its own is trained on every movie."""
+        """Load and check a session's version; None: a separate network is trained on every movie."""
         self._net: zssr.ZssrNet | None = None
         self.reference: ModelRef | None = None
         self.trained_on: frozenset[str] = frozenset()
@@ -110,12 +110,12 @@ class ZssrModel:
 
 
 def _super_resolved(net: zssr.ZssrNet, averages: Averages) -> Tensor:
-    """The network's image (2h, 2w), what was measured put back."""
+    """The network's image (2h, 2w), with what was measured put back."""
     return zssr.back_project(zssr.apply(net, averages), averages.whole)
 
 
 class _Unusable:
-    """Stands for a session's version that cannot be loaded: the movie is fused without it and says why."""
+    """Stands for a session's version that cannot be loaded: the movie is fused without it and its flag says why."""
 
     def __init__(self, error: ModelError) -> None:
         self._error = error
@@ -131,7 +131,7 @@ class _Unusable:
         return frozenset()
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
-        """Tell why."""
+        """Say why."""
         raise self._error
 
 

@@ -2,8 +2,8 @@
 
 Each step draws movies, splits the groups of each at random into an input (half to nine tenths) and a target (the
 rest), whitens both, filters the input by its own Wiener curve and asks the net for the target. A new split at every
-step means that no noise draw is ever a fixed target, and that the net is at home at any exposure: trained on four
-fifths alone it did well on the whole sum and worse than the Wiener filter on low-defocus halves.
+step means that no noise realisation is ever a fixed target, and that the net works at any exposure: trained on four
+fifths alone, it did well on the whole sum but worse than the Wiener filter on low-defocus halves.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 LEARNING_RATE = 1e-2
 """Muon's, from scratch."""
 _BLANK_EVERY = 16
-"""One movie in so many is replaced by a blank: trained on for hours without, nets made a storm of empty ice."""
+"""One movie in this many is replaced by a blank: trained for hours without, nets turned empty ice into a storm."""
 _GENTLE = 2e-3
-"""From base weights on: at the full rate they forget in hundreds of steps what took them ten thousands."""
+"""Starting from base weights: at the full rate they forget in hundreds of steps what took tens of thousands."""
 
 
 def learning_rate_after(parent: Manifest | None) -> float:
-    """Learning rate at which training goes on from a version; from scratch without one."""
+    """Learning rate at which training continues from a version; without one, that from scratch."""
     if parent is None:
         return LEARNING_RATE
     return _GENTLE if parent.general else parent.learning_rate
@@ -64,10 +64,10 @@ def train(
     movies : at least one; two are drawn per step.
     learning_rate : Muon's.
     seed : of the draws.
-    stop : asked before each step; True ends early.
+    stop : checked before each step; True ends early.
     steps, seconds : budgets, the second by ``clock``; at least one.
-    weights : how often each movie is drawn; None: all alike.
-    blanks : whether now and then a blank is learned from, whose answer is nothing.
+    weights : how often each movie is drawn, relative to the others; None: all equally.
+    blanks : whether to train on a blank now and then, whose target is 0.
 
     Source: recipe of residual-on-Wiener noise2noise with random splits; here Muon at 0.01, 8 % warm-up, cosine.
     """
@@ -115,7 +115,7 @@ def _batch(
     *,
     blanks: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Two patches from each of two movies, randomly drawn, turned and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
+    """Two patches from each of two movies, randomly drawn, rotated and mirrored: (4, 2, p, p) and (4, 1, p, p)."""
     inputs, targets = [], []
     side = min(patch, *(min(movie.band.small) // MULTIPLE * MULTIPLE for movie in movies))
     for _ in range(2):
@@ -128,7 +128,7 @@ def _batch(
         micrograph, linear, squares = movie.inputs(chosen)
         target = movie.target(~chosen, squares)
         if blanks and draw(_BLANK_EVERY, generator) == 0:
-            # nothing there, and the Wiener filter knows it: what is made of that must stay nothing
+            # nothing there, and the Wiener filter knows it: the output must be nothing, too
             micrograph, linear, target = (torch.randn(target.shape, generator=generator).to(target), 0.0 * linear,
                                           torch.zeros_like(target))  # fmt: skip
         for _ in range(2):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LEAST_SSNR = 1.0 / 30.0
 _LEAST_GROUPS = 4
 _COARSEST = 20.0
-"""Å; particles are recognised by what is coarser, and it is always learned."""
+"""Å; particles are recognised by coarser detail, which is always learned."""
 
 
 class TrainingMovie:
@@ -51,8 +51,8 @@ class TrainingMovie:
         Parameters
         ----------
         low : coarse end of the band, Å.
-        resolution : fine end of the band, Å; None, or finer than the sums hold: theirs.
-        optics : phases are flipped by the sign of this CTF; None: they stay as they are.
+        resolution : fine end of the band, Å; None, or finer than that of the sums: theirs.
+        optics : phases are flipped by the sign of this CTF; None: phases are left alone.
         """
         self.movie_id = movie_id
         self._optics = optics
@@ -69,7 +69,7 @@ class TrainingMovie:
             self.crop(resolution)
 
     def crop(self, resolution: float) -> None:
-        """Leave away what is finer than ``resolution`` Å; nothing where the band is no finer."""
+        """Drop detail finer than ``resolution`` Å, if the band has any."""
         if 2.0 * self.band.band_pixel_size < resolution:
             kept = band_of(self.band.shape, self.band.pixel_size, resolution, self.band.low)
             self.spectra, self.band = fourier.resize(self.spectra, self.band.small, kept.small), kept
@@ -78,7 +78,7 @@ class TrainingMovie:
             self._measure()
 
     def keep_part(self, most_px: int) -> None:
-        """Keep the middle of a larger field only, as a micrograph of its own: memory is bounded for any detector."""
+        """Keep only the middle of a larger field, as a micrograph of its own: bounds memory for any detector."""
         height, width = self.band.small
         if height * width <= most_px:
             return
@@ -136,18 +136,18 @@ class TrainingMovie:
         return micrograph, self.wiener(squares), squares
 
     def wiener(self, squares: Tensor) -> Tensor:
-        """Wiener filter at the exposure of a part, (h', w'//2+1): the SSNR goes with Σw²."""
+        """Wiener filter at the exposure of a part, (h', w'//2+1): the SSNR scales with Σw²."""
         ssnr = self.spectrum.ssnr_full * (squares / self._total)
         return fourier.from_rings(ssnr / (1.0 + ssnr), self.band.small, self.spectra.device)
 
     @property
     def can_teach(self) -> bool:
-        """Whether it holds signal, and groups enough to be split."""
+        """Whether it has signal, and enough groups to be split."""
         return self.spectrum.significant and len(self) >= _LEAST_GROUPS
 
     @property
     def made_for(self) -> Band:
-        """The whole field's band, whatever part of it is kept."""
+        """Band of the whole field, even if only a part of it is kept."""
         return self._made or self.band
 
     @property
@@ -183,10 +183,10 @@ def signs_of(band: Band, optics: Optics, device: torch.device | str = "cpu") -> 
 
 
 def useful_resolution(movies: Sequence[TrainingMovie]) -> float:
-    """Fine end in Å of the band worth learning in: where the movies' mean SSNR falls below a thirtieth, and a tenth on.
+    """Fine end in Å of the band worth learning in: 10 % beyond where the movies' mean SSNR falls below 1/30.
 
-    Beyond it a network finds nothing, while every step costs the more, and the noise there hides what it could learn:
-    at 15 s of training a band to 4 Å gave less than one to 8 Å on each of three specimens.
+    Further out a network finds nothing, while every step costs more, and the noise there hides what it could learn:
+    with 15 s of training, a band to 4 Å gained less than one to 8 Å on each of three specimens.
     """
     band = movies[0].band
     curve = torch.stack([movie.spectrum.ssnr_full for movie in movies]).mean(0).cpu()
@@ -209,12 +209,12 @@ def movies_below(
     device: torch.device | str = "cpu",
     optics: Callable[[Path], Optics] | None = None,
 ) -> list[TrainingMovie]:
-    """Movies that can teach in or below some directories, each once, in the order of their ids.
+    """Movies to learn from in or below some directories, each once, in the order of their ids.
 
     Parameters
     ----------
-    low, resolution, device : as of ``TrainingMovie``.
-    optics : gives a movie's from the path of its group sums; None: phases stay as they are.
+    low, resolution, device : see ``TrainingMovie``.
+    optics : returns a movie's optics for the path of its group sums; None: phases are left alone.
     """
     found: dict[str, TrainingMovie] = {}
     for path in find_groups(places):
@@ -227,21 +227,21 @@ def movies_below(
 
 
 def fits(movie: TrainingMovie, manifest: Manifest) -> bool:
-    """Whether a version can be judged by a movie: one of its band and pixel size, which base weights have any of."""
+    """Whether a movie can judge a version: it needs the same band and pixel size; base weights take any pixel size."""
     pixel_size = movie.band.pixel_size if manifest.general else manifest.pixel_size
     return is_made_for(movie.made_for, manifest.resolution, pixel_size)
 
 
 def is_made_for(band: Band, resolution: float, pixel_size: float) -> bool:
-    """Whether a movie's sums are what ``band_of`` makes to ``resolution`` Å, at about this pixel size, Å/px."""
+    """Whether a movie's band is the one of ``band_of`` for ``resolution`` Å, at about this pixel size, Å/px."""
     made = band_of(band.shape, band.pixel_size, resolution, band.low)
     return made.small == band.small and is_same_pixel_size(band.pixel_size, pixel_size)
 
 
 def common_resolution(bands: Sequence[Band], preferred: float) -> float | None:
-    """Fine end in Å that gives all of these bands, ``preferred`` if that does; None if they are not of one make.
+    """Fine end in Å that yields all of these bands, ``preferred`` if it does; None if there is no such one.
 
-    Sizes are rounded to what the net can halve, so many resolutions give the same band; the roundest is taken.
+    Sizes are rounded so that the net can halve them, so many resolutions yield the same band; the roundest is taken.
     """
     pixel_size = bands[0].pixel_size
     finest, coarsest = 0.0, math.inf
@@ -251,7 +251,7 @@ def common_resolution(bands: Sequence[Band], preferred: float) -> float | None:
                 finest = max(finest, 2.0 * band.pixel_size * whole / (small + MULTIPLE / 2))
             if small > MULTIPLE:
                 coarsest = min(coarsest, 2.0 * band.pixel_size * whole / (small - MULTIPLE / 2))
-    # no finer end: the bands reach Nyquist
+    # no limit on the fine side: the bands reach Nyquist
     middle = 0.5 * (finest + min(coarsest, 2.0 * finest)) or 2.0 * pixel_size
     for resolution in (preferred, *(round(middle, digits) for digits in range(4)), middle):
         if resolution > 0.0 and all(is_made_for(band, resolution, pixel_size) for band in bands):

@@ -1,4 +1,4 @@
-"""The movies that a trainer keeps: the newest, and some of all that came before, so that nothing is forgotten."""
+"""The movies that a trainer keeps: the newest, and a sample of all earlier ones, so that nothing is forgotten."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NEW_SHARE = 2.0 / 3.0
-"""Of the draws, for the newer half."""
+"""Share of the draws that go to the newer half."""
 
 _Movie = TypeVar("_Movie")
 
 
 class Replay(Generic[_Movie]):
-    """A bounded number of movies, in their order.
+    """A bounded number of movies, in order.
 
     The newer half are the newest; the older half are a uniform sample of all that are older.
     Source: reservoir sampling, Vitter 1985, algorithm R.
@@ -32,7 +32,7 @@ class Replay(Generic[_Movie]):
         self._generator = torch.Generator().manual_seed(seed)
 
     def add(self, movie: _Movie) -> None:
-        """Take the newest movie in; another one may go."""
+        """Add the newest movie; another one may be dropped."""
         self._new.append(movie)
         if len(self._new) <= self._most_new:
             return
@@ -56,12 +56,12 @@ class Replay(Generic[_Movie]):
         if not self._old:
             return [1.0] * len(self._new)
         old, new = (1.0 - _NEW_SHARE) / len(self._old), _NEW_SHARE / len(self._new)
-        # a movie that is new is never drawn less often than an old one
+        # a new movie is never drawn less often than an old one
         new = max(new, old)
         return [old] * len(self._old) + [new] * len(self._new)
 
     def keep(self, kept: list[_Movie]) -> None:
-        """Let go of all movies but these."""
+        """Drop all movies but these."""
         self._old = [one for one in self._old if any(one[1] is movie for movie in kept)]
         self._new = [movie for movie in self._new if any(movie is one for one in kept)]
 

@@ -1,4 +1,4 @@
-"""The movies of a session that a trainer holds: to learn from and to judge by, of one make, in one band, bounded."""
+"""The movies of a session that a trainer keeps, to learn from and to judge by: same settings, one band, bounded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from streamer.settings import DenoiseSettings
 
 _BYTES_PER_PX = 4
-"""Of a half-plane spectrum in single precision, per px of the image."""
+"""Size of a half-plane spectrum in single precision, per px of the image."""
 
 
 class SessionMovies:
-    """Learned from, and held out."""
+    """A session's movies for training and those held out."""
 
     def __init__(
         self,
@@ -35,28 +35,28 @@ class SessionMovies:
 
         Parameters
         ----------
-        pixel_size : of the session, where it is set, Å/px; else the first movie's.
+        pixel_size : of the session, Å/px; None: the first movie's.
         """
         self._settings, self._denoise, self._pixel_size, self._device = settings, denoise, pixel_size, device
         self.learned: Replay[TrainingMovie] = Replay(settings.most_movies)
         self.held_out: list[TrainingMovie] = []
         self.resolution: float | None = None
-        """Fine end in Å of the band that is learned in; None: not chosen yet."""
+        """Fine end in Å of the training band; None: not chosen yet."""
         self._parent: Manifest | None = None
         self._serves = False
         self._misfit_told = False
 
     @property
     def low(self) -> float:
-        """Coarse end of the band that is learned in, Å: that of what serves, else of the settings."""
+        """Coarse end of the training band, Å: that of the serving version, else of the settings."""
         return self._parent.low if self._serves and self._parent is not None else self._denoise.low
 
     def follow(self, parent: Manifest | None, *, serves: bool) -> None:
-        """Keep to the make and the band of the version that learning goes on from; movies of another make are let go.
+        """Keep to the settings and the band of the version that training continues from; other movies are dropped.
 
         Parameters
         ----------
-        serves : whether that version serves, so that its band is what the next one has to have.
+        serves : whether this is the serving version, so that the next one needs the same band.
         """
         self._parent, self._serves = parent, serves
         if parent is not None and serves:
@@ -66,7 +66,7 @@ class SessionMovies:
         self.held_out = [movie for movie in self.held_out if self._fits(movie)]
 
     def read(self, movie_id: str, sums: GroupSums) -> TrainingMovie | None:
-        """A movie ready to be learned from; None where it has no signal, few frames, or is of another make."""
+        """A movie ready to be learned from; None if it has no signal, too few frames, or other settings."""
         movie = TrainingMovie(movie_id, sums, self.low, self._device, resolution=self.resolution)
         if not movie.can_teach or not self._fits(movie):
             return None
@@ -75,11 +75,11 @@ class SessionMovies:
         return movie
 
     def hold_out(self, movie: TrainingMovie) -> None:
-        """Keep a movie to judge by; the oldest goes where there are too many."""
+        """Keep a movie to judge by; the oldest is dropped if there are too many."""
         self.held_out = [*self.held_out, movie][-self._settings.most_held_out :]
 
     def choose_band(self) -> None:
-        """Choose the band by what the first movies hold, within what their sums were made to; once."""
+        """Choose the band by the signal of the first movies, within the band of their sums; once."""
         if self.resolution is None:
             parent = self._parent
             useful = parent.resolution if parent else useful_resolution([*self.learned, *self.held_out])
@@ -95,12 +95,12 @@ class SessionMovies:
                 movie.keep_part(self._most_px(movie))
 
     def _most_px(self, movie: TrainingMovie) -> int:
-        """Pixels of a movie's band that the memory set has room for."""
+        """Pixels of a movie's band for which the configured memory has room."""
         movies = self._settings.most_movies + self._settings.most_held_out
         return int(self._settings.memory_gb * 1e9 / (movies * len(movie) * _BYTES_PER_PX))
 
     def _fits(self, movie: TrainingMovie) -> bool:
-        """Whether a movie can be learned from together with the others; told once where it cannot."""
+        """Whether a movie can be learned from together with the others; reported once if not."""
         resolution = self.resolution or self._denoise.resolution
         if self._parent is not None and self._serves and not self._parent.general:
             pixel_size = self._parent.pixel_size
@@ -111,11 +111,11 @@ class SessionMovies:
             return True
         if not self._misfit_told:
             error = ModelError(
-                "nothing is learned from movies of another make",
+                "movies made with other settings are not learned from",
                 where=f"movie {movie.movie_id}",
                 expected=f"sums to {resolution:g} Å at {pixel_size:g} Å/px",
                 found=f"to {2.0 * movie.band.band_pixel_size:.3g} Å at {movie.band.pixel_size:g} Å/px",
-                hint="to learn with other settings give the session another name; this is told once",
+                hint="to learn with other settings, give the session another name; this is reported once",
             )
             sys.stderr.write(f"{error}\n")
             self._misfit_told = True

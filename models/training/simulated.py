@@ -1,8 +1,8 @@
 """Base weights: what a session starts from, learned from simulated sessions of many specimens.
 
 Each specimen is a random protein, alone or several around an axis, seen at its own pixel size, dose and defocus, with
-its own ice. Movies go the way of the daemon's: summed in frame groups, whitened, cropped to one band in Å, so that a
-particle has the same size in pixels whatever the magnification. The last specimens are kept for the gate.
+its own ice. Movies are treated as the daemon's are: summed in frame groups, whitened, cropped to one band in Å, so that
+a particle has the same size in pixels whatever the magnification. The last specimens are kept for the gate.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def simulated_movies(specimens: range, seed: int, device: torch.device | str = "
 
 
 def sample(number: int, seed: int) -> tuple[Specimen, Microscope]:
-    """The specimen of a number, and how it is looked at."""
+    """The specimen of a number, and how it is imaged."""
     rng = np.random.default_rng([seed, number, 7])
     symmetric = rng.random() < 0.4
     copies = int(rng.integers(2, 13)) if symmetric else 1

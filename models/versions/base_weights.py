@@ -1,4 +1,4 @@
-"""Which weights a session starts from. No torch: the daemon asks this."""
+"""Which weights a session starts from. No torch: the daemon uses this."""
 
 from __future__ import annotations
 

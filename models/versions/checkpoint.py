@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors beside a manifest, one directory per version, never a pickled object.
+"""Weights on disk: safetensors with a manifest, one directory per version, never a pickled object.
 
 A version appears whole (temporary directory, fsync, rename). Loading checks the weights' sha256, their names and
 shapes against the manifest's configuration, and that all are finite.
@@ -35,7 +35,7 @@ _Net = TypeVar("_Net", bound="nn.Module")
 def save_version(directory: Path, net: nn.Module, manifest: Manifest, pattern: Tensor | None = None) -> Manifest:
     """Write a version into a directory of its own; returns the manifest with the hashes filled in.
 
-    ``pattern`` is (h', w') what the guard looks for in later movies.
+    ``pattern``, (h', w'), is what the guard looks for in later movies.
     """
     weights = save({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
     manifest = msgspec.structs.replace(manifest, sha256=hashlib.sha256(weights).hexdigest())
@@ -75,7 +75,7 @@ def load_net(
 
 
 def try_out(net: Denoiser, where: Path) -> None:
-    """Let a network denoise some noise before it may serve: weights can be finite and what they compute not."""
+    """Let a network denoise some noise before it is used: finite weights may yield values that are not finite."""
     device = next(net.parameters()).device
     noise = torch.randn((4 * MULTIPLE, 4 * MULTIPLE), generator=torch.Generator().manual_seed(0)).to(device)
     if not bool(torch.isfinite(infer(net, noise, 0.5 * noise)).all()):
@@ -83,7 +83,7 @@ def try_out(net: Denoiser, where: Path) -> None:
 
 
 def load_pattern(directory: Path, manifest: Manifest) -> Tensor | None:
-    """What a version's movies hold at the same place, (h', w') float16; None where none was kept."""
+    """What a version's movies share at the same place, (h', w') float16; None if none was kept."""
     if manifest.pattern_sha256 is None:
         return None
     return _tensors(directory / PATTERN, manifest.pattern_sha256, "values of the pattern")["pattern"]

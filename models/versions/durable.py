@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def append_durably(path: Path, end: int, data: bytes) -> None:
-    """Write behind the first ``end`` bytes of a file, over what a kill may have left there; raises OSError."""
+    """Write after the first ``end`` bytes of a file, over what a kill may have left there; raises OSError."""
     is_new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb" if is_new else "r+b") as file:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROLES = "roles.jsonl"
-"""Beside the store; which movies are held out."""
+"""Next to the store; which movies are held out."""
 
 
 class _Role(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -30,13 +30,13 @@ class _Role(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Roles:
     """Which movies of a session are learned from and which are held out, for good: one line of JSON per movie.
 
-    One process gives roles; others may read along with ``refresh``.
+    One process assigns roles; others may follow with ``refresh``.
     """
 
     def __init__(self, path: Path, specimen: int = 1) -> None:
-        """Read what is there; raises ModelError where it is damaged.
+        """Read the file, if there is one; raises ModelError if it is damaged.
 
-        ``specimen`` is that of the movies which roles are given to; each specimen's movies are counted apart.
+        ``specimen`` is that of the movies that get roles; each specimen's movies are counted separately.
         """
         self._path, self._specimen = path, specimen
         self._roles: dict[str, bool] = {}
@@ -46,7 +46,7 @@ class Roles:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the lines that have been added; a last line that was torn by a kill is none."""
+        """Read the lines that have been added; a last line torn by a kill is ignored."""
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
@@ -59,11 +59,11 @@ class Roles:
                 self._counts[role.specimen] += 1
                 self._end += len(line) + 1
         except msgspec.DecodeError as error:
-            hint = "without it nobody knows what was held out: move it away and collect under another session name"
-            raise ModelError(f"damaged roles of movies: {error}", where=self._path, hint=hint) from error
+            hint = "only it says what was held out: move it away and collect under another session name"
+            raise ModelError(f"the movies' roles are damaged: {error}", where=self._path, hint=hint) from error
 
     def held_out(self, movie_id: str) -> bool:
-        """Role of a movie, given when it is first asked for and on disk before it is used."""
+        """Role of a movie, assigned when it is first asked for and on disk before it is used."""
         if movie_id not in self._roles:
             held_out = is_held_out(self._counts[self._specimen])
             role = _Role(movie_id=movie_id, held_out=held_out, specimen=self._specimen)

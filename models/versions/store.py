@@ -1,4 +1,4 @@
-"""What is kept of a session: its versions, which of them serves, which movies are held out.
+"""The store of a session's versions, and which of them is used.
 
 <store>/v0001/model.safetensors  manifest.json  pinned        <store>/current -> v0001
 
@@ -31,16 +31,16 @@ BASE = "v0000"
 """A session's name for the weights that it started from."""
 _CURRENT = "current"
 _HELD = "none"
-"""Where ``current`` leads when the operator wants no network."""
+"""Target of ``current`` when the operator wants no network."""
 _PINNED = "pinned"
 _REMOVED = ".removed-"
 _ANCESTORS = 3
-"""Rollbacks in a row that find their target."""
+"""Number of consecutive rollbacks that find their target."""
 _NEWEST = 100
-"""So many that what outputs name can still be asked for; 32 MB of the default net."""
+"""Enough that versions named by outputs can still be looked up; 32 MB for the default net."""
 
 SUPER_RESOLUTION_MODELS = {"fusion": "fine-models", "zssr": "zssr-models"}
-"""Beside the store of denoisers: those of networks of the fine grid, by method."""
+"""Stores of super-resolution networks, next to that of the denoisers, by method."""
 
 
 class ModelStore:
@@ -69,7 +69,7 @@ class ModelStore:
         return f"v{_number(versions[-1]) + 1:04d}" if versions else "v0001"
 
     def before(self, version: str) -> str | None:
-        """Version that served when another was trained; where that is not known the next older; None: no network."""
+        """Version in use when another was trained; if unknown, the next older one; None: no network."""
         with suppress(ModelError):
             parent = load_manifest(self.path(version)).parent
             if parent is None or (self.directory / parent / MANIFEST).is_file():
@@ -78,27 +78,27 @@ class ModelStore:
         return older[-1] if older else None
 
     def learned_from(self) -> set[str]:
-        """Ids of the movies that are not new: after a rollback they do not bring back what was taken back."""
+        """Ids of movies that were learned from: after a rollback they must not bring back what was rolled back."""
         learned: set[str] = set()
         for name in self.versions():
             with suppress(ModelError):
                 learned.update(load_manifest(self.path(name)).trained_on)
         return learned
 
-    # ------------------------------------------------------------------------------------------- which serves
+    # -------------------------------------------------------------------------------------------- the one used
 
     def current(self) -> str | None:
-        """Version that serves, or None."""
+        """Version in use, or None."""
         version = self._link()
         return version if version in self.versions() else None
 
     @property
     def is_held(self) -> bool:
-        """Whether the operator has taken the network out of service: then no candidate may follow by itself."""
+        """Whether the operator has taken the network out of service: then no candidate is promoted by itself."""
         return self._link() == _HELD
 
     def set_current(self, version: str | None, *, held: bool = False) -> None:
-        """Let a version serve; None takes the network out of service, ``held`` until an operator promotes one."""
+        """Put a version into service; None: no network, and if ``held``, none until an operator promotes one."""
         link = self.directory / _CURRENT
         if version is not None:
             self.path(version)
@@ -117,30 +117,30 @@ class ModelStore:
         link = self.directory / _CURRENT
         return str(link.readlink()) if link.is_symlink() else None
 
-    # ------------------------------------------------------------------------------------- coming and going
+    # -------------------------------------------------------------------------------------------- new ones
 
     def adopt(self, directory: Path) -> Manifest:
-        """Take weights from elsewhere in as the version that this session starts from, kept for good."""
+        """Copy weights from elsewhere as the version that this session starts from, kept for good."""
         manifest = copy_version(directory, self.directory / BASE)
         self.pin(BASE)
         return manifest
 
-    # -------------------------------------------------------------------------------------------- which stay
+    # --------------------------------------------------------------------------------------------- old ones
 
     def pin(self, version: str) -> None:
         """Keep a version for good."""
         (self.path(version) / _PINNED).touch()
 
     def sweep(self) -> None:
-        """Remove what a process left that was killed while it stored a version; only where nobody else stores one."""
+        """Remove what a process left when it was killed while storing a version; only if no other is storing one."""
         for left_over in self.directory.glob(".v*.tmp-*"):
             shutil.rmtree(left_over, ignore_errors=True)
 
     def prune(self) -> list[str]:
-        """Remove versions that nobody will ask for any more; returns their names.
+        """Remove versions that are no longer needed; returns their names.
 
-        What serves stays with those it was trained from, so that a rollback finds its target; so do the newest ones
-        and what is pinned.
+        The serving version stays with those it was trained from, so that a rollback finds its target; so do the newest
+        ones and those that are pinned.
         """
         for left_over in self.directory.glob(f"{_REMOVED}*"):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -153,7 +153,7 @@ class ModelStore:
         kept.update(versions[-_NEWEST:])
         gone = [name for name in versions if name not in kept and not (self.directory / name / _PINNED).exists()]
         for name in gone:
-            # out of sight by a rename first: a version is whole or not there
+            # renamed out of sight first: a version is whole or absent
             hidden = self.directory / f"{_REMOVED}{name}"
             with suppress(OSError):
                 (self.directory / name).rename(hidden)
@@ -187,7 +187,7 @@ def copy_version(source: Path, target: Path) -> Manifest:
 def write_version(directory: Path, files: dict[str, bytes], manifest: Manifest) -> None:
     """Write a version's files and manifest into a directory of its own, whole or not at all."""
     if directory.exists():
-        raise ModelError("a version of this name exists already", where=directory)
+        raise ModelError("a version of this name already exists", where=directory)
     temporary = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""Commands of the denoiser: train a version, probe it, apply it to a finished movie."""
+"""Denoiser commands: train a version, probe it, apply it to a finished movie."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from service.printable import printable
 from streamer import jsontext
 from streamer.errors import UsageError
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 
 
 @click.command("train")
 @click.argument("directories", metavar="[OUTPUT_DIRECTORY]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", type=OutputDirectory(), required=True, help="Directory of the new version.")
-@click.option("--steps", type=click.IntRange(min=1), help="Budget in steps.  [default: session_model.first_steps]")
-@click.option("--seconds", type=Number(0.1), help="Budget in seconds instead.")
-@click.option("--start", type=click.Path(path_type=Path), help="Version to start from; else from scratch.")
+@click.option("--out", type=OutputDirectory(), required=True, help="Directory to create for the new version.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Training budget in steps.  [default: session_model.first_steps]"
+)
+@click.option("--seconds", type=Number(0.1), help="Training budget in seconds instead.")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="Directory of a version to start from.  [default: from scratch]"
+)
 @click.option(
     "--base",
     "as_base",
     is_flag=True,
-    help="Make weights that any session can start with: from simulated sessions of many specimens, and from the "
+    help="Train base weights that any session can start from, on simulated sessions of many specimens and on the "
     "directories, if any. 36000 steps unless a budget is given.",
 )
 @click.option(
@@ -33,7 +37,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, 
     type=click.IntRange(min=1),
     default=130,
     show_default=True,
-    help="With --base: simulated specimens to learn from; ten more are judged by.",
+    help="With --base: number of simulated specimens to train on; ten more are held out for judging.",
 )
 @click.option("--device", default="cpu", show_default=True, help="With --base: cpu, cuda or cuda:NUMBER.")
 @click.option(
@@ -48,12 +52,12 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, 
     type=click.Choice(list(DENOISERS)),
     default="small",
     show_default=True,
-    help="What to train, unless --start says it.",
+    help="Network to train; with --start, that of its version.",
 )
 @click.option(
     "--ctf",
     type=click.Path(path_type=Path),
-    help="STAR file with the movies' defocus: learns from images with their phases flipped, and denoise needs it too.",
+    help="STAR file with the movies' defocus: trains on phase-flipped images; denoise then needs one too.",
 )
 @_JSON
 def train_model(
@@ -71,10 +75,11 @@ def train_model(
     as_base: bool,
     as_json: bool,
 ) -> int:
-    """Train a version from finished movies' group sums, and have the gate judge it.
+    """Train a denoiser version on finished movies.
 
-    The movies must have been processed with --keep-groups. A quarter of them is held out. The version is written
-    whether it passes or not, with the verdict; exit status 1 says that it did not pass.
+    The movies must have been processed with --keep-groups. A quarter of them is held out, and the gate judges the
+    version on these. The version is written with the verdict whether or not it passes; exit status 1 means that it
+    did not.
     """
     from service.offline.train_base_weights import pretrain
     from service.offline.train_denoiser import train_offline
@@ -82,11 +87,11 @@ def train_model(
     if steps and seconds:
         raise UsageError("give a budget in steps or in seconds, not both")
     if as_base and (start or ctf):
-        raise UsageError("--base starts from scratch, and its images keep their phases", found="--start or --ctf")
+        raise UsageError("--base trains from scratch, on images without phase flipping", found="--start or --ctf")
     if not (as_base or directories):
-        raise UsageError("nothing to learn from", expected="OUTPUT_DIRECTORY..., or --base")
+        raise UsageError("no movies to train on", expected="OUTPUT_DIRECTORY..., or --base")
     if out.exists():
-        raise UsageError("a version of this name exists already", where=out)
+        raise UsageError("a version of this name already exists", where=out)
     places, out = list(directories), out.absolute()
     if as_base:
         result = pretrain(
@@ -114,13 +119,16 @@ def train_model(
 @click.command("probe")
 @click.argument("version", type=click.Path(path_type=Path))
 @click.argument("directories", metavar="OUTPUT_DIRECTORY...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a model trained with it.")
+@click.option(
+    "--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a version trained with --ctf."
+)
 @_JSON
 def probe_model(version: Path, directories: tuple[Path, ...], ctf: Path | None, *, as_json: bool) -> int:
-    """Look whether a version invents: what it makes of noise, of a blank, of another movie's signal.
+    """Test whether a version invents signal.
 
-    VERSION is a directory; the movies must have been processed with --keep-groups, and what it learned from is left
-    out. Exit status 1 says that it fails a limit of the gate.
+    It is applied to noise, to a blank and to another movie's signal. VERSION is a directory; the movies must have been
+    processed with --keep-groups, and those that the version was trained on are left out. Exit status 1 means that it
+    fails a limit of the gate.
     """
     from service.offline.train_denoiser import probe
 
@@ -130,18 +138,20 @@ def probe_model(version: Path, directories: tuple[Path, ...], ctf: Path | None, 
     else:
         for name, value in found.probes.items():
             click.echo(f"{name:22} {value:8.4f}  {found.limits.get(name, '')}")
-        click.echo(found.failure or f"passes, on {found.movies} movies it has not learned from")
+        click.echo(found.failure or f"passes, on {found.movies} movies that it was not trained on")
     return int(bool(found.failure))
 
 
 @click.command()
 @click.argument("directory", metavar="MOVIE_OUTPUT_DIRECTORY", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of a version.")
-@click.option("--output", type=OutputDirectory(), required=True, help="Where the images are written.")
-@click.option("--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a model trained with it.")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Directory of the version to apply.")
+@click.option("--output", type=OutputDirectory(), required=True, help="Directory for the images.")
+@click.option(
+    "--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus, for a version trained with --ctf."
+)
 @_JSON
 def denoise(directory: Path, model: Path, output: Path, ctf: Path | None, *, as_json: bool) -> None:
-    """Apply a model to a finished movie: to its sum and to both halves."""
+    """Apply a denoiser to a finished movie's sum and half sums."""
     from service.offline.stages import denoise_to
 
     found = denoise_to(directory, model, output.absolute(), ctf)

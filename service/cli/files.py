@@ -1,4 +1,4 @@
-"""Commands that work on files: the whole way of a movie offline, or one stage alone."""
+"""Commands that work on files: all stages of a movie offline, or a single stage."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 _MOVIES = click.argument("paths", metavar="MOVIE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 _BAND_END = Number(0.01, 1_000_000)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 
 
 @click.command()
 @_MOVIES
-@click.option("--output", type=OutputDirectory(), required=True, help="Sessions are made below it.")
-@click.option("--model", help="Version of the session model: its name or its directory. Without: the Wiener estimate.")
-@click.option("--keep-groups", is_flag=True, help="Keep the frame-group sums that models train reads.")
+@click.option(
+    "--output", type=OutputDirectory(), required=True, help="Output directory; a session directory is created in it."
+)
+@click.option("--model", help="Version of the session model: name or directory.  [default: the Wiener estimate]")
+@click.option("--keep-groups", is_flag=True, help="Keep the frame-group sums, which models train needs.")
 @configured
 @exposure
 @_JSON
@@ -64,13 +66,13 @@ def process(
 
 
 def _about(path: Path, message: str) -> str:
-    """An error with the movie it is about, which some errors name themselves, as typed or in full."""
+    """The error with its movie, unless the message already names it, as typed or in full."""
     named = message.startswith((f"{path}: ", f"{path.absolute()}: ", f"{path.resolve()}: "))
     return printable(message if named else f"{path}: {message}")
 
 
 def _noted(flags: Sequence[str]) -> str:
-    """What the user should know about a result, in brackets."""
+    """Flags of a result, in brackets."""
     return f"  [{printable('; '.join(flags))}]" if flags else ""
 
 
@@ -80,15 +82,15 @@ def _noted(flags: Sequence[str]) -> str:
 @exposure
 @_JSON
 def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
-    """Estimate the shifts that move each frame onto the first."""
+    """Estimate the shifts that align each frame with the first."""
     from service.offline.stages import motion_of
 
     found = motion_of(path, load_config(config, overrides))
     if as_json:
         click.echo(jsontext.encode(found).decode())
         return
-    trust = "" if found.trusted else "  (too little information: not to be trusted)"
-    click.echo(f"{found.frames} frames, {found.total_motion_angstrom:.2f} Å in all{trust}{_noted(found.flags)}")
+    trust = "" if found.trusted else "  (not to be trusted: too little information)"
+    click.echo(f"{found.frames} frames, {found.total_motion_angstrom:.2f} Å in total{trust}{_noted(found.flags)}")
     for index, (y, x) in enumerate(found.shifts_yx_px):
         click.echo(f"{index:4d}  y {y:8.3f}  x {x:8.3f} px")
 
@@ -96,14 +98,18 @@ def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_js
 @click.command()
 @click.argument("even", type=click.Path(path_type=Path))
 @click.argument("odd", type=click.Path(path_type=Path))
-@click.option("--denoised-even", type=click.Path(path_type=Path), help="The even half as a denoiser restored it.")
+@click.option("--denoised-even", type=click.Path(path_type=Path), help="The even half as restored by a denoiser.")
 @click.option("--denoised-odd", type=click.Path(path_type=Path), help="The odd half, likewise.")
 @click.option(
-    "--band", type=(_BAND_END, _BAND_END), default=(100.0, 6.0), show_default=True, help="Low and high end, Å."
+    "--band",
+    type=(_BAND_END, _BAND_END),
+    default=(100.0, 6.0),
+    show_default=True,
+    help="Coarse and fine end of the pooled band, Å.",
 )
-@click.option("--pixel-size", type=Number(0.01, 100), help="Å/px; else that of the header.")
+@click.option("--pixel-size", type=Number(0.01, 100), help="Pixel size, Å/px.  [default: from the header]")
 @click.option(
-    "--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus: looks at the CTF's zeros too."
+    "--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus: also checks the zeros of the CTF."
 )
 @_JSON
 def quality(
@@ -117,10 +123,10 @@ def quality(
     *,
     as_json: bool,
 ) -> None:
-    """Judge half images, and a denoiser by what it makes of each half alone.
+    """Judge half images, or a denoiser applied to each half.
 
-    Works on any program's halves: two files, or two directories with one file of each micrograph, found by name. The
-    denoiser must not have been trained on them.
+    Works on any program's halves: two files, or two directories with one file per micrograph, matched by name. The
+    denoiser must be applied to each half separately and must not have been trained on them.
     """
     from streamer.quality.of_files import quality_of
 

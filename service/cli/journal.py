@@ -1,4 +1,4 @@
-"""Commands for the journal as a whole: is it sound, rebuild it, hand it to other programs."""
+"""Commands for the journal as a whole: check it, rebuild it, export it for other programs."""
 
 from __future__ import annotations
 
@@ -18,27 +18,33 @@ from streamer.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 
 
 @click.group()
 def journal() -> None:
-    """Check, rebuild and export the record of all movies and events."""
+    """Check, rebuild or export the journal of movies and events."""
 
 
 @journal.command("check")
 @configured
 @click.option(
-    "--newest", type=click.IntRange(min=0), default=20, show_default=True, help="Hash the outputs of so many movies."
+    "--newest",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Number of newest movies whose outputs are hashed.",
 )
-@click.option("--all", "hash_all", is_flag=True, help="Hash the outputs of all movies; hours for a large session.")
+@click.option(
+    "--all", "hash_all", is_flag=True, help="Hash the outputs of all movies; takes hours for a large session."
+)
 @_JSON
 def check_journal(
     config: Path | None, overrides: tuple[str, ...], newest: int, *, hash_all: bool, as_json: bool
 ) -> int:
-    """Check the file, the numbers of the events, and the hashes of the newest outputs.
+    """Check the file, the event numbers and the newest outputs.
 
-    Works beside a running daemon. Exit status 1 tells that something was found.
+    Outputs are checked by their hashes. A daemon may be running. Exit status 1 means that a problem was found.
     """
     from service.journal.recovery import check
 
@@ -52,22 +58,22 @@ def check_journal(
         for finding in findings:
             click.echo(printable(f"{finding.where}: {finding.what}"))
         states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "none"
-        click.echo(f"movies: {states}; events: {events}; {len(findings) or 'nothing'} found wrong")
+        click.echo(f"movies: {states}; events: {events}; problems: {len(findings) or 'none'}")
     return int(bool(findings))
 
 
 @journal.command("recover")
 @configured
-@click.option("--force", is_flag=True, help="Also where the journal is sound.")
-@click.option("--hash", "hash_all", is_flag=True, help="Read every output and compare its hash, not only its size.")
+@click.option("--force", is_flag=True, help="Rebuild even if the journal is sound.")
+@click.option("--hash", "hash_all", is_flag=True, help="Compare the hash of every output, not only its size.")
 @_JSON
 def recover_journal(
     config: Path | None, overrides: tuple[str, ...], *, force: bool, hash_all: bool, as_json: bool
 ) -> int:
-    """Rebuild a lost or damaged journal from the records beside the outputs.
+    """Rebuild a lost or damaged journal from the output records.
 
-    No daemon may run. The old file is set aside, subscribers see a new epoch, movies that were not done are found
-    again. Exit status 1 tells that some records could not be used; their movies are processed again.
+    Stop the daemon first. The old file is set aside, subscribers see a new epoch, and unfinished movies are found
+    again. Exit status 1 means that some records could not be used; their movies are processed again.
     """
     from service.journal.recovery import recover
 
@@ -80,7 +86,7 @@ def recover_journal(
     for finding in found.refused:
         click.echo(printable(f"{finding.where}: {finding.what}"), err=True)
     if found.set_aside:
-        click.echo(f"the old journal is now {printable(str(found.set_aside))}")
+        click.echo(f"the old journal was moved to {printable(str(found.set_aside))}")
     click.echo(
         f"{printable(str(layout.journal))}: {found.movies} movies recovered, {len(found.refused)} records refused"
     )
@@ -90,15 +96,18 @@ def recover_journal(
 @journal.command("export")
 @configured
 @click.option(
-    "--what", type=click.Choice(["movies", "events"]), default="movies", show_default=True, help="One JSON line each."
+    "--what", type=click.Choice(["movies", "events"]), default="movies", show_default=True, help="What to export."
 )
-@click.option("--kind", type=click.Choice(KINDS), help="Events of this kind only.")
+@click.option("--kind", type=click.Choice(KINDS), help="Export only events of this kind.")
 def export_journal(config: Path | None, overrides: tuple[str, ...], what: str, kind: str | None) -> None:
-    """Print all movies with their records, or all events as they were published, as JSON lines."""
+    """Print all movies or all events as JSON lines.
+
+    Movies include their records; events are printed as they were published.
+    """
     from service.journal.recovery import exported_events, exported_movies
 
     if kind and what != "events":
-        raise UsageError("--kind is for events", where="--what", found=what, expected="events")
+        raise UsageError("--kind applies to events only", where="--what", found=what, expected="events")
     with reading(load_config(config, overrides)) as opened:
         for line in exported_events(opened, kind) if what == "events" else exported_movies(opened):
             sys.stdout.write(line.decode() + "\n")

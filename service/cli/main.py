@@ -1,7 +1,7 @@
 """The command line. One command per job; every error says what, where, expected, found and what to do.
 
 Exit status: 0 done, 1 some movies failed, 64 usage, 74 input or output, 75 already running, 78 configuration.
-Heavy imports stand inside the commands: ``streamer subscribe`` needs no torch and starts at once.
+Heavy imports are inside the commands: ``streamer subscribe`` needs no torch and starts at once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ from streamer.errors import StreamerError, UsageError
 
 _INTERRUPTED = 130
 _LEAST_LOST_S = 5.0
-"""With ``--idle``, a daemon that is not heard for this long, or for the idle time, is an error."""
+"""With ``--idle``, a daemon that is silent for this long, or for the idle time if longer, is an error."""
 
-_CURSOR = click.option(
-    "--cursor", type=click.Path(path_type=Path), help="File that remembers the position between runs."
-)
+_CURSOR = click.option("--cursor", type=click.Path(path_type=Path), help="File that stores the position between runs.")
 _SIDE = click.IntRange(32, 32_768)
 _DEFOCUS = Number(-20, 20)
-_IDLE = click.option("--idle", type=Number(0), help="End after this many seconds without an event.")
+_IDLE = click.option("--idle", type=Number(0), help="Exit after this many seconds without an event.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -44,9 +42,9 @@ def cli() -> None:
 
 @cli.command()
 @configured
-@click.option("--instance", help="Name of the instance; overrides [instance] name.")
+@click.option("--instance", help="Instance name; overrides instance.name.")
 def run(config: Path | None, overrides: tuple[str, ...], instance: str | None) -> int:
-    """Run the daemon: watch the directory, process what arrives, publish, until stopped."""
+    """Run the daemon: watch, process and publish until stopped."""
     from service.daemon.loop import run as run_daemon
 
     extra = (f"instance.name={instance}",) if instance else ()
@@ -55,9 +53,9 @@ def run(config: Path | None, overrides: tuple[str, ...], instance: str | None) -
 
 @cli.command()
 @configured
-@click.option("--once", is_flag=True, help="Print one picture and end.")
+@click.option("--once", is_flag=True, help="Print the display once and exit.")
 def monitor(config: Path | None, overrides: tuple[str, ...], *, once: bool) -> None:
-    """Show the live terminal of a running daemon."""
+    """Show the live display of a running daemon."""
     from service.subscribers.monitor import watch
 
     with connection(load_config(config, overrides)) as client:
@@ -67,7 +65,9 @@ def monitor(config: Path | None, overrides: tuple[str, ...], *, once: bool) -> N
 @cli.command()
 @configured
 @_CURSOR
-@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind. May be repeated.")
+@click.option(
+    "--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Print only this kind of event. May be repeated."
+)
 @_IDLE
 def subscribe(
     config: Path | None,
@@ -76,9 +76,10 @@ def subscribe(
     kinds: tuple[str, ...],
     idle: float | None,
 ) -> None:
-    """Print one JSON line per event, in order, without gaps, from the cursor on.
+    """Print each event as a JSON line, in order and without gaps.
 
-    Without a cursor from the first event that is kept. After a kill the last line may repeat: event_id tells.
+    Starts at the cursor; without one, at the oldest event still kept. After a kill the last line may be repeated,
+    with the same event_id.
     """
     from service.client import FileCursor
 
@@ -91,11 +92,13 @@ def subscribe(
 
 @cli.command()
 @configured
-@click.option("--diameter", type=Number(1, 100_000), required=True, help="Of the particle, Å.")
-@click.option("--threshold", type=Number(0, 1000), default=1.0, show_default=True, help="Larger is stricter.")
+@click.option("--diameter", type=Number(1, 100_000), required=True, help="Particle diameter, Å.")
+@click.option(
+    "--threshold", type=Number(0, 1000), default=1.0, show_default=True, help="Picking threshold; higher is stricter."
+)
 @_CURSOR
 @_IDLE
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per micrograph.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per micrograph.")
 def pick(
     config: Path | None,
     overrides: tuple[str, ...],
@@ -106,7 +109,10 @@ def pick(
     *,
     as_json: bool,
 ) -> int:
-    """Follow a daemon and write RELION particle coordinates for each micrograph."""
+    """Pick particles in each micrograph as it finishes.
+
+    Follows a running daemon and writes RELION particle coordinates.
+    """
     from service.client import FileCursor, MemoryCursor
     from service.layout import layout_of
     from service.subscribers.picker import Picked, follow
@@ -135,19 +141,19 @@ def pick(
 
 
 def _lost_after(idle: float | None) -> float | None:
-    """Seconds of silence after which a daemon counts as lost; who waits for ever waits for a daemon too."""
+    """Seconds of silence after which the daemon counts as lost; None, without ``--idle``: wait for it for ever."""
     return None if idle is None else max(idle, _LEAST_LOST_S)
 
 
 @cli.command()
 @click.argument("directory", type=OutputDirectory())
-@click.option("--movies", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
+@click.option("--movies", type=click.IntRange(min=1), default=4, show_default=True, help="Number of movies.")
 @click.option(
     "--layout",
     type=click.Choice(["epu", "serialem"]),
     default="epu",
     show_default=True,
-    help="Directories, names and sidecars as EPU (XML) or as SerialEM (.mdoc) makes them.",
+    help="Directories, file names and sidecars as written by EPU (XML) or SerialEM (.mdoc).",
 )
 @click.option(
     "--format",
@@ -155,47 +161,66 @@ def _lost_after(idle: float | None) -> float | None:
     type=click.Choice(["tiff", "mrc", "eer"]),
     default="tiff",
     show_default=True,
-    help="LZW TIFF, MRC, or EER of 20 hardware frames per frame.",
+    help="LZW TIFF, MRC, or EER with 20 hardware frames per frame.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["rename", "grow", "page"]),
     default="rename",
     show_default=True,
-    help="How files appear: whole, in pieces under their final name, or frame by frame (EER: in pieces).",
+    help="How files appear: complete, in pieces under their final name, or frame by frame (EER: in pieces).",
 )
 @click.option(
-    "--interval", type=Number(0, 86_400), default=0.0, show_default=True, help="Least seconds between two movies."
+    "--interval",
+    type=Number(0, 86_400),
+    default=0.0,
+    show_default=True,
+    help="Minimum time from one movie to the next, s.",
 )
 @click.option(
-    "--write-time", type=Number(0, 86_400), default=2.0, show_default=True, help="Seconds a growing file takes."
+    "--write-time",
+    type=Number(0, 86_400),
+    default=2.0,
+    show_default=True,
+    help="Time to write a file in pieces or frame by frame, s.",
 )
-@click.option("--size", type=(_SIDE, _SIDE), default=(1024, 1024), show_default=True, help="Height and width, px.")
-@click.option("--frames", type=click.IntRange(min=1), default=32, show_default=True, help="Per movie.")
-@click.option("--pixel-size", type=Number(0.1, 20), default=1.5, show_default=True, help="Å/px.")
-@click.option("--dose-per-frame", type=Number(0.001, 10), default=0.65, show_default=True, help="e⁻/Å².")
+@click.option(
+    "--size", type=(_SIDE, _SIDE), default=(1024, 1024), show_default=True, help="Frame height and width, px."
+)
+@click.option("--frames", type=click.IntRange(min=1), default=32, show_default=True, help="Frames per movie.")
+@click.option("--pixel-size", type=Number(0.1, 20), default=1.5, show_default=True, help="Pixel size, Å/px.")
+@click.option(
+    "--dose-per-frame", type=Number(0.001, 10), default=0.65, show_default=True, help="Dose per frame, e⁻/Å²."
+)
 @click.option("--voltage-kv", type=Number(20, 3000), default=300.0, show_default=True, help="Acceleration voltage, kV.")
 @click.option(
-    "--defocus", type=(_DEFOCUS, _DEFOCUS), default=(0.8, 2.0), show_default=True, help="Least and largest, µm."
+    "--defocus",
+    type=(_DEFOCUS, _DEFOCUS),
+    default=(0.8, 2.0),
+    show_default=True,
+    help="Minimum and maximum defocus, µm.",
 )
 @click.option(
-    "--coverage", type=Number(0, 1), default=0.3, show_default=True, help="Share of the field under particles."
+    "--coverage", type=Number(0, 1), default=0.3, show_default=True, help="Fraction of the field covered by particles."
 )
 @click.option(
     "--specimen",
     default="apoferritin",
     show_default=True,
-    help="apoferritin, random (another protein for each seed), ice, or a PDB or mmCIF file.",
+    help="apoferritin, random (a different protein for each seed), ice, or a PDB or mmCIF file.",
 )
-@click.option("--per-square", type=click.IntRange(min=0), default=0, help="Movies in one grid square.  [default: all]")
+@click.option("--per-square", type=click.IntRange(min=0), default=0, help="Movies per grid square.  [default: all]")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first movie.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed gives the same movies.")
 @click.option(
-    "--corrupt", type=click.IntRange(min=0), multiple=True, help="Number of a movie to damage, from 0. May be repeated."
+    "--corrupt",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="Number of a movie to damage, counted from 0. May be repeated.",
 )
-@click.option("--truth/--no-truth", default=True, show_default=True, help="Write what was really there beside it.")
+@click.option("--truth/--no-truth", default=True, show_default=True, help="Write the ground truth next to each movie.")
 def simulate(directory: Path, specimen: str, seed: int, **options: object) -> None:
-    """Simulate movies with a known truth, in the layout of EPU or SerialEM."""
+    """Simulate EPU or SerialEM movies with known ground truth."""
     from service.cli.simulate import plan_of
     from streamer.simulation.microscope import expose
 
@@ -206,16 +231,16 @@ def simulate(directory: Path, specimen: str, seed: int, **options: object) -> No
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("config.toml"))
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(file: Path, *, force: bool) -> None:
-    """Write the commented default configuration."""
+    """Write the default configuration, with comments."""
     from service.config import default_text
     from streamer.writers.atomic import write_atomically
 
     if file.is_dir():
-        raise UsageError("is a directory", where=file, expected=f"the name of a file, such as {file / 'config.toml'}")
+        raise UsageError("is a directory", where=file, expected=f"a file name, such as {file / 'config.toml'}")
     if file.exists() and not force:
-        raise UsageError("there is a file already", where=file, hint="give another name, or --force")
+        raise UsageError("the file already exists", where=file, hint="choose another name, or use --force")
     write_atomically(file, default_text().encode())
     name = printable(str(file))
     click.echo(f"{name}: set watch.root and outputs.root, then: streamer run --config {name}")
@@ -224,7 +249,7 @@ def init(file: Path, *, force: bool) -> None:
 @cli.command("check-config")
 @configured
 def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
-    """Check a configuration and say where everything would be."""
+    """Check a configuration; show the paths and ports it uses."""
     from service.layout import layout_of
     from service.named_versions import check_versions
     from streamer.detector.gain_choice import GainChoice
@@ -237,7 +262,7 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     gain = settings.movie.gain or ", ".join(map(str, gain_candidates(layout.root)))
     check_versions(settings)
     device_of(settings.compute.device)
-    present = "" if layout.root.is_dir() else "  (not there yet)"
+    present = "" if layout.root.is_dir() else "  (does not exist yet)"
     for name, value in (
         ("watched root", f"{layout.root}{present}"),
         ("output", layout.output),
@@ -258,13 +283,19 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     type=OutputDirectory(),
     default=Path("demo-output"),
     show_default=True,
-    help="New or empty, or left by an earlier demo: only then is it emptied.",
+    help="Must be new, empty, or from an earlier demo, which is then erased.",
 )
-@click.option("--movies", type=click.IntRange(min=8), default=13, show_default=True, help="One of them is damaged.")
+@click.option(
+    "--movies",
+    type=click.IntRange(min=8),
+    default=13,
+    show_default=True,
+    help="Number of movies; one is damaged on purpose.",
+)
 @click.option("--seed", type=SEED, default=1, show_default=True, help="The same seed gives the same movies.")
-@click.option("--minutes", type=Number(0.1, 1440), default=20.0, show_default=True, help="Hard stop.")
+@click.option("--minutes", type=Number(0.1, 1440), default=20.0, show_default=True, help="Time limit, minutes.")
 def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
-    """Run the whole system on a simulated microscope and check what arrives."""
+    """Run the system on simulated movies and check the results."""
     from service.demo.run import Demo
 
     return Demo(directory.absolute(), movies=movies, seed=seed, limit_s=60.0 * minutes).run()
@@ -277,14 +308,14 @@ for command in (process, motion, quality, super_resolve, denoise, movies, models
 
 
 def _complain(message: str, context: click.Context | None = None) -> None:
-    """One line on standard error; with the command's own context where its words were wrong."""
+    """Print one line on standard error; for a usage error, with a pointer to the command's own help."""
     program = context.command_path if context else "streamer"
     help_ = f" See {program} --help" if context else ""
     click.echo(f"{program}: {printable(message)}{help_}", err=True)
 
 
 def main() -> None:
-    """Entry point: carry out a command and turn what goes wrong into a message and an exit status."""
+    """Entry point: run a command and turn errors into a message and an exit status."""
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

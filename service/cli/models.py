@@ -1,4 +1,4 @@
-"""Commands for the versions of a session's model: look, compare, decide which serves, take one along."""
+"""Commands for the versions of a session's model: inspect, compare, choose the serving one, export."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from streamer.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from service.config import Config
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 
 
 @click.group()
 def models() -> None:
-    """Look at the versions of the session model, train one, decide which serves."""
+    """Inspect, train and choose versions of the session model."""
 
 
-_SESSION = click.option("--session", help="Which session; without: the only one, or the one collected last.")
+_SESSION = click.option("--session", help="Session name.  [default: session.name, else the newest]")
 
 
 @models.command("list")
@@ -55,7 +55,10 @@ def list_models(config: Path | None, overrides: tuple[str, ...], session: str | 
 @configured
 @_SESSION
 def show_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
-    """Show a version's manifest; VERSION is a name or a directory."""
+    """Show a version's manifest.
+
+    VERSION is a name or a directory.
+    """
     manifest = load_manifest(_named(config, overrides, session, version))
     click.echo(jsontext.encode(manifest, indent=2).decode())
 
@@ -65,39 +68,40 @@ def show_model(version: str, config: Path | None, overrides: tuple[str, ...], se
 @configured
 @_SESSION
 def promote_model(version: str, config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
-    """Let a version serve from the next movie on."""
+    """Use a version from the next movie on."""
     settings = load_config(config, overrides)
     _version(settings, session, version)
     with operator(settings) as tell:
         result = tell("promote", version=version, session=_session(settings, session))
-    click.echo(f"{result['version']} serves from the next movie on")
+    click.echo(f"{result['version']} is used from the next movie on")
 
 
 @models.command("rollback")
 @configured
 @_SESSION
 def rollback_model(config: Path | None, overrides: tuple[str, ...], session: str | None) -> None:
-    """Let the version that the serving one was trained from serve.
+    """Go back to the version the current one came from.
 
-    Before the first there is the Wiener estimate; then nothing is trained until models promote names a version.
+    From the first version this leads to the Wiener estimate, and nothing more is trained until models promote chooses
+    a version.
     """
     settings = load_config(config, overrides)
     with operator(settings) as tell:
         result = tell("rollback", session=_session(settings, session))
-    click.echo(f"{result['version'] or 'no network'} serves from the next movie on")
+    click.echo(f"{result['version'] or 'no network'} is used from the next movie on")
 
 
 @models.command("export")
 @click.argument("version")
-@click.option("--to", "target", type=OutputDirectory(), required=True, help="New directory.")
+@click.option("--to", "target", type=OutputDirectory(), required=True, help="Directory to create.")
 @configured
 @_SESSION
 def export_model(
     version: str, target: Path, config: Path | None, overrides: tuple[str, ...], session: str | None
 ) -> None:
-    """Copy a version out of its session, whole and checked: session_model.base of the next session can name it.
+    """Copy a version out of its session, verified.
 
-    VERSION is a name or a directory.
+    Set session_model.base to the copy to start the next session from it. VERSION is a name or a directory.
     """
     manifest = copy_version(_named(config, overrides, session, version), target.absolute())
     click.echo(f"{printable(str(target))}: {_figures(manifest)}")
@@ -120,10 +124,10 @@ def compare_models(
     *,
     as_json: bool,
 ) -> None:
-    """Compare two versions on movies that neither has learned from.
+    """Compare two versions on movies new to both.
 
-    Versions are names or directories. Movies are those of the directories (processed with --keep-groups), else the
-    session's held-out ones.
+    Versions are names or directories. The movies are those in the given directories (processed with --keep-groups),
+    or else the session's held-out ones.
     """
     from service.offline.compare_versions import compare
 
@@ -142,32 +146,32 @@ def compare_models(
         click.echo(f"{side.version}  {figures}, loss {side.loss:.4f}")
     low, high = found.loss_interval
     click.echo(
-        f"loss of the second {found.loss_difference:+.2%} ({low:+.2%} to {high:+.2%}) on {len(found.movies)} movies: "
-        f"{found.verdict}"
+        f"loss of the second against the first {found.loss_difference:+.2%} ({low:+.2%} to {high:+.2%}) "
+        f"on {len(found.movies)} movies: {found.verdict}"
     )
 
 
 def _named(config: Path | None, overrides: tuple[str, ...], session: str | None, version: str) -> Path:
-    """Directory of a version that is named, or given as a directory."""
+    """Directory of a version given by name or as a directory."""
     return Path(version) if Path(version).is_dir() else _version(load_config(config, overrides), session, version)
 
 
 def _session(config: Config, named: str | None = None) -> str:
-    """Session that is meant where none is named; one that is named must be there."""
+    """The named session, which must exist; without a name, the configured or the newest one."""
     state = layout_of(config).state
     if named is not None:
         known = sorted(path.name for path in (state / "sessions").glob("*") if path.is_dir())
         if named not in known:
             hint = f"known: {', '.join(known) or 'none'}"
-            raise UsageError("nothing was learned in a session of this name", where=state, found=named, hint=hint)
+            raise UsageError("no network was trained in a session of this name", where=state, found=named, hint=hint)
         return named
     if config.session.name:
         return config.session.name
     if layout_of(config).journal.is_file():
         with reading(config) as journal:
-            newest = journal.movies.newest(limit=1)
-        if newest:
-            return newest[0].movie.session
+            latest = journal.movies.latest_session()
+        if latest is not None:
+            return latest
     sessions = sorted((state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)
     if not sessions:
         raise UsageError("there is no session with a model yet", where=state)
@@ -179,7 +183,7 @@ def _store(config: Config, session: str | None) -> ModelStore:
 
 
 def _version(config: Config, session: str | None, version: str) -> Path:
-    """Directory of a version that the user has named."""
+    """Directory of a version named by the user."""
     try:
         return _store(config, session).path(version)
     except ModelError as error:

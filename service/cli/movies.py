@@ -1,6 +1,7 @@
-"""Commands for what the daemon has stored: movies in the journal; ``cli_models`` has those for versions.
+"""Commands for the movies in the journal; ``service.cli.models`` has those for versions.
 
-A running daemon is asked over its local socket; where none runs, the journal is opened directly, under the same lock.
+Changes go through the running daemon's local socket; if no daemon is running, the journal is opened directly, under the
+same lock.
 """
 
 from __future__ import annotations
@@ -29,16 +30,18 @@ if TYPE_CHECKING:
     from service.config import Config
     from service.journal.movie_table import JournalMovie
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 _RETRIED = ("failed", "quarantined", "incomplete", "vanished", "skipped")
 
 
 @contextmanager
 def reading(config: Config) -> Iterator[Journal]:
-    """Journal, read-only, whether a daemon runs or not."""
+    """Open the journal read-only, whether or not a daemon is running."""
     layout = layout_of(config)
     if not layout.journal.is_file():
-        raise UsageError("there is no journal yet", where=layout.journal, hint="has the daemon run with this state?")
+        raise UsageError(
+            "there is no journal yet", where=layout.journal, hint="has a daemon ever run with this configuration?"
+        )
     journal = Journal.open(layout.journal, instance=config.instance.name, read_only=True)
     try:
         yield journal
@@ -48,7 +51,7 @@ def reading(config: Config) -> Iterator[Journal]:
 
 @contextmanager
 def operator(config: Config) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Give what carries out commands: the daemon if one runs, else the journal and the versions themselves."""
+    """Yield what carries out commands: the running daemon, else the journal and the stored versions directly."""
     layout = layout_of(config)
     prepare(layout)
     with ExitStack() as stack:
@@ -73,14 +76,18 @@ def operator(config: Config) -> Iterator[Callable[..., dict[str, Any]]]:
 
 @click.group()
 def movies() -> None:
-    """Look at the journal, and decide about single movies."""
+    """List movies; retry or skip individual ones."""
 
 
 @movies.command("list")
 @configured
-@click.option("--state", type=click.Choice((*PENDING, *FINAL)), help="Only this state.")
+@click.option("--state", type=click.Choice((*PENDING, *FINAL)), help="List only movies in this state.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, newest first."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Maximum number to list, newest first.",
 )
 @_JSON
 def list_movies(
@@ -102,19 +109,21 @@ def list_movies(
 @configured
 @_JSON
 def show_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
-    """Show all that is known of a movie."""
+    """Show everything that is known about a movie."""
     with reading(load_config(config, overrides)) as journal:
         movie = journal.movie(movie_id)
     if movie is None:
-        raise UsageError("the journal does not know this movie", where=movie_id, hint="streamer movies list")
+        raise UsageError(
+            "the journal does not know this movie", where=movie_id, hint="streamer movies list shows those it knows"
+        )
     whole = _summary(movie) | {"record": movie.record}
     click.echo(jsontext.encode(whole, indent=None if as_json else 2).decode())
 
 
 @movies.command("retry")
 @click.argument("movie_ids", metavar="[MOVIE_ID]...", nargs=-1)
-@click.option("--state", type=click.Choice(_RETRIED), help="All movies of this state.")
-@click.option("--what-was-shed", is_flag=True, help="All movies that lack something because they came too fast.")
+@click.option("--state", type=click.Choice(_RETRIED), help="Retry all movies in this state.")
+@click.option("--what-was-shed", is_flag=True, help="Retry all movies with steps left out under load.")
 @configured
 def retry_movies(
     movie_ids: tuple[str, ...],
@@ -124,16 +133,16 @@ def retry_movies(
     *,
     what_was_shed: bool,
 ) -> int:
-    """Process movies once more: a failed one again, a done one as a new revision.
+    """Process movies again; a finished one gets a new revision.
 
-    Of several, one that is refused does not stop the others; exit status 1 tells that there was one.
+    With several movies, one that is refused does not stop the others; exit status 1 means that some were refused.
     """
     settings = load_config(config, overrides)
     if [bool(movie_ids), state is not None, what_was_shed].count(True) != 1:
-        raise UsageError("name movies, a state or what was shed", expected="MOVIE_ID..., --state or --what-was-shed")
+        raise UsageError("choose the movies in one way", expected="either MOVIE_ID..., --state or --what-was-shed")
     chosen = list(dict.fromkeys(movie_ids)) or _chosen(settings, state)
     if not chosen:
-        click.echo(f"no movie is {state}" if state else "no movie lacks anything", err=True)
+        click.echo(f"no movie is {state}" if state else "no movie has steps left out", err=True)
         return 0
     refused = 0
     with operator(settings) as tell:
@@ -151,7 +160,7 @@ def retry_movies(
 
 
 def _chosen(config: Config, state: str | None) -> list[str]:
-    """Ids of all movies in a state, or else of those that lack what was shed, oldest first."""
+    """Ids of all movies in a state, or with None of those with steps left out under load, oldest first."""
     with reading(config) as journal:
         if state is None:
             return journal.movies.with_shed()
@@ -160,10 +169,10 @@ def _chosen(config: Config, state: str | None) -> list[str]:
 
 @movies.command("skip")
 @click.argument("movie_id")
-@click.option("--reason", default="by the operator", show_default=True, help="Stands in the journal and the event.")
+@click.option("--reason", default="by the operator", show_default=True, help="Recorded in the journal and the event.")
 @configured
 def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple[str, ...]) -> None:
-    """Leave a movie out that waits, is at work or failed."""
+    """Skip a movie that is waiting, in progress or failed."""
     with operator(load_config(config, overrides)) as tell:
         tell("skip", movie_id=movie_id, reason=reason)
     click.echo(f"{movie_id}: skipped")

@@ -1,4 +1,4 @@
-"""Types of options and options that several commands share."""
+"""Option types, and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Number(click.FloatRange):
-    """A finite number within its bounds. Click's own range lets nan pass: it lies neither below nor above anything."""
+    """A finite number within its bounds. Click's own range lets nan pass: it is neither below nor above a bound."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Number in the range; anything else is a usage error."""
@@ -28,30 +28,30 @@ class Number(click.FloatRange):
 
 
 class OutputDirectory(click.Path):
-    """A directory that is there or can be made: looked at before anything is computed for it."""
+    """A directory that exists or can be created; checked before anything is computed for it."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Path; a file in its place, or no right to write there, is a usage error."""
+        """Path; a file in its place, or missing write permission, is a usage error."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
         if not there.is_dir():
-            self.fail(f"{there} is a file, where a directory is needed.", param, ctx)
+            self.fail(f"{there} is a file; a directory is needed.", param, ctx)
         if not os.access(there, os.W_OK | os.X_OK):
-            self.fail(f"{there} cannot be written to.", param, ctx)
+            self.fail(f"{there} is not writable.", param, ctx)
         return path
 
 
 SEED = click.IntRange(0, 2**31 - 1)
 
 _EXPOSURE = (
-    ("--pixel-size", "movie.pixel_size", Number(0.01, 100), "Å/px of the file as stored."),
-    ("--voltage-kv", "movie.voltage_kv", Number(20, 3000), "Acceleration voltage."),
-    ("--cs-mm", "movie.cs_mm", Number(0, 100), "Spherical aberration."),
-    ("--amplitude-contrast", "movie.amplitude_contrast", Number(0, 1), "Fraction."),
-    ("--dose-per-frame", "movie.dose_per_frame", Number(0.001, 100), "e⁻/Å²."),
+    ("--pixel-size", "movie.pixel_size", Number(0.01, 100), "Pixel size of the file as stored, Å/px."),
+    ("--voltage-kv", "movie.voltage_kv", Number(20, 3000), "Acceleration voltage, kV."),
+    ("--cs-mm", "movie.cs_mm", Number(0, 100), "Spherical aberration, mm."),
+    ("--amplitude-contrast", "movie.amplitude_contrast", Number(0, 1), "Amplitude contrast, a fraction."),
+    ("--dose-per-frame", "movie.dose_per_frame", Number(0.001, 100), "Dose per frame, e⁻/Å²."),
 )
 
 
@@ -60,11 +60,13 @@ def configured(command: Command) -> Command:
     command = click.option(
         "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override a setting. May be repeated."
     )(command)
-    return click.option("--config", type=click.Path(path_type=Path), help="TOML file; see streamer init.")(command)
+    return click.option(
+        "--config", type=click.Path(path_type=Path), help="Configuration file; streamer init writes one."
+    )(command)
 
 
 def exposure(command: Command) -> Command:
-    """Add what is known of the exposure; each option is an override of ``[movie]``."""
+    """Add the exposure options; each overrides a setting in ``[movie]``."""
     for option, setting, number, text in _EXPOSURE:
         command = click.option(option, type=number, callback=_as_override(setting), expose_value=False, help=text)(
             command
@@ -74,14 +76,14 @@ def exposure(command: Command) -> Command:
         type=str,
         callback=_as_override("movie.gain"),
         expose_value=False,
-        help="Gain reference to multiply with.",
+        help="Gain reference to apply.",
     )(command)
 
 
 def _as_override(setting: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def note(context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
         if value is not None:
-            # a string of JSON is one of TOML too, whatever quotes and backslashes a path holds
+            # a JSON string is also a TOML string, whatever quotes and backslashes a path contains
             quoted = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value
             context.meta.setdefault("overrides", []).append(f"{setting}={quoted}")
         return value
@@ -90,7 +92,7 @@ def _as_override(setting: str) -> Callable[[click.Context, click.Parameter, Any]
 
 
 def load_config(config: Path | None, overrides: tuple[str, ...]) -> Config:
-    """Read the configuration with all overrides of the command line; the exposure's options come last."""
+    """Read the configuration with all overrides from the command line; exposure options are applied last."""
     context = click.get_current_context(silent=True)
     noted = context.meta.get("overrides", []) if context else []
     return load(config, (*overrides, *noted))

@@ -1,4 +1,4 @@
-"""From the options of ``streamer simulate`` to a plan."""
+"""Turns the options of ``streamer simulate`` into a plan."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def specimen_of(name: str, seed: int) -> Specimen | None:
     if Path(name).exists():
         return read_model(Path(name))
     raise UsageError(
-        "unknown specimen", where="--specimen", expected="apoferritin, random, ice or a model's file", found=name
+        "unknown specimen", where="--specimen", expected="apoferritin, random, ice, or a PDB or mmCIF file", found=name
     )
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """What no option's own range can say."""
+    """Check what no option's own range can express."""
     low, high = options["defocus"]
     if low > high:
         raise UsageError(
-            "an empty range", where="--defocus", expected="the least first, then the largest", found=f"{low:g} {high:g}"
+            "the range is empty", where="--defocus", expected="the minimum, then the maximum", found=f"{low:g} {high:g}"
         )
     last = options["first"] + options["movies"] - 1
     for number in options["corrupt"]:

@@ -1,4 +1,4 @@
-"""Commands of the fine grid: super-resolve a movie, train a network for it."""
+"""Super-resolution commands: super-resolve a movie, train a network for it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _METHOD = click.option(
     type=click.Choice(["fusion", "zssr"]),
     help="Fusion of the raw frames, or cryo-ZSSR as published.  [default: super_resolution.method]",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable, on standard output.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 
 
 def _overrides(overrides: tuple[str, ...], method: str | None, model: Path | None = None) -> tuple[str, ...]:
-    """Settings that the options stand for."""
+    """Setting overrides that the options stand for."""
     chosen = () if method is None else (f"super_resolution.method={method}",)
     return (*overrides, *chosen, *(() if model is None else (f"super_resolution.model={model.absolute()}",)))
 
 
 @click.command("super-resolve")
 @click.argument("path", metavar="MOVIE", type=click.Path(path_type=Path))
-@click.option("--output", type=OutputDirectory(), required=True, help="Where the image is written.")
+@click.option("--output", type=OutputDirectory(), required=True, help="Directory for the image.")
 @_METHOD
-@click.option("--model", type=click.Path(path_type=Path), help="Directory of a version, of a network for the method.")
-@click.option("--per-movie", is_flag=True, help="zssr: train on this movie alone; so it is without --model.")
+@click.option("--model", type=click.Path(path_type=Path), help="Directory of a network version for the method.")
+@click.option("--per-movie", is_flag=True, help="zssr: train on this movie alone (default without --model).")
 @configured
 @exposure
 @_JSON
@@ -46,15 +46,20 @@ def super_resolve(
     per_movie: bool,
     as_json: bool,
 ) -> None:
-    """Make the image of half the pixel size, and say whether it can be trusted to hold more."""
+    """Make an image at half the pixel size, with a verdict.
+
+    The verdict says whether its extra detail can be trusted.
+    """
     from service.offline.stages import super_resolve_to
 
     settings = load_config(config, _overrides(overrides, method, model))
     chosen = settings.super_resolution
     if per_movie and chosen.method != "zssr":
-        raise UsageError("only cryo-ZSSR is trained on a movie", where="--per-movie", expected="--method zssr")
+        raise UsageError(
+            "only cryo-ZSSR can be trained on a single movie", where="--per-movie", expected="--method zssr"
+        )
     if per_movie and chosen.model is not None:
-        raise UsageError("give a version, or train on the movie", where="--per-movie", found="--model")
+        raise UsageError("use a version or train on the movie, not both", where="--per-movie", found="--model")
     if chosen.method == "zssr" and chosen.model is None:
         # one movie has no session to learn from
         settings = replace(settings, super_resolution=replace(chosen, per_movie=True))
@@ -68,12 +73,12 @@ def super_resolve(
 
 @click.command("train-super-resolution")
 @click.argument("paths", metavar="MOVIE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=OutputDirectory(), required=True, help="Directory of the new version.")
+@click.option("--out", type=OutputDirectory(), required=True, help="Directory to create for the new version.")
 @_METHOD
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    help="Budget in steps.  [default: session_model.first_steps; zssr: until its learning rate has fallen]",
+    help="Training budget in steps.  [default: session_model.first_steps; zssr: until the error settles]",
 )
 @click.option("--seed", type=SEED, default=20, show_default=True, help="The same seed gives the same weights.")
 @configured
@@ -90,15 +95,15 @@ def train_super_resolution(
     *,
     as_json: bool,
 ) -> int:
-    """Train a network for super-resolution on raw movies.
+    """Train a super-resolution network on raw movies.
 
-    For fusion a quarter of the movies is held out and judges the version; it is written whether it passes or not, and
-    exit status 1 says that it did not. cryo-ZSSR is trained as published and has no gate.
+    For fusion, a quarter of the movies is held out to judge the version. The version is written whether or not it
+    passes; exit status 1 means that it did not. cryo-ZSSR is trained as published and has no gate.
     """
     from service.offline.train_super_resolution import train_super_resolution as train
 
     if out.exists():
-        raise UsageError("a version of this name exists already", where=out)
+        raise UsageError("a version of this name already exists", where=out)
     settings = load_config(config, _overrides(overrides, method))
     result = train(paths, settings, out.absolute(), steps=steps, seed=seed)
     if as_json:

@@ -1,4 +1,4 @@
-"""What a subscriber uses: the one import path that strangers rely on. Needs pyzmq and msgspec, nothing else."""
+"""For subscribers: the one import path that other programs rely on. Needs only pyzmq and msgspec."""
 
 from service.client.client import Client, Snapshot
 from service.client.cursor import Cursor, FileCursor, MemoryCursor, SqliteCursor

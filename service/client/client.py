@@ -1,9 +1,9 @@
-"""What a subscriber uses: ``for event in Client(...).events(cursor)``. Needs pyzmq and msgspec, nothing else.
+"""For subscribers: ``for event in Client(...).events(cursor)``. Needs only pyzmq and msgspec.
 
 Delivery is at least once and in order: every event of the journal, once, except that a subscriber that is
-killed (or leaves the loop) while it deals with an event gets that one again; ``event_id`` tells. With a
-``SqliteCursor`` the effect is exactly once. After the journal had to be rebuilt (a new epoch) everything is
-told again under new event ids: ``movie_id`` and ``revision`` tell. Ignore kinds and fields you do not know.
+killed (or leaves the loop) while it handles an event gets that one again, with the same ``event_id``. With a
+``SqliteCursor`` the effect is exactly once. After the journal had to be rebuilt (a new epoch), everything is sent
+again under new event ids, but with the same ``movie_id`` and ``revision``. Ignore kinds and fields you do not know.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Snapshot(NamedTuple):
 
     events: list[Event]
     position: Position
-    """Everything up to here is in it: ``MemoryCursor(position)`` goes on without a hole."""
+    """Everything up to here is included: ``MemoryCursor(position)`` continues without a gap."""
 
 
 class Client:
-    """A subscriber of one instance. Every call makes sockets of its own, so threads may share it.
+    """A subscriber of one instance. Every call opens its own sockets, so threads may share it.
 
     Parameters
     ----------
@@ -98,12 +98,12 @@ class Client:
         lost_timeout: float | None = None,
         on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
     ) -> Iterator[Event]:
-        """Events in order from the cursor on, live for ever.
+        """Events in order from the cursor on; does not end by itself.
 
         Parameters
         ----------
-        cursor : where the position is kept; None: from the oldest event that there is, every time.
-        stop : ends the loop when set, in a fraction of a second (``timeout_s`` if nobody answers).
+        cursor : where the position is kept; None: from the oldest event that is kept, every time.
+        stop : ends the loop when set, in a fraction of a second (``timeout_s`` if the daemon does not answer).
         idle_timeout : ends the loop after this long without an event, s; the time to join, up to 5 s, is not counted.
         lost_timeout : raises after this long without any sign of the daemon, s; None: waits for ever.
         on_heartbeat : called with each heartbeat, between two events.
@@ -111,7 +111,7 @@ class Client:
         Raises
         ------
         ServiceError : the daemon is lost, or the cursor is damaged.
-        TooFarBehind : what the cursor asks for is no longer kept.
+        TooFarBehind : the events after the cursor are no longer kept.
         """
         cursor = cursor or MemoryCursor()
         follower = Join(self._context, self._source, cursor.load(), on_heartbeat, self._clock)
@@ -124,7 +124,7 @@ class Client:
                     yield event
                     # A subscriber that takes its time has not lost the daemon.
                     follower.heard += self._clock.monotonic() - begin
-                    # Only now: whoever is killed while dealing with it gets it again.
+                    # Only now: a subscriber that is killed while handling it gets it again.
                     _store(cursor, event.position)
                     passed, active = None, self._clock.monotonic()
                 elif event is not None:
@@ -142,7 +142,7 @@ class Client:
             follower.close()
 
     def heartbeat(self, timeout: float = 5.0) -> Heartbeat:
-        """Next heartbeat; ``ServiceError`` where there is none in time."""
+        """Next heartbeat; ``ServiceError`` if there is none in time."""
         listener = EventSocket(self._context, self._source.events, heartbeat_topic(self._source.instance))
         try:
             begin = self._clock.monotonic()
@@ -155,7 +155,7 @@ class Client:
         raise _lost(self._source, timeout)
 
     def snapshot(self, kinds: Collection[str] | None = None, session: str | None = None) -> Snapshot:
-        """Latest event of each movie, model version, alert and session; of two, the later one holds."""
+        """Latest event of each movie, model version, alert and session; of two for the same, the later one counts."""
         rows: list[Event] = []
         position: Position | None = None
         page: int | None = 0
@@ -165,7 +165,7 @@ class Client:
                 chosen = None if kinds is None else list(kinds)
                 events, end = _page(link, SnapshotRequest(kinds=chosen, session=session, page=page), self._clock)
                 rows += events
-                # What happens while the pages come is either in a later one or above the first one's number.
+                # What happens while the pages arrive is either in a later one or above the first one's number.
                 position = position or Position(end.epoch, end.last_seq)
                 page = end.next_page
         finally:
@@ -173,11 +173,11 @@ class Client:
         return Snapshot(rows, position or Position("", 0))
 
     def control(self, verb: ControlVerb, **arguments: str) -> dict[str, Any]:
-        """Have an operator's command carried out, and return what came of it.
+        """Send an operator's command and return its result.
 
         Raises
         ------
-        ProtocolError : refused; code FORBIDDEN where ``journal`` is not the ipc endpoint.
+        ProtocolError : refused; code FORBIDDEN if ``journal`` is not the ipc endpoint.
         """
         return self._done(converted({"verb": verb, "arguments": arguments}, Control))
 
@@ -191,23 +191,23 @@ class Client:
         scores: Sequence[float] | None = None,
         diameter_angstrom: float | None = None,
     ) -> int:
-        """Hand in a picker's particles of a movie; returns the number of the event that tells the others.
+        """Submit a picker's particles of a movie; returns the number of the event that announces them.
 
         Parameters
         ----------
         coordinates : x and y in px of the micrograph as written, from its first (bottom) row.
-        picker : letters, digits, . _ -; a later set of the same picker replaces this one.
+        picker : letters, digits, . _ -; a later set by the same picker replaces this one.
 
         Raises
         ------
-        ProtocolError : refused; code FORBIDDEN where ``journal`` is not the ipc endpoint, TOO_LARGE from some
-            3000 particles on.
+        ProtocolError : refused; code FORBIDDEN if ``journal`` is not the ipc endpoint, TOO_LARGE above about
+            3000 particles.
         """
         fields = {
             "movie_id": movie_id,
             "revision": revision,
             "picker": picker,
-            # more digits than any picker knows, and a request has an end
+            # more digits than any picker can resolve, and the size of a request is limited
             "coordinates": [[round(float(x), 3), round(float(y), 3)] for x, y in coordinates],
             "scores": None if scores is None else [float(f"{score:.6g}") for score in scores],
             "diameter_angstrom": diameter_angstrom,
@@ -215,8 +215,9 @@ class Client:
         picks = converted(fields, Picks)
         size = len(encode_message(picks)[1])
         if size > HEADER_BYTES:
-            # the daemon would hang up without a word
-            raise ProtocolError(f"{len(coordinates)} particles take {size} of {HEADER_BYTES} bytes", code="TOO_LARGE")
+            # the daemon would close the connection without an answer
+            what = f"{len(coordinates)} particles take {size} bytes, allowed are {HEADER_BYTES}"
+            raise ProtocolError(what, code="TOO_LARGE")
         return int(self._done(picks)["seq"])
 
     def _done(self, request: Control | Picks) -> dict[str, Any]:
@@ -251,7 +252,7 @@ def _is_over(stop: threading.Event | None, idle_timeout: float | None, active: f
 
 
 def _page(link: RequestSocket, request: SnapshotRequest, clock: Clock) -> tuple[list[Event], End]:
-    """One page; asked for again where the server wants to be asked less often."""
+    """One page; requested again later if the server limits the rate."""
     while True:
         rows: list[Event] = []
         try:
@@ -270,8 +271,8 @@ def _page(link: RequestSocket, request: SnapshotRequest, clock: Clock) -> tuple[
 
 def _lost(source: Source, timeout: float) -> ServiceError:
     return ServiceError(
-        "the daemon is not heard",
+        "no heartbeat from the daemon",
         where=source.events,
-        expected=f"a heartbeat of {source.instance} within {timeout:g} s",
+        expected=f"one from {source.instance} within {timeout:g} s",
         hint="is it running? systemctl status streamer@INSTANCE",
     )

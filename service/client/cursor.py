@@ -1,4 +1,4 @@
-"""How far a subscriber has come: the last event that it has dealt with, kept across restarts."""
+"""How far a subscriber has come: the last event that it has handled, kept across restarts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Cursor(Protocol):
     """A place to keep a position."""
 
     automatic: ClassVar[bool]
-    """Whether ``Client.events`` stores each event when the subscriber comes back for the next one."""
+    """Whether ``Client.events`` stores each position when the subscriber asks for the next event."""
 
     def load(self) -> Position | None:
-        """Where to go on; None: nothing yet, so from the first event that is kept."""
+        """Where to continue; None: nothing yet, so from the first event that is kept."""
 
     def store(self, position: Position) -> None:
-        """Remember that everything up to here is dealt with."""
+        """Remember that everything up to here has been handled."""
 
 
 class MemoryCursor:
@@ -37,7 +37,7 @@ class MemoryCursor:
         self.position = position
 
     def load(self) -> Position | None:
-        """Where to go on."""
+        """Where to continue."""
         return self.position
 
     def store(self, position: Position) -> None:
@@ -46,10 +46,10 @@ class MemoryCursor:
 
 
 class FileCursor:
-    """JSON {"epoch", "seq"} in a small file, whole at any moment, also after a power cut.
+    """JSON {"epoch", "seq"} in a small file, complete at any moment, even after a power cut.
 
-    The position is stored after the subscriber has dealt with an event; killed in between, it gets that one
-    again (``event_id`` tells). One flush to disk per event: some milliseconds.
+    The position is stored after the subscriber has handled an event; killed in between, it gets that one again,
+    with the same ``event_id``. One flush to disk per event: a few milliseconds.
     """
 
     automatic: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class FileCursor:
         self.path = Path(path)
 
     def load(self) -> Position | None:
-        """Where to go on; a damaged file raises ``ServiceError``, so that nothing is repeated unasked."""
+        """Where to continue; a damaged file raises ``ServiceError``, so that nothing is repeated unnoticed."""
         try:
             fields = json.loads(self.path.read_bytes())
             epoch, seq = fields["epoch"], fields["seq"]
@@ -77,7 +77,7 @@ class FileCursor:
         return Position(epoch, seq)
 
     def store(self, position: Position) -> None:
-        """Write it beside, flush, and put it in place."""
+        """Write it to a temporary file, flush, and rename that into place."""
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
             try:
@@ -96,7 +96,7 @@ class FileCursor:
 class SqliteCursor:
     """A row in the subscriber's own database, written in the subscriber's own transaction: exactly once.
 
-    The subscriber stores it, together with what it made of the event::
+    The subscriber stores it together with its own result for the event::
 
         for event in client.events(cursor):
             with connection:
@@ -114,7 +114,7 @@ class SqliteCursor:
         )
 
     def load(self) -> Position | None:
-        """Where to go on."""
+        """Where to continue."""
         row = self._connection.execute(
             "SELECT epoch, seq FROM streamer_cursor WHERE name = ?", (self._name,)
         ).fetchone()

@@ -1,8 +1,8 @@
-"""The join algorithm: every durable event once and in order, whatever happens to connection and server.
+"""The join algorithm: every durable event once and in order, whatever happens to the connection or the server.
 
-Listen, wait for a heartbeat, say HELLO, replay from the position, then take live events as long as their
-numbers are dense. A hole, a heartbeat that is ahead, or a silence leads back to the journal. The choice of
-kinds is made after all this, so that it can never look like a hole.
+Listen, wait for a heartbeat, send HELLO, replay from the position, then accept live events as long as their
+numbers have no gap. A gap, a heartbeat that is ahead, or silence leads back to the journal. Kinds are selected
+after all this, so that the selection can never look like a gap.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MAX_BACKOFF_S = 5.0
 
 
 class TooFarBehind(ServiceError):
-    """What the cursor asks for is no longer kept: take a snapshot, and go on from its position."""
+    """The events after the cursor are no longer kept: take a snapshot, and continue from its position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where an instance is heard, and how patient its subscriber is."""
+    """Where an instance can be reached, and how patient its subscriber is."""
 
     events: str
     journal: str
@@ -64,12 +64,12 @@ class Join:
         self._context, self._source, self._on_heartbeat = context, source, on_heartbeat
         self.position = position
         self.heard = self._clock.monotonic()
-        """When the server was heard last."""
+        """When the server was last heard."""
         self._listener = EventSocket(context, source.events, instance_topic(source.instance))
         self._link: RequestSocket | None = None
         self._alive = self._replaying = False
         self._astray: tuple[float, bool] | None = None
-        """Since when the heartbeat tells another number than ours, and whether it is a later one."""
+        """Since when the heartbeat reports a number other than ours, and whether it is a later one."""
         self._backoff_s, self._not_before = 0.0, 0.0
 
     def run(self) -> Iterator[Event | None]:
@@ -92,13 +92,13 @@ class Join:
 
     @property
     def is_level(self) -> bool:
-        """Whether it has joined and was given all that the journal held then."""
+        """Whether it has joined and has received everything that the journal contained then."""
         return self._link is not None and not self._replaying
 
     # ----------------------------------------------------------------------------------------------- live
 
     def _live(self, event: Event) -> Event | None:
-        """Take an event if it is the next one; if it is a later one, the journal has to help."""
+        """Accept an event if it is the next one; if it is a later one, the journal has to help."""
         self.heard, self._alive = self._clock.monotonic(), True
         if self._link is None or self.position is None:
             return None
@@ -116,7 +116,7 @@ class Join:
         return event
 
     def _look_at(self, message: Event | Heartbeat | None) -> None:
-        """Liveness, and what only the heartbeat can tell: loss at the very end, or another past."""
+        """Liveness, and what only the heartbeat can show: loss at the very end, or an older journal."""
         now = self._clock.monotonic()
         if isinstance(message, Heartbeat):
             self.heard, self._alive = now, True
@@ -127,14 +127,14 @@ class Join:
             if is_behind:
                 self._replaying = True
             else:
-                # The journal was put back to an older state; HELLO will show it.
+                # The journal was restored to an older state; HELLO will show it.
                 self._drop_link()
         if self._alive and now - self.heard > LIVENESS * self._source.heartbeat_s:
             self._alive = False
             self._drop_link()
 
     def _compare(self, heartbeat: Heartbeat, now: float) -> None:
-        """What the server has published against what was delivered."""
+        """Compare what the server has published with what was delivered."""
         if self._link is None or self.position is None:
             return
         if heartbeat.epoch != self.position.epoch:
@@ -148,7 +148,7 @@ class Join:
     # ------------------------------------------------------------------------------------- asking the journal
 
     def _join(self) -> None:
-        """Say HELLO and find out what is missing."""
+        """Send HELLO and find out what is missing."""
         link = RequestSocket(self._context, self._source.journal, self._source.timeout_s)
         try:
             welcome = link.hello(self._source.name)
@@ -165,7 +165,7 @@ class Join:
         self._link = link
         position = self.position
         if position is None or position.epoch != welcome.epoch:
-            # A rebuilt journal tells everything again under new numbers, from its first event.
+            # A rebuilt journal sends everything again under new numbers, from its first event.
             position = Position(welcome.epoch, welcome.first_seq - 1)
         if position.seq > welcome.last_seq:
             raise ServiceError(
@@ -173,13 +173,13 @@ class Join:
                 where=self._source.journal,
                 expected=f"at most {welcome.last_seq}",
                 found=position.seq,
-                hint="the journal was put back to an older state: start from a snapshot or a new cursor",
+                hint="the journal was restored to an older state: start from a snapshot or a new cursor",
             )
         self.position, self._astray = position, None
         self._replaying = position.seq < welcome.last_seq
 
     def _replay(self, link: RequestSocket) -> Iterator[Event | None]:
-        """Deliver one page. Whatever goes wrong, the position says where to go on."""
+        """Deliver one page. Whatever goes wrong, the position says where to continue."""
         if self.position is None:
             return
         link.send(ReplayRequest(from_seq=self.position.seq + 1, epoch=self.position.epoch))
@@ -209,10 +209,10 @@ class Join:
         """Whether the same link may be asked again a little later."""
         if reply.code == "TOO_OLD":
             raise TooFarBehind(
-                "events that were not delivered yet are no longer kept",
+                "events that were not yet delivered are no longer kept",
                 where=self._source.journal,
                 found=reply.message,
-                hint="take a snapshot and go on from there with a new cursor",
+                hint="take a snapshot and continue from there with a new cursor",
             )
         if reply.code in ("RATE", "BUSY"):
             self._not_before = self._clock.monotonic() + TICK_S

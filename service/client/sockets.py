@@ -1,4 +1,4 @@
-"""A subscriber's sockets, in the terms of the protocol: one that listens and one that asks."""
+"""A subscriber's sockets, in terms of the protocol: one that listens and one that asks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class EventSocket:
 
 
 class RequestSocket:
-    """DEALER on the JOURNAL socket: a question at a time. After silence, close it and make another."""
+    """DEALER on the JOURNAL socket: one request at a time. After silence, close it and open another."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, timeout_s: float) -> None:
         self.endpoint, self.timeout_s = endpoint, timeout_s
@@ -79,7 +79,7 @@ class RequestSocket:
         return decode_reply(self._socket.recv_multipart())
 
     def hello(self, name: str) -> Welcome:
-        """Say the first message; must be answered before any other."""
+        """Send the first message; it must be answered before any other is sent."""
         for reply in self.ask(Hello(versions=[VERSION], client=name)):
             if isinstance(reply, Welcome):
                 return reply
@@ -87,7 +87,7 @@ class RequestSocket:
         raise ProtocolError("HELLO was not answered")
 
     def ask(self, request: Request) -> Iterator[Event | Reply]:
-        """All messages of the answer, up to and with the one that is not an event.
+        """All messages of the answer, up to and including the one that is not an event.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class RequestSocket:
         """
         self.send(request)
         while True:
-            # Asked for in steps of one message: the time counts anew for each.
+            # One message at a time: the timeout starts anew for each.
             reply = self.receive(self.timeout_s)
             if reply is None:
                 raise ServiceError(

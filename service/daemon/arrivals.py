@@ -29,7 +29,7 @@ _CLOSE_S = 5.0
 
 
 def watcher_of(config: Config, known: Mapping[str, FileIdentity], clock: Clock = SYSTEM) -> Watcher:
-    """A watcher of the root of a configuration, which reads headers and sidecars as it says."""
+    """A watcher of the configured root, which reads headers and sidecars as configured."""
     return Watcher(
         config.watch,
         session_name=config.session.name or "",
@@ -57,21 +57,21 @@ class WatchThread:
 
     @property
     def root_missing(self) -> bool:
-        """The watched root was not there at the last look."""
+        """Whether the watched root was missing at the last look."""
         return self._watcher.root_missing
 
     @property
     def overflows(self) -> int:
-        """How often the kernel has lost events; each time everything was looked through again."""
+        """How often the kernel has lost events; each time everything was scanned again."""
         return self._watcher.overflows
 
     @property
     def settling(self) -> int:
-        """How many files are there and not yet known to be whole."""
+        """How many files are present but not yet known to be complete."""
         return len(self._watcher.waiting())
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Yield what was found since the last call; raises ServiceError when nobody watches any more."""
+        """Yield what was found since the last call; raises ServiceError when the thread has ended."""
         try:
             os.read(self._awake, 4096)
         except BlockingIOError:

@@ -1,7 +1,7 @@
 """Watches how well a session's gain reference fits its movies, and says what to set where it does not.
 
-A single movie shows whether the reference lies the right way. That the detector's gain has changed since the reference
-was taken shows only beside the movies before: a little more of its pattern is left than was.
+A single movie shows whether the reference is oriented correctly. That the detector's gain has changed since the
+reference was recorded shows only by comparison with earlier movies: slightly more of its pattern is left.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _REMEMBERED, _LEAST_KNOWN = 50, 5
 _MAX_SESSIONS = 32
 _CHANGED, _SURE = 0.03, 6.0
-"""Share of the pattern, and standard errors, by which a movie must differ from those before."""
+"""Share of the pattern, and number of standard errors, by which a movie must differ from earlier ones."""
 _IN_A_ROW = 3
-"""Movies that must agree: one may hold a grid bar."""
+"""Movies that must agree: a single one may show a grid bar."""
 
 
 class GainWatch:
@@ -42,7 +42,7 @@ class GainWatch:
         self._compare(record.session, str(source.gain_path), metrics.residual_gain, metrics.residual_gain_error or 0.0)
 
     def _compare(self, session: str, gain: str, residual: float, error: float) -> None:
-        # a reference that was replaced begins anew
+        # a replaced reference starts afresh
         key = f"{session}\0{gain}"
         known = self._residuals.setdefault(key, deque(maxlen=_REMEMBERED))
         while len(self._residuals) > _MAX_SESSIONS:
@@ -57,6 +57,7 @@ class GainWatch:
         if self._changed[key] == _IN_A_ROW:
             self._alarms.raise_(
                 "gain-changed",
-                f"{abs(residual):.0%} of the gain reference's pattern is left in the frames, {abs(usual):.0%} was left "
-                f"before: the detector changed since {gain} was taken; take a new reference, or set movie.gain",
+                f"{abs(residual):.0%} of the gain reference's pattern is left in the frames, before it was "
+                f"{abs(usual):.0%}: the detector has changed since {gain} was recorded; record a new reference, or set "
+                "movie.gain",
             )

@@ -1,4 +1,4 @@
-"""Disk space of the sums that models learn from: counted as they come, the oldest deleted beyond the limit."""
+"""Disk space of the sums that models learn from: counted as they arrive; beyond the limit the oldest are deleted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Set
 
 _ROOM = 0.95
-"""Of the limit for group sums: some room is made at once, so that it is not looked for with every movie."""
+"""Share of the limit to go down to: some room at once, so that it is not needed again with every movie."""
 
 
 class GroupSpace:
-    """The disk space of frame-group sums. The directory is read once; from then on files are counted as they come."""
+    """The disk space of frame-group sums. The directory is read once; from then on files are counted as they arrive."""
 
     def __init__(self, directory: Path, limit_bytes: float) -> None:
         self._limit = limit_bytes
@@ -31,11 +31,11 @@ class GroupSpace:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is more than the limit."""
+        """Whether the limit is exceeded."""
         return self._total > self._limit
 
     def add(self, path: Path) -> None:
-        """Count a file that is new, or was made again."""
+        """Count a file that is new, or was written again."""
         self._total -= self._sizes.pop(path, 0)
         with suppress(FileNotFoundError):
             self._sizes[path] = path.stat().st_size
@@ -46,9 +46,9 @@ class GroupSpace:
 
         Parameters
         ----------
-        held_out : movie ids. The newest ``most_held_out`` of them go last: what the gate judges by is not made again.
+        held_out : movie ids. The newest ``most_held_out`` of them go last: what the gate judges by is not made anew.
         """
-        older = list(self._sizes)[:-1]  # nobody has read the newest yet
+        older = list(self._sizes)[:-1]  # the newest has not been read yet
         spared = [path for path in older if path.stem in held_out][-most_held_out:]
         removed = []
         for path in [*(path for path in older if path not in spared), *spared]:

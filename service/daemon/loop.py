@@ -57,7 +57,7 @@ _HEARTBEAT_S = 1.0
 _BUGS_IN_A_ROW = 5
 _STOP_AFTER_S = 80.0
 _ORDERS_PER_TURN = 16
-"""So that sockets and heartbeat have their turn, however many movies wait for a gain."""
+"""So that sockets and heartbeat get their turn, however many movies wait for a gain."""
 
 
 class Daemon:
@@ -78,7 +78,9 @@ class Daemon:
             layout,
             to_learn=lambda session, specimen: self.movies.to_learn(session, specimen),
             candidate=self.versions.judged,
-            died=lambda ending: self.alarms.tell("trainer-died", f"the trainer ended ({ending}); it is started again"),
+            died=lambda ending: self.alarms.tell(
+                "trainer-died", f"the trainer exited ({ending}) and is being restarted"
+            ),
             clock=clock,
         )
         self._tables = MicrographTables(layout.session_output, self.journal.movies.done, clock)
@@ -117,7 +119,7 @@ class Daemon:
     # --------------------------------------------------------------------------------------------- the story
 
     def run(self) -> int:
-        """Start, work until told to stop, shut down; returns the exit status."""
+        """Start, work until stopped, shut down; returns the exit status."""
         self._handle_signals()
         try:
             self._start_up()
@@ -131,9 +133,7 @@ class Daemon:
         """Journal first, then sockets, then children, then the directory."""
         swept = sweep_leftovers(self.journal, self.layout)
         requeued = self.journal.requeue_started()
-        _log.info(
-            "journal %s: %d movies taken up again, %d temporary files swept", self.layout.journal, requeued, swept
-        )
+        _log.info("journal %s: %d movies resumed, %d temporary files removed", self.layout.journal, requeued, swept)
         bind = self.config.events.bind
         self._publisher = Publisher(
             self.journal.events,
@@ -171,7 +171,7 @@ class Daemon:
         _log.info("watching %s, events on %s", self.layout.root, endpoints.events)
 
     def _guarded_turn(self) -> None:
-        """One turn of the loop. A bug of ours is told and survived, unless it comes again and again."""
+        """One turn of the loop. A bug of ours is reported and survived, unless it occurs repeatedly."""
         try:
             self._turn()
             self._bugs = 0
@@ -203,7 +203,7 @@ class Daemon:
             self._beat("paused" if self.paused else "running")
 
     def _shut_down(self) -> int:
-        """Take nothing new, let what was begun be finished, tell the world, close."""
+        """Start nothing new, let what was begun finish, announce the end, close."""
         systemd.notify(stopping=True, status="finishing the movies in hand")
         _log.info("stopping")
         self._stop_watching()
@@ -226,7 +226,7 @@ class Daemon:
         return 0
 
     def release(self) -> None:
-        """Give everything back, in whatever state start-up or the loop left it."""
+        """Release everything, in whatever state start-up or the loop left it."""
         self._stop.set()
         self.trainer.close()
         self.worker.close(0.0)
@@ -241,7 +241,7 @@ class Daemon:
 
     @property
     def publisher(self) -> Publisher:
-        """Open sockets; there are none before start-up."""
+        """The open sockets; there are none before start-up."""
         if self._publisher is None:
             raise ServiceError("the sockets are not open yet")
         return self._publisher
@@ -253,16 +253,15 @@ class Daemon:
 
     def _worker_restarted(self, ending: str, given_up: list[str]) -> None:
         self.metrics.worker_restarted()
-        self.alarms.tell("worker-died", f"the worker ended ({ending}); another one was started")
-        _log.warning("the worker ended (%s)", ending)
+        self.alarms.tell("worker-died", f"the worker exited ({ending}) and was restarted")
+        _log.warning("the worker exited (%s)", ending)
         for movie_id in given_up:
             self.movies.gave_up(movie_id)
 
     def _resume_sessions(self) -> None:
-        """Take up the session that was collected last: its model serves on, its trainer goes on."""
-        newest = self.journal.movies.newest(limit=1)
-        if newest and not self.config.session.name:
-            self.movies.session = newest[0].session
+        """Resume the session that was collected last: its model stays in service, its trainer continues."""
+        if not self.config.session.name:
+            self.movies.session = self.journal.movies.latest_session() or ""
         if self.movies.session:
             self._tables.resume(self.movies.session)
             served = self.versions.version(self.movies.session)
@@ -337,7 +336,7 @@ class Daemon:
 
 
 def run(config: Config) -> int:
-    """Run a daemon in the foreground until it is told to stop; returns the exit status."""
+    """Run a daemon in the foreground until it is stopped; returns the exit status."""
     log_to_stderr()
     layout = layout_of(config)
     prepare(layout)

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 _LEAST_INTERVAL_S = 2.0
 _WRITING_SHARE = 0.05
-"""Rewriting a long table may take this part of the time."""
+"""Share of the time that rewriting a long table may take."""
 
 
 class MicrographTables:
-    """Lines of the sessions that movies are added to, of the newest revision of each movie.
+    """The tables of the sessions that movies are added to, with the newest revision of each movie.
 
     Parameters
     ----------
     directory_of : where a session's table is written.
-    finished : records of a session's movies that are done, oldest first; asked when the session is first added to.
+    finished : records of a session's movies that are done, oldest first; called when the session is first added to.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MicrographTables:
         self._next_write = -float("inf")
 
     def resume(self, session: str) -> None:
-        """See to it that all that was finished before a kill stands in the table."""
+        """Make sure that everything finished before a kill is in the table."""
         self._lines[session] = {record.movie_id: self._line(record) for record in self._finished(session)}
         if self._lines[session]:
             self._changed.add(session)
@@ -57,7 +57,7 @@ class MicrographTables:
         self._changed.add(record.session)
 
     def write(self, *, now: bool = False) -> bool:
-        """Rewrite the tables that changed, seldom enough unless told to; returns whether it did.
+        """Rewrite the tables that changed, at a limited rate unless ``now``; returns whether it did.
 
         Raises OutputError where it could not, and tries again later.
         """

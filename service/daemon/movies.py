@@ -252,7 +252,7 @@ class MovieLifecycle:
         _log.error("quarantined: %s", words)
 
     def _wait_for_people(self, message: Failed) -> None:
-        """Raise the alarm for what only people can fix. Nothing at all is started while outputs cannot be written."""
+        """Raise the alarm for what only the operator can fix. Nothing is started while outputs cannot be written."""
         if message.handling is Handling.HOLD:
             self._alarms.raise_("outputs-failing", message.reason.message, "critical")
             self._hold_until = self._clock.monotonic() + _HOLD_AFTER_OUTPUT_ERROR_S

@@ -1,4 +1,4 @@
-"""What an operator may tell a running daemon over its local socket."""
+"""The commands that an operator may give a running daemon over its local socket."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 class Movies(Protocol):
-    """The movies of the session that is collected, as far as an operator decides about them."""
+    """The movies of the current session, as far as an operator decides about them."""
 
     session: str
 
     def waits_no_more(self, movie_id: str) -> None:
-        """Called when a movie was skipped: nothing has to be mended for it."""
+        """Called when a movie was skipped: nothing needs fixing for it any more."""
 
 
 class Trainer(Protocol):
-    """Who trains the session's networks."""
+    """Trains the session's networks."""
 
     def serving(self, session: str, version: str | None) -> None:
-        """Called when another version serves by the operator's choice."""
+        """Called when the operator has chosen another version."""
 
 
 class Commanded(Protocol):
-    """What is commanded: a running daemon, or the files of one that is stopped."""
+    """What commands act on: a running daemon, or the files of a stopped one."""
 
     paused: bool
 
     @property
     def layout(self) -> Layout:
-        """Where things lie."""
+        """Directories of the instance."""
 
     @property
     def journal(self) -> Journal:
@@ -47,21 +47,21 @@ class Commanded(Protocol):
 
     @property
     def versions(self) -> ServingVersions:
-        """Which versions serve."""
+        """The serving versions."""
 
     @property
     def movies(self) -> Movies:
-        """Movies at work."""
+        """Movies in progress."""
 
     @property
     def trainer(self) -> Trainer:
-        """Who trains."""
+        """The trainer."""
 
 
 class StoppedDaemon:
-    """What can be commanded where no daemon runs: the journal and the stored versions. A ``Commanded``.
+    """What commands act on while no daemon is running: the journal and the stored versions. A ``Commanded``.
 
-    It is its own ``Movies`` and ``Trainer``: no movie is at work and nobody trains.
+    It is its own ``Movies`` and ``Trainer``: no movie is in progress and nothing is trained.
     """
 
     def __init__(self, layout: Layout, journal: Journal, versions: ServingVersions, session: str) -> None:
@@ -70,10 +70,10 @@ class StoppedDaemon:
         self.movies = self.trainer = self
 
     def waits_no_more(self, movie_id: str) -> None:
-        """Nothing is remembered of a movie."""
+        """Do nothing: no alarm waits for a movie."""
 
     def serving(self, session: str, version: str | None) -> None:
-        """The next daemon reads it from the journal."""
+        """Do nothing: the next daemon reads it from the journal."""
 
 
 class Operator:
@@ -110,7 +110,7 @@ class Operator:
         store = ModelStore(self._commanded.layout.models(self._session(arguments)))
         current = self._commanded.versions.version(self._session(arguments))
         if current is None:
-            raise UsageError("no version serves: there is nothing to roll back", where=store.directory)
+            raise UsageError("no version is in use: there is nothing to roll back", where=store.directory)
         return store.before(current)
 
     def _serve(self, arguments: Mapping[str, str], model: str | None, result: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is left out while movies arrive faster than they can be processed, in a declared order.
 
 First the previews, then the denoising, then the super-resolution; alignment and quality never. Every record names what
-it lacks, and ``streamer movies retry --what-was-shed`` makes it good later.
+it lacks, and ``streamer movies retry --what-was-shed`` reprocesses those movies in full later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LoadShedding:
     """How many movies of the running acquisition wait, and what is left out because of it.
 
-    Movies that were there at the start are no overload: they can wait, and are processed whole.
+    Movies that were there at the start are no overload: they can wait, and are processed in full.
     """
 
     def __init__(self, settings: OverloadSettings) -> None:
@@ -30,22 +30,22 @@ class LoadShedding:
         """What is left out at present, in the declared order."""
 
     def arrived(self, movie_id: str) -> None:
-        """Count a movie that came while we were looking."""
+        """Count a movie that arrived while the daemon was watching."""
         self._waiting.add(movie_id)
         self._decide()
 
     def ended(self, movie_id: str) -> None:
-        """Forget a movie that has come to an end, in whatever way."""
+        """Forget a movie that has ended, in whatever way."""
         self._waiting.discard(movie_id)
         self._decide()
 
     @property
     def waiting(self) -> int:
-        """Movies that came while we were looking and have not ended."""
+        """Movies that arrived while the daemon was watching and have not ended."""
         return len(self._waiting)
 
     def _decide(self) -> None:
-        """Leave out from the threshold on; take up again at half of it, so that it does not flicker."""
+        """Leave out from the threshold on; resume below half of it, so that it does not toggle."""
         if self._sheds:
             self.shed = tuple(name for name in ORDER if self._is_shed(name))
 

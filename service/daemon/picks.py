@@ -1,4 +1,4 @@
-"""Particles that a picker hands in: coordinates beside the outputs, and an event that tells the others."""
+"""Particles that a picker hands in: coordinates written next to the outputs, and an event that announces them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]:
-    """Write ``<session>/picks/<path of the micrograph>_<picker>.star``, then tell; returns the event's number.
+    """Write ``<session>/picks/<path of the micrograph>_<picker>.star``, then announce it; returns the event's number.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]
     if record is None:
         found = "unknown" if movie is None else movie.state
         where = f"{picks.movie_id} r{picks.revision}"
-        raise UsageError("picks of a movie that is not done", where=where, expected="done", found=found)
+        raise UsageError("picks for a movie that is not done", where=where, expected="done", found=found)
     image = next(file for file in record.outputs if file.role == "micrograph")
     height, width = image.shape or [0, 0]
     for x, y in picks.coordinates:

@@ -1,4 +1,4 @@
-"""Which version of the session model serves: journalled first, then marked in the store."""
+"""Decides which version of the session model is in use: journalled first, then marked in the store."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _METHODS = {SUPER_RESOLUTION: "fusion", CRYO_ZSSR: "zssr"}
-"""Of super-resolution, by the network that serves it."""
+"""Super-resolution method, by its network."""
 
 
 class ServingVersions:
-    """The serving version of each session; movies are told which with their order."""
+    """The serving version of each session; the order of a movie names it."""
 
     def __init__(
         self, layout: Layout, journal: Journal, metrics: Metrics, base: Path | None = None, clock: Clock = SYSTEM
@@ -39,28 +39,28 @@ class ServingVersions:
         self._versions: dict[str, str | None] = {}
 
     def version(self, session: str) -> str | None:
-        """Version that serves a session; None: the Wiener estimate. A new session begins with the base weights."""
+        """Serving version of a session; None: the Wiener estimate. A new session starts with the base weights."""
         if session not in self._versions:
             self._versions[session] = self._journalled(session) or self._begun(session)
         return self._versions[session]
 
     def has_own(self, session: str, specimen: int) -> bool:
-        """Whether what serves a session has learned from this one of its specimens."""
+        """Whether the serving version of a session was trained on this one of its specimens."""
         version = self.version(session)
         if version is None:
             return False
         try:
             manifest = load_manifest(self._store(session).path(version))
         except ModelError:
-            return False  # damaged: the worker tells
+            return False  # damaged: the worker reports it
         return not manifest.general and manifest.specimen == specimen
 
     def change_specimen(self, session: str, change: Change, earlier: str | None) -> str | None:
-        """Let what fits the specimen serve that is in the microscope now; returns the version.
+        """Switch to what fits the specimen that is in the microscope now; returns the version.
 
         Parameters
         ----------
-        earlier : version that served it when it was there before.
+        earlier : version that was used for this specimen when it was there before.
         """
         store, serves = self._store(session), self.version(session)
         if store.is_held:
@@ -77,7 +77,7 @@ class ServingVersions:
         return version
 
     def _begun(self, session: str) -> str | None:
-        """Take the base weights in, where there are any and the session has no versions yet."""
+        """Adopt the base weights, where there are any and the session has no versions yet."""
         store = self._store(session)
         if self._base is None or store.versions() or store.is_held:
             return None
@@ -86,31 +86,31 @@ class ServingVersions:
         except (ModelError, OutputError, OSError) as error:
             _log.warning("base weights: %s", error)
             return None
-        reason = f"base weights, {len(manifest.trained_on)} movies of other sessions"
+        reason = f"base weights, trained on {len(manifest.trained_on)} movies of other sessions"
         change = ModelChange(version=BASE, result="promoted", reason=reason, sha256=manifest.sha256)
         self.serve(session, BASE, change)
         return BASE
 
     def super_resolution_version(self, session: str, method: str) -> Path | None:
-        """Directory of the network that serves a session for a method of super-resolution."""
+        """Directory of the network that a session uses for a super-resolution method."""
         store = ModelStore(self._layout.super_resolution_models(session, method))
         version = store.current()
         return None if version is None else store.path(version)
 
     def serve(self, session: str, version: str | None, change: ModelChange) -> None:
-        """Let a version serve from the next movie on.
+        """Use a version from the next movie on.
 
-        None holds the network back: only the operator brings it into service again.
+        None holds the network back: only the operator can bring it into use again.
         """
         self._journal.events.append(change, session)
         self._mark(session, version, held=version is None)
         self._metrics.model(version, utc_text(self._clock.wall()) if version else None)
         removed = self._store(session).prune()
         if removed:
-            _log.info("versions removed, as nobody will go back to them: %s", ", ".join(removed))
+            _log.info("versions removed that are no longer needed: %s", ", ".join(removed))
 
     def judged(self, session: str, message: Candidate) -> None:
-        """Hear the gate's decision on a candidate; one that passed serves, unless the operator has chosen since."""
+        """Act on the gate's decision on a candidate; one that passed is used, unless the operator has chosen since."""
         result, reason, method = message.result, message.reason, _METHODS.get(message.network)
         if result == "promoted" and method is None:
             result, reason = self._checked(session, message)
@@ -139,11 +139,11 @@ class ServingVersions:
         except ModelError as error:
             return "failed", str(error)
         if store.is_held or compared_with != serves:
-            return "rejected", f"it passed, but {serves or 'no network'} had been chosen meanwhile"
+            return "rejected", f"it passed, but {serves or 'no network'} had been chosen in the meantime"
         return message.result, message.reason
 
     def _journalled(self, session: str) -> str | None:
-        """Version that the journal says serves, with the store brought in line if the daemon died in between."""
+        """Serving version by the journal, with the store brought in line if the daemon died in between."""
         store = self._store(session)
         version, result = self._journal.events.serving_version(session)
         if result is None:

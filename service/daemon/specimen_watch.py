@@ -1,8 +1,8 @@
-"""Watches which specimen is in the microscope, keeps what was decided, and says what that means for the next movies.
+"""Watches which specimen is in the microscope, stores the decisions, and says what they mean for the next movies.
 
-<state>/sessions/<session>/specimens.jsonl holds one line per decided movie and one per change. What is learned is
-learned specimen by specimen; at a change the base weights serve, or no network, until the gate lets a version of the
-new specimen's own pass; a specimen that returns is served at once by the version that served it when it left.
+<state>/sessions/<session>/specimens.jsonl contains one line per decided movie and one per change. Networks learn
+specimen by specimen; after a change the base weights are used, or no network, until the gate passes a version of the
+new specimen's own; for a specimen that returns, the version that served it when it left is used again at once.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class SessionSpecimens:
     """The specimens of one session, on disk."""
 
     def __init__(self, path: Path) -> None:
-        """Read what was decided before; a last line that was torn by a kill is none."""
+        """Read earlier decisions; a last line that was torn by a kill is ignored."""
         self._path = path
         self._of: dict[str, int] = {}
         self._served: dict[int, str | None] = {}
         self._watch = Specimens()
         self.since = ""
-        """Id of the movie that the present specimen began with; empty: the session's first one."""
+        """Id of the present specimen's first movie; empty for the session's first specimen."""
         self._end = 0
         if not path.is_file():
             return
@@ -67,7 +67,7 @@ class SessionSpecimens:
             try:
                 entry = msgspec.json.decode(line, type=_Decided | _Left)
             except msgspec.DecodeError:
-                continue  # one movie that nothing is learned from; the others are worth more
+                continue  # one movie is lost for learning; the others are worth more
             if isinstance(entry, _Left):
                 self._served[entry.specimen], self.since = entry.served, entry.at
                 continue
@@ -83,7 +83,7 @@ class SessionSpecimens:
         return max(1, self._watch.current)
 
     def of(self, movie_id: str) -> int | None:
-        """Specimen of a movie; None where it was not decided."""
+        """Specimen of a movie; None where it is undecided."""
         return self._of.get(movie_id)
 
     def served(self, specimen: int) -> str | None:
@@ -95,17 +95,17 @@ class SessionSpecimens:
 
         Parameters
         ----------
-        serving : version that serves now, to come back to.
+        serving : present serving version, to come back to.
 
         Returns
         -------
-        Movies whose specimen has become clear, with it, in order; the change where there is one.
+        Movies whose specimen is now settled, each with its specimen, in order; the change, if there is one.
         """
         if record.movie_id in self._of or record.metrics is None or record.source is None:
-            return [], None  # processed once more: nothing new
+            return [], None  # processed again: nothing new
         texture = record.metrics.texture
         if texture is None:
-            # too coarse to tell: it belongs to what is there
+            # too coarse to tell: taken for the present specimen
             self._write([_Decided(movie_id=record.movie_id, specimen=self.current)])
             return [(record.movie_id, self.current)], None
         told = self._watch.take(TextureSample(record.movie_id, texture, record.source.pixel_size))
@@ -136,16 +136,16 @@ class SessionSpecimens:
             append_durably(self._path, self._end, data)
         except OSError as error:
             raise OutputError(
-                f"which specimen a movie is of cannot be written: {error.strerror}", where=self._path
+                f"the specimen of a movie cannot be written: {error.strerror}", where=self._path
             ) from error
         self._end += len(data)
 
 
 class SpecimenWatch:
-    """The specimens of all sessions that are met."""
+    """The specimens of all sessions."""
 
     def __init__(self, state_of: Callable[[str], Path]) -> None:
-        """``state_of`` gives a session's directory of state."""
+        """``state_of`` returns a session's state directory."""
         self._state_of = state_of
         self._sessions: OrderedDict[str, SessionSpecimens] = OrderedDict()
 

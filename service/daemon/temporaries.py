@@ -1,4 +1,4 @@
-"""What a killed daemon has left half-written, found by what it was doing."""
+"""Removes what a killed daemon left half-written, found by what it was doing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def sweep_leftovers(journal: Journal, layout: Layout) -> int:
-    """Remove temporary files of the movies that were at work; returns how many.
+    """Remove temporary files of the movies that were in progress; returns how many.
 
-    Not by a walk through all outputs: there may be years of them.
+    It does not walk through all outputs: there may be years of them.
     """
     at_work = [m.movie for m in journal.movies.newest(state="started")]
     newest = [m.movie for m in journal.movies.newest(limit=1)]

@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 _NICENESS = 10
 _START_EVERY_S = 30.0
 _TURN_S = 120.0
-"""Where sessions alternate, each has the trainer at least this long."""
+"""Where sessions alternate, each keeps the trainer at least this long."""
 
 
 def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
-    """What the trainer is told of a finished movie, if its sums are still there."""
+    """What the trainer needs to know of a finished movie, if its sums still exist."""
     groups, training_data = layout.groups(movie_id), layout.training_data(movie_id)
     if not groups.is_file():
         return None
@@ -46,9 +46,9 @@ class TrainerProcess:
 
     Parameters
     ----------
-    to_learn : gives what a new trainer has to be told of a specimen of a session: its finished movies, oldest first.
+    to_learn : gives the finished movies of a specimen of a session, oldest first, for a new trainer.
     candidate : called with what the gate decided.
-    died : called with how a trainer ended that should not have.
+    died : called with how a trainer ended unexpectedly.
 
     Raises
     ------
@@ -87,7 +87,7 @@ class TrainerProcess:
         return None if self._child is None else self._child.pid
 
     def learn(self, session: str, movie: Learn, specimen: int = 1) -> None:
-        """Tell the trainer of a finished movie; a new session and a new specimen get a new trainer."""
+        """Pass a finished movie to the trainer; a new session and a new specimen get a new trainer."""
         if not self._config.session_model.enabled:
             return
         for path in filter(None, (movie.groups, movie.training_data)):
@@ -98,11 +98,11 @@ class TrainerProcess:
         self._follow()
 
     def change_specimen(self, session: str, specimen: int, warm: str | None) -> None:
-        """Let the trainer begin anew with another specimen's movies, at once.
+        """Restart the trainer with another specimen's movies, at once.
 
         Parameters
         ----------
-        warm : version to go on from where nothing serves.
+        warm : version to continue from while nothing serves.
         """
         if session != self.session or not self._config.session_model.enabled:
             return
@@ -112,14 +112,14 @@ class TrainerProcess:
         self._start()
 
     def give_way(self) -> None:
-        """Free the trainer's memory, because the worker ran out of it; another one is started later."""
+        """Free the trainer's memory, because the worker ran out of it; another trainer is started later."""
         if self._child is not None:
-            _log.warning("the trainer is ended: the worker needs the memory")
+            _log.warning("stopping the trainer: the worker needs the memory")
             self.close()
             self._started = self._clock.monotonic()
 
     def attend(self, pending: int) -> None:
-        """Take what the trainer sent; pause it while movies wait; replace it when it died, but not all the time."""
+        """Handle what the trainer sent; pause it while movies wait; restart it when it died, but not too often."""
         self._follow()
         if self._child is None:
             if self.session and self._clock.monotonic() - self._started >= _START_EVERY_S:
@@ -139,14 +139,14 @@ class TrainerProcess:
             self._died(ending)
 
     def serving(self, session: str, version: str | None) -> None:
-        """Tell the trainer that the operator has chosen another version."""
+        """Inform the trainer that the operator has chosen another version."""
         if self._child is not None and session == self.session:
             self._child.send(Serving(version=version))
 
     def _follow(self) -> None:
-        """Give the trainer to the session that is collected, but where two alternate let each come to something.
+        """Give the trainer to the session being collected; where two alternate, let each get something done.
 
-        Nothing is lost by waiting: what a session has finished is told when its turn comes.
+        Nothing is lost by waiting: a session's finished movies are passed on when its turn comes.
         """
         if self._wanted == (self.session, self.specimen):
             return
@@ -169,7 +169,7 @@ class TrainerProcess:
                     _log.info("trainer %d is up", child.pid)
 
     def close(self) -> None:
-        """End the trainer at once: what it stores is whole or not there, what it has said is heard."""
+        """End the trainer at once: what it stores is complete or absent, what it has sent is handled."""
         if self._child is not None:
             self._child.kill()
             self._hear(self._child)
@@ -189,10 +189,10 @@ class TrainerProcess:
             self._child.send(movie)
 
     def _keep_base(self) -> None:
-        """See to it that the version to start from outlives the session that made it, if it is one of ours."""
+        """Make sure that the version to start from outlives the session that made it, if it is one of ours."""
         place = base_of(self._config)
         if place is not None and place.is_relative_to(self._layout.state):
-            with suppress(ModelError):  # the trainer tells of a version that is not there
+            with suppress(ModelError):  # the trainer reports a version that does not exist
                 ModelStore(place.parent).pin(place.name)
 
     def _make_room(self, session: str, groups: Path) -> None:
@@ -204,7 +204,7 @@ class TrainerProcess:
         space.add(groups)
         if space.is_full:
             held_out: Set[str] = frozenset()
-            with suppress(ModelError):  # the trainer tells of a damaged file
+            with suppress(ModelError):  # the trainer reports a damaged file
                 held_out = Roles(self._layout.session_state(session) / ROLES).all_held_out()
             removed = space.make_room(held_out, most_held_out=settings.most_held_out)
             _log.info("session_model.groups_limit_gb: %s of %d movies removed", groups.parent.name, len(removed))

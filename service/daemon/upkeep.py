@@ -1,4 +1,4 @@
-"""What the daemon looks after once a second beside the movies: volumes, the watched root, outputs, old events."""
+"""What the daemon checks once a second apart from movies: volumes, the watched root, outputs, old events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DAY_S = 86_400.0
 
 
 def give_back_memory() -> None:
-    """Return what is free to the system: a scan of many files, or a long table, leaves holes behind."""
+    """Return free memory to the system: a scan of many files, or a long table, leaves holes behind."""
     with suppress(AttributeError, OSError):  # a C library that has no such call
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -52,22 +52,22 @@ class Upkeep:
         self.disks = Disks({"output": layout.output, "state": layout.state, "input": layout.root})
         self._reserve = Reserve(config.instance, alarms)
         self._kept_s = config.events.retention_days * _DAY_S
-        self._began, self._root_seen = clock.monotonic(), False
+        self._began, self._began_wall, self._root_seen = clock.monotonic(), clock.wall(), False
         self._next_prune = clock.monotonic() + _PRUNE_EVERY_S
         self._verifying: OutputCheck | None = None
         self._damaged: set[str] = set()
 
     @property
     def is_short_of_space(self) -> bool:
-        """Whether nothing may be started until there is more room."""
+        """Whether nothing may be started until there is more space."""
         return self._reserve.is_used_up
 
     def verify_outputs(self) -> None:
-        """Begin to check the outputs that were made last before this start."""
+        """Begin to check the newest outputs from before this start."""
         self._verifying = OutputCheck(self._journal.movies.newest(state="done", limit=NEWEST), self._layout)
 
     def look(self, watching: WatchThread | None, shed: tuple[str, ...]) -> None:
-        """Look after everything once; ``shed`` is what is left out of movies at present."""
+        """Check everything once; ``shed`` is what is left out of movies at present."""
         self._tell_of_overload(shed)
         spaces = self.disks.spaces()
         self._reserve.look(spaces)
@@ -79,8 +79,16 @@ class Upkeep:
             self._mend(damage)
         if self._clock.monotonic() >= self._next_prune:
             self._next_prune = self._clock.monotonic() + _PRUNE_EVERY_S
-            self._journal.events.prune(utc_text(self._clock.wall() - self._kept_s))
+            self._journal.events.prune(utc_text(self._believed_time() - self._kept_s))
             give_back_memory()
+
+    def _believed_time(self) -> float:
+        """UTC seconds, no later than the time that has passed since the start allows.
+
+        A clock that is set forward would make everything look old, and events are forgotten for good.
+        """
+        passed = self._clock.monotonic() - self._began
+        return min(self._clock.wall(), self._began_wall + passed)
 
     def close(self) -> None:
         """End the threads."""
@@ -90,23 +98,23 @@ class Upkeep:
 
     def _tell_of_overload(self, shed: tuple[str, ...]) -> None:
         if shed:
-            words = f"{', '.join(shed)} left out: movies come faster than they can be processed"
-            self._alarms.raise_("overload", f"{words}; later: streamer movies retry --what-was-shed")
+            words = f"{', '.join(shed)} left out: movies arrive faster than they can be processed"
+            self._alarms.raise_("overload", f"{words}; to catch up later: streamer movies retry --what-was-shed")
         else:
             self._alarms.clear("overload")
 
     def _look_for_root(self, watching: WatchThread) -> None:
-        """Raise an alarm when the watched root goes away, or does not come for a minute."""
+        """Raise an alarm when the watched root disappears, or does not appear for a minute."""
         if not watching.root_missing:
             self._root_seen = True
             self._alarms.clear("root-missing")
         elif self._root_seen or self._clock.monotonic() - self._began > _ROOT_WAIT_S:
-            self._alarms.raise_("root-missing", f"{self._layout.root} is not there")
+            self._alarms.raise_("root-missing", f"{self._layout.root} is missing; check that it is mounted")
 
     def _mend(self, damage: Damage) -> None:
-        """Tell of an output with other bytes than were written, and process its movie once more.
+        """Report an output with other bytes than were written, and process its movie again.
 
-        What somebody has removed is only told: it was perhaps not wanted any more.
+        A removed output is only reported: it was perhaps not wanted any more.
         """
         _log.error("damaged output: %s (%s)", damage.path, damage.found)
         words = f"{damage.path}: {damage.found}"
@@ -114,7 +122,7 @@ class Upkeep:
             self._damaged.add(damage.movie_id)
             try:
                 self._journal.retry(damage.movie_id)
-                words += "; the movie is processed once more"
+                words += "; the movie is processed again"
             except UsageError as error:
                 _log.warning("%s", error)
         self._alarms.tell("output-damaged", words, "critical")

@@ -1,7 +1,7 @@
 """The worker from the daemon's side: what it is given, what it sends back, and what happens when it dies.
 
-A movie whose worker, or daemon, died is given alone to the next one: so the second death finds the culprit, and movies
-that were only in its company are not blamed for it.
+A movie whose worker, or daemon, died is given to the next worker alone: a second death then identifies the culprit, and
+movies that were only processed together with it are not blamed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ENDED_BY_CONFIG = f"exit status {ConfigError.exit_code}"
 
 
 def is_suspect(movie: JournalMovie) -> bool:
-    """Whether a worker, or the daemon, died while this movie was at work: it may be why, so it is given alone."""
+    """Whether a worker, or the daemon, died while working on this movie: it may be why, so it is processed alone."""
     return movie.deaths > 0 or (movie.reason is not None and movie.reason.error == INTERRUPTED)
 
 
@@ -54,8 +54,8 @@ class WorkerProcess:
     Parameters
     ----------
     work_of : makes the order for a movie that was just started; may raise ConfigError.
-    finished, failed : called with what the worker says.
-    restarted : called when a worker had to be replaced, with how the last one ended and the movies given up for it.
+    finished, failed : called with what the worker reports.
+    restarted : called when a worker had to be replaced, with how it ended and the movies given up because of it.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class WorkerProcess:
         return None if self._child is None else self._child.pid
 
     def dispatch(self) -> bool:
-        """Start the next movie if the worker can take one; whether there was one."""
+        """Start the next movie if the worker can take one; returns whether it did."""
         if self._child is None or not self.device or self._finishing or len(self._in_hand) >= _AT_ONCE:
             return False
         if any(task.alone for task in self._in_hand.values()):
@@ -134,7 +134,7 @@ class WorkerProcess:
         return True
 
     def attend(self) -> None:
-        """Take what the worker sent; replace it if it is gone."""
+        """Process what the worker sent; replace it if it is gone."""
         if self._child is None:
             if not self._finishing and self._clock.monotonic() - self._started >= _START_EVERY_S:
                 self.start()
@@ -151,23 +151,23 @@ class WorkerProcess:
             self._bury(f"killed after {silent:.0f} s of silence")
         elif (held := self._memory()) > self._may_take:
             self._child.kill()
-            self._bury(f"killed at {held / 2**30:.1f} GiB of memory, {self._may_take / 2**30:.1f} are allowed")
+            self._bury(f"killed at {held / 2**30:.1f} GiB of memory, {self._may_take / 2**30:.1f} GiB are allowed")
 
     def finish(self) -> None:
-        """Let the worker finish what it has begun, and give back the rest."""
+        """Let the worker finish what it has begun, and return the rest."""
         self._finishing = True
         if self._child is not None:
             self._child.send(Finish())
 
     def close(self, timeout_s: float) -> None:
-        """Wait for the worker's end, kill it after the time given."""
+        """Wait for the worker to exit; kill it after the given time."""
         if self._child is not None:
             self._child.stop(timeout_s)
             self._child = None
 
     @property
     def has_ended(self) -> bool:
-        """Whether the worker is gone, with everything it said taken."""
+        """Whether the worker is gone and everything that it sent is processed."""
         return self._child is None
 
     def _next(self) -> JournalMovie | None:
@@ -180,7 +180,7 @@ class WorkerProcess:
         return movie
 
     def _memory(self) -> int:
-        """What the worker holds, looked at once a second."""
+        """Memory that the worker uses, bytes; looked at once a second, 0 in between."""
         if self._child is None or self._clock.monotonic() - self._memory_seen < _LOOK_AT_MEMORY_S:
             return 0
         self._memory_seen = self._clock.monotonic()
@@ -206,10 +206,10 @@ class WorkerProcess:
                 self._in_hand.pop((message.movie_id, message.revision), None)
                 self._journal.release(message.movie_id, message.revision)
             case _:
-                raise ServiceError("the worker sent what only others send", found=type(message).__name__)
+                raise ServiceError("unexpected message from the worker", found=type(message).__name__)
 
     def _bury(self, ending: str) -> None:
-        """Count the death against what was begun, give back the rest, make room for another worker."""
+        """Count the death against what was begun, return the rest to the queue, make way for another worker."""
         if self._child is None:
             return
         was_up = bool(self.device)
@@ -223,7 +223,7 @@ class WorkerProcess:
                 continue
             reason = Reason(
                 error="WorkerDied",
-                message=f"the worker ended ({ending}) in stage {task.stage}",
+                message=f"the worker exited ({ending}) in stage {task.stage}",
                 hint=f"streamer movies retry {movie_id}",
             )
             if self._journal.worker_died(movie_id, revision, reason) == "quarantined":
@@ -233,12 +233,12 @@ class WorkerProcess:
             return
         self._restarted(ending, given_up)
         if ending == _ENDED_BY_CONFIG:
-            raise ConfigError("the worker cannot be set up as configured; its words are above", where="worker")
+            raise ConfigError("the worker cannot start with this configuration; see its messages above", where="worker")
         self._fruitless += 1
         if self._fruitless > _STARTS_IN_A_ROW:
             raise DeviceError(
-                "the worker process does not come up" if not was_up else "workers die without finishing anything",
+                "the worker process fails to start" if not was_up else "workers crash without finishing a movie",
                 where="worker",
                 found=ending,
-                hint="its last words are above; streamer process MOVIE shows the same in the foreground",
+                hint="see its messages above; streamer process MOVIE shows the same in the foreground",
             )

@@ -1,4 +1,4 @@
-"""What a demo must have shown: each figure beside what was expected of it."""
+"""The checks of a demo: each figure with what was expected of it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from streamer.movie_record import MovieRecord
 
 _PICK_TOLERANCE = 0.25
-"""Of the diameter."""
+"""Fraction of the diameter."""
 _ALIGNMENT_PX = 0.2
 
 
 @dataclass(slots=True)
 class Findings:
-    """Rows of the table: what, how much, and whether it held (None: a figure that is only told)."""
+    """Rows of the table: what, how much, and whether it held (None: a figure that is only reported)."""
 
     rows: list[tuple[str, str, bool | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What a reader of the table would ask; they stand below it."""
+    """Answers to questions that the table raises; printed below it."""
 
     def add(self, what: str, value: str, held: bool | None = None) -> None:
         """Add a row."""
@@ -56,7 +56,7 @@ class Findings:
 
 
 def check(config: Config, directory: Path, *, written: int, damaged: int, exits: dict[str, int]) -> Findings:
-    """Look at everything that arrived."""
+    """Check everything that arrived."""
     layout, findings = layout_of(config), Findings()
     journal = Journal.open(layout.journal, instance=config.instance.name, read_only=True)
     try:
@@ -119,7 +119,7 @@ def _check_quality(findings: Findings, done: list[MovieRecord]) -> None:
     ):
         findings.add(f"SNBR* {name}", f"{_median([v for v in values if v]):.3f} (median of {len(networked)})")
     findings.notes.append(
-        f"SNBR* is of the {len(networked)} movies that a network restored and had not learned from; "
+        f"SNBR* is of the {len(networked)} movies restored by a network that was not trained on them; "
         f"the other {len(done) - len(networked)} have no such figure"
     )
     verdicts = Counter(m.sr.verdict for m in metrics)
@@ -142,7 +142,7 @@ def _check_models(findings: Findings, events: list[Event], done: list[MovieRecor
     again = sorted(name for name in rejected if sum(body["version"] == name for body in judged) > 1)
     if again:
         findings.notes.append(
-            f"a rejected candidate is not kept and its name is used again: {', '.join(again)} is more than one network"
+            f"a rejected candidate is not kept and its name is reused: {', '.join(again)} is more than one network"
         )
     used = sorted({record.model.version for record in done if record.model is not None})
     plain = sum(record.model is None for record in done)
@@ -158,11 +158,11 @@ def _check_alignment(findings: Findings, layout: Layout, done: list[MovieRecord]
         error = shifts + truth["displacement"]
         errors.append(float(np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean())))
     held = max(errors, default=9.0) < _ALIGNMENT_PX
-    findings.add("shift error by the truth, worst", f"{max(errors, default=9.0):.3f} px", held)
+    findings.add("shift error against the truth, worst", f"{max(errors, default=9.0):.3f} px", held)
 
 
 def _check_picks(findings: Findings, layout: Layout, done: list[MovieRecord]) -> None:
-    """Recall and precision on the truth, and of the same number of points thrown at random."""
+    """Recall and precision against the truth, and those of the same number of random points."""
     hits = found = true = chance = 0
     rng = np.random.default_rng(0)
     for record in done:
@@ -186,7 +186,7 @@ def _check_picks(findings: Findings, layout: Layout, done: list[MovieRecord]) ->
 
 
 def _check_files(findings: Findings, layout: Layout, done: list[MovieRecord]) -> None:
-    """Every listed file is whole, nothing is half-written, RELION's table has every movie."""
+    """Every listed file is complete, nothing is half-written, RELION's table has every movie."""
     whole = partial = 0
     for record in done:
         for output in record.outputs:
@@ -194,14 +194,14 @@ def _check_files(findings: Findings, layout: Layout, done: list[MovieRecord]) ->
             whole += hashlib.sha256(data).hexdigest() == output.sha256
     partial = sum(1 for path in layout.output.rglob(".*") if path.is_file())
     wanted = sum(len(record.outputs) for record in done)
-    findings.add("files whole / half-written", f"{whole} of {wanted} / {partial}", whole == wanted and partial == 0)
+    findings.add("files complete / half-written", f"{whole} of {wanted} / {partial}", whole == wanted and partial == 0)
     table = layout.session_output(done[0].session) / "micrographs.star" if done else Path()
     rows = len(gemmi.cif.read(str(table)).find_block("micrographs").find_loop("_rlnMicrographName")) if done else 0
     findings.add("rows in micrographs.star", str(rows), rows == len(done))
 
 
 def _check_reproduction(findings: Findings, config: Config, layout: Layout, done: list[MovieRecord]) -> None:
-    """The last movie once more, offline, with the model that its record names: the same bytes."""
+    """The last movie processed again offline, with the model that its record names, gives the same bytes."""
     if not done:
         return
     record = done[-1]
@@ -213,7 +213,7 @@ def _check_reproduction(findings: Findings, config: Config, layout: Layout, done
 
 
 def _tell_latency(findings: Findings, done: list[MovieRecord]) -> None:
-    """By the very code behind the heartbeat, so that table and monitor say the same."""
+    """Computed by the code behind the heartbeat, so that table and monitor agree."""
     status = Status()
     for record in done:
         status.finished(record)
@@ -251,7 +251,7 @@ def _median(values: list[float]) -> float:
 
 
 def report(console: Console, findings: Findings, directory: Path, seconds: float) -> None:
-    """Print the table, what explains it, and where the pictures are."""
+    """Print the table, the notes on it, and where the pictures are."""
     table = Table(title="streamer demo", show_header=False, box=None, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -262,8 +262,8 @@ def report(console: Console, findings: Findings, directory: Path, seconds: float
     table.add_row("time", f"{minutes} min {rest:02d} s", "")
     console.print(table)
     pictures = printable(str(directory / "results" / "demo" / "movies"))
-    # sentences and paths as they are: a terminal that is too narrow breaks them itself, and a copy of them is whole
+    # sentences and paths unwrapped: a narrow terminal wraps them itself, and copied text stays in one piece
     for line in ("", *(f"- {note}" for note in findings.notes), f"pictures: {pictures}", ""):
         console.print(Text(line), soft_wrap=True)
-    verdict = "everything held" if findings.all_held else "NOT everything held"
+    verdict = "all checks passed" if findings.all_held else "NOT all checks passed"
     console.print(Text(verdict, style="bold green" if findings.all_held else "bold red"))

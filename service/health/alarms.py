@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Alarms:
-    """What is wrong just now; each change is an event."""
+    """What is wrong at present; each change is an event."""
 
     def __init__(self, log: EventLog, metrics: Metrics) -> None:
         self._log, self._metrics = log, metrics
         self._raised: dict[str, Alert] = {}
 
     def raise_(self, name: str, message: str, severity: str = "warning") -> None:
-        """Raise an alarm, unless it is raised with the same words."""
+        """Raise an alarm, unless it is already raised with the same message."""
         alert = Alert(name=name, severity=severity, state="raised", message=message)
         if self._raised.get(name) != alert:
             self._raised[name] = alert
@@ -34,7 +34,7 @@ class Alarms:
             self._metrics.alert(name, active=False)
 
     def clear_all(self) -> None:
-        """Nobody watches any more."""
+        """Clear all alarms: from now on nothing is watched."""
         for name in list(self._raised):
             self.clear(name)
 
@@ -44,5 +44,5 @@ class Alarms:
 
     @property
     def raised(self) -> list[Alert]:
-        """Alarms of this moment."""
+        """Alarms that are raised now."""
         return list(self._raised.values())

@@ -1,4 +1,4 @@
-"""Free space of the volumes that a daemon uses, asked in a thread of its own: a dead mount answers nobody."""
+"""Free space of the volumes that a daemon uses, queried in threads of their own: a dead mount never answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Space(NamedTuple):
-    """Of a volume, bytes."""
+    """Space of a volume, bytes."""
 
     free: int
     total: int
@@ -27,13 +27,13 @@ _SILENT_S = 30.0
 
 
 class Disks:
-    """Asks again and again; ``free`` never waits."""
+    """Queries the volumes periodically; ``free`` never waits."""
 
     def __init__(self, paths: Mapping[str, Path], clock: Clock = SYSTEM) -> None:
         self._clock, self._stop = clock, threading.Event()
         self._found: dict[str, tuple[float, Space]] = {}
         self._threads = [
-            # one for each, so that the dead one does not hold up the others
+            # one for each volume, so that a dead one does not hold up the others
             threading.Thread(target=self._ask, args=(name, path), name=f"disk-{name}", daemon=True)
             for name, path in paths.items()
         ]
@@ -63,7 +63,7 @@ class Disks:
 
 
 def space_of(path: Path) -> Space | None:
-    """Space of the volume that a path lies on, or will lie on; None where that is unknown."""
+    """Space of the volume that a path is on, or will be on; None where that is unknown."""
     for place in (path, *path.parents):
         try:
             usage = shutil.disk_usage(place)

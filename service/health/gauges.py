@@ -1,4 +1,4 @@
-"""Gauges that can say that they know nothing."""
+"""Gauges that are absent while their value is unknown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class KnownGauge(Collector):
-    """A gauge that exports only what is known: None and NaN take a sample away."""
+    """A gauge that exports only what is known: None and NaN remove a sample."""
 
     def __init__(self, registry: CollectorRegistry, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
         self._name, self._text, self._labels = name, text, labels
@@ -23,14 +23,14 @@ class KnownGauge(Collector):
         registry.register(self)
 
     def set(self, value: float | None, *labels: str) -> None:
-        """Set, or take away, the sample with these label values."""
+        """Set, or remove, the sample with these label values."""
         if value is None or not math.isfinite(value):
             self._values.pop(labels, None)
         else:
             self._values[labels] = float(value)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the samples of this moment."""
+        """Yield the current samples."""
         family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
         # A copy: this runs in the thread of the scrape.
         for labels, value in dict(self._values).items():

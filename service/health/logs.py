@@ -10,7 +10,7 @@ from service.printable import printable
 
 
 class _OneLine(logging.Formatter):
-    """File names are strangers' words: they can neither break a line nor command a terminal."""
+    """File names are untrusted text: they can neither break a line nor control a terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         return printable(super().formatMessage(record))

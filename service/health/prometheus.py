@@ -1,7 +1,7 @@
-"""What Prometheus can ask about the daemon: one registry, prefix ``streamer_``, bounded labels, never NaN.
+"""The daemon's Prometheus metrics: one registry, prefix ``streamer_``, bounded labels, never NaN.
 
-No session, movie, path or user ever becomes a label. What is not known is not exported, instead of 0. The
-methods are called with what happened; a scrape touches neither GPU, disk nor journal.
+No session, movie, path or user ever becomes a label. An unknown value is left out, never exported as 0. Each
+method records something that happened; a scrape touches neither GPU, disk nor journal.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from streamer.runtime.clock import Clock
 
 MAX_VALUES = 20
-"""Different values that a label may take before the rest is called ``other``."""
+"""Distinct values that a label may take; all further ones are exported as ``other``."""
 _STAGE_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS: Final = (0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
 
 class Metrics:
-    """All metrics of a daemon. Call a method for what happened; ``serve`` makes them readable."""
+    """All metrics of a daemon. Call a method when something happens; ``serve`` exports them."""
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         # Otherwise every counter and histogram gets a second series that says when this object was made.
@@ -60,56 +60,58 @@ class Metrics:
 
     def _make_counters(self) -> None:
         counter, histogram = self._counter, self._histogram
-        self._detected = counter("movies_detected", "Movies that were found whole.")
+        self._detected = counter("movies_detected", "Movies that were found complete.")
         self._movies = counter("movies", "Movies that reached a final state.", "state")
         self._failures = counter("movie_failures", "Movies that failed.", "stage", "reason")
         self._frames = counter("frames", "Frames of finished movies.")
         self._input = counter("input_bytes", "Bytes of finished movies.")
         self._output = counter("output_bytes", "Bytes written for finished movies.")
         self._super_resolution_verdicts = counter(
-            "super_resolution_verdicts", "Whether the fine grid helps a movie.", "verdict"
+            "super_resolution_verdicts", "Verdicts on whether super-resolution helps a movie.", "verdict"
         )
-        self._retries = counter("retries", "Movies put back to be tried again.", "reason")
+        self._retries = counter("retries", "Movies returned to the queue for another attempt.", "reason")
         self._published = counter("events_published", "Events sent to subscribers.", "kind")
-        self._replays = counter("replay_requests", "Pages of events that subscribers asked for.", "result")
+        self._replays = counter("replay_requests", "Pages of events that subscribers requested.", "result")
         self._restarts = counter("worker_restarts", "Worker processes that had to be replaced.")
         self._candidates = counter("model_candidates", "Versions of the denoiser that were judged.", "result")
         self._super_resolution_candidates = counter(
             "super_resolution_candidates",
-            "Versions of networks of the fine grid that were judged.",
+            "Versions of super-resolution networks that were judged.",
             "network",
             "result",
         )
-        self._overflows = counter("watcher_overflows", "Times that the kernel lost events of the watched directory.")
+        self._overflows = counter("watcher_overflows", "Times that the kernel lost events for the watched directory.")
         self._overflows_seen = 0
-        self._specimen_changes = counter("specimen_changes", "Times that another specimen was found.")
+        self._specimen_changes = counter("specimen_changes", "Times that a different specimen was detected.")
         self._ready_delay = histogram(
             "movie_ready_delay_seconds",
-            "From the first sight of a file to its being whole.",
+            "From the detection of a file until it is known to be complete.",
             _LATENCY_BUCKETS,
         )
         self._latency = histogram("movie_latency_seconds", "From a file being complete to its event.", _LATENCY_BUCKETS)
         self._stages = histogram(
             "stage_duration_seconds", "Time that a movie spends in a stage.", _STAGE_BUCKETS, "stage"
         )
-        self._commits = histogram("journal_commit_duration_seconds", "Time to make a change durable.", _COMMIT_BUCKETS)
+        self._commits = histogram(
+            "journal_commit_duration_seconds", "Time to commit a change to the journal.", _COMMIT_BUCKETS
+        )
 
     def _make_gauges(self) -> None:
         gauge = self._gauge
-        self._pending = gauge("movies_pending", "Movies that wait or are at work.", "state")
+        self._pending = gauge("movies_pending", "Movies that are waiting or in progress.", "state")
         self._oldest = gauge("oldest_pending_detected_timestamp_seconds", "When the oldest pending movie was detected.")
         self._last_done = gauge("last_movie_done_timestamp_seconds", "When the last movie was done.")
         self._last_seq = gauge("event_last_seq", "Number of the newest event.")
-        self._subscribers = gauge("subscribers", "Subscribers that hear the heartbeat.")
+        self._subscribers = gauge("subscribers", "Subscribers that receive the heartbeat.")
         self._disk_free = gauge("disk_free_bytes", "Free space.", "volume")
-        self._model_version = gauge("model_version", "Number of the version that serves.")
-        self._promoted = gauge("model_promoted_timestamp_seconds", "When it was promoted.")
-        self._specimen = gauge("specimen", "Which of the session's specimens is in the microscope, from 1.")
-        self._training = gauge("training_active", "Whether the trainer is at work.")
-        self._alive = gauge("heartbeat_timestamp_seconds", "Last sign of life of a part.", "stage")
+        self._model_version = gauge("model_version", "Number of the serving version.")
+        self._promoted = gauge("model_promoted_timestamp_seconds", "When the serving version was promoted.")
+        self._specimen = gauge("specimen", "Which of the session's specimens is in the microscope, counted from 1.")
+        self._training = gauge("training_active", "Whether the trainer is training.")
+        self._alive = gauge("heartbeat_timestamp_seconds", "Last sign of life of a part of the daemon.", "stage")
         self._alerts = gauge("alert_active", "Whether an alert of the daemon is raised.", "name")
         self._shed = gauge("shedding_active", "Whether a step is left out because movies arrive too fast.", "step")
-        self._build = gauge("build_info", "What is running.", "version", "python", "device")
+        self._build = gauge("build_info", "Version, Python and device of the daemon.", "version", "python", "device")
 
     def _make_quality(self) -> None:
         gauge = self._gauge
@@ -117,39 +119,47 @@ class Metrics:
         self._snbr = gauge("movie_snbr_half", "Signal over noise and bias of the last movie's half.", "image")
         self._gain = gauge(
             "movie_model_gain_ratio",
-            "What the serving network made of the last movie before it could learn from it, over the Wiener filter; "
-            "expected: as the movies that it was judged by let expect.",
+            "Gain of the serving network over the Wiener filter on the last movie, before it could learn from it; "
+            "expected: as predicted from the movies that it was judged on.",
             "which",
         )
-        self._resolution = gauge("movie_frc_resolution_angstrom", "Where the last movie's halves disagree.")
-        self._total_motion = gauge("movie_total_motion_angstrom", "Motion over the last movie.")
-        self._early_motion = gauge("movie_early_motion_angstrom", "Motion up to 4 electrons per square angstrom.")
-        self._late_motion = gauge("movie_late_motion_angstrom", "Motion of the last movie after that.")
-        self._local_motion = gauge("movie_local_motion_angstrom", "How much the last movie's motion differs over it.")
+        self._resolution = gauge(
+            "movie_frc_resolution_angstrom", "Resolution at which the last movie's halves stop agreeing."
+        )
+        self._total_motion = gauge("movie_total_motion_angstrom", "Total motion of the last movie.")
+        self._early_motion = gauge(
+            "movie_early_motion_angstrom", "Motion of the last movie up to 4 electrons per square angstrom."
+        )
+        self._late_motion = gauge(
+            "movie_late_motion_angstrom", "Motion of the last movie after 4 electrons per square angstrom."
+        )
+        self._local_motion = gauge(
+            "movie_local_motion_angstrom", "How much the last movie's motion varies over the field."
+        )
         self._residual_gain = gauge(
-            "movie_residual_gain_ratio", "Share of the gain reference's pattern left in the last movie; 0 fits."
+            "movie_residual_gain_ratio", "Share of the gain reference's pattern left in the last movie; 0: it fits."
         )
         self._confirmed = gauge(
             "movie_super_resolution_confirmed_ratio",
-            "Share of what the last movie's fine grid adds that unseen frames confirm; own: with its shifts, control: "
-            "with other frames'.",
+            "Share of what super-resolution adds to the last movie that unseen frames confirm; own: with their own "
+            "shifts, control: with those of other frames.",
             "shifts",
         )
-        self._mean = gauge("movie_mean_electrons", "Mean of the last movie's frames per pixel.")
+        self._mean = gauge("movie_mean_electrons", "Electrons per pixel and frame of the last movie, mean.")
         self._hot = gauge("movie_hot_pixels", "Hot pixels found in the last movie.")
 
     # ----------------------------------------------------------------------------------------- what happened
 
     def detected(self) -> None:
-        """Count a movie that was found whole."""
+        """Count a movie that was found complete."""
         self._detected.inc()
 
     def ready(self, delay_s: float | None) -> None:
-        """Time how long it took to be sure that a movie is whole."""
+        """Record how long it took to be sure that a movie is complete."""
         _observe(self._ready_delay, delay_s)
 
     def finished(self, record: MovieRecord, *, latency_s: float | None = None, stage: str = "unknown") -> None:
-        """Take over the figures of a movie that reached a final state.
+        """Record the figures of a movie that reached a final state.
 
         Parameters
         ----------
@@ -174,7 +184,7 @@ class Metrics:
             self._quality(record.metrics)
 
     def retried(self, reason: str) -> None:
-        """Count a movie that is put back; ``reason`` is the name of an error class."""
+        """Count a movie that is returned to the queue; ``reason`` is the name of an error class."""
         self._retries.labels(self._bounded("reason", reason)).inc()
 
     def pending(self, counts: Mapping[str, int], oldest_detected: float | None) -> None:
@@ -193,16 +203,16 @@ class Metrics:
             self._replays.labels(self._bounded("result", result.lower())).inc()
 
     def log(self, last_seq: int, subscribers: int) -> None:
-        """Set the newest event and the number of those who listen."""
+        """Set the newest event and the number of subscribers."""
         self._last_seq.set(last_seq)
         self._subscribers.set(subscribers)
 
     def commit(self, seconds: float) -> None:
-        """Time a commit of the journal."""
+        """Record the duration of a journal commit."""
         _observe(self._commits, seconds)
 
     def disks(self, free_bytes: Mapping[str, int]) -> None:
-        """Set the free space of the volumes; one that does not answer has none."""
+        """Set the free space of the volumes; one that does not answer has no sample."""
         for volume in ("state", "output", "input"):
             self._disk_free.set(free_bytes.get(volume), volume)
 
@@ -221,7 +231,7 @@ class Metrics:
         self._restarts.inc()
 
     def model(self, version: str | None, promoted_utc: str | None) -> None:
-        """Set what serves: ``v0003`` is 3; None: no model yet."""
+        """Set the serving version: ``v0003`` is 3; None: no model yet."""
         number = re.search(r"\d+", version or "")
         self._model_version.set(int(number.group()) if number else None)
         self._promoted.set(utc_seconds(promoted_utc) if promoted_utc else None)
@@ -241,7 +251,7 @@ class Metrics:
             self._specimen_changes.inc()
 
     def training(self, active: bool) -> None:
-        """Set whether the trainer is at work."""
+        """Set whether the trainer is training."""
         self._training.set(active)
 
     def alive(self, stage: str) -> None:
@@ -253,7 +263,7 @@ class Metrics:
         self._alerts.set(active, self._bounded("alert", name))
 
     def build(self, version: str, device: str) -> None:
-        """Say what is running."""
+        """Set what is running."""
         self._build.set(1, version, platform.python_version(), device)
 
     def _quality(self, metrics: MovieQuality) -> None:
@@ -278,7 +288,7 @@ class Metrics:
     # ----------------------------------------------------------------------------------------------- serving
 
     def serve(self, port: int, address: str = "127.0.0.1") -> int:
-        """Answer on ``http://address:port/metrics`` until ``stop``; returns the port, which 0 leaves open.
+        """Answer on ``http://address:port/metrics`` until ``stop``; returns the port, for 0 any free one.
 
         Raises
         ------
@@ -317,7 +327,7 @@ class Metrics:
         return KnownGauge(self.registry, f"streamer_{name}", text, labels)
 
     def _bounded(self, label: str, value: str) -> str:
-        """Return the value, or ``other`` where a label has taken too many already."""
+        """Return the value, or ``other`` once a label has taken too many."""
         seen = self._seen.setdefault(label, set())
         if value not in seen and len(seen) >= MAX_VALUES:
             return "other"
@@ -326,6 +336,6 @@ class Metrics:
 
 
 def _observe(histogram: Histogram, seconds: float | None) -> None:
-    """Observe a duration; one that is unknown, or negative because a clock was set, is left out."""
+    """Observe a duration; one that is unknown, or negative because a clock was adjusted, is left out."""
     if seconds is not None and math.isfinite(seconds) and seconds >= 0:
         histogram.observe(seconds)

@@ -1,4 +1,4 @@
-"""Room that is kept free: nothing new is started while a volume has less, and work goes on alone when it has more."""
+"""Disk space that is kept free: no movie is started while a volume has less; processing resumes when it has more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from service.health.disks import Space
 
 _AGAIN = 1.05
-"""Free space over the reserve at which work goes on: deleting one file does not make it flicker."""
+"""Free space, as a multiple of the reserve, at which processing resumes: deleting one file does not toggle it."""
 _ALARM = "disk-reserve"
 _VOLUMES = ("output", "state")
 
@@ -31,17 +31,15 @@ class Reserve:
         return bool(self._short)
 
     def look(self, spaces: Mapping[str, Space]) -> None:
-        """Take in the free space of the volumes; one that does not answer says nothing."""
+        """Check the free space of the volumes; one that does not answer is ignored."""
         self._short = short = [name for name in _VOLUMES if name in spaces and self._is_short(name, spaces[name])]
         if not short:
             self._alarms.clear(_ALARM)
             return
         name = short[0]
-        # rounded, so that the words change with what people see and not with every byte
-        words = (
-            f"{name} volume: {spaces[name].free / 1e9:.1f} GB free, {self._kept(spaces[name]) / 1e9:.1f} GB are kept"
-        )
-        self._alarms.raise_(_ALARM, f"{words}; nothing new is started until there is more", "critical")
+        # rounded, so that the message does not change with every byte
+        words = f"{name} volume: {spaces[name].free / 1e9:.1f} GB free, reserve {self._kept(spaces[name]) / 1e9:.1f} GB"
+        self._alarms.raise_(_ALARM, f"{words}; no movie is started until you free some space", "critical")
 
     def _is_short(self, name: str, space: Space) -> bool:
         return space.free < self._kept(space) * (_AGAIN if name in self._short else 1.0)

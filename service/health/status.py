@@ -1,4 +1,4 @@
-"""How the daemon is: rates, latencies, alarms, and the heartbeat made of them."""
+"""The daemon's state: rates, latencies, alarms, and the heartbeat made from them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Notices to systemd: readiness, status and watchdog, as datagrams on the socket that it names.
+"""Notifications to systemd: readiness, status and watchdog, as datagrams on the socket that it names.
 
-Without systemd nothing happens. A notice that cannot be sent is no error: the movies are more important.
+Without systemd nothing happens. A notification that cannot be sent is not an error: the movies are more important.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def notify(
     watchdog: bool = False,
     stopping: bool = False,
 ) -> bool:
-    """Tell systemd what is the matter. Returns whether somebody was told.
+    """Notify systemd; returns whether the notification was sent.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ BUSY_S = 5.0
 
 @contextmanager
 def lock_instance(state_directory: Path) -> Iterator[None]:
-    """Hold the instance: only one daemon may write below its state directory.
+    """Lock the instance: only one daemon may write below its state directory.
 
     The kernel drops the lock with the process, so there are no stale ones. Children that are forked, not
     spawned, would share it.
@@ -51,7 +51,10 @@ def lock_instance(state_directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             raise AlreadyRunning(
-                "another daemon runs on this instance", where=path, found=f"process {holder or 'unknown'}"
+                "another daemon holds this instance's lock",
+                where=path,
+                found=f"process {holder or 'unknown'}",
+                hint="stop it, or use another --instance",
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
@@ -78,13 +81,13 @@ class Database:
         on_commit: Callable[[float], None] = lambda _: None,
         clock: Clock = SYSTEM,
     ) -> Database:
-        """Open, check and bring up to date; create where there is none.
+        """Open, check and bring up to date; create if there is none.
 
         Parameters
         ----------
         migrations : all steps from an empty file; their number is the schema's version.
-        read_only : for commands beside a running daemon: nothing is created or migrated.
-        on_commit : told how long each commit took, s.
+        read_only : for commands next to a running daemon: nothing is created or migrated.
+        on_commit : called with the duration of each commit, s.
 
         Raises
         ------
@@ -94,7 +97,7 @@ class Database:
             if not read_only:
                 path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         except OSError as error:
-            raise ServiceError("the state directory cannot be made", where=path, found=error) from error
+            raise ServiceError("the state directory cannot be created", where=path, found=error) from error
         with _mapped(path):
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
@@ -127,7 +130,7 @@ class Database:
             self._on_commit(self._clock.monotonic() - begin)
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
-        """Change something, within the caller's transaction; returns how many rows were."""
+        """Change something, within the caller's transaction; returns how many rows were changed."""
         with _mapped(self.path):
             return self._connection.execute(sql, parameters).rowcount
 
@@ -155,7 +158,7 @@ class Database:
                 self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             if not read_only:
-                # reads the whole file: for the one who will write to it, not for each who looks
+                # reads the whole file: only for the process that will write to it, not for every reader
                 verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
                     raise sqlite3.DatabaseError(verdict)
@@ -171,7 +174,7 @@ class Database:
                 where=self.path,
                 expected=f"schema {len(migrations)}",
                 found=f"schema {version}",
-                hint="install the newer version again" if newer else "start the daemon once: it migrates",
+                hint="install the newer version again" if newer else "start the daemon once: it migrates the journal",
             )
         if 0 < version < len(migrations):
             self._back_up(self.path.with_name(f"{self.path.name}.schema{version}.backup"))
@@ -181,7 +184,7 @@ class Database:
                     self._connection.execute(statement)
 
     def _back_up(self, target: Path) -> None:
-        """Whole or absent: written beside, then renamed."""
+        """Complete or absent: written under another name, then renamed."""
         temporary = target.with_name(target.name + ".tmp")
         temporary.unlink(missing_ok=True)
         with closing(sqlite3.connect(temporary)) as copy:

@@ -1,6 +1,6 @@
-"""The durable events: appended in one transaction with what they tell of, read back byte for byte.
+"""The durable events: appended in one transaction with what they report, read back byte for byte.
 
-``seq`` is dense over the epoch, ``kseq`` over kind and session. Nothing is published that is not in here.
+``seq`` is dense over the epoch, ``kseq`` over kind and session. Nothing is published that is not stored here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCHEMA = (
         subject TEXT NOT NULL, event_id TEXT NOT NULL UNIQUE, t_utc TEXT NOT NULL, body BLOB NOT NULL,
         UNIQUE (kind, session, kseq))""",
     "CREATE INDEX events_by_subject ON events (kind, session, subject, seq)",
-    # Newest numbers, so that they outlive events that are pruned, and the heartbeat costs nothing.
+    # Newest numbers: they outlive events that are pruned, and make the heartbeat cheap.
     """CREATE TABLE numbers (
         kind TEXT NOT NULL, session TEXT NOT NULL, kseq INTEGER NOT NULL, seq INTEGER NOT NULL UNIQUE,
         PRIMARY KEY (kind, session)) WITHOUT ROWID""",
@@ -52,12 +52,12 @@ SCHEMA_3 = (
 """Since version 3: the latest time of each kind and session, which is not always that of its newest number."""
 
 PRUNED_AT_ONCE = 2000
-"""Events forgotten in one transaction, so that the daemon's loop goes on."""
+"""Events deleted in one transaction, so that the daemon's loop is not held up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
-    """An event as it stands in the journal."""
+    """An event as stored in the journal."""
 
     seq: int
     kind: str
@@ -67,7 +67,7 @@ class EventRow:
 
 
 class EventLog:
-    """What has been told to the world in this epoch."""
+    """Everything announced in this epoch."""
 
     def __init__(self, database: Database, instance: str, clock: Clock) -> None:
         self._database, self._clock = database, clock
@@ -75,7 +75,7 @@ class EventLog:
         self.epoch = self._identify()
 
     def append(self, body: Body, session: str = "") -> Event:
-        """Make an event of its own durable: a change of the model, an alert, a session's start."""
+        """Store an event in its own transaction: a change of the model, an alert, a session's start."""
         with self._database.transaction():
             return self.add(body, session)
 
@@ -86,7 +86,7 @@ class EventLog:
 
     @property
     def first_seq(self) -> int:
-        """Oldest event that is kept; one more than the newest where there is none."""
+        """Oldest event that is kept; one more than the newest if there is none."""
         first = self._one("SELECT min(seq) FROM events")
         return self.last_seq + 1 if first is None else first
 
@@ -119,7 +119,7 @@ class EventLog:
     ) -> list[EventRow]:
         """Latest event of each movie, model version, alert and session, in order, above ``after``.
 
-        What changes between two pages moves behind ``after`` again: pages miss nothing, may repeat a subject.
+        What changes between two pages moves beyond ``after`` again: pages miss nothing, but may repeat a subject.
         """
         where, values = _kinds_are(kinds)
         rows = self._database.rows(
@@ -132,15 +132,15 @@ class EventLog:
         return _page(rows, PAGE_BYTES)
 
     def prune(self, before_utc: str, most: int = PRUNED_AT_ONCE) -> int:
-        """Forget events older than this, the oldest first; returns how many.
+        """Delete events older than this, the oldest first; returns how many.
 
-        A session's events stay while it goes on: none is forgotten that has one since then, by its time and not
-        by its number, because clocks are set back. What is kept is always an unbroken row up to the newest, so
-        ``first_seq`` says all.
+        A session's events stay while it lasts: no session loses any if it has a newer one, newer by time and not
+        by number, because clocks are set back. What is kept is always an unbroken sequence up to the newest, so
+        ``first_seq`` says it all.
         """
         oldest = self.first_seq
         young = self._database.row("SELECT seq FROM events WHERE t_utc >= ? ORDER BY seq LIMIT 1", (before_utc,))
-        # by the few rows of newest numbers and by the indices: this runs in the daemon's loop
+        # uses the few rows of newest numbers and the indices: this runs in the daemon's loop
         first_active = self._one(
             """SELECT min((SELECT seq FROM events WHERE kind = n.kind AND session = n.session ORDER BY kseq LIMIT 1))
                FROM numbers AS n WHERE session != ''
@@ -155,7 +155,7 @@ class EventLog:
             return self._database.execute("DELETE FROM events WHERE seq < ?", (min(first, oldest + most),))
 
     def serving_version(self, session: str) -> tuple[str | None, str | None]:
-        """Version of the denoiser that was made to serve last, and by what; (None, None) where none ever was."""
+        """Version of the denoiser last put into service, and by which result; (None, None) if none ever was."""
         for row in self._database.rows(
             "SELECT body FROM events WHERE kind = 'model' AND session = ? ORDER BY seq DESC", (session,)
         ):
@@ -189,7 +189,7 @@ class EventLog:
         return event
 
     def _identify(self) -> str:
-        """Epoch of this file, made once; the file must belong to this instance."""
+        """Epoch of this file, created once; the file must belong to this instance."""
         meta = {row["key"]: row["value"] for row in self._database.rows("SELECT key, value FROM meta")}
         if not meta:
             meta = {"epoch": str(uuid.uuid4()), "instance": self.instance, "created": utc_text(self._clock.wall())}
@@ -219,7 +219,7 @@ def _kinds_are(kinds: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
 
 
 def _page(rows: Sequence[sqlite3.Row], max_bytes: int) -> list[EventRow]:
-    """As many rows as fit, and never none where there are some."""
+    """As many rows as fit, but at least one if there are any."""
     page: list[EventRow] = []
     total = 0
     for row in rows:

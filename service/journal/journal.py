@@ -1,11 +1,11 @@
-"""The journal: which movies there are, what became of each, and the event that told the world.
+"""The journal: which movies there are, what became of each, and the event that announced it.
 
 Every change of state is one transaction that is on disk before the call returns; a final state and its event
 are the same transaction. An attempt is counted *before* the work, so that a movie that kills its worker, or
-the daemon, stops by itself. Times on disk are wall-clock UTC; only the delay of a retry is decided by them.
+the daemon, is given up in the end. Times on disk are wall-clock UTC; only the delay of a retry depends on them.
 
 ready -> started -> done | failed | ready again (retry) | quarantined; also skipped, vanished, incomplete,
-and superseded once the same path holds another movie.
+and superseded once the same path has another movie.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_DEATHS = 2
 
 FINAL = ("done", "failed", "quarantined", "skipped", "vanished", "incomplete", "superseded")
 REARMED = ("vanished", "incomplete")
-"""Final only until the file is seen again: the same revision goes on."""
+"""Final only until the file is seen again: then the same revision continues."""
 _AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0, "complete_utc": ""}
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -65,7 +65,7 @@ class Journal:
         clock: Clock = SYSTEM,
         on_commit: Callable[[float], None] = lambda _: None,
     ) -> Journal:
-        """Open or create the file; ``ServiceError`` where it is damaged or newer than this program."""
+        """Open or create the file; ``ServiceError`` if it is damaged or newer than this program."""
         database = Database.open(Path(path), MIGRATIONS, read_only=read_only, on_commit=on_commit, clock=clock)
         try:
             return cls(database, instance, clock)
@@ -78,7 +78,7 @@ class Journal:
         return self._table.find(movie_id, revision)
 
     def integrity(self) -> list[str]:
-        """What SQLite finds wrong with the file when it looks at every page; empty where it is sound."""
+        """What SQLite finds wrong with the file when it looks at every page; empty if it is sound."""
         return [str(row[0]) for row in self._database.rows("PRAGMA integrity_check(20)") if row[0] != "ok"]
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Journal:
         complete_utc: str = "",
         fingerprint: str | None = None,
     ) -> JournalMovie:
-        """Take in a movie that is whole, unless it is known as it is.
+        """Add a movie that is complete, unless it is known and unchanged.
 
         The same path with other content is a new revision; the old one is superseded at once, by an event.
         """
@@ -109,12 +109,12 @@ class Journal:
             elif known.state == READY:
                 added = self._table.refresh(known, movie)
             else:
-                # Known as it is; only what the file system calls it may have changed.
+                # Known and unchanged; only its identity in the file system may have changed.
                 added = self._table.update(known, identity=jsontext.encode(movie.identity))
             return added if fingerprint is None else self._table.update(added, fingerprint=fingerprint)
 
     def restore(self, movies: Iterable[tuple[Movie, MovieRecord]]) -> int:
-        """Take in what sidecars say is done, each movie's revisions in order, all or nothing. Returns how many."""
+        """Add movies that their records say are done, revisions in order, all or nothing; returns how many."""
         count = 0
         with self._database.transaction():
             for movie, record in movies:
@@ -136,7 +136,7 @@ class Journal:
     def add_final(self, movie: Movie, record: MovieRecord, detected_utc: str) -> Event | None:
         """End a movie that was not started: incomplete, vanished, skipped or failed on arrival.
 
-        None: nothing new, because it is at work, or already ended as it is.
+        None: nothing new, because it is being processed, or has ended already and is unchanged.
         """
         with self._database.transaction():
             known = self._table.find(movie.movie_id)
@@ -193,7 +193,7 @@ class Journal:
             )
 
     def worker_died(self, movie_id: str, revision: int, reason: Reason) -> str:
-        """Count a worker that did not come back.
+        """Count a worker that died.
 
         Returns the new state: ready, or quarantined at the second death or after three attempts.
         """
@@ -202,16 +202,16 @@ class Journal:
             return self._again(movie, reason, deaths=movie.deaths + 1)
 
     def release(self, movie_id: str, revision: int) -> str:
-        """Give a started movie back untouched, because the daemon stops; the attempt does not count."""
+        """Make a started movie ready again, untouched, because the daemon stops; the attempt does not count."""
         with self._database.transaction():
             movie = self._table.get(movie_id, revision)
             return self._again(movie, None, attempt=movie.attempt - 1)
 
     def requeue_started(self, *, counted: bool = True) -> int:
-        """Make ready again what was at work when the daemon died, or had to stop: then no attempt is counted."""
+        """Make movies ready again that were being processed when the daemon died, or had to stop (not counted)."""
         with self._database.transaction():
             started = list(self.movies.every(STARTED))
-            reason = Reason(error=INTERRUPTED, message="the daemon stopped while this movie was at work")
+            reason = Reason(error=INTERRUPTED, message="the daemon stopped while this movie was being processed")
             for movie in started:
                 self._again(movie, reason if counted else None, attempt=movie.attempt - (0 if counted else 1))
             return len(started)
@@ -223,7 +223,7 @@ class Journal:
         with self._database.transaction():
             known = self._table.get(movie_id)
             if known.state in PENDING:
-                raise UsageError("the movie is waiting or at work already", where=movie_id, found=known.state)
+                raise UsageError("the movie is already waiting or being processed", where=movie_id, found=known.state)
             if known.state == "done":
                 return self._insert(known, known.movie, detected_utc=known.detected_utc, ready_utc=self._now())
             return self._table.update(known, state=READY, **_AFRESH)
@@ -233,20 +233,20 @@ class Journal:
         with self._database.transaction():
             known = self._table.get(movie_id)
             if known.state in ("done", "skipped"):
-                raise UsageError("the movie cannot be skipped any more", where=movie_id, found=known.state)
+                raise UsageError("the movie can no longer be skipped", where=movie_id, found=known.state)
             return self._finish(known, known.bare_record("skipped", Reason(error="Skipped", message=reason)))
 
-    # ------------------------------------------------------------------------------------------- changing
+    # -------------------------------------------------------------------------------------------- changes
 
     def _insert(self, known: JournalMovie | None, movie: Movie, **times: str) -> JournalMovie:
-        """Add a first revision, or the next one; the one before is superseded and the world is told."""
+        """Add a first revision, or the next one; the previous one is superseded, with an event."""
         if known is None:
             return self._table.insert(movie, revision=1, supersedes=None, **times)
         self._finish(known, known.bare_record("superseded"))
         return self._table.insert(movie, revision=known.revision + 1, supersedes=known.revision, **times)
 
     def _finish(self, movie: JournalMovie, record: MovieRecord) -> Event:
-        """Set final state and record, append the event; the caller's transaction makes them one."""
+        """Set final state and record, append the event, all in the caller's transaction."""
         if record.state not in FINAL:
             raise ValueError(f"{record.state!r} is not a final state")
         times = record.times
@@ -266,7 +266,7 @@ class Journal:
         )
         event = self.events.add(record, record.session)
         if record.state == "superseded":
-            # The record of what was made of it stays: the files are still there.
+            # The record of its results stays: the files are still there.
             self._table.update(movie, state=record.state)
             return event
         self._table.update(
@@ -280,7 +280,7 @@ class Journal:
         return event
 
     def _again(self, movie: JournalMovie, reason: Reason | None, **columns: object) -> str:
-        """Put back to ready what is at work, unless it has had its chances."""
+        """Make a started movie ready again, unless it has had its chances."""
         if movie.state != STARTED:
             return movie.state
         movie = self._table.update(movie, **columns, state=READY, reason=_encoded(reason))

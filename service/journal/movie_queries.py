@@ -1,4 +1,4 @@
-"""What can be asked of the journal about its movies; nothing here changes it."""
+"""Queries about the journal's movies; nothing here changes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEXT_OLDEST, _NEXT_LATEST = f"{_MAY_START} ORDER BY number LIMIT 1", f"{_MAY_ST
 
 
 class MovieQueries:
-    """States of all movies of an instance, to read."""
+    """States of all movies of an instance, read-only."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
@@ -49,7 +49,7 @@ class MovieQueries:
         return None if row is None else relative_of(row)
 
     def with_shed(self) -> list[str]:
-        """Ids of the movies that are done without what was shed under load, oldest first."""
+        """Ids of done movies that lack what was shed under load, oldest first."""
         rows = self._database.rows("SELECT movie_id FROM movies WHERE state = 'done' AND shed != '' ORDER BY number")
         return [row["movie_id"] for row in rows]
 
@@ -61,6 +61,11 @@ class MovieQueries:
             (session, session, state, state, limit),
         )
         return [journal_movie(row) for row in rows]
+
+    def latest_session(self) -> str | None:
+        """Session that was collected last: of the newest first revision, as later ones may be of any old movie."""
+        row = self._database.row("SELECT session FROM movies WHERE supersedes IS NULL ORDER BY number DESC LIMIT 1")
+        return None if row is None else str(row["session"])
 
     def every(self, state: str | None = None) -> Iterator[JournalMovie]:
         """All revisions of all movies, oldest first, however many there are."""
@@ -92,7 +97,7 @@ class MovieQueries:
         return sum(counts.get(state, 0) for state in PENDING)
 
     def oldest_pending(self) -> float | None:
-        """UTC seconds at which the pending movie that waits longest was detected: by time, as clocks are set back."""
+        """UTC seconds when the longest waiting pending movie was detected: by time, as clocks are set back."""
         row = self._database.row("SELECT min(detected_utc) AS detected FROM movies WHERE state IN (?, ?)", PENDING)
         return None if row is None or row["detected"] is None else utc_seconds(row["detected"])
 

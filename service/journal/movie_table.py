@@ -1,6 +1,6 @@
 """The journal's table of movies: its columns, a row as a record, and changes of a row.
 
-``journal`` says what states mean. Changes belong in the caller's transaction, which makes them one with their event.
+``journal`` explains the states. Changes belong in the caller's transaction, so that they share it with their event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 READY, STARTED = "ready", "started"
 PENDING = (READY, STARTED)
 INTERRUPTED = "Stopped"
-"""Name of the reason why a movie is ready again that was at work when the daemon died."""
+"""Name of the reason why a movie that was being processed when the daemon died is ready again."""
 
 # Paths are bytes: any file name survives. The identity is JSON: inodes need 64 bits without a sign.
 SCHEMA = (
@@ -45,29 +45,29 @@ SCHEMA_2 = (
     "ALTER TABLE movies ADD COLUMN shed TEXT NOT NULL DEFAULT ''",
     "CREATE INDEX movies_by_fingerprint ON movies (fingerprint)",
 )
-"""Since version 2: what is usual in the session, what the content hashes to, what was left out under load."""
+"""Since version 2: the session's usual number of frames, the content's hash, what was left out under load."""
 
 _OF_MOVIE = "SELECT * FROM movies WHERE movie_id = ? AND (? IS NULL OR revision = ?) ORDER BY revision DESC LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalMovie:
-    """A revision of a movie as it stands in the journal."""
+    """A revision of a movie as stored in the journal."""
 
     number: int
     """Of the row: the order in which the journal learned of movies."""
     movie: Movie
     state: str
     attempt: int
-    """Times that it was given to a worker and not taken back."""
+    """How often it was given to a worker and not taken back."""
     deaths: int
     """Workers that died while processing it."""
     retries: int
-    """Times that it was put back to be tried later."""
+    """How often it was put back to be tried later."""
     supersedes: int | None
     detected_utc: str
     complete_utc: str | None
-    """Since when the file stood still; latency counts from here. None for a retry by the operator."""
+    """Since when the file has not changed; latency counts from here. None for a retry by the operator."""
     ready_utc: str | None
     started_utc: str | None
     not_before: float
@@ -81,7 +81,7 @@ class JournalMovie:
 
     @property
     def record(self) -> MovieRecord | None:
-        """What was published last, whole; decoded when asked for, as most who look at movies do not."""
+        """What was published last, complete; decoded on demand, as most callers do not need it."""
         return None if self.stored_record is None else jsontext.decode(self.stored_record, MovieRecord)
 
     @property
@@ -117,7 +117,7 @@ class JournalMovie:
         return self.movie.identity.has_same_content(movie.identity)
 
     def bare_record(self, state: str, reason: Reason | None = None) -> MovieRecord:
-        """Record of a movie of which nothing is known but its fate."""
+        """Record of a movie of which only the fate is known."""
         fields = {"movie_id": self.movie_id, "session": self.session, "revision": self.revision}
         return msgspec.convert({**fields, "state": state, "reason": reason}, MovieRecord)
 
@@ -147,7 +147,7 @@ class MovieTable:
         return None if row is None else journal_movie(row)
 
     def get(self, movie_id: str, revision: int | None = None) -> JournalMovie:
-        """The same; raises UsageError where there is none."""
+        """The same; raises UsageError if there is none."""
         movie = self.find(movie_id, revision)
         if movie is None:
             raise UsageError(
@@ -196,12 +196,12 @@ class MovieTable:
         return self.get(movie.movie_id, movie.revision)
 
     def refresh(self, known: JournalMovie, movie: Movie) -> JournalMovie:
-        """Take over what was learnt since about a movie that has not been started."""
+        """Update what is known about a movie that has not been started."""
         return self.update(known, **_of_file(movie))
 
 
 def journal_movie(row: sqlite3.Row) -> JournalMovie:
-    """Record from its row."""
+    """Movie from its row."""
     movie = Movie(
         path=_text(row["path"]),
         relative=relative_of(row),
@@ -232,7 +232,7 @@ def journal_movie(row: sqlite3.Row) -> JournalMovie:
 
 
 def identity_of(row: sqlite3.Row) -> FileIdentity:
-    """Identity of the file when it was seen last."""
+    """Identity of the file when it was last seen."""
     return msgspec.convert(decode_json(row["identity"]), FileIdentity)
 
 
@@ -242,7 +242,7 @@ def relative_of(row: sqlite3.Row) -> str:
 
 
 def _of_file(movie: Movie) -> dict[str, object]:
-    """Columns that say what is known of the file."""
+    """Columns with what is known about the file."""
     return {
         "path": _blob(movie.path),
         "session": movie.session,

@@ -1,6 +1,6 @@
-"""After a start: do the newest outputs still hash to what the journal says? A thread finds out, there may be gigabytes.
+"""After a start: do the newest outputs still hash to what the journal says? Checked by a thread, may be gigabytes.
 
-A power cut on storage that lies about its flushes can leave a file whole by name and not by content.
+A power cut on storage that lies about its flushes can leave a file whose name is right and whose content is not.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Damage(NamedTuple):
     movie_id: str
     path: str
     found: str
-    """Why it cannot be read, or another hash."""
+    """Why it cannot be read, or the hash found."""
     is_altered: bool
-    """It is there, with other bytes."""
+    """It exists, but with other bytes."""
 
 
 def damaged_outputs(record: MovieRecord, session_directory: Path) -> Iterator[Damage]:
-    """Outputs of a movie that are gone or have other bytes than its record says."""
+    """Outputs of a movie that are missing or whose bytes differ from its record."""
     for file in record.outputs:
         try:
             with (session_directory / file.path).open("rb") as opened:
@@ -47,7 +47,7 @@ def damaged_outputs(record: MovieRecord, session_directory: Path) -> Iterator[Da
 
 
 class OutputCheck:
-    """Checks movies that are done, newest first; ask ``found`` from time to time."""
+    """Checks done movies, newest first; call ``found`` from time to time."""
 
     def __init__(self, movies: Iterable[JournalMovie], layout: Layout) -> None:
         self._records = [record for movie in movies if (record := movie.record) is not None]
@@ -58,12 +58,12 @@ class OutputCheck:
         self._thread.start()
 
     def found(self) -> Iterator[Damage]:
-        """Take what was found damaged since the last call."""
+        """Damages found since the last call."""
         while not self._damages.empty():
             yield self._damages.get()
 
     def close(self) -> None:
-        """Stop after the file in hand; a dead volume is left behind."""
+        """Stop after the current file; a dead volume is not waited for."""
         self._stop.set()
         self._thread.join(1.0)
 

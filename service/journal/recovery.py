@@ -1,4 +1,4 @@
-"""The journal's three tools for bad days: check it, rebuild it from the outputs, hand it to other programs."""
+"""Three tools for the journal: check it, rebuild it from the outputs, export it to other programs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _PAGE = 500
 
 
 class Finding(NamedTuple):
-    """Something in the journal that is not as it should be."""
+    """Something in the journal that is wrong."""
 
     where: str
     what: str
 
 
 def check(journal: Journal, layout: Layout, *, newest: int | None) -> Iterator[Finding]:
-    """Everything that must hold: the file, dense numbers, an event for each final state, outputs that hash right.
+    """Check what must hold: a sound file, dense numbers, an event for each final state, outputs with the right hash.
 
     Parameters
     ----------
-    newest : so many movies that are done have their outputs hashed, newest first; None: all of them.
+    newest : number of done movies, newest first, whose outputs are hashed; None: all of them.
     """
     for verdict in journal.integrity():
         yield Finding(str(layout.journal), verdict)
@@ -49,9 +49,9 @@ def check(journal: Journal, layout: Layout, *, newest: int | None) -> Iterator[F
         name = f"{movie.movie_id} r{movie.revision}"
         if movie.state not in PENDING and journal.events.first_seq == 1:
             if (movie.movie_id, movie.revision) not in told:
-                yield Finding(name, f"is {movie.state} and no event says so")
+                yield Finding(name, f"is {movie.state}, but no event says so")
         if movie.state == "done" and movie.stored_record is None:
-            yield Finding(name, "is done and has no record")
+            yield Finding(name, "is done, but has no record")
     for movie in journal.movies.every("done") if newest is None else journal.movies.newest(state="done", limit=newest):
         if (record := movie.record) is not None:
             for damage in damaged_outputs(record, layout.session_output(record.session)):
@@ -59,7 +59,7 @@ def check(journal: Journal, layout: Layout, *, newest: int | None) -> Iterator[F
 
 
 def _numbers(journal: Journal) -> Iterator[Finding]:
-    """Holes in the events' numbers."""
+    """Gaps in the events' numbers."""
     expected, of_kind = journal.events.first_seq, dict[tuple[str, str], int]()
     for event in _events(journal):
         if event["seq"] != expected:
@@ -92,7 +92,7 @@ def exported_movies(journal: Journal) -> Iterator[bytes]:
 
 
 class Recovered(NamedTuple):
-    """What a rebuilt journal is made of."""
+    """Result of rebuilding the journal."""
 
     movies: int
     """Revisions that are done."""
@@ -103,26 +103,26 @@ class Recovered(NamedTuple):
 
 
 def recover(layout: Layout, instance: str, *, force: bool, hash_all: bool) -> Recovered:
-    """Rebuild the journal from the records beside the outputs; a new epoch begins.
+    """Rebuild the journal from the records next to the outputs; a new epoch begins.
 
-    Movies that were not done are found again by the watcher. What a record lists has to be there in its size, or
-    with its hash, else the movie is left to be processed again.
+    Movies that were not done are found again by the watcher. The files that a record lists must have the right size,
+    or the right hash; otherwise the movie is left to be processed again.
 
     Parameters
     ----------
-    force : also if the journal that is there is sound.
-    hash_all : read every output; without it its size has to do.
+    force : even if the present journal is sound.
+    hash_all : read and hash every output; otherwise its size is enough.
 
     Raises
     ------
-    AlreadyRunning : a daemon runs. UsageError : the journal is sound. ServiceError : it cannot be written.
+    AlreadyRunning : a daemon is running. UsageError : the journal is sound. ServiceError : it cannot be written.
     """
     with lock_instance(layout.state):
         if not force and _is_sound(layout.journal, instance):
             raise UsageError(
                 "the journal is sound: there is nothing to recover",
                 where=layout.journal,
-                hint="streamer journal check looks closer; --force rebuilds it all the same",
+                hint="streamer journal check looks more closely; --force rebuilds it anyway",
             )
         refused: list[Finding] = []
         found = list(_whole(layout, refused, hash_all=hash_all))
@@ -130,7 +130,7 @@ def recover(layout: Layout, instance: str, *, force: bool, hash_all: bool) -> Re
         journal = Journal.open(layout.journal, instance=instance)
         try:
             count = journal.restore(found)
-            journal.events.append(SessionChange(state="recovered", message=f"{count} movies from their records"))
+            journal.events.append(SessionChange(state="recovered", message=f"{count} movies recovered from records"))
         finally:
             journal.close()
     return Recovered(count, refused, aside)
@@ -162,13 +162,13 @@ def _set_aside(path: Path) -> Path | None:
 
 
 def _whole(layout: Layout, refused: list[Finding], *, hash_all: bool) -> Iterator[tuple[Movie, MovieRecord]]:
-    """Movies with all their outputs, revisions of one in order, those first that were done first."""
+    """Movies with all their outputs, in the order in which they were done, each one's revisions in order."""
     revisions: dict[str, list[MovieRecord]] = defaultdict(list)
     for path in _record_files(layout.output):
         try:
             record = jsontext.decode(path.read_bytes(), MovieRecord)
         except (OSError, ValueError) as error:
-            refused.append(Finding(str(path), f"is no record: {error}"))
+            refused.append(Finding(str(path), f"is not a record: {error}"))
             continue
         why = _why_not(record, path, layout, hash_all=hash_all)
         if why:
@@ -190,13 +190,13 @@ def _record_files(output: Path) -> Iterator[Path]:
 
 
 def _why_not(record: MovieRecord, path: Path, layout: Layout, *, hash_all: bool) -> str:
-    """Why a record cannot be believed; empty where it can."""
+    """Why a record cannot be trusted; empty if it can."""
     session = layout.session_output(record.session)
     expected = session / "movies" / record.path / f"r{record.revision}"
     if record.state != "done" or record.source is None:
-        return f"is of a movie that is {record.state}"
+        return f"is the record of a movie that is {record.state}"
     if movie_id_of(record.path) != record.movie_id or path.parent != expected:
-        return f"lies where the record of another movie belongs, {expected}"
+        return f"is in the place of another movie's record, expected {expected}"
     for file in record.outputs:
         try:
             size = (session / file.path).stat().st_size
@@ -212,7 +212,7 @@ def _movie(record: MovieRecord, layout: Layout) -> Movie:
     source = record.source
     if source is None:
         raise ValueError("a record of a done movie has a source")
-    # device, inode and ctime are not known any more; size and time of change tell whether it is the same content
+    # device, inode and ctime are no longer known; size and modification time show whether the content is the same
     identity = FileIdentity(device=0, inode=0, size=source.bytes, mtime_ns=source.mtime_ns, ctime_ns=0)
     return Movie(
         path=str(layout.root / record.path),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineContext:
-    """What all movies of a command share."""
+    """What all movies of a command have in common."""
 
     config: Config
     device: torch.device
@@ -97,13 +97,13 @@ def describe(path: Path, config: Config) -> Movie:
 
 
 def _root_of(path: Path, config: Config) -> Path:
-    """The watched root where the movie lies below it, else the directory that a session would be named after."""
+    """The watched root if the movie is below it, else the directory that a session would be named after."""
     root = layout_of(config).root.resolve()
     return root if path.is_relative_to(root) else session_directory(path.resolve())
 
 
 def gain_for(movie: Movie, config: Config) -> Gain | None:
-    """Gain of a movie; one that lies elsewhere than below the watched root belongs to a session of its own."""
+    """Gain of a movie; one that is not below the watched root belongs to a session of its own."""
     found = GainChoice(_root_of(Path(movie.path), config), config.movie.gain).for_movie(
         Path(movie.path), movie.acquisition.gain_reference
     )
@@ -126,7 +126,7 @@ def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job
 
 
 def process_all(paths: list[Path], context: OfflineContext, output: Path) -> Iterator[MovieRecord]:
-    """Process movies one after the other; what fails gives a record that says so."""
+    """Process movies one after the other; one that fails yields a record that says so."""
     for path in paths:
         stopwatch = Stopwatch(Times(started=utc_text(SYSTEM.wall())))
         try:
@@ -151,14 +151,14 @@ def finished_before(output: Path, session: str) -> list[MovieRecord]:
 
 
 def _next_revision(output: Path, movie: Movie) -> int:
-    """One above those that are there: what an earlier call wrote is never overwritten."""
+    """One above the existing ones: what an earlier call wrote is never overwritten."""
     there = (output / movie.session / "movies" / movie.relative).glob("r*")
     numbers = [int(path.name[1:]) for path in there if path.name[1:].isdigit()]
     return 1 + max(numbers, default=0)
 
 
 def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwatch) -> MovieRecord:
-    """Record of a movie that could not be processed; nobody waits for it to grow here."""
+    """Record of a movie that could not be processed; a command does not wait for a file to grow."""
     if isinstance(error, MovieNotReady):
         error = MovieCorrupt(
             error.what,

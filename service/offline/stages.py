@@ -70,7 +70,7 @@ class DenoiseResult(Struct, frozen=True, kw_only=True):
     snbr_half_wiener: float | None
     snbr_half_denoised: float | None
     refused: str | None = None
-    """Why the network did not speak for this movie."""
+    """Why the network was not used for this movie."""
 
 
 def motion_of(path: Path, config: Config) -> MotionResult:
@@ -99,7 +99,7 @@ def motion_of(path: Path, config: Config) -> MotionResult:
 
 
 def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutionResult:
-    """Fuse a movie on the fine grid and write the image, whatever the verdict."""
+    """Fuse a movie on the grid of half the pixel size and write the image, whatever the verdict."""
     replaced = msgspec.structs.replace
     config = replaced(config, outputs=replaced(config.outputs, super_resolution="always"))
     movie = describe(path, config)
@@ -122,12 +122,12 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
 def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path | None = None) -> DenoiseResult:
     """Apply a model to the sum and to both halves of a finished movie.
 
-    ``ctf`` is a STAR file with the micrograph's defocus, which a model needs that learned from flipped phases.
+    ``ctf`` is a STAR file with the micrograph's defocus; models that learned from flipped phases need it.
     """
     record, files = _finished(directory)
     source = record.source
     if source is None:
-        raise UsageError("the record tells nothing of the movie", where=directory)
+        raise UsageError("the record does not describe the movie", where=directory)
     (even, odd), _ = same_size([files["even"], files["odd"]])
     model = SessionModel(model_directory)
     optics = None if ctf is None else optics_of(read_optics(ctf), files["micrograph"].name, ctf)

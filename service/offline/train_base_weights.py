@@ -1,4 +1,4 @@
-"""``streamer models train --base``: weights that any session can start with, judged on specimens they never saw."""
+"""``streamer models train --base``: weights that any session can start from, judged on specimens they never saw."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _JUDGED = 10
-"""Specimens that nothing is learned from."""
+"""Specimens to judge by; nothing is learned from them."""
 BASE_STEPS = 36_000
 """17 CPU-minutes of the small network on one core with AVX512-BF16."""
 
@@ -44,14 +44,14 @@ def pretrain(
     Parameters
     ----------
     directories : finished sessions with group sums to learn from as well.
-    specimens : simulated ones to learn from; ten more are judged by.
+    specimens : number of simulated ones to learn from; ten more are used to judge.
     device : where to train; movies are simulated on the CPU.
-    tell : hears what is going on.
+    tell : called with each line of progress.
 
     Raises
     ------
     UsageError
-        If a directory holds no group sums.
+        If a directory contains no group sums.
     ModelError
         If the version's directory exists.
     """
@@ -69,7 +69,7 @@ def pretrain(
         clock=SYSTEM.monotonic,
         steps=None if seconds else steps or BASE_STEPS,
         seconds=seconds,
-        blanks=False,  # that many specimens keep the network calm by themselves
+        blanks=False,  # this many specimens keep the network calm without blanks
     )
     result = stored(candidate, out, resolution=RESOLUTION, general=True)
     tell(f"{result.steps} steps, {result.seconds:.0f} s")
@@ -77,7 +77,7 @@ def pretrain(
 
 
 def _own(directories: list[Path], device: torch.device) -> list[TrainingMovie]:
-    """Movies with signal of finished sessions, whose sums reach as far as the band."""
+    """Movies with signal of finished sessions, whose sums reach to the end of the band."""
     movies = movies_below(directories, LOW, resolution=RESOLUTION, device=device)
     found = [movie for movie in movies if 2.0 * movie.band.band_pixel_size < 1.05 * RESOLUTION]
     if directories and not found:

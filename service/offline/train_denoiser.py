@@ -64,8 +64,8 @@ def train_offline(
     Raises
     ------
     UsageError
-        If there are too few movies with group sums and significant signal, they are not of one make, or the base
-        learned from flipped phases and there is no CTF, or the other way round.
+        If there are too few movies with group sums and significant signal, the sums were made with different settings,
+        or the base learned from flipped phases and there is no CTF, or the other way round.
     ModelError
         If the base cannot be loaded, or the version's directory exists.
     """
@@ -109,7 +109,7 @@ def stored(
 
 
 def _started(base: Path | None, network: str, seed: int, *, flipped: bool) -> tuple[Denoiser, Manifest | None]:
-    """Network to go on with, and the manifest of the version that it is from."""
+    """Network to start from, and the manifest of its version."""
     torch.manual_seed(seed)
     if base is None:
         return build(DENOISERS[network]), None
@@ -118,7 +118,7 @@ def _started(base: Path | None, network: str, seed: int, *, flipped: bool) -> tu
         raise UsageError(
             "the version to start from learned from images of another kind",
             where=base,
-            expected="phases flipped: give --ctf" if parent.ctf == "flip" else "phases as they are: leave --ctf out",
+            expected="phases flipped: give --ctf" if parent.ctf == "flip" else "phases as they are: omit --ctf",
         )
     return net, parent
 
@@ -131,7 +131,7 @@ class ProbeResult(Struct, frozen=True, kw_only=True):
     limits: dict[str, str]
     """What the gate allows."""
     failure: str
-    """Empty: all hold."""
+    """Empty: all limits are kept."""
     movies: int
 
 
@@ -179,7 +179,7 @@ def _movies(directories: list[Path], low: float, ctf: Path | None) -> list[Train
 
 
 def _reader_of_optics(star: Path) -> Callable[[Path], Optics]:
-    """Gives a movie's CTF from the path of its group sums."""
+    """Finds a movie's CTF by the path of its group sums."""
     table = read_optics(star)
     return lambda path: optics_of(table, path.name, star)
 
@@ -192,10 +192,10 @@ def _resolution(movies: list[TrainingMovie], directories: list[Path]) -> float:
         kinds = Counter((f"{2.0 * band.band_pixel_size:.1f} Å", f"{band.pixel_size:.3g} Å/px") for band in bands)
         found = ", ".join(f"{n} to {fine} at {pixel_size}" for (fine, pixel_size), n in sorted(kinds.items()))
         raise UsageError(
-            "the frame-group sums are not of one make",
+            "the frame-group sums were made with different settings",
             where=", ".join(str(d) for d in directories),
             expected="one band and one pixel size",
             found=f"movies with sums {found}",
-            hint="train on each kind apart, or process all with the same denoise.resolution",
+            hint="train on each kind separately, or process all with the same denoise.resolution",
         )
     return resolution

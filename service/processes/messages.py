@@ -21,7 +21,7 @@ class Begin(Struct, tag=True, frozen=True, kw_only=True):
     specimen: int = 1
     """Of the trainer: which of the session's specimens it learns from."""
     warm: str | None = None
-    """Of the trainer: version of another specimen whose weights it goes on from where nothing serves."""
+    """Of the trainer: version of another specimen whose weights it continues from while nothing serves."""
 
 
 class Work(Struct, tag=True, frozen=True, kw_only=True):
@@ -33,15 +33,15 @@ class Work(Struct, tag=True, frozen=True, kw_only=True):
     gain: str | None = None
     """Path of the gain reference."""
     model: str | None = None
-    """Directory of the denoiser's version that serves."""
+    """Directory of the serving version of the denoiser."""
     super_resolution_model: str | None = None
-    """Directory of the version that serves for super-resolution."""
+    """Directory of the serving version for super-resolution."""
     on_cpu: bool = False
-    """Whether the GPU has failed on this movie again and again."""
+    """Whether the GPU has failed on this movie repeatedly."""
 
 
 class Finish(Struct, tag=True, frozen=True):
-    """Finish the movie in hand, give the others back, and end."""
+    """Finish the movie in hand, return the others, and exit."""
 
 
 class Up(Struct, tag=True, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class Progress(Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Finished(Struct, tag=True, frozen=True, kw_only=True):
-    """A movie is whole on disk."""
+    """All outputs of a movie are on disk."""
 
     record: MovieRecord
 
@@ -77,7 +77,7 @@ class Failed(Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Returned(Struct, tag=True, frozen=True, kw_only=True):
-    """A movie was given back untouched, because the worker ends."""
+    """A movie was returned untouched, because the worker exits."""
 
     movie_id: str
     revision: int
@@ -93,13 +93,13 @@ class Learn(Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Pause(Struct, tag=True, frozen=True, kw_only=True):
-    """Movies are waiting (True), or not any more."""
+    """Movies are waiting (True), or no longer."""
 
     paused: bool
 
 
 class Serving(Struct, tag=True, frozen=True, kw_only=True):
-    """Another version serves, by the operator's will."""
+    """The operator has chosen another version to serve."""
 
     version: str | None
 
@@ -111,11 +111,11 @@ class Training(Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Candidate(Struct, tag=True, frozen=True, kw_only=True):
-    """What the gate said of a candidate; a promoted one is whole in the store."""
+    """The gate's decision on a candidate; a promoted one is complete in the store."""
 
     result: str
     version: str
-    """Of a promoted one; else the name it would have had."""
+    """Its name if promoted; otherwise the name it would have had."""
     reason: str
     sha256: str | None = None
     figures: dict[str, float | str | None] = {}
@@ -123,8 +123,6 @@ class Candidate(Struct, tag=True, frozen=True, kw_only=True):
 
 
 ToChild = Begin | Work | Finish | Learn | Pause | Serving
-
-
 FromChild = Up | Progress | Finished | Failed | Returned | Training | Candidate
 
 

@@ -1,7 +1,7 @@
 """What the daemon and its child processes say to each other: one JSON object per line over a pair of pipes.
 
-A child dies with its parent (PR_SET_PDEATHSIG, and the end of its input), so that a killed daemon leaves nobody
-behind who still writes.
+A child dies with its parent (PR_SET_PDEATHSIG, and the end of its input), so that a killed daemon leaves no process
+behind that still writes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,6 @@ from streamer.runtime.fault_point import DAEMON
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES = 4 << 20
 _KILL_WAIT_S = 5.0
-
-# ------------------------------------------------------------------------------------------- daemon to worker
-
-
-# ------------------------------------------------------------------------------------------- worker to daemon
-
-
-# ----------------------------------------------------------------------------------------- trainer, both ways
 
 
 # ---------------------------------------------------------------------------------------------- the child's end

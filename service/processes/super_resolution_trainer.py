@@ -1,7 +1,7 @@
-"""Learning for the fine grid, beside the denoiser: see ``models.learners``.
+"""Learning for super-resolution, next to the denoiser: see ``models.learners``.
 
-The same movies are kept from training as for the denoiser. A version that passes its gate is stored and announced; the
-daemon makes it serve. Training goes on from what serves.
+The same movies are held out as for the denoiser. A version that passes its gate is stored and announced; the daemon
+puts it into service. Training continues from the serving version.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SEED = 60
 
 
 class SuperResolutionTrainer:
-    """Keeps the examples of a session and trains when there is enough that is new."""
+    """Keeps the examples of a session and trains when there are enough new ones."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class SuperResolutionTrainer:
         device: torch.device | str,
         learner: Learner[Any, Any],
     ) -> None:
-        """Go on from the version that serves, if there is one that can be read."""
+        """Continue from the serving version, if there is one that can be read."""
         self._learner = learner
         self._settings, self._store, self._roles, self._device = settings, store, roles, device
         self._learned: list[Any] = []
@@ -63,7 +63,7 @@ class SuperResolutionTrainer:
                 self._serving = None
 
     def take(self, message: Learn) -> None:
-        """Read a movie as an example, once; what cannot be used is told and left."""
+        """Read a movie as an example, once; what cannot be used is reported and skipped."""
         if message.training_data is None or message.movie_id in self._seen or not Path(message.training_data).is_file():
             return
         self._seen.add(message.movie_id)
@@ -88,12 +88,12 @@ class SuperResolutionTrainer:
 
     @property
     def is_due(self) -> bool:
-        """Enough new movies, and enough held out for the gate to say something."""
+        """Whether there are enough new movies, and enough held-out ones for the gate to decide."""
         needed = self._settings.refresh_movies if self._serving is not None else self._settings.first_movies
         return len(self._held_out) >= LEAST_HELD_OUT and len(self._learned) > 0 and self._new >= needed
 
     def propose(self, is_over: Callable[[], bool]) -> Candidate | None:
-        """Train a candidate and have it judged; a promoted one is stored. None if it was ended before."""
+        """Train a candidate and have it judged; a promoted one is stored. None if training was ended early."""
         steps = self._settings.refresh_steps * min(self._new, len(self._learned))
         if self._serving is None:
             steps = max(steps, self._settings.first_steps)

@@ -1,8 +1,8 @@
-"""The trainer process: learns from finished movies while the daemon goes on, and lets the gate decide.
+"""The trainer process: learns from finished movies while the daemon carries on, and lets the gate decide.
 
-Finished movies' group sums are announced one per line. A quarter of them is kept from training for good; the others
-are learned from. A candidate that passes the gate is stored as a version and announced; the daemon makes it serve.
-Nothing here touches what serves. When the operator has chosen another version, what was begun before is dropped and
+Finished movies' group sums are announced one per line. A quarter of them is held out for good; the others are learned
+from. A candidate that passes the gate is stored as a version and announced; the daemon puts it into service. Nothing
+here touches the serving version. When the operator has chosen another version, training in progress is dropped and
 learning waits for new movies; when the operator has chosen no network, until one is promoted by hand.
 """
 
@@ -75,11 +75,11 @@ class Trainer:
         self._learned_before: set[str] = set()
         self._serving, self._held = self._store.current(), self._store.is_held
         self._serves: Denoiser | None = None
-        """What serves; learning goes on from ``_net``, which may be a candidate that was rejected."""
+        """The serving network; learning continues from ``_net``, which may be a rejected candidate."""
         self._known: dict[str, MovieScore] = {}
-        """Scores of what serves on held-out movies."""
+        """Scores of the serving network on held-out movies."""
         self._trainings = int(self._store.next_version()[1:]) - 1
-        # a version that was stored but never served, because everything was killed in between, took nothing in
+        # a version that was stored but never served, because everything was killed in between, does not count
         self._stored = self._store.learned_from() if self._serving or self._held else set[str]()
 
     def _super_resolution_trainer(self, directory: Path) -> SuperResolutionTrainer:
@@ -88,7 +88,7 @@ class Trainer:
         return SuperResolutionTrainer(self._settings, store, self._roles, self._device, learner_of(method))
 
     def run(self) -> None:
-        """Train whenever there is enough that is new."""
+        """Train whenever there are enough new movies."""
         use_threads(self._settings.threads)
         if self._device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(self._settings.gpu_memory_share, self._device)
@@ -108,7 +108,7 @@ class Trainer:
             self.take(message)
 
     def begin(self) -> None:
-        """Go on from what serves."""
+        """Continue from the serving version."""
         self._store.sweep()
         self._resume(self._serving)
 
@@ -125,11 +125,11 @@ class Trainer:
 
     @property
     def _is_overruled(self) -> bool:
-        """Whether the operator has chosen a version that was not yet taken note of."""
+        """Whether the operator has chosen a version that has not been dealt with yet."""
         return self._choices != self._choices_taken
 
     def take(self, message: Learn | Serving) -> None:
-        """Take in a finished movie, or what the operator has chosen."""
+        """Add a finished movie, or follow the operator's choice."""
         if isinstance(message, Serving):
             self._choices_taken += 1
             self._obey(message.version)
@@ -154,14 +154,14 @@ class Trainer:
             self._more_rounds = _ROUNDS
 
     def _obey(self, version: str | None) -> None:
-        """Go on from the version that the operator has chosen, but not before there are new movies."""
+        """Continue from the version that the operator has chosen, but not before there are new movies."""
         self._serving, self._held = version, version is None
         self._new = self._more_rounds = 0
         self._learned_before.clear()
         self._resume(version)
 
     def _resume(self, serving: str | None) -> None:
-        """Go on from the version that serves, else from another specimen's, else from the base, else from scratch."""
+        """Continue from the serving version, else another specimen's, else the base, else start from scratch."""
         version = serving or self._warm
         self._parent = self._net = None
         directory = self._store.directory / version if version else base_directory(self._settings)
@@ -177,13 +177,13 @@ class Trainer:
 
     @property
     def _is_first(self) -> bool:
-        """Whether this specimen has no version of its own yet; base weights that serve are none."""
+        """Whether this specimen has no version of its own yet; base weights do not count."""
         return self._serving is None or (self._parent is not None and self._parent.general)
 
     # --------------------------------------------------------------------------------------------- training
 
     def is_due(self) -> bool:
-        """Enough new movies, and enough held out for the gate to say something.
+        """Whether there are enough new movies, and enough held-out ones for the gate to decide.
 
         While nothing serves, a rejected candidate is trained on for a few rounds even if no movie comes.
         """
@@ -240,7 +240,7 @@ class Trainer:
         self._learned_before = set(proposed.trained_on)
         self._announce(proposed)
         if first and proposed.decision.result == "rejected" and proposed.report.finite:
-            self._net = proposed.net  # no version of its own yet: learning goes on from here instead of anew
+            self._net = proposed.net  # no version of its own yet: learning continues from here instead of starting over
 
     @property
     def _base(self) -> str | None:
@@ -256,7 +256,7 @@ class Trainer:
     def _seen_by_weights(self) -> set[str]:
         """Ids of the movies that the weights have seen which the next candidate starts from."""
         before = self._parent.trained_on if self._parent else []
-        # base weights are named by their sha256; none of their simulated movies will ever be met
+        # base weights are named by their sha256; their simulated movies never occur in a session
         return self._learned_before | {movie_id for movie_id in before if not movie_id.startswith(SIMULATED)}
 
     def _is_over(self) -> bool:
@@ -295,7 +295,7 @@ class Trainer:
 
 
 def _figures(decision: Decision) -> dict[str, float | str | None]:
-    """Means of what the gate looked at."""
+    """Means of the figures that the gate looked at."""
     if decision.figures is None:
         return {}
     scores = decision.figures.scores
@@ -307,7 +307,7 @@ def _figures(decision: Decision) -> dict[str, float | str | None]:
 
 
 def _give_way() -> None:
-    """Let the kernel end this process first when memory runs out: movies do without a trainer."""
+    """Let the kernel kill this process first when memory runs out: movies can do without a trainer."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
 

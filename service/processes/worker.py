@@ -1,8 +1,7 @@
 """The worker process: reads, computes and writes movies in three threads, so that the three overlap.
 
-Movies come one per line from the daemon; each stage is announced, results and failures are sent back. Whatever goes
-wrong with one movie is reported and the next one is taken. ``device_of`` and ``use_threads`` are shared with the
-command line, which processes with the very same settings.
+Movies arrive one per line from the daemon; each stage is announced, results and failures are sent back. If something
+goes wrong with one movie, it is reported and the next one is taken.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class Worker:
         self._finishing = threading.Event()
 
     def run(self) -> None:
-        """Work until told to finish or the daemon is gone."""
+        """Work until the daemon says to finish or is gone."""
         if self._device.type == "cpu":
             # an allocation beyond it fails instead of the machine; a GPU's driver maps far more than it uses
             limit = worker_memory_bytes(self._config.instance.worker_memory_gib)
@@ -170,7 +169,7 @@ class Worker:
 
     @contextmanager
     def _reporting(self, work: Work, stopwatch: Stopwatch, stage: str) -> Iterator[None]:
-        """Report what is foreseen. Anything else ends the process, and the daemon starts another."""
+        """Report foreseen errors. Anything else ends the process, and the daemon starts another."""
         try:
             yield
         except StreamerError as error:
@@ -196,7 +195,7 @@ class Worker:
             if path not in self._gains or self._gains[path][0] != stamp:
                 self._gains = {path: (stamp, read_gain(Path(path)))}
         except (MovieNotReady, OSError) as error:
-            # the movies wait for it: none is to blame
+            # the movies wait for it: none of them is to blame
             what = error.what if isinstance(error, MovieNotReady) else error.strerror or str(error)
             raise ConfigError(f"the gain reference cannot be used yet: {what}", where=path) from error
         return self._gains[path][1]

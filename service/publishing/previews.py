@@ -1,4 +1,4 @@
-"""Small grey pictures of finished micrographs, for who wants to look at once: lossy, and nobody waits for them."""
+"""Small grey pictures of finished micrographs, for viewing at once: lossy, and never waited for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROLE = "thumbnail"
 
 
 def preview_of(record: MovieRecord, session_directory: Path, instance: str, now: float) -> list[bytes] | None:
-    """Frames of a movie's preview: topic, header, pixels; None where it has no picture that can be read."""
+    """Frames of a movie's preview: topic, header, pixels; None if it has no readable picture."""
     files = {file.role: file for file in record.outputs}
     if _ROLE not in files:
         return None

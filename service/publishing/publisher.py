@@ -1,7 +1,7 @@
 """The daemon's public sockets, on loopback and in the runtime directory: EVENTS and PREVIEW (XPUB), JOURNAL (ROUTER).
 
-Everything published comes from the journal, and nothing here ever blocks: a subscriber that cannot follow
-loses messages, sees by their numbers that it did, and asks the journal. What strangers send cannot raise.
+Everything published comes from the journal, and nothing here ever blocks: a subscriber that cannot keep up
+loses messages, notices it by their numbers, and asks the journal. Nothing that strangers send can raise.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE = "events.sock", "journal.sock", "previe
 
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):([0-9]{1,5}|\*)")
 _UNIX_PATH_BYTES = 107
-# Time for strangers in one turn of the daemon's loop: however much they ask, the loop goes on.
+# Time for strangers in one turn of the daemon's loop: however much they ask, the loop continues.
 _TURN_S = 0.05
 
 _ESSENTIAL = ("instance", "epoch", "seq", "t_utc", "state", "pending", "oldest_pending_s", "model_version")
@@ -52,9 +52,9 @@ _COMMON = {
 }
 # VERBOSER passes every subscription and its end upwards, so that subscribers can be counted.
 _EVENTS_OPTIONS = {**_COMMON, zmq.SNDHWM: 1000, zmq.MAXMSGSIZE: 4096, zmq.XPUB_VERBOSER: 1}
-# Who cannot follow the pictures loses them: four wait for each subscriber, no more.
+# A subscriber that cannot keep up loses pictures: at most four wait for each.
 _PREVIEW_OPTIONS = {**_EVENTS_OPTIONS, zmq.SNDHWM: 4}
-# Without MANDATORY a reply that does not fit is dropped in silence.
+# Without MANDATORY a reply that does not fit is dropped silently.
 _JOURNAL_OPTIONS = {
     **_COMMON, zmq.SNDHWM: 256, zmq.RCVHWM: 256, zmq.MAXMSGSIZE: HEADER_BYTES, zmq.ROUTER_MANDATORY: 1
 }  # fmt: skip
@@ -65,12 +65,12 @@ class Publisher:
 
     Parameters
     ----------
-    log : where events come from; what it holds already is only sent to those who ask.
+    log : where events come from; those it already contains are sent only on request.
     events, journal, preview : ``tcp://`` endpoints on loopback; port 0 takes any free one.
-    runtime_directory : where the ipc sockets are made, for user and group; None: none, and no CONTROL.
+    runtime_directory : where the ipc sockets are created, for user and group; None: no such sockets, and no CONTROL.
     control : carries out an operator's command; may be set later as ``answers.control``.
-    published : told the kind of every event sent.
-    answered : told verb and result of every request.
+    published : called with the kind of every event sent.
+    answered : called with verb and result of every request.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class Publisher:
         self._cursor = log.last_seq
         self.answers = Replies(log, control=control, picks=picks, answered=answered, clock=clock)
         self.subscribers = self.watchers = 0
-        """Who hears the heartbeat, and who looks at previews."""
+        """Number of subscribers to the heartbeat, and to previews."""
         self.events_local = self.journal_local = ""
         self._files: list[Path] = []
         self._context = zmq.Context()
@@ -118,11 +118,11 @@ class Publisher:
 
     @property
     def sockets(self) -> tuple[zmq.Socket[bytes], ...]:
-        """What the daemon's loop has to watch."""
+        """Sockets that the daemon's loop has to watch."""
         return self._events, self._journal, self._local, self._preview
 
     def handle(self, socket: zmq.Socket[bytes]) -> None:
-        """Take what has arrived on one of the sockets; returns soon, however much there is."""
+        """Handle what has arrived on one of the sockets; returns soon, however much there is."""
         deadline = self._clock.monotonic() + _TURN_S
         while self._clock.monotonic() < deadline:
             try:
@@ -138,7 +138,7 @@ class Publisher:
                 self._reply(socket, frames)
 
     def publish_new(self) -> int:
-        """Send what the journal holds and was not sent yet. Returns how many events."""
+        """Send the events of the journal that were not sent yet; returns how many."""
         sent = 0
         while rows := self._log.page(self._cursor + 1):
             for row in rows:
@@ -151,7 +151,7 @@ class Publisher:
         return sent
 
     def show(self, record: MovieRecord, session_directory: Path) -> None:
-        """Send a movie's picture to those who look at once and can take it."""
+        """Send a movie's picture to the subscribers that are ready for it."""
         if self.watchers:
             frames = preview_of(record, session_directory, self._log.instance, self._clock.wall())
             if frames is not None:
@@ -170,14 +170,14 @@ class Publisher:
         )
         raw = jsontext.encode(whole)
         if len(raw) > HEADER_BYTES:
-            # Subscribers disconnect from what is too long, and without this one they would think us dead.
+            # Subscribers disconnect if a message is too long, and without this one they would think us dead.
             whole = Heartbeat(**{name: getattr(whole, name) for name in _ESSENTIAL})
             raw = jsontext.encode(whole)
         self._events.send_multipart([heartbeat_topic(self._log.instance), raw], zmq.DONTWAIT)
         return whole
 
     def close(self) -> None:
-        """Close the sockets; what is still queued has a second to leave."""
+        """Close the sockets; queued messages have one second to leave."""
         self._context.destroy()
         for path in self._files:
             path.unlink(missing_ok=True)
@@ -189,7 +189,7 @@ class Publisher:
         return socket
 
     def _count(self, frames: list[bytes]) -> None:
-        """Keep count of those who hear the heartbeat: a subscriber of ours subscribes to it once."""
+        """Count the subscribers to the heartbeat: our own client subscribes to it once."""
         topic_wanted = frames[0][1:]
         if frames[0][:1] in (b"\0", b"\1") and heartbeat_topic(self._log.instance).startswith(topic_wanted):
             self.subscribers = max(0, self.subscribers + (1 if frames[0][:1] == b"\1" else -1))
@@ -201,7 +201,7 @@ class Publisher:
                 socket.send_multipart([peer, *message], zmq.DONTWAIT)
             except zmq.ZMQError as error:
                 if error.errno in (errno.EAGAIN, errno.EHOSTUNREACH):
-                    # It does not read, or is gone: it will ask again from its own cursor.
+                    # The client does not read, or is gone: it will ask again from its own cursor.
                     return
                 raise
 
@@ -217,7 +217,7 @@ def _bind_tcp(socket: zmq.Socket[bytes], endpoint: str) -> str:
     try:
         socket.bind(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
     except zmq.ZMQError as error:
-        hint = "another instance or program uses this port; choose another, or 0 for any"
+        hint = "another instance or program uses this port; choose another one, or 0 for any"
         raise ServiceError("the socket cannot be opened", where=endpoint, found=error, hint=hint) from error
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
@@ -226,7 +226,7 @@ def _bind_ipc(socket: zmq.Socket[bytes], path: Path) -> str:
     """Bind a socket file that only user and group can open, and return its endpoint."""
     if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
         raise ConfigError(
-            "the path of a socket is too long",
+            "the socket's path is too long",
             where=path,
             expected=f"at most {_UNIX_PATH_BYTES} bytes",
             hint="choose a shorter runtime directory",
@@ -234,8 +234,8 @@ def _bind_ipc(socket: zmq.Socket[bytes], path: Path) -> str:
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
-        raise ServiceError("the runtime directory cannot be made", where=path, found=error) from error
-    # Others must not even find it open between bind and chmod.
+        raise ServiceError("the runtime directory cannot be created", where=path, found=error) from error
+    # It must not be open to others even for a moment between bind and chmod.
     before = os.umask(0o117)
     try:
         socket.bind(f"ipc://{path}")

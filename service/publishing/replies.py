@@ -1,6 +1,6 @@
 """Answers to the requests of protocol v1, from the journal; bytes in, bytes out, no sockets.
 
-Whatever a stranger sends gets a valid answer or an ERROR; it cannot raise. Only an error of the journal does.
+Anything that a stranger sends gets a valid answer or an ERROR and cannot raise; only an error of the journal does.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 REQUESTS_PER_S = 50
 MAX_CLIENTS = 1024
-# Half of the send queue of 256 messages: credit for what a client has read comes back in halves, so that a
-# page after a page always fits, and none is abandoned half-way. END says where to go on.
+# Half of the send queue of 256 messages: credit for what a client has read is returned in halves, so that one
+# page after another always fits, and none is abandoned half-way. END says where to continue.
 ROWS_PER_PAGE = 128
 LIMITS = {
     "requests_per_s": REQUESTS_PER_S,
@@ -60,7 +60,7 @@ LIMITS = {
 
 @dataclass(slots=True)
 class _Client:
-    """What is remembered of a peer."""
+    """What is remembered about a peer."""
 
     tokens: float
     refilled: float
@@ -72,10 +72,10 @@ class Replies:
 
     Parameters
     ----------
-    control : carries out an operator's command and returns what came of it; None: not yet, or no longer.
-    picks : takes in a picker's particles; None: nobody does.
-    answered : told the verb and ``ok`` or the error code of every request, for counting.
-    now : monotonic seconds.
+    control : carries out an operator's command and returns its result; None: not yet, or no longer.
+    picks : accepts a picker's particles; None: not yet, or no longer.
+    answered : called with the verb and ``ok`` or the error code of every request, for counting.
+    clock : gives monotonic seconds.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Replies:
         client = self._clients.pop(key, None) or _Client(tokens=REQUESTS_PER_S, refilled=now)
         self._clients[key] = client
         if len(self._clients) > MAX_CLIENTS:
-            # Whoever was silent longest is forgotten and has to say HELLO again.
+            # The client that was silent longest is forgotten and has to send HELLO again.
             self._clients.popitem(last=False)
         client.tokens = min(REQUESTS_PER_S, client.tokens + (now - client.refilled) * REQUESTS_PER_S)
         client.refilled = now
@@ -130,7 +130,7 @@ class Replies:
 
     def _carry_out(self, client: _Client, request: Request, *, local: bool) -> list[Frames]:
         if not client.greeted and not isinstance(request, (Hello, Ping)):
-            raise ProtocolError("the first message is HELLO")
+            raise ProtocolError("the first message must be HELLO")
         match request:
             case Hello():
                 return [encode_message(self._welcome(client, request))]
@@ -145,7 +145,7 @@ class Replies:
 
     def _welcome(self, client: _Client, request: Hello) -> Welcome:
         if VERSION not in request.versions:
-            raise ProtocolError(f"version {VERSION} is spoken here", code="BAD_VERSION")
+            raise ProtocolError(f"this daemon speaks version {VERSION}", code="BAD_VERSION")
         self._check_epoch(request.epoch)
         client.greeted = True
         return Welcome(
@@ -172,14 +172,14 @@ class Replies:
         self._check_epoch(request.epoch)
         first, last = self._log.first_seq, self._log.last_seq
         if request.max > PAGE_EVENTS:
-            raise ProtocolError(f"a page holds at most {PAGE_EVENTS} events", code="TOO_LARGE")
+            raise ProtocolError(f"a page has at most {PAGE_EVENTS} events", code="TOO_LARGE")
         if request.from_seq > last + 1:
             raise ProtocolError(f"event {request.from_seq} does not exist, {last} is the newest")
         if request.from_seq < first:
             raise ProtocolError(f"events before {first} are no longer kept", code="TOO_OLD")
         limit = min(request.max, ROWS_PER_PAGE)
         rows = self._log.page(request.from_seq, limit, PAGE_BYTES, request.kinds)
-        # A page that is not full has seen everything, whatever the choice of kinds left out.
+        # A page that is not full has covered everything, whatever the selection of kinds left out.
         full = len(rows) == limit or sum(len(row.raw) for row in rows) > PAGE_BYTES - HEADER_BYTES
         end = End(epoch=self._log.epoch, last_seq=last, next=rows[-1].seq + 1 if full else last + 1)
         return [*([EV, row.raw] for row in rows), encode_message(end)]

@@ -1,1 +1,1 @@
-"""Our own subscribers: the monitor and the reference picker."""
+"""The built-in subscribers: the monitor and the reference picker."""

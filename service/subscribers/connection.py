@@ -1,4 +1,4 @@
-"""A client of the daemon that a configuration describes."""
+"""A client for the daemon that a configuration describes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def connection(config: Config, *, kinds: Collection[str] | None = None, local: bool = False) -> Client:
-    """Client of the daemon that this configuration describes, wherever its sockets are.
+    """Client for the daemon that this configuration describes, wherever its sockets are.
 
     Parameters
     ----------

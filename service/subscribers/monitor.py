@@ -1,6 +1,6 @@
-"""The live terminal: everything it shows comes over the wire, so it runs wherever a subscriber can.
+"""The live display: everything it shows comes over the wire, so it runs wherever a subscriber can.
 
-Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once`` prints one picture and ends.
+Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once`` prints the display once and exits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CURVE_MOVIES = 18
 _EPU = re.compile(r"GridSquare_(\d+)/.*FoilHole_(\d+)_", re.IGNORECASE)
 _PATH = re.compile(r"/(?:[^\s:;,/]+/)+")
 _FRAME_LINES = 12
-"""Lines that everything but the micrographs takes."""
+"""Lines taken by everything except the micrographs."""
 
 
 class MonitorView:
@@ -69,7 +69,7 @@ class MonitorView:
     # --------------------------------------------------------------------------------------------- drawing
 
     def draw(self, height: int) -> RenderableType:
-        """Everything, for a terminal of so many lines."""
+        """Draw everything, for a terminal with this many lines."""
         return Group(self._head(), self._figures(), self._table(max(3, height - _FRAME_LINES)), self._foot())
 
     def _head(self) -> Text:
@@ -79,7 +79,7 @@ class MonitorView:
         if beat is None:
             return text.append("  waiting for the daemon …", style="yellow")
         silent = self._clock.monotonic() - self.heard > _SILENT_S
-        state = "not heard" if silent else beat.state
+        state = "silent" if silent else beat.state
         text.append(f" {beat.instance} ")
         text.append(f" {state} ", style=f"bold {'red' if silent else _STATE_STYLE.get(beat.state, 'white')}")
         text.append(f" session {beat.session or '-'} ")
@@ -92,7 +92,7 @@ class MonitorView:
         for _ in range(4):
             grid.add_column(no_wrap=True)
         oldest = "" if beat.oldest_pending_s is None else f", oldest {_duration(beat.oldest_pending_s)}"
-        settling = f", {beat.settling} not yet whole" if beat.settling else ""
+        settling = f", {beat.settling} arriving" if beat.settling else ""
         rate = beat.rates.get("movies_per_hour")
         counts = beat.counts
         bad = sum(counts.get(state, 0) for state in _ENDED_BADLY)
@@ -140,7 +140,7 @@ class MonitorView:
         return f"{self._model.body.get('version')} {self._model.body.get('result')}{gain}"
 
     def _learning_curve(self) -> str:
-        """What the network gained over the Wiener filter on the latest movies, each before it was learned from."""
+        """The network's gain over the Wiener filter on the latest movies, each before it was used for training."""
         scores = [(e.body.get("metrics") or {}).get("score") for e in self._movies.values()]
         gains = [score["gain"] for score in scores if score][-_CURVE_MOVIES:]
         if not gains:
@@ -222,7 +222,7 @@ def _short(body: dict[str, Any]) -> str:
 
 
 def _shortened(message: str) -> str:
-    """A message with the base names of its paths, so that its end is seen at 80 columns."""
+    """The message with its paths cut to base names, so that its end is visible at 80 columns."""
     return printable(_PATH.sub("…/", message))
 
 
@@ -252,7 +252,7 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
     Raises
     ------
     ServiceError
-        With ``once``, if no daemon is heard.
+        With ``once``, if no daemon answers.
     """
     console, board = console or Console(), MonitorView()
     if once:
@@ -272,7 +272,7 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
 
 
 def _catch_up(client: Client, board: MonitorView, newest: Heartbeat) -> MemoryCursor:
-    """Take what the session's model went through, and give the place from where the last micrographs follow."""
+    """Take the history of the session's model, and return the cursor from which the last micrographs follow."""
     for event in client.snapshot(kinds=("model",), session=newest.session or None).events:
         board.take(event)
     return MemoryCursor(Position(newest.epoch, max(0, newest.seq - _MOST_MOVIES)))

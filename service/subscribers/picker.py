@@ -1,7 +1,7 @@
 """The reference downstream picker: a subscriber with a cursor that writes RELION particle coordinates.
 
 For each finished movie it reads the restored image, finds particles, and writes ``<session>/picks/<path of the
-micrograph>_autopick.star``, where RELION looks for it. A movie whose halves showed no signal gets no picks.
+micrograph>_autopick.star``, where RELION looks for it. A movie whose halves show no signal gets no picks.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def follow(
     idle_timeout: float | None = None,
     lost_timeout: float | None = None,
 ) -> Iterator[Picked | StreamerError]:
-    """Pick in every movie that finishes; one that cannot be picked gives its error and the next one is taken.
+    """Pick particles in every movie that finishes; one that cannot be picked yields its error, and the next follows.
 
     Parameters
     ----------
-    output : directory below which the sessions lie.
+    output : directory that contains the sessions.
     diameter : of the particle, Å.
     threshold : see ``streamer.pick.pick``.
     idle_timeout, lost_timeout : see ``Client.events``; a daemon that is lost raises ServiceError.
@@ -69,7 +69,7 @@ def follow(
 
 
 def pick_movie(event: Event, output: Path, *, diameter: float, threshold: float = 1.0) -> Picked:
-    """Pick in the micrograph of one movie event and write its coordinates."""
+    """Pick particles in the micrograph of one movie event and write their coordinates."""
     record = movie_record(event)
     files = {file.role: file for file in record.outputs}
     if "denoised" not in files or "micrograph" not in files:

@@ -1,4 +1,4 @@
-"""Protocol v1 as data, for programs in any language: JSON Schemas, and golden messages with what they mean.
+"""Protocol v1 as data, for programs in any language: JSON Schemas, and golden messages with their meaning.
 
 ``schemas/NAME.json`` is JSON Schema 2020-12 of one JSON frame, ``vectors/NAME.json`` one message as bytes.
 docs/protocol.md says how they are used.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """A message byte for byte, and what has to become of it."""
+    """A message byte for byte, and how it has to be understood."""
 
     name: str
     what: Literal["event", "heartbeat", "preview", "request", "reply"]
@@ -27,15 +27,15 @@ class Vector:
     frames: tuple[bytes, ...]
     valid: bool
     schema: str | None
-    """What its second frame is held against; of an invalid message: what refuses it, None if no schema can."""
+    """Schema of its second frame; of an invalid message: the one that refuses it, None if no schema can."""
     decoded: dict[str, Any] | None
-    """Fields of a valid one, those that are absent with their defaults; of an event ``body`` holds the rest."""
+    """Fields of a valid one, absent ones with their defaults; for an event, ``body`` contains the rest."""
     error: str | None
     """Code with which an invalid one is refused."""
 
 
 def schema_names() -> list[str]:
-    """What ``schema`` knows."""
+    """Names that ``schema`` accepts."""
     return sorted(file.name.removesuffix(".json") for file in _files("schemas"))
 
 

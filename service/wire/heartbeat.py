@@ -1,4 +1,4 @@
-"""What is published and not kept: the state of a daemon once a second, and previews of micrographs."""
+"""What is published but not kept: the state of a daemon once a second, and previews of micrographs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.wire.messages import Alert, converted, decode_json
 
 PREVIEW_SCHEMA = "streamer.preview/1"
 PREVIEW_BYTES = 256 * 1024
-"""Most that the pixels of a preview take."""
+"""Maximum size of a preview's pixels."""
 PREVIEW_HEADER_BYTES = 4 * 1024
 
 
@@ -18,7 +18,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     instance: str = ""
     epoch: str = ""
     seq: int = 0
-    """Newest event that was published: what a subscriber must have to have missed nothing."""
+    """Newest event that was published: a subscriber that has it has missed nothing."""
     kseq: dict[str, int] = {}
     """The same per ``kind/session``, for the 64 that changed last."""
     t_utc: str = ""
@@ -31,11 +31,11 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     uptime_s: float = 0.0
     pending: int = 0
     settling: int = 0
-    """Files that are there and not yet known to be whole."""
+    """Files that exist but are not yet known to be complete."""
     oldest_pending_s: float | None = None
     model_version: str | None = None
     rates: dict[str, float | None] = {}
-    """Events per hour and the like, by name."""
+    """Rates and states by name, such as movies per hour."""
     latency_p50_s: float | None = None
     """File complete to event published."""
     latency_p95_s: float | None = None
@@ -44,7 +44,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = {}
     """Movies per state."""
     shedding: list[str] = []
-    """What is left out at present because movies arrive too fast: preview, denoise, super-resolution."""
+    """Steps currently left out because movies arrive too fast: preview, denoise, super-resolution."""
 
 
 def parse_heartbeat(raw: bytes) -> Heartbeat:

@@ -1,4 +1,4 @@
-"""Until keys exist, nothing of ours can be reached from another machine. One rule, for every socket."""
+"""As long as connections are not secured by keys, no other machine can reach our sockets. One rule for all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_loopback(host: str, where: str) -> str:
         loopback = False
     if not loopback:
         raise ConfigError(
-            "binding beyond loopback is refused, because keys do not exist yet",
+            "binding beyond loopback is refused, because connections are not secured by keys yet",
             where=where,
             expected="127.0.0.1, localhost or [::1]",
             found=host,

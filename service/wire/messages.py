@@ -1,8 +1,8 @@
-r"""What is published and kept: topics and events of protocol v1. ``requests`` holds what is asked for.
+r"""What is published and kept: topics and events of protocol v1. Requests are in ``requests``.
 
-In: records of ours, and bytes from strangers. Out: bytes within the limits below, and checked structs.
-Anything that breaks the protocol raises ``ProtocolError`` and nothing else. JSON never holds NaN or infinity
-(null stands for them); a file name that is not UTF-8 travels with its odd bytes as ``\udc80`` to ``\udcff``,
+Input: our own records, and bytes from strangers. Output: bytes within the limits below, and checked structs.
+Anything that breaks the protocol raises ``ProtocolError`` and nothing else. JSON never contains NaN or infinity
+(null stands for them); a file name that is not UTF-8 is sent with its invalid bytes as ``\udc80`` to ``\udcff``,
 as Python's json writes it.
 """
 
@@ -41,7 +41,7 @@ _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _TOPIC = re.compile(rb"v1/([A-Za-z0-9._-]{1,32})/([a-z]{1,16})/(?:([A-Za-z0-9._-]{1,64})/)?")
 _SESSION_IN_TOPIC = 64
 _ENVELOPE = ("schema", "minor", "instance", "epoch", "seq", "kseq", "kind", "event_id", "session", "t_utc")
-# What an event that is too long gives up, in this order; the sidecar file always holds the whole record.
+# What is left out of an event that is too long, in this order; the sidecar file always has the whole record.
 _EXPENDABLE: tuple[tuple[str, object], ...] = (
     ("metrics.shifts_yx_px", []), ("metrics.frc", []), ("model.weight", []), ("figures", {}), ("flags", []),
     ("times.stage_s", {}), ("outputs", []), ("metrics", None), ("source", None), ("reason", None),
@@ -74,7 +74,7 @@ def decode_json(raw: bytes, *, limit: int = HEADER_BYTES) -> dict[str, Any]:
 
 
 def converted(fields: Mapping[str, Any], kind: type[T]) -> T:
-    """Struct of ours from a decoded object; unknown fields are ignored."""
+    """One of our structs from a decoded object; unknown fields are ignored."""
     try:
         return msgspec.convert(fields, kind)
     except ValueError as error:
@@ -94,7 +94,7 @@ def _finite_float(text: str) -> float:
 
 
 class Topic(NamedTuple):
-    """What stands in frame 0."""
+    """Contents of frame 0."""
 
     instance: str
     kind: str
@@ -102,19 +102,19 @@ class Topic(NamedTuple):
 
 
 def check_instance(instance: str) -> str:
-    """Return the name if it can stand in a topic; else raise ``ValueError``."""
+    """Return the name if it can be part of a topic; else raise ``ValueError``."""
     if not _INSTANCE.fullmatch(instance):
-        raise ValueError(f"instance name {instance!r} is not a letter or digit and up to 31 more or . _ -")
+        raise ValueError(f"instance name {instance!r} is not a letter or digit, then up to 31 of these or . _ -")
     return instance
 
 
 def instance_topic(instance: str) -> bytes:
-    """Prefix of everything that an instance publishes; what a subscriber asks for."""
+    """Prefix of everything that an instance publishes; what a subscriber subscribes to."""
     return f"v{VERSION}/{check_instance(instance)}/".encode("ascii")
 
 
 def topic(instance: str, kind: str, session: str) -> bytes:
-    """Topic of an event. A long or odd session name is changed here; the header holds the true one."""
+    """Topic of an event. A long or unusual session name is changed here; the JSON has the true one."""
     part = re.sub(r"[^A-Za-z0-9._-]", "_", session)[:_SESSION_IN_TOPIC] or "-"
     return instance_topic(instance) + f"{kind}/{part}/".encode("ascii")
 
@@ -137,11 +137,11 @@ def parse_topic(raw: bytes) -> Topic:
 
 
 NO_VERSION = "none"
-"""Stands for the version where no network serves any more."""
+"""Stands for the version when no network is in use any more."""
 
 
 SERVES_AFTER = ("promoted", "rolled-back", "fell-back", "returned")
-"""Results after which the version that is named serves."""
+"""Results after which the named version is in use."""
 
 
 class ModelChange(Struct, frozen=True, kw_only=True):
@@ -178,7 +178,7 @@ class SessionChange(Struct, frozen=True, kw_only=True):
 
 
 class PicksMade(Struct, frozen=True, kw_only=True):
-    """Body of kind ``picks``: a picker has handed in its particles of a movie."""
+    """Body of kind ``picks``: a picker has submitted its particles of a movie."""
 
     movie_id: str
     revision: int
@@ -189,7 +189,7 @@ class PicksMade(Struct, frozen=True, kw_only=True):
     """STAR file of coordinates, relative to the session's directory."""
     sha256: str
     diameter_angstrom: float | None = None
-    """Of the particle, where the picker tells."""
+    """Of the particle, if the picker gives it."""
 
 
 Body = MovieRecord | ModelChange | Alert | SessionChange | PicksMade
@@ -200,7 +200,7 @@ KINDS = tuple(_KINDS.values())
 
 
 class Position(NamedTuple):
-    """Place of an event, and of a subscriber that has dealt with it."""
+    """Position of an event, and of a subscriber that has handled it."""
 
     epoch: str
     seq: int
@@ -209,7 +209,7 @@ class Position(NamedTuple):
 class Event(Struct, frozen=True, kw_only=True):
     """A durable event: the envelope as fields, the rest as ``body``, and the exact bytes that were published.
 
-    Fields that a newer server adds stand in ``body``; a kind that is not known here arrives like any other.
+    Fields that a newer server adds are in ``body``; a kind that is unknown here arrives like any other.
     """
 
     schema: str
@@ -240,7 +240,7 @@ def kind_of(body: Body) -> str:
 
 
 def subject_of(body: Body) -> str:
-    """Name of what the event is about: a snapshot holds the latest event of every subject."""
+    """Name of what the event is about: a snapshot contains the latest event of every subject."""
     match body:
         case MovieRecord():
             return body.movie_id
@@ -256,14 +256,14 @@ def subject_of(body: Body) -> str:
 
 
 def event_id_of(epoch: str, seq: int) -> str:
-    """Name of an event for ever: the same bytes, the same name, however often it is delivered."""
+    """Permanent name of an event: the same bytes, the same name, however often it is delivered."""
     return hashlib.sha256(f"{epoch}/{seq}".encode()).hexdigest()[:32]
 
 
 def make_event(body: Body, *, instance: str, epoch: str, seq: int, kseq: int, session: str, t_utc: str) -> Event:
     """Event from its body, with its bytes.
 
-    A header over the limit gives up its longest figures first and names them in ``truncated``.
+    An event over the limit loses its longest figures first and names them in ``truncated``.
     """
     whole: dict[str, Any] = {
         "schema": EVENT_SCHEMA,
@@ -291,7 +291,7 @@ def parse_event(raw: bytes) -> Event:
     try:
         return msgspec.convert({**envelope, "body": fields, "raw": raw}, Event)
     except ValueError as error:
-        raise ProtocolError(f"event without its envelope: {error}") from error
+        raise ProtocolError(f"an event without a valid envelope: {error}") from error
 
 
 def movie_record(event: Event) -> MovieRecord:
@@ -303,7 +303,7 @@ def movie_record(event: Event) -> MovieRecord:
 
 
 def _fitted(whole: dict[str, Any]) -> bytes:
-    """JSON within the limit; parts are emptied one by one until it is."""
+    """JSON within the limit; parts are emptied one by one until it fits."""
     raw = jsontext.encode(whole)
     dropped: list[str] = []
     for path, empty in _EXPENDABLE:
@@ -312,7 +312,7 @@ def _fitted(whole: dict[str, Any]) -> bytes:
         parent, _, name = path.rpartition(".")
         holder = (whole.get(parent) if parent else whole) or {}
         if holder.get(name):
-            # of a movie the reason is a record, of a model words
+            # a movie's reason is a record, a model's is text
             holder[name] = "" if isinstance(holder[name], str) else empty
             dropped.append(path)
             raw = jsontext.encode({**whole, "truncated": dropped})

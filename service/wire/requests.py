@@ -1,4 +1,4 @@
-"""What is asked for: requests and replies of the JOURNAL socket, protocol v1.
+"""Requests and replies of the JOURNAL socket, protocol v1.
 
 A client's DEALER sends frames [verb, JSON]; the answer is one such message, or a page: ROW or EV messages
 [verb, event as published] and an END. Anything malformed raises ``ProtocolError`` with the code of the reply.
@@ -54,7 +54,7 @@ class SnapshotRequest(Struct, frozen=True, kw_only=True):
     kinds: Kinds | None = None
     session: Annotated[str, Meta(max_length=1024)] | None = None
     page: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
-    """``next_page`` of the END before; 0 for the first."""
+    """``next_page`` of the previous END; 0 for the first."""
 
 
 class ReplayRequest(Struct, frozen=True, kw_only=True, rename={"from_seq": "from"}):
@@ -88,17 +88,17 @@ class Control(Struct, frozen=True, kw_only=True, rename={"action": "verb"}):
 
 
 class Picks(Struct, frozen=True, kw_only=True):
-    """A picker hands in the particles of a movie; accepted on the local ipc socket only."""
+    """A picker submits the particles of a movie; accepted on the local ipc socket only."""
 
     verb: ClassVar[bytes] = b"PICKS"
     movie_id: Annotated[str, Meta(max_length=64)]
     revision: Annotated[int, Meta(ge=1)]
     picker: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-    """Who found them; one set of each picker is kept for a movie."""
+    """Who found them; one set per picker is kept for a movie."""
     coordinates: list[tuple[float, float]]
     """x and y in px of the micrograph as written, from its first row, which is the bottom one."""
     scores: list[float] | None = None
-    """As many as coordinates."""
+    """As many as there are coordinates."""
     diameter_angstrom: Annotated[float, Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Welcome(Struct, frozen=True, kw_only=True):
     version: int
     epoch: str
     first_seq: int
-    """First event that is still kept; ``last_seq + 1`` where there is none."""
+    """First event that is still kept; ``last_seq + 1`` if there is none."""
     last_seq: int
     limits: dict[str, int] = {}
 
@@ -125,7 +125,7 @@ class End(Struct, frozen=True, kw_only=True, omit_defaults=True):
     epoch: str
     last_seq: int
     seq: int | None = None
-    """SNAPSHOT: the rows hold everything up to here."""
+    """SNAPSHOT: the rows cover everything up to here."""
     next_page: int | None = None
     next: int | None = None
     """REPLAY: what to ask for next; more than ``last_seq`` when there is no more."""
@@ -175,7 +175,7 @@ def decode_request(frames: Sequence[bytes]) -> Request:
     limit = HEADER_BYTES if request is Picks else REQUEST_BYTES
     fields = decode_json(frames[1], limit=limit) if frames[1:] and frames[1] else {}
     if rb"\ud" in frames[-1].lower() and _HALF_CHARACTER.search(json.dumps(fields, ensure_ascii=False)):
-        # of names only those of files are bytes, and no request names a file
+        # only file names may contain such bytes, and no request names a file
         raise ProtocolError("half of a surrogate pair")
     return converted(fields, request)
 

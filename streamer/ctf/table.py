@@ -13,11 +13,11 @@ from streamer.errors import UsageError
 _HALVES = ("_EVN", "_ODD", "_even", "_odd", "_Even", "_Odd", "_denoised", "_DW", "_fractions", "_Fractions", "_groups")
 _COLUMNS = ("_rlnMicrographName", "_rlnDefocusU", "_rlnDefocusV", "_rlnDefocusAngle")
 _OPTICS = ("_rlnVoltage", "_rlnSphericalAberration", "_rlnAmplitudeContrast")
-_HINT = "a STAR file of micrographs with a CTF, as RELION's micrographs_ctf.star"
+_HINT = "give a STAR file of micrographs with their CTF, such as RELION's micrographs_ctf.star"
 
 
 def key_of(name: str) -> str:
-    """What halves, denoised images and the micrograph itself have in common: the stem without such endings."""
+    """The stem that halves, denoised images and the micrograph itself share: the name without such endings."""
     stem = PurePosixPath(name).name
     stem = stem[: stem.rindex(".")] if "." in stem else stem
     shorter = True
@@ -44,7 +44,7 @@ def read_optics(path: Path) -> dict[str, Optics]:
     Raises
     ------
     UsageError
-        If the file cannot be read or holds no such table.
+        If the file cannot be read or contains no such table.
     """
     try:
         document = gemmi.cif.read(str(path))
@@ -79,12 +79,12 @@ def read_optics(path: Path) -> dict[str, Optics]:
             values = (u, v, angle, shift, optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast)
             if not all(math.isfinite(x) for x in values):
                 raise UsageError(
-                    f"a CTF is incomplete for {row[0]}",
+                    f"the CTF is incomplete for {row[0]}",
                     where=path,
-                    expected="defocus, voltage, spherical aberration and amplitude contrast, there or in the optics",
+                    expected="defocus, voltage, spherical aberration and amplitude contrast, in it or its optics group",
                     hint=_HINT,
                 )
             found[key_of(row.str(0))] = optics
     if not found:
-        raise UsageError("no CTF", where=path, expected=", ".join(_COLUMNS), hint=_HINT)
+        raise UsageError("contains no CTF", where=path, expected=", ".join(_COLUMNS), hint=_HINT)
     return found

@@ -25,7 +25,7 @@ class Optics:
     """Larger defocus, µm."""
     defocus_v_um: float
     astigmatism_angle_deg: float
-    """Of the defocus_u axis against +x, degrees."""
+    """From +x to the defocus_u axis, degrees."""
     voltage_kv: float
     cs_mm: float
     amplitude_contrast: float

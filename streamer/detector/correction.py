@@ -1,7 +1,7 @@
 """From counts as stored to corrected frames: gain, defects and hot pixels.
 
-A defect's value is replaced by that of a good neighbour, another one in each frame, so that the statistics of
-counting survive; which one follows from frame and pixel alone, so that the same movie always gives the same result.
+A defect's value is replaced by that of a good neighbour, a different one in each frame, so that the counting statistics
+survive; frame and pixel alone determine which one, so that the same movie always gives the same result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NEIGHBOURS = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """What turns stored counts into corrected frames on one device."""
+    """Turns stored counts into corrected frames on one device."""
 
     gain: Tensor | None
     """(h, w) float32."""

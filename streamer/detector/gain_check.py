@@ -1,10 +1,10 @@
-"""Whether a gain reference fits the movie it is applied to, by the movie itself.
+"""Whether a gain reference fits the movie it is applied to, judged from the movie itself.
 
 The sum of a movie's raw counts shows the detector's fixed pattern, and the reference predicts it: with p the sum and q
 one over the reference, each relative to its own local mean, p = b q + noise, and b = Σpq/Σq² is 1 for the right
-reference, 0 for one that lies in another orientation or for frames that are corrected already, and −1 for one that
-should divide instead of multiply. What is left after correction is 1 − b. A specimen's own structure is weak beside
-counting noise at the scale of single pixels, and is not where the reference's is.
+reference, 0 for one in another orientation or for frames that are already corrected, and −1 for one that should divide
+instead of multiply. The share 1 − b is left after correction. At the scale of single pixels a specimen's own structure
+is weak compared with counting noise, and unrelated to the reference's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CLIP = 5.0
 _SURE = 8.0
 """Standard errors by which a slope must differ from 0 to be believed."""
 _WRONG = 0.5
-"""Residual from which on the other orientations are tried."""
+"""Residual from which the other orientations are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class FittedGain:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What a user should know about it."""
+        """What a user should know about the fit."""
         return () if self.fit is None or self.fit.advice is None else (f"gain: {self.fit.advice}",)
 
 
@@ -77,12 +77,12 @@ def check_fit(
     ----------
     total : (h, w) sum of the raw frames.
     values : (h, w) gain as it multiplies them; 0 at defects.
-    settings : by which it was oriented.
+    settings : used to orient it.
     sense : "multiply" or "divide", as it was applied.
 
     Returns
     -------
-    The fit, with advice where it is wrong and something can be said; None where the reference has no pattern.
+    The fit, with advice where the reference does not fit; None where it has no pattern.
     """
     good = values > 0
     predicted = np.divide(values[good].mean(), values, out=np.ones_like(values), where=good)
@@ -90,7 +90,7 @@ def check_fit(
     spread = float(pattern.std())
     if spread < _LEAST_PATTERN:
         return None
-    # hot pixels and defects would decide alone
+    # hot pixels and defects alone would decide otherwise
     pattern = pattern.clamp(-_CLIP * spread, _CLIP * spread)
     noise = float(seen.std())
     seen = seen.clamp(-_CLIP * noise, _CLIP * noise)
@@ -103,7 +103,7 @@ def check_fit(
 
 def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, sense: str) -> str:
     """The setting under which the reference would fit."""
-    # the pattern as it lies in the file, so that what is found can be set as it is
+    # the pattern as stored in the file, so that the orientation found can be set directly
     undone = _undone(pattern.numpy(), settings)
     best: tuple[float, int, int] | None = None
     for rotate, flip in ORIENTATIONS:
@@ -128,7 +128,7 @@ def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, s
 
 
 def _undone(values: NDArray[np.float32], settings: GainSettings) -> NDArray[np.float32]:
-    """Turn back what ``turned`` did."""
+    """Undo ``turned``."""
     return turned(turned(values, 0, settings.flip), -settings.rotate, 0)
 
 

@@ -1,7 +1,7 @@
 """Which gain reference a movie is multiplied with: the one that is set, else the nearest above it.
 
-Above means in its own directory or in one of those that lead to it from the watched root, so that sessions with
-references of their own do not meet. Only where there is none, the only one anywhere below the root serves.
+Above means in the movie's own directory or in one of its parents up to the watched root, so that sessions with
+references of their own do not mix. Where there is none, a single one anywhere below the root is used.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from streamer.runtime.clock import Clock
 
 _LOOK_SHARE = 0.05
-"""Looking through the whole tree for a gain may take this part of the time."""
+"""Share of the time that searching the whole tree for a gain may take."""
 
 
 class GainChoice:
     """Chooses for each movie; directories are read again only when they change."""
 
     def __init__(self, root: Path, setting: str | None, clock: Clock = SYSTEM) -> None:
-        """Check a gain that is set; raises ConfigError if it is not there."""
+        """Check the gain that is set, if any; raises ConfigError if it does not exist."""
         self._root, self._clock = root, clock
         self._set = None if setting is None else Path(setting).absolute()
         if self._set is not None and not self._set.is_file():
-            raise ConfigError("the gain reference is not there", where="movie.gain", found=self._set)
+            raise ConfigError("the gain reference does not exist", where="movie.gain", found=self._set)
         self._seen: dict[Path, tuple[int, list[Path]]] = {}
         self._elsewhere: list[Path] = []
         self._next_look = -float("inf")
@@ -43,7 +43,7 @@ class GainChoice:
         Raises
         ------
         ConfigError
-            Several could be meant.
+            Several references could apply.
         """
         if self._set is not None:
             return self._set
@@ -66,7 +66,7 @@ class GainChoice:
         except FileNotFoundError:
             return []
         except OSError as error:
-            # the next one up might hold another session's: better wait
+            # the next directory up might contain another session's: better to wait
             what = f"a directory cannot be searched for gain references: {error.strerror}"
             raise ConfigError(what, where=directory) from error
         return self._seen[directory][1]
@@ -79,7 +79,7 @@ def _the_one(candidates: list[Path], named: str | None, where: Path) -> Path:
     if len(fitting) == 1:
         return fitting[0]
     raise ConfigError(
-        "several gain references could be meant",
+        "several gain references could apply",
         where=where,
         expected="one" if named is None else f"one, or {named}",
         found=", ".join(str(path) for path in candidates),

@@ -1,7 +1,7 @@
 """A detector's modulation transfer function, from a STAR file as RELION reads it.
 
-Measured to the physical Nyquist frequency at most. Beyond, where the fine grid needs it, the pixel's own box is known
-exactly; the rest, the spread of an electron over pixels, goes on as the Gaussian that fits what was measured.
+Measured up to the physical Nyquist frequency at most. Beyond it, where the fine grid needs it, the pixel's own box is
+known exactly; the rest, the spread of an electron over pixels, continues as the Gaussian that fits the measured part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("_rlnResolutionInversePixel", "_rlnMtfValue")
 _FITTED = (0.1, 0.5)
-"""cycles/px that the Gaussian is fitted to."""
+"""cycles/px between which the Gaussian is fitted."""
 
 
 def read_blur(path: Path) -> Callable[[Tensor], Tensor]:
@@ -30,7 +30,7 @@ def read_blur(path: Path) -> Callable[[Tensor], Tensor]:
     Raises
     ------
     ConfigError
-        If the file is not there or holds no such table.
+        If the file does not exist or contains no such table.
     """
     frequency, value = _table(path)
     used = (frequency >= _FITTED[0]) & (frequency <= _FITTED[1])
@@ -53,7 +53,7 @@ def read_blur(path: Path) -> Callable[[Tensor], Tensor]:
 
 def _table(path: Path) -> tuple[Tensor, Tensor]:
     """Frequencies in cycles/px, ascending, and values, both float64."""
-    hint = "a STAR file of _rlnResolutionInversePixel and _rlnMtfValue, as RELION's --mtf"
+    hint = "give a STAR file of _rlnResolutionInversePixel and _rlnMtfValue, as for RELION's --mtf"
     try:
         block = gemmi.cif.read(str(path)).sole_block()
         rows = [(float(row[0]), float(row[1])) for row in block.find(list(_COLUMNS))]
@@ -64,9 +64,13 @@ def _table(path: Path) -> tuple[Tensor, Tensor]:
     rows = sorted(set(rows))
     if len(rows) < 4 or rows[0][0] < 0.0 or not any(_FITTED[0] <= f <= _FITTED[1] for f, _ in rows):
         raise ConfigError(
-            "no MTF", where=path, expected="four rows at least, up to 0.5 cycles/px", found=f"{len(rows)}", hint=hint
+            "contains no MTF",
+            where=path,
+            expected="at least four rows, up to 0.5 cycles/px",
+            found=f"{len(rows)} rows",
+            hint=hint,
         )
     if not all(math.isfinite(v) and 0.0 < v <= 1.2 for _, v in rows):
-        raise ConfigError("no MTF", where=path, expected="values between 0 and 1", hint=hint)
+        raise ConfigError("contains no MTF", where=path, expected="values between 0 and 1", hint=hint)
     table = torch.tensor(rows, dtype=torch.float64)
     return table[:, 0].contiguous(), table[:, 1].contiguous()

@@ -1,4 +1,4 @@
-"""A gain reference brought to a movie's frames: turned, flipped, scaled to their grid, and in the right sense.
+"""A gain reference fitted to a movie's frames: turned, flipped, scaled to their grid, and in the right sense.
 
 Contract: rotate by quarter turns counter-clockwise as the image is shown with row 0 at the bottom, then flip. That is
 MotionCor's -RotGain and -FlipGain and RELION's --gain_rot and --gain_flip, checked against RELION 3.1 for all twelve.
@@ -32,22 +32,22 @@ def turned(values: NDArray[np.float32], rotate: int, flip: int) -> NDArray[np.fl
 
 
 def divides(gain: Gain, header: MovieHeader, settings: GainSettings) -> bool:
-    """Whether a reference is an image of the beam, that frames are divided by."""
+    """Whether a reference is an image of the beam, by which frames are divided."""
     if settings.sense == "auto":
         return header.format == "eer" and not gain.is_multiplicative
     return settings.sense == "divide"
 
 
 def fitted(gain: Gain, header: MovieHeader, settings: GainSettings, movie: str) -> Gain:
-    """Give the gain as it multiplies the frames of one movie.
+    """Return the gain as it multiplies the frames of one movie.
 
     Physical pixels are repeated for frames on a grid twice or four times as fine; a super-resolution reference is
-    averaged for frames of physical pixels, and is a defect where any of its pixels is one. 0 stays a defect.
+    averaged for frames of physical pixels, and is a defect where any of the pixels averaged is one. 0 stays a defect.
 
     Raises
     ------
     MovieMismatch
-        The sizes do not fit by a factor of 1, 2 or 4; the message tells when they would if turned.
+        The sizes do not match by a factor of 1, 2 or 4; the message says if they would when turned.
     """
     values = turned(gain.values, settings.rotate, settings.flip)
     shape = (header.height, header.width)
@@ -55,13 +55,13 @@ def fitted(gain: Gain, header: MovieHeader, settings: GainSettings, movie: str) 
     if scaled is None:
         would_fit = _scaled(values.T, shape) is not None
         raise MovieMismatch(
-            "the gain reference has another size than the frames",
+            "the gain reference and the frames differ in size",
             where=movie,
             expected=f"{shape[0]} × {shape[1]} px",
             found=f"{values.shape[0]} × {values.shape[1]} px in {gain.path}",
             hint="it fits when turned: set gain.rotate = 1 or 3"
             if would_fit
-            else "set movie.gain to the reference of this camera mode, or take the movies in its mode",
+            else "set movie.gain to the reference of this camera mode, or record movies in the reference's mode",
         )
     if divides(gain, header, settings):
         good = scaled > 0
@@ -70,7 +70,7 @@ def fitted(gain: Gain, header: MovieHeader, settings: GainSettings, movie: str) 
 
 
 def _scaled(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """The same on the grid of (h, w); None where no factor leads there."""
+    """The same on a grid of (h, w); None where no factor fits."""
     if values.shape == shape:
         return values
     for factor in (2, 4):

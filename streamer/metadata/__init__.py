@@ -1,1 +1,1 @@
-"""What is known of a movie apart from its pixels: EPU and SerialEM sidecars, settings, calibration."""
+"""Everything known about a movie apart from its pixels: EPU and SerialEM sidecars, settings, calibration."""

@@ -1,7 +1,7 @@
-"""EPU's metadata: XML sidecars and what the names of files and directories say.
+"""EPU's metadata: XML sidecars, and the information in the names of files and directories.
 
 Two documents are known: ``MicroscopeImage``, which EPU writes for each exposure, and ``Acquisition``, which
-the Falcon's computer writes beside each movie and which counts the fractions that were recorded.
+the Falcon's computer writes next to each movie and which states how many fractions were recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DISC = re.compile(r"Images-Disc\d*", re.IGNORECASE)
 
 
 def position(relative: str) -> tuple[str | None, str | None, str | None]:
-    """Grid square, foil hole and template by the path of a movie; None where it does not tell.
+    """Grid square, foil hole and template from the path of a movie; None where they are not in it.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def position(relative: str) -> tuple[str | None, str | None, str | None]:
 
 
 def is_in_tree(directories: tuple[str, ...]) -> bool:
-    """Whether a path of these parts lies in an EPU session: below a grid square of an image disc."""
+    """Whether a path of these parts is inside an EPU session: below a grid square of an image disc."""
     discs = [index for index, part in enumerate(directories) if _DISC.fullmatch(part)]
     return bool(discs) and any(_GRID_SQUARE.fullmatch(part) for part in directories[discs[0] + 1 :])
 
@@ -60,7 +60,7 @@ def parse(document: bytes) -> Acquisition | None:
     Raises
     ------
     ValueError
-        It is no XML, has a DTD or entities, or is larger than a sidecar can be.
+        It is not XML, has a DTD or entities, or is larger than a sidecar can be.
     """
     root = parse_xml(document)
     kind = _local(root)
@@ -72,7 +72,7 @@ def parse(document: bytes) -> Acquisition | None:
 
 
 def merge(image: Acquisition | None, recorded: Acquisition | None) -> Acquisition | None:
-    """Complete what EPU asked for by the number of fractions that the camera says it recorded."""
+    """Complete what EPU requested with the number of fractions that the camera recorded."""
     if image is None or recorded is None or recorded.n_frames is None:
         return image or recorded
     return replace(image, n_frames=recorded.n_frames, dose_per_frame=per_frame(image.dose_total, recorded.n_frames))
@@ -140,7 +140,7 @@ def _text(element: ElementTree.Element, *path: str) -> str | None:
 
 
 def _pairs(root: ElementTree.Element, *path: str) -> dict[str, ElementTree.Element]:
-    """Key-value list of EPU, as the elements that hold the values."""
+    """Key-value list of EPU, with the elements that contain the values."""
 
     def pairs() -> Iterator[tuple[str, ElementTree.Element]]:
         for pair in _child(root, *path) or ():
@@ -157,7 +157,7 @@ def _value(pairs: dict[str, ElementTree.Element], key: str) -> str | None:
 
 
 def _scaled(text: str | None, factor: float) -> float | None:
-    """Return the number in our unit; None where there is none that is finite."""
+    """The number in our unit; None where there is no finite one."""
     try:
         value = float(text or "nan") * factor
     except ValueError:
@@ -166,7 +166,7 @@ def _scaled(text: str | None, factor: float) -> float | None:
 
 
 def _positive(value: float | None) -> float | None:
-    """EPU writes 0 for what it does not know."""
+    """EPU writes 0 for unknown values."""
     return value if value is not None and value > 0 else None
 
 

@@ -20,7 +20,7 @@ class _Section:
 
 
 def parse(text: str, movie_name: str) -> Acquisition:
-    """Read what an mdoc tells of one movie.
+    """Read what an mdoc says about one movie.
 
     Parameters
     ----------
@@ -29,11 +29,11 @@ def parse(text: str, movie_name: str) -> Acquisition:
     Raises
     ------
     ValueError
-        It is no mdoc.
+        It is not an mdoc.
     """
     head, sections = _sections(text)
     if not sections and not head.values:
-        raise ValueError("holds no 'key = value' line")
+        raise ValueError("contains no 'key = value' line")
     values = head.values | _section_of(sections, movie_name).values
     binning, defocus = _number(values, "Binning"), _number(values, "TargetDefocus")
     n_frames, dose_per_frame = _frames(values)
@@ -64,7 +64,7 @@ def _sections(text: str) -> tuple[_Section, list[_Section]]:
         stripped = line.strip()
         start = _SECTION.fullmatch(stripped)
         if start is not None:
-            # Titles stand between the global lines and the sections in square brackets of their own.
+            # Titles, in square brackets of their own, are between the global lines and the sections.
             if start[1] != "T":
                 sections.append(_Section(start[1]))
             if len(sections) > _MAX_SECTIONS:
@@ -74,7 +74,7 @@ def _sections(text: str) -> tuple[_Section, list[_Section]]:
         if equals:
             (sections[-1] if sections else head).values[key.strip()] = value.strip()
         elif stripped:
-            raise ValueError(f"holds a line that is neither a section nor 'key = value': {stripped[:60]!r}")
+            raise ValueError(f"contains a line that is neither a section nor 'key = value': {stripped[:60]!r}")
     return head, sections
 
 
@@ -90,10 +90,10 @@ def _section_of(sections: list[_Section], movie_name: str) -> _Section:
 
 
 def _frames(values: dict[str, str]) -> tuple[int | None, float | None]:
-    """Tell the number of frames and the exposure per frame.
+    """Number of frames, and exposure per frame in e⁻/Å².
 
-    The doses of the frames come before the total: after a continuous tilt series the total also counts what
-    was not saved.
+    The doses of the frames take precedence over the total: after a continuous tilt series the total also counts
+    exposure that was not saved.
     """
     count = _number(values, "NumSubFrames")
     n_frames = int(count) if count is not None and 1 <= count <= MAX_COUNT else None
@@ -107,7 +107,7 @@ def _frames(values: dict[str, str]) -> tuple[int | None, float | None]:
 
 
 def _numbers(values: dict[str, str], key: str) -> list[float]:
-    """Numbers of a line, none at all where one of them is none."""
+    """Numbers of a line; none at all where one of the words is not a number."""
     try:
         numbers = [float(word) for word in values.get(key, "").split()]
     except ValueError:

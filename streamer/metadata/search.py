@@ -1,8 +1,8 @@
-"""Finds the XML file of an EPU exposure whose movie lies elsewhere, or carries another time.
+"""Finds the XML file of an EPU exposure whose movie is elsewhere, or has another time in its name.
 
-EPU names an exposure ``FoilHole_<hole>_Data_<template>_<acquisition>_<date>_<time>``. The movie may lie on another disk
-than the session's directory, and its time may be that of the camera's computer: then hole, template and acquisition
-pair them, and the time only where a hole was exposed more than once. What stays ambiguous is not guessed.
+EPU names an exposure ``FoilHole_<hole>_Data_<template>_<acquisition>_<date>_<time>``. The movie may be on a different
+disk from the session's directory, and its time may be that of the camera's computer: they are then matched by hole,
+template and acquisition, and by time only where a hole was exposed more than once. Ambiguous matches are not guessed.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 _EXPOSURE = re.compile(r"(FoilHole_[^_]+_Data_[^_]+_[^_]+)_(\d{8})_(\d{6})", re.IGNORECASE)
 _NEAR = timedelta(minutes=2)
-"""Clocks of a microscope's computers differ by less; a hole is not exposed twice within it."""
+"""Clocks of a microscope's computers differ by less than this; a hole is not exposed twice within it."""
 _MOST_DIRECTORIES = 100_000
 
 
 class SidecarSearch:
-    """Reads the sidecar of a movie: beside it, else by its exposure below the metadata root."""
+    """Reads the sidecar of a movie: the one next to it, else that of its exposure below the metadata root."""
 
     def __init__(self, metadata_root: str | None = None) -> None:
-        """Look below ``metadata_root`` too; directories are listed again only when they change."""
+        """Also look below ``metadata_root``; directories are listed again only when they change."""
         self._root = None if metadata_root is None else Path(metadata_root)
         self._seen: dict[Path, tuple[int, list[Path], list[Path]]] = {}
 
     def __call__(self, movie: Path) -> Acquisition | None:
-        """What the sidecar tells, None where there is none; raises as ``read_sidecar``, and for ambiguous pairs."""
+        """Content of the sidecar, None where there is none; raises as ``read_sidecar``, and for ambiguous matches."""
         found = read_sidecar(movie)
         exposure = _EXPOSURE.fullmatch(epu.exposure_stem(movie.stem))
         if found is not None or exposure is None:
@@ -76,7 +76,7 @@ class SidecarSearch:
                     elif entry.name.lower().endswith(".xml") and entry.name.lower().startswith("foilhole_"):
                         files.append(place / entry.name)
         except OSError:
-            # it comes back, or the movie does without
+            # it comes back, or the movie is processed without it
             return [], []
         self._seen[place] = (changed, files, sorted(directories))
         return files, sorted(directories)
@@ -92,11 +92,11 @@ def _the_one(movie: Path, exposure: re.Match[str], files: list[Path]) -> Path | 
             return candidates[0]
         if candidates:
             raise MovieMismatch(
-                "several sidecars could be meant",
+                "several sidecars could belong to it",
                 where=movie,
                 expected=f"one for {exposure[1]}",
                 found=", ".join(path.name for path in sorted(candidates)[:4]),
-                hint="the hole was exposed more than once; set what is needed in [movie], or put the XML beside it",
+                hint="the hole was exposed more than once; set the values in [movie], or put the XML next to the movie",
             )
     return None
 

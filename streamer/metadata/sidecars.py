@@ -1,4 +1,4 @@
-"""What is known of a movie beside its own bytes: the sidecar that EPU or SerialEM writes, and its path."""
+"""What is known about a movie besides its own bytes: the sidecar that EPU or SerialEM writes, and its path."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def read_sidecar(movie_path: Path) -> Acquisition | None:
 
     Returns
     -------
-    What it tells, with the position by the movie's path; None where there is no sidecar.
+    Its content, with the position from the movie's path; None where there is no sidecar.
 
     Raises
     ------
     MovieMismatch
         The sidecar cannot be understood: damaged, or still being written.
     MovieNotReady
-        It is there, but cannot be read at present.
+        It exists, but cannot be read at present.
     """
     found = _read_mdoc(movie_path) or _read_epu(movie_path)
     return None if found is None else with_position(found, movie_path.as_posix())
 
 
 def with_position(acquisition: Acquisition, relative: str) -> Acquisition:
-    """Add grid square, foil hole and template as far as the path tells them."""
+    """Add grid square, foil hole and template as far as the path contains them."""
     grid_square, foil_hole, template = epu.position(relative)
     return replace(acquisition, grid_square=grid_square, foil_hole=foil_hole, template=template)
 
@@ -60,15 +60,15 @@ def session_of(relative: str, root_name: str, override: str = "") -> str:
 
     Returns
     -------
-    The override, else the first directory that is not one of EPU's own, else the root's name; of the
-    characters ``A-Z a-z 0-9 . _ -`` only, fit to be the name of a directory.
+    The override, else the first directory that is not one of EPU's own, else the root's name; only of the
+    characters ``A-Z a-z 0-9 . _ -``, so that it can name a directory.
     """
     directories = [part for part in relative.split("/")[:-1] if not _is_epu_directory(part)]
     return _restricted(override or (directories[0] if directories else root_name))
 
 
 def session_directory(movie: Path) -> Path:
-    """Directory of a movie's session where nobody watches: the nearest above it that is not one of EPU's own."""
+    """Directory of a movie's session when nothing is watched: the nearest above it that is not one of EPU's own."""
     return next((place for place in movie.parents if not _is_epu_directory(place.name)), movie.parent)
 
 

@@ -1,7 +1,7 @@
-"""What is known of a movie: settings, sidecar and header brought together, disagreements said aloud.
+"""A movie's settings, sidecar and header combined, disagreements flagged.
 
-A value from the settings holds against the sidecar's, and the sidecar's against the header's; where two of them differ
-by more than 1 % a flag says so. What nobody knows stays unknown.
+A value from the settings overrides the sidecar's, and the sidecar's overrides the header's; where two of them differ by
+more than 1 %, a flag says so. A value that is given nowhere stays unknown.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def describe_source(
     Raises
     ------
     MovieMismatch
-        If the pixel size is nowhere to be found, or the sidecar tells another number of frames.
+        If the pixel size is given nowhere, or the sidecar gives a different number of frames.
     """
     told, set_by_user = movie.acquisition, settings.movie
     _check_frames(movie, header)
@@ -45,7 +45,7 @@ def describe_source(
     pixel_size = _choose(
         "pixel_size",
         flags,
-        # people and sidecars tell physical pixels, the header those of the grid
+        # people and sidecars give physical pixels, the header those of the grid
         settings=_finer(set_by_user.pixel_size, header),
         magnification=_finer(_by_magnification(told, set_by_user), header),
         sidecar=_finer(told.pixel_size, header),
@@ -55,7 +55,7 @@ def describe_source(
         raise MovieMismatch(
             "the pixel size is unknown",
             where=movie.path,
-            expected="movie.pixel_size, a sidecar or a header that tells it",
+            expected="movie.pixel_size, or a sidecar or header that gives it",
             hint="set movie.pixel_size in Å/px",
         )
     dose, doses = _dose(told, header, set_by_user.dose_per_frame, flags)
@@ -108,25 +108,25 @@ def _gain_flags(movie: Movie, gain: Gain | None, *, is_set: bool) -> list[str]:
 
 
 def _check_frames(movie: Movie, header: MovieHeader) -> None:
-    """Raise MovieMismatch for frames that are too small, or not as many as the sidecar tells."""
+    """Raise MovieMismatch for frames that are too small, or not as many as the sidecar says."""
     told = movie.acquisition
     if min(header.height, header.width) < _LEAST_SIDE:
         raise MovieMismatch(
-            "smaller than any camera's frames",
+            "has smaller frames than any camera",
             where=movie.path,
             expected=f"at least {_LEAST_SIDE} × {_LEAST_SIDE} px",
             found=f"{header.height} × {header.width} px",
         )
     if header.n_frames == 1 and _ONE_OF_A_SERIES.search(Path(movie.path).stem):
         raise MovieMismatch(
-            "is one of a series of files of one frame each",
+            "is one of a series of single-frame files",
             where=movie.path,
             expected="all frames of a movie in one file",
             hint="stack them, for example with IMOD: newstack frame*.mrc movie.mrc",
         )
     if told.n_frames is not None and told.n_frames != (found := header.frames_told(told.n_frames)):
         raise MovieMismatch(
-            "the sidecar tells another number of frames",
+            "the sidecar gives a different number of frames",
             where=movie.path,
             expected=f"{told.n_frames} ({told.sidecar})",
             found=str(found),
@@ -136,9 +136,9 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
 def _dose(
     told: Acquisition, header: MovieHeader, set_by_user: float | None, flags: list[str]
 ) -> tuple[float | None, tuple[float, ...] | None]:
-    """e⁻/Å² per frame on average, and of each frame where they differ and nobody overrides them.
+    """e⁻/Å² per frame on average, and of each frame where they differ and the settings do not override them.
 
-    A dose of 0, which programs write that do not know it, is unknown, and so is one below.
+    A dose of 0, which programs write when they do not know it, is unknown, and so is one below 0.
     """
     by_sidecar, doses, total = _known(told.dose_per_frame), header.frame_doses, _known(told.dose_total)
     if total is not None and (by_sidecar is None or header.n_raw_frames):
@@ -155,12 +155,12 @@ def _dose(
 
 
 def _known(dose: float | None) -> float | None:
-    """The dose where it is one."""
+    """The dose if it can be one, else None."""
     return dose if dose is not None and math.isfinite(dose) and dose > 0 else None
 
 
 def _share_of_exposure(header: MovieHeader) -> float:
-    """What of the exposure the frames hold: all, but for raw frames that were left out."""
+    """Share of the exposure that is in the frames: all except raw frames that were left out."""
     return 1.0 - header.n_raw_frames_left_out / header.n_raw_frames if header.n_raw_frames else 1.0
 
 

@@ -1,1 +1,1 @@
-"""Where each frame has to be moved."""
+"""How far each frame has to be moved, estimated and applied."""

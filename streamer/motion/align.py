@@ -1,11 +1,11 @@
-"""Where each frame has to be moved: shifts by maximum likelihood, global and over the field.
+"""How far each frame has to be moved: shifts by maximum likelihood, global and over the field.
 
-In come corrected frames, out comes a ``Motion``. A shift moves the frame onto the reference, which is the first
+Input: corrected frames. Output: a ``Motion``. A shift moves the frame onto the reference, which is the first
 frame's position: (y, x) in px as stored, positive towards larger indices; the specimen's displacement is its negative.
 
 Two steps. Coarse: each frame, binned, is correlated with the sum of the others, low-passed, and the track smoothed.
 Fine: all pairs of frames and all patches together (``patches``), for one smooth field (``fit``). Movies of very many
-frames are estimated from sums of neighbouring ones, so that memory grows with the image and not with their number.
+frames are estimated from sums of neighbouring ones, so that memory grows with the image and not with the frame count.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from streamer.settings import MotionSettings
 
 _MOST_GROUPS = 48
-"""Sums of frames that are fitted at most."""
+"""Maximum number of frame sums that are fitted."""
 _FIRST_BAND, _BAND = 0.12, 0.37
-"""cycles/px. Beyond the second the corners of pixels rule, and a detector's noise."""
+"""cycles/px. Beyond the second, pixel corners and detector noise dominate."""
 _FIRST_STEPS, _MOST_STEPS = 2, 12
 _NEAR, _SMALL_STEP, _SETTLED = 0.2, 0.02, 0.05
-"""px, of the last step: where bending may be sought, where steps end, and above which a fit is not believed."""
+"""px, of the last step: below it bending may be sought, below it steps end, and above it a fit is not trusted."""
 _HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 4.0, 30.0
-"""Of the Legendre products; standard deviations by which bending must exceed chance; and information per frame, 1/px²,
-times frames, that there must be for each coefficient before it is sought: the field is known to 0.18 px then."""
+"""Order of the Legendre products; standard deviations by which bending must exceed chance; and information per frame,
+1/px², times frames, needed for each coefficient before it is sought: the field is then known to 0.18 px."""
 _COARSE_ROUNDS, _COARSE_ENOUGH = 4, 0.5
-"""px: by how much the coarse track may still change; the fit takes it from there."""
+"""Rounds, and px by which the coarse track may still change; the fit takes over from there."""
 _POOLED, _LEAST_POOLS, _CLEAR_PEAK = (2, 4, 8), 5, 6.0
-"""Frames moved together, pools there have to be, and standard deviations by which a peak should stand out."""
+"""Frames moved together, minimum number of pools, and standard deviations by which a peak should stand out."""
 _COARSE_STEPS = 8
 _JUMP, _SURE_PEAK = 1.5, 8.0
-"""px from the smooth track and standard deviations of the correlation: a frame that jumped."""
+"""px from the smooth track, and standard deviations of the correlation, beyond which a frame has jumped."""
 
 
 def estimate_motion(
@@ -57,8 +57,8 @@ def estimate_motion(
     Returns
     -------
     Motion whose shifts are zero where the information about the smooth track is below ``settings.min_information``,
-    and which is the same over the whole field where nothing shows that the field bends. A frame need not be known
-    well by itself: noise fits a few frames at will, but hardly a long smooth track.
+    and which is the same over the whole field where nothing shows that the field bends. A single frame need not be
+    well known: noise fits a few frames at will, but hardly a long smooth track.
     """
     zero = torch.zeros((n_frames, 2), dtype=torch.float64)
     if n_frames == 1:
@@ -111,7 +111,7 @@ def motion_lengths(shifts: Tensor, pixel_size: float, early_frames: int | None) 
     Parameters
     ----------
     shifts : (t, 2) px.
-    early_frames : number of frames counted as early; None when the exposure is unknown: all is late.
+    early_frames : number of frames counted as early; None when the exposure is unknown: all motion is late.
     """
     steps = (shifts[1:] - shifts[:-1]).norm(dim=1) * pixel_size
     early = float(steps[: max(0, (early_frames or 0) - 1)].sum())
@@ -120,7 +120,7 @@ def motion_lengths(shifts: Tensor, pixel_size: float, early_frames: int | None) 
 
 
 def _settled(fit: Fit, patches: Patches, bends: OverTime) -> tuple[Fit, float, bool]:
-    """Fit the whole band: a field that bends where enough is known and it shows, else one shift per frame.
+    """Fit the whole band: a field that bends if enough is known and bending shows, else one shift per frame.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def _settled(fit: Fit, patches: Patches, bends: OverTime) -> tuple[Fit, float, b
 
 
 def _converge(fit: Fit, patches: Patches, small: float) -> float:
-    """Step until nothing moves by more than ``small`` px; single frames may leave the smooth field. The last step."""
+    """Step until all moves are below ``small`` px; single frames may leave the field. Returns the last step."""
     largest = fit.step(patches)
     for _ in range(_MOST_STEPS):
         largest = fit.step(patches, jitter=True)
@@ -156,15 +156,15 @@ def _groups(n_frames: int) -> list[slice]:
 
 
 def _binning(shape: tuple[int, int]) -> int:
-    """Px that are averaged for the coarse step: fields of 512 to 4096 px keep what lies below 0.125 cycles/px."""
+    """Px that are averaged for the coarse step: fields of 512 to 4096 px keep everything below 0.125 cycles/px."""
     shorter = min(shape)
     return 4 * max(1, round(shorter / 4096)) if shorter >= 512 else 2 if shorter >= 256 else 1
 
 
 def _binned(image: Tensor, factor: int) -> Tensor:
-    """Means over squares of ``factor`` px; what does not fill one at the edges is left out."""
+    """Means over squares of ``factor`` px; incomplete squares at the edges are left out."""
     height, width = (size // factor for size in image.shape)
-    # rows first: they lie one after the other in memory
+    # rows first: they are contiguous in memory
     rows = image[: height * factor].view(height, factor, -1).sum(1)[:, : width * factor]
     return rows.reshape(height, width, factor).sum(2) / factor**2
 
@@ -182,7 +182,7 @@ def _coarse(
         spectra.append(grid.kept(torch.fft.rfft2(small)))
     shape, device = (image.shape[0], image.shape[1]), image.device
     stack = torch.stack(spectra)
-    # whitened by the frames' mean power: a few strong low frequencies would otherwise decide alone
+    # whitened by the frames' mean power: a few strong low frequencies would otherwise dominate
     power = torch.view_as_real(stack).square().sum(-1).mean(0)
     weight = torch.exp(-b_factor / 4.0 * (grid.radius / factor) ** 2) * grid.mask
     weight = weight / power.clamp(min=max(float(power.max()) * 1e-12, 1e-30))
@@ -190,7 +190,7 @@ def _coarse(
     shifts, clearness = _track(whitened, grid, small.shape, over_time, factor, limit, 1)
     if clearness >= _CLEAR_PEAK or len(stack) < _LEAST_POOLS:
         return shifts, shape, device
-    # frames of few electrons show no peak by themselves: neighbours are moved together, or nothing is to begin with
+    # frames of few electrons show no peak by themselves: move neighbours together, or nothing at first
     starts = [shifts, torch.zeros_like(shifts)]
     for pooled in _POOLED:
         if len(stack) >= _LEAST_POOLS * pooled:
@@ -199,7 +199,7 @@ def _coarse(
 
 
 def _likeliest(stack: Tensor, grid: Grid, starts: list[Tensor], over_time: OverTime) -> Tensor:
-    """Of tracks (t, 2) px of the binned frames, the one on which the frames share most when it is fitted."""
+    """Of some tracks (t, 2) px of the binned frames, the one on which the frames share most after a fit."""
     still = torch.zeros((len(stack), 2), dtype=torch.int64)
     layout = Layout((2 * PATCH, 2 * PATCH), still, patch=2 * PATCH)
     best, most = starts[0], -1.0
@@ -228,7 +228,7 @@ def _track(
         groups = torch.zeros_like(moved[:number]).index_add_(0, pool.to(moved.device), moved)
         total = groups.sum(0)
         peaks = [_peak(one.conj() * (total - one), size, limit / factor) for one in groups]
-        # the others lie as far on the other side of the mean: two frames meet half-way
+        # the others are as far on the other side of the mean: two frames meet half-way
         step = (factor * (number - 1.0) / number) * torch.stack([place for place, _ in peaks])
         found = shifts + step[pool]
         heights = torch.tensor([height for _, height in peaks])

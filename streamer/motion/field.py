@@ -1,4 +1,4 @@
-"""Motion that differs over the field: smooth functions of time and place, and the shift at any point.
+"""Motion that varies over the field: smooth functions of time and place, and the shift at any point.
 
 Time. The specimen moves fast at first and slowly later: cubic B-splines with knots evenly spaced in log(1 + t/3), t in
 frames. A constant is left out everywhere, because no pair of frames can see it.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ORDERS = tuple((i, order - i) for order in range(4) for i in range(order + 1))
 """Orders (along y, along x) of the products, the constant first."""
 _PLACES = 12
-"""Along each axis, at which a field is compared with RELION's model of it."""
+"""Points along each axis at which a field is compared with RELION's model of it."""
 
 
 def log_time(times: Tensor, last: float) -> Tensor:
@@ -34,7 +34,7 @@ def spline_values(times: Tensor, last: float, functions: int) -> Tensor:
     Parameters
     ----------
     times : (n,) in frames, 0…last.
-    functions : how many; below 4 the degree falls with them.
+    functions : their number; below 4 the degree falls with it.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def shifts_at(motion: Motion, points: Tensor) -> Tensor:
 
     Returns
     -------
-    (t, n, 2) float64 (y, x) px: what stands at ``point − shift`` in the frame belongs at ``point``.
+    (t, n, 2) float64 (y, x) px: what is at ``point − shift`` in the frame belongs at ``point``.
     """
     everywhere = motion.shifts[:, None, :].expand(-1, len(points), -1)
     if motion.local is None:
@@ -102,7 +102,7 @@ def bending(local: LocalMotion) -> Tensor:
 
 
 def largest_bending(motion: Motion) -> float:
-    """The largest ``bending`` of any frame, px; 0 where one shift holds for the whole field."""
+    """The largest ``bending`` of any frame, px; 0 where one shift applies to the whole field."""
     return 0.0 if motion.local is None else float(bending(motion.local).max())
 
 
@@ -112,7 +112,7 @@ def relion_model(local: LocalMotion) -> tuple[list[float], float]:
     Returns
     -------
     36 coefficients, 18 of X and then 18 of Y: of (z, z², z³) for each of (1, x, x², y, y², xy), with z in frames from
-    the first, x = X/width − ½ and y = Y/height − ½; and what it misses, px root mean square over field and frames.
+    the first, x = X/width − ½ and y = Y/height − ½; and the residual, px root mean square over field and frames.
 
     Source: RELION 3.1, third-order polynomial model of local motion (Zivanov et al. 2019); by least squares.
     """

@@ -1,9 +1,9 @@
-"""One smooth field for a whole movie: Gauss-Newton in functions of time and place, each shrunk to what is shown.
+"""One smooth field for a whole movie: Gauss-Newton in functions of time and place, each shrunk to what the data show.
 
 The expected Hessian of ``patches`` is −T·M for the coefficient of any orthonormal function of time, none of them
 constant, in one patch, so that a step is a projection of the patches' free steps. With v the variance that the
 coefficients of one kind show beyond 1/(T·M), which is what counting alone gives them, a coefficient is multiplied by
-v/(v + 1/(T·M)): empirical Bayes. A field that does not bend is so found not to bend.
+v/(v + 1/(T·M)): empirical Bayes. A field that does not bend is thus found not to bend.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from streamer.motion.patches import Layout, Patches, Steps
 
 GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS = 7, 4
-"""Splines over time, a constant among what they can add up to."""
+"""Number of splines over time; a constant is in their span."""
 POWERS = 3
-"""Of log time that cubic splines can add up to, the constant not counted."""
+"""Powers of log time in the span of cubic splines, the constant not counted."""
 _LONGEST_STEP = 1.0
-"""px; the model of a step holds no farther."""
+"""px; beyond it the model of a step is not valid."""
 _SURE = 5.0
 """Standard deviations from the smooth track at which a frame is believed to have jumped."""
 
@@ -32,7 +32,7 @@ class OverTime:
     """Orthonormal functions of time without the constant, which no pair of frames can see."""
 
     def __init__(self, times: Tensor, last: float, functions: int) -> None:
-        """Take splines at ``times`` (t,) in frames of 0…last, as many as there are times at most."""
+        """Set up splines at ``times`` (t,) in frames of 0…last, at most as many as there are times."""
         self._last, self._functions = last, min(len(times), functions)
         basis, self._mixing = torch.linalg.qr(self._splines(times))
         self.values = basis[:, 1:]
@@ -43,12 +43,12 @@ class OverTime:
         return mixed[:, 1:]
 
     def smooth(self, values: Tensor) -> Tensor:
-        """Of (t, …) the part that the functions hold."""
+        """The part of (t, …) that is in the span of the functions."""
         part: Tensor = self.values @ (self.values.T @ values)
         return part
 
     def _splines(self, times: Tensor) -> Tensor:
-        """The same space from smooth to rough: powers of log time, which splines can add up to, then splines."""
+        """The same space from smooth to rough: powers of log time, which are in the splines' span, then splines."""
         powers = log_time(times, self._last)[:, None] ** torch.arange(min(self._functions, POWERS + 1))
         splines = spline_values(times, self._last, self._functions)
         return torch.cat([powers, splines[:, 1 : self._functions - POWERS]], dim=1)
@@ -58,7 +58,7 @@ class OverPlace:
     """Orthonormal functions of place at the patches' centres; the first is the constant."""
 
     def __init__(self, layout: Layout, highest: int) -> None:
-        """Take Legendre products of total order 0…highest, of each axis as many as it has patches."""
+        """Set up Legendre products of total order 0…highest, along each axis at most as many as it has patches."""
         self.orders = [
             n for n, (i, j) in enumerate(ORDERS) if i < layout.number[0] and j < layout.number[1] and i + j <= highest
         ]
@@ -67,7 +67,7 @@ class OverPlace:
         self.values, self._mixing = torch.linalg.qr(products)
 
     def products(self, coefficients: Tensor) -> Tensor:
-        """Of coefficients (functions, …) those of all Legendre products of ``ORDERS``."""
+        """Coefficients of all Legendre products of ``ORDERS``, from those of the functions, (functions, …)."""
         mixed = torch.linalg.solve_triangular(self._mixing, coefficients.flatten(1), upper=True)
         found = torch.zeros((len(ORDERS), *coefficients.shape[1:]), dtype=torch.float64)
         found[self.orders] = mixed.reshape(coefficients.shape)
@@ -75,10 +75,10 @@ class OverPlace:
 
 
 class Fit:
-    """The search for one movie's field: where it stands, and the steps that improve it."""
+    """The search for one movie's field: its current state, and the steps that improve it."""
 
     def __init__(self, start: Tensor, whole: Tensor, times: OverTime, bends: OverTime, place: OverPlace) -> None:
-        """Begin at a global track ``start`` (t, 2) px, for patches cut at ``whole`` (t, 2) px."""
+        """Start from a global track ``start`` (t, 2) px, for patches cut at ``whole`` (t, 2) px."""
         self.times, self.bends, self.place = times, bends, place
         self.whole = whole.to(torch.float64)
         centred = start - start.mean(0)
@@ -95,7 +95,7 @@ class Fit:
         return self.track + self.jitter
 
     def known(self, patches: int) -> float:
-        """Information of all patches about one coefficient of the global track, 1/px²; about one frame's shift too."""
+        """Information of all patches about one coefficient of the global track, or one frame's shift, 1/px²."""
         return float(self.information.diagonal().mean()) * patches
 
     def shifts_of_patches(self) -> Tensor:
@@ -104,7 +104,7 @@ class Fit:
         return (self.shifts - self.whole)[None] + bend
 
     def step(self, patches: Patches, *, jitter: bool = False) -> float:
-        """Improve the field once; the largest distance in px by which anything moved."""
+        """Improve the field once; returns the largest distance in px by which anything moved."""
         found = patches.steps(self.shifts_of_patches())
         self.information = found.information
         self.iterations += 1
@@ -125,7 +125,7 @@ class Fit:
         return largest
 
     def _track(self, free: Tensor, variance: Tensor) -> Tensor:
-        """The smooth track that free steps (t, 2) ask for; what bends more often than a cubic is shrunk."""
+        """The smooth track that free steps (t, 2) ask for; functions that bend more often than a cubic are shrunk."""
         asked = self.times.values.T @ (self.track + free)
         asked[POWERS:] *= _share(asked[POWERS:] ** 2 / variance)
         track: Tensor = self.times.values @ asked
@@ -134,7 +134,7 @@ class Fit:
     def _bend(self, found: Steps, variance: Tensor) -> Tensor:
         """The bending that free steps ask for, shrunk; also notes how far it exceeds chance."""
         functions = self.place.values
-        # patches that hold more know more: Σ_p of what they know about the functions' products
+        # patches with more signal know more: Σ_p of their information about the functions' products
         known = torch.linalg.inv(functions.T @ (found.share[:, None] * functions))
         asked = self.bend + torch.einsum("ij,pj,tn,pta->ina", known, functions, self.bends.values, found.free)
         asked[0] = 0.0  # the constant is the global track
@@ -159,9 +159,9 @@ def _share(ratio: Tensor) -> float:
 
 
 def _kept_jitter(free: Tensor, variance: Tensor) -> Tensor:
-    """What single frames keep of their distance (t, 2) px from the smooth track.
+    """The part of their distance (t, 2) px from the smooth track that single frames keep.
 
-    A frame that lies far off has jumped, whatever the others do; what the others show beyond counting is their jitter.
+    A frame that is far off has jumped, regardless of the others; what the others show beyond counting is their jitter.
     """
     ratio = free**2 / variance
     far = ratio > _SURE**2

@@ -2,10 +2,10 @@
 
 A movie is cut into abutting patches of about 128 px, each frame at its rounded coarse shift, without a taper. Maximised
 is L = ½ Σ_p Σ_k w |R|², R = Σ_t Z_t, Z_t = Y_t exp(−2πi k·s_pt): ∂L/∂s_pt = 2π Σ_k w k Im(R* Z_t), in which a frame's
-product with itself has no part. The expected Hessian of a patch is −(T·1 − 11ᵀ) ⊗ M, M = (2π)² Σ_k w P_S k kᵀ, the
-same for all patches because the SSNR is pooled over them. Sums are over the half-plane: the other half holds the same
-coefficients once more, and no information. Lines through the origin of Fourier space are left out, because rows,
-columns and the patches' edges live there.
+product with itself does not occur. The expected Hessian of a patch is −(T·1 − 11ᵀ) ⊗ M, M = (2π)² Σ_k w P_S k kᵀ, the
+same for all patches because the SSNR is pooled over them. Sums are over the half-plane: the other half has the same
+coefficients once more, and no information. The axes of Fourier space are left out, because detector rows, columns and
+the patches' edges show up there.
 Source: the likelihood of all pairs as in Grant & Grigorieff 2015 and Zheng et al. 2017, without picking peaks.
 """
 
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATCH = 128
-"""px; smaller ones hold too few coefficients, larger ones bend inside."""
+"""px; smaller ones have too few coefficients, larger ones bend internally."""
 _MOST_COEFFICIENTS = 60_000_000
-"""Of all patches and frames together, 0.5 GB: larger fields have more patches and need less of their band."""
+"""Over all patches and frames, 0.5 GB: larger fields have more patches and need less of their band."""
 _SMOOTHED_RINGS = 3
 _ALIKE = 0.9
-"""Overlap of what moves and what does not, above which they cannot be told apart."""
+"""Overlap of what moves and what does not, above which they cannot be separated."""
 _LEAST_SHARE = 0.1
 _SURE_PATTERN = 10.0
-"""Standard deviations of all rings together, for a pattern that stays with the detector to be believed."""
+"""Standard deviations, over all rings, at which a pattern that stays with the detector is believed."""
 _CHUNK, _CHUNK_ON_GPU = 4, 256
-"""Patches at a time: so few that what lies between two sums stays in a CPU's cache, so many that a GPU has work."""
+"""Patches at a time: few enough for intermediate results to stay in a CPU's cache, enough to keep a GPU busy."""
 
 
 class Layout:
-    """Where the patches lie, the same in all frames but for the whole px of their shifts."""
+    """Where the patches are, the same in all frames except for the whole px of their shifts."""
 
     def __init__(self, shape: tuple[int, int], whole: Tensor, patch: int = PATCH) -> None:
-        """Fill the part of the field that all frames hold.
+        """Fill the part of the field that all frames contain.
 
         Parameters
         ----------
         shape : (h, w) px of the frames.
-        whole : (t, 2) int64 shifts. What belongs at p stands at p − s in a frame: its windows move by −s.
-        patch : px, about the side of a patch.
+        whole : (t, 2) int64 shifts. What belongs at p is at p − s in a frame: its windows move by −s.
+        patch : approximate side of a patch, px.
         """
         self.shape = shape
         self.whole = whole
@@ -107,14 +107,14 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """What one look at all patches says."""
+    """Result of one pass over all patches."""
 
     free: Tensor
     """(p, t, 2) float64 px: Newton step of each patch of each frame by itself, very noisy."""
     information: Tensor
     """(2, 2) float64, T·M: information about one coefficient of a patch's track, 1/px²."""
     share: Tensor
-    """(p,) float64: how much more or less than that one patch holds; 1 on average."""
+    """(p,) float64: each patch's information relative to that; 1 on average."""
 
 
 class Patches:
@@ -127,7 +127,7 @@ class Patches:
 
     @classmethod
     def empty(cls, layout: Layout, n_frames: int, band: float, device: torch.device) -> Patches:
-        """Make room for ``set`` to fill. A band too large for the memory is cut."""
+        """Make room for ``set`` to fill. A band too large for memory is narrowed."""
         most = _MOST_COEFFICIENTS / (len(layout) * n_frames * layout.size[0] * layout.size[1])
         grid = Grid(layout.size, min(band, math.sqrt(most / 2.0)), device)
         kept = grid.mask.shape
@@ -149,7 +149,7 @@ class Patches:
         return Patches(self.layout, grid, grid.kept(self.spectra), grid.kept(self._still), grid.kept(self._each))
 
     def steps(self, shifts: Tensor) -> Steps:
-        """Bring the spectra to (p, t, 2) px beyond where they were cut, in place, and give Newton steps from there."""
+        """Shift the spectra to (p, t, 2) px beyond where they were cut, in place; returns Newton steps from there."""
         further, self._applied = shifts - self._applied, shifts
         sums = []
         for part in self._parts():
@@ -197,7 +197,7 @@ class Patches:
         )
 
     def _share(self, moving: Tensor, weight: Tensor) -> Tensor:
-        """What each patch's own pairs of frames know about its shifts, (p,), its mean 1."""
+        """Information of each patch's own pairs of frames about its shifts, (p,), scaled to a mean of 1."""
         knows = weight * self.grid.radius**2
         own = torch.view_as_real(moving).square().sum(-1).mul_(knows).sum((1, 2)).double()
         shared = own - (knows * self._each).sum() / len(own)
@@ -205,7 +205,7 @@ class Patches:
         return (share / share.mean()).cpu()
 
     def _ramps(self) -> tuple[Tensor, Tensor]:
-        """Phases by which what does not move has been turned: (p, t, rows) and (p, t, columns)."""
+        """Phases by which a fixed pattern has been turned: (p, t, rows) and (p, t, columns)."""
         along_rows, along_columns = self.grid.ramps(self._applied + self.layout.whole)
         return along_rows[..., 0], along_columns[..., 0, :]
 
@@ -213,12 +213,12 @@ class Patches:
         """Power of one frame's specimen, fixed pattern and noise per coefficient, (rows, columns) float32.
 
         With R = Σ Z_t the sum of what was moved, U = Σ Y_t that of what was not, and g = Σ_t exp(−2πi k·s_t), pairs
-        of frames share on average |R|² − Σ|Y|² = T(T−1) P_S + (|g|² − T) P_F and, the other way round,
+        of frames share on average |R|² − Σ|Y|² = T(T−1) P_S + (|g|² − T) P_F and, conversely,
         |U|² − Σ|Y|² = (|g|² − T) P_S + T(T−1) P_F: two equations per ring. Where hardly anything moved the two cannot
-        be told apart, and all is taken for specimen.
+        be separated, and everything is attributed to the specimen.
 
         Both are shrunk by what chance alone would show: with σ its standard deviation for pure noise they are
-        multiplied by 1 − (2σ/P)², and are 0 below 2σ. Rings that hold nothing would otherwise vouch for any track.
+        multiplied by 1 − (2σ/P)², and are 0 below 2σ. Rings without signal would otherwise support any track.
         """
         n, patches = self.spectra.shape[1], len(self.layout)
         index, mask = self.grid.ring.flatten(), self.grid.mask.flatten().to(torch.float64)
@@ -241,7 +241,7 @@ class Patches:
             for one, other in ((moved - each, still - each), (still - each, moved - each))
         )
         signal, pattern = _shown(specimen, chance), _shown(fixed, chance) * told_apart
-        # where the specimen is hardly known it would be taken for a pattern here and there
+        # where the specimen is hardly known, it would now and then be mistaken for a pattern
         precision = told_apart / chance.clamp(min=1e-30) ** 2
         if float((fixed * precision).sum()) < _SURE_PATTERN * float(precision.sum()) ** 0.5:
             pattern = torch.zeros_like(pattern)
@@ -267,7 +267,7 @@ def power_of(spectra: Tensor) -> Tensor:
 
 
 def _shown(power: Tensor, chance: Tensor) -> Tensor:
-    """What of a power exceeds chance, see ``Patches._powers``."""
+    """The part of a power that exceeds chance, see ``Patches._powers``."""
     found = power.clamp(min=0.0)
     return found * (1.0 - (2.0 * chance / found.clamp(min=1e-30)) ** 2).clamp(min=0.0)
 

@@ -1,8 +1,8 @@
-"""A frame moved by a shift that differs over the field, by bicubic interpolation.
+"""A frame moved by a shift that varies over the field, by bicubic interpolation.
 
-A whole-pixel shift and a phase would be exact but know one shift only; tiles small enough to hold one cost four times
-as much. Interpolation weakens high frequencies, in signal and noise alike; the sum's noise is made white again by the
-root of the mean power of what was done to it.
+A whole-pixel shift and a phase would be exact but allow only one shift; tiles small enough for that cost four times as
+much. Interpolation weakens high frequencies, in signal and noise alike; the sum's noise is made white again by dividing
+by the root of the mean power that interpolation leaves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamer.records import LocalMotion
 
 _BANDS = 16
-"""Of rows, worked on in parallel."""
+"""Bands of rows, processed in parallel."""
 _FRACTIONS = 32
 _SHARPNESS = -0.75
 """a of the cubic convolution kernel (Keys 1981) as torch has it."""
@@ -43,12 +43,12 @@ class Warp:
         for n, (i, j) in enumerate(ORDERS[1:]):
             self._shifts[:, :, i, j] = local.coefficients[:, :, n]
         self._device = device
-        # filled anew for each frame: fresh memory of this size costs more than what is computed
+        # reused for each frame: allocating memory of this size costs more than the computation
         self._grid = torch.empty((_BANDS * self._band, 2 * width), device=device)
         self._centred = torch.empty(local.shape, device=device)
 
     def __call__(self, image: Tensor, index: int) -> Tensor:
-        """Frame ``index``, (h, w) float32, on the reference; what comes in at an edge is its mean."""
+        """Frame ``index``, (h, w) float32, on the reference; pixels that enter at an edge get its mean."""
         height, width = self._shape
         y, x = (-2.0 / size * self._shifts[index, axis] for axis, size in enumerate(self._shape))
         y[1, 0] += 1.0
@@ -78,7 +78,7 @@ class Warp:
 
 
 def _mean_power(shifts: Tensor, fftfreq: Tensor) -> Tensor:
-    """Mean over shifts (n,) px of what interpolation leaves of white noise at (f,) cycles/px, float64."""
+    """Mean over shifts (n,) px of the power that interpolation leaves of white noise at (f,) cycles/px, float64."""
     number = torch.bincount((shifts.remainder(1.0) * _FRACTIONS).to(torch.int64) % _FRACTIONS, minlength=_FRACTIONS)
     fraction = (torch.arange(_FRACTIONS, dtype=torch.float64) + 0.5) / _FRACTIONS
     taps = torch.arange(-1, 3, dtype=torch.float64)

@@ -1,1 +1,1 @@
-"""What a micrograph, or any program's half images, are worth."""
+"""Quality of a micrograph, or of any program's half images."""

@@ -1,7 +1,7 @@
-"""Whether a figure from halves may be believed: what else than the specimen could have made them agree.
+"""Whether a figure from halves can be trusted: what other than the specimen could have made them agree.
 
 Halves share everything that is fixed: the detector's pattern, dirt, a network that was trained on them. Each check
-looks where the specimen cannot be, and says in words what it would mean if it failed.
+looks where the specimen cannot be, and says in words what a failure means.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _BANDS = 8
 _SURE = 4.5
 """Standard errors."""
 _ZERO, _MAXIMUM = 0.15, 0.85
-"""|CTF| below and above which a coefficient lies at a zero or a maximum."""
+"""|CTF| below and above which a coefficient counts as at a zero or a maximum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One look at the halves."""
+    """One check of the halves."""
 
     name: str
     ok: bool
     value: float | None
     limit: float | None
     meaning: str
-    """What it means that the value is above the limit."""
+    """What a value above the limit means."""
 
 
 def leak(figures: estimators.Estimates, intervals: Mapping[str, Interval], counts: Tensor) -> list[Check]:
@@ -75,7 +75,7 @@ def leak(figures: estimators.Estimates, intervals: Mapping[str, Interval], count
 
 
 def fine_end(sums: Tensor, counts: Tensor) -> Check:
-    """Whether the halves agree more at the finest tenth of the shells than before it, where every signal falls."""
+    """Whether the halves agree more in the finest tenth of the shells than before it; any real signal falls there."""
     shells = sums.shape[-1]
     last, before = slice(int(0.9 * shells), shells), slice(int(0.7 * shells), int(0.85 * shells))
     (v, p), (v_before, p_before) = ((s[0].sum(), (s[1].sum() * s[2].sum()).sqrt()) for s in
@@ -115,13 +115,13 @@ def other_micrograph(cross: Tensor, power: Tensor, counts: Tensor) -> Check:
         ok=worst <= _SURE,
         value=worst,
         limit=_SURE,
-        meaning="standard errors by which halves of different micrographs agree: a pattern of the detector or of the "
-        "program is in all of them",
+        meaning="standard errors by which halves of different micrographs agree: all of them contain a pattern of the "
+        "detector or of the program",
     )
 
 
 def ctf_zeros(even: Tensor, odd: Tensor, ctf: Tensor, shape: fourier.Shape, within: tuple[float, float]) -> Check:
-    """Agreement of the halves where the CTF is near 0, over that at its maxima: nothing of the specimen is there.
+    """Agreement of the halves near zeros of the CTF, where the specimen does not show, over that at its maxima.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def ctf_zeros(even: Tensor, odd: Tensor, ctf: Tensor, shape: fourier.Shape, with
     )
     power = float(((even.abs() * odd.abs())[zero] * weights[zero]).double().sum() / weights[zero].sum().clamp(min=1.0))
     error = power / max(1.0, float(weights[zero].sum())) ** 0.5
-    # what the CTF itself leaves there on average, and chance
+    # what the CTF itself leaves there on average, plus chance
     limit = float(ctf[zero & inside].square().mean() / ctf[maximum & inside].square().mean()) if zero.any() else 0.0
     ratio = there / at_most if at_most > 0 else 0.0
     limit = limit + _SURE * error / at_most + 0.1 if at_most > 0 else 0.0
@@ -148,6 +148,6 @@ def ctf_zeros(even: Tensor, odd: Tensor, ctf: Tensor, shape: fourier.Shape, with
         ok=at_most <= 0 or ratio <= limit,
         value=ratio,
         limit=limit,
-        meaning="what the halves share at zeros of the CTF over what they share at its maxima: it is not the "
-        "specimen's image, or the defocus is wrong",
+        meaning="what the halves share at zeros of the CTF, over what they share at its maxima: something other than "
+        "the specimen, or the defocus is wrong",
     )

@@ -1,6 +1,6 @@
-"""What a micrograph is worth: FRC, SSNR and, for any denoiser, how much of its output is signal.
+"""Quality of a micrograph: FRC, SSNR and, for any denoiser, how much of its output is signal.
 
-Halves enter as spectra; everything is summed over rings (and pooled over a band) before any ratio is taken. Every
+Halves are given as spectra; everything is summed over rings (and pooled over a band) before any ratio is taken. Every
 figure says ``_half`` or ``_full``: of one half, or of the sum of both. Estimators with a denoiser D of a half M and
 the other half's independent noise (V = cov(M1, M2), c_x = ½[cov(D1, M2) + cov(D2, M1)], c_D = cov(D1, D2), P the
 geometric means of the variances):
@@ -43,7 +43,7 @@ def covariance(a: Tensor, b: Tensor, shape: fourier.Shape) -> Tensor:
 
 
 def frc(even: Tensor, odd: Tensor, shape: fourier.Shape) -> Tensor:
-    """Fourier ring correlation of two (h, w//2+1) spectra, (rings,) float64; 0 where a ring is empty of power.
+    """Fourier ring correlation of two (h, w//2+1) spectra, (rings,) float64; 0 where a ring has no power.
 
     Source: Saxton & Baumeister 1982; van Heel 1987.
     """
@@ -125,7 +125,7 @@ class Estimates:
     """Of the raw half, V/(P_M − V)."""
     gamma: Tensor
     bias: Tensor
-    """B⊥, in units of the raw half's power: what both outputs hold and the specimen does not."""
+    """B⊥, in units of the raw half's power: what both outputs contain and the specimen does not."""
     bias_total: Tensor
     """B⊥ and the signal that was lost, B⊥ + (1 − γ)² V: changes with the output's scale."""
     noise: Tensor
@@ -171,10 +171,10 @@ def estimate(raw: Halves, denoised: Halves, shape: fourier.Shape) -> Tensor:
 
 
 def estimate_held_out(raw: Tensor, denoised: Tensor, held_out: Tensor, shape: fourier.Shape) -> Tensor:
-    """Ring sums as of ``estimate`` for a denoised image, judged by frames that are not in it.
+    """Ring sums as from ``estimate`` for a denoised image, judged by frames that are not in it.
 
-    One denoising at nearly the full exposure instead of two at half. What needs a second output, c_D and with it γ-free
-    figures of noise and bias, is NaN.
+    One denoising at nearly the full exposure instead of two at half. Figures that need a second output, c_D and with it
+    the γ-free ones of noise and bias, are NaN.
 
     Parameters
     ----------
@@ -223,6 +223,6 @@ def pooled(sums: Tensor, mask: Tensor) -> Estimates:
 
 
 def finite(value: Tensor | float) -> float | None:
-    """A number for a record: None where it is not one."""
+    """A number for a record: None where it is not finite."""
     number = float(value)
     return number if number == number and abs(number) != float("inf") else None

@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 
 
 def image_of(path: Path) -> tuple[torch.Tensor, float]:
-    """An image as (h, w) float32, and its pixel size in Å/px, 0 where the header tells none.
+    """An image as (h, w) float32, and its pixel size in Å/px, 0 where the header gives none.
 
     Raises
     ------
     UsageError
         If there is no such file.
     MovieCorrupt
-        If it is no MRC image.
+        If it is not an MRC image.
     """
     if path.is_dir():
         hint = "name the image itself, such as the _EVN.mrc or _ODD.mrc in it"
-        raise UsageError("is a directory, where one image is needed", where=path, hint=hint)
+        raise UsageError("is a directory, but an image is needed", where=path, hint=hint)
     try:
         with mrcfile.open(str(path)) as file:
             image = np.squeeze(np.array(file.data, dtype=np.float32))
             pixel_size = float(file.voxel_size.x)
     except OSError as error:
-        raise UsageError(f"no image can be read: {error.strerror or error}", where=path) from error
+        raise UsageError(f"cannot be read as an image: {error.strerror or error}", where=path) from error
     except ValueError as error:
-        raise MovieCorrupt(f"no image can be read: {error}", where=path, expected="MRC") from error
+        raise MovieCorrupt(f"cannot be read as an image: {error}", where=path, expected="MRC") from error
     if image.ndim != 2:
-        raise MovieCorrupt("not one image", where=path, expected="(h, w)", found=str(image.shape))
+        raise MovieCorrupt("is not a single image", where=path, expected="(h, w)", found=str(image.shape))
     return torch.from_numpy(image), pixel_size
 
 
 def size_of(path: Path) -> tuple[tuple[int, int], float]:
-    """Height and width in px, and pixel size in Å/px or 0, from the header alone; errors as of ``image_of``."""
+    """Height and width in px, and pixel size in Å/px or 0, from the header alone; errors as for ``image_of``."""
     try:
         with mrcfile.open(str(path), header_only=True) as file:
             return (int(file.header.ny), int(file.header.nx)), float(file.voxel_size.x)
@@ -51,7 +51,7 @@ def size_of(path: Path) -> tuple[tuple[int, int], float]:
 
 
 def same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float]:
-    """Images of one size, and the first pixel size in Å/px that a header tells."""
+    """Images of one size, and the first pixel size in Å/px that a header gives."""
     images: list[torch.Tensor] = []
     pixel_size = 0.0
     for path in paths:

@@ -1,7 +1,7 @@
-"""How sure a figure is: bootstrap over micrographs, or over tiles where there is one micrograph only.
+"""How certain a figure is: bootstrap over micrographs, or over tiles where there is only one micrograph.
 
-What is resampled are sums, never ratios: each draw pools whole micrographs, as the figure itself does. Few units
-have less spread than what they are drawn from, so the interval is widened by Student's t over the normal quantile and
+Sums are resampled, never ratios: each draw pools whole micrographs, as the figure itself does. A few units have less
+spread than the population they are drawn from, so the interval is widened by Student's t over the normal quantile and
 by √(n/(n − 1)).
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamer import fourier
 
 FIGURES = ("snr", "gamma", "bias", "bias_total", "noise", "snbr", "snr_denoised", "sbr", "rho2")
-"""Names of ``quality.Estimates`` that intervals are given of."""
+"""Fields of ``estimators.Estimates`` for which intervals are given."""
 _DRAWS = 1000
 _UNDEFINED = 0.025
 _NORMAL = 1.959964
@@ -34,7 +34,7 @@ def bootstrap(sums: Tensor, seed: int = 0) -> dict[str, Interval]:
 
     Parameters
     ----------
-    sums : (n, 7, …) of ``quality.estimate``, one per micrograph or tile, at least two.
+    sums : (n, 7, …) of ``estimators.estimate``, one per micrograph or tile, at least two.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def bootstrap(sums: Tensor, seed: int = 0) -> dict[str, Interval]:
 
 
 def tile_sums(images: list[Tensor], tiles: int = 4) -> Tensor:
-    """``quality.estimate`` of each tile of one micrograph.
+    """``estimators.estimate`` of each tile of one micrograph.
 
     Parameters
     ----------

@@ -82,11 +82,11 @@ def movie_quality(
 def denoised_halves(
     sums: HalfSums, spectrum: Spectrum, proposal: Correction | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Halves as the Wiener filter and as the served network restore them, each from itself alone, as spectra.
+    """Halves as restored by the Wiener filter and by the network in use, each from itself alone, as spectra.
 
     Returns
     -------
-    ``wiener`` where there is signal, ``denoised`` where a network may speak; each (even, odd) of (h, w//2+1).
+    ``wiener`` where there is signal, ``denoised`` where a network is applied; each (even, odd) of (h, w//2+1).
     """
     if not spectrum.significant:
         return {}

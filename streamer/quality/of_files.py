@@ -1,6 +1,6 @@
-"""Halves of any program, and what a denoiser made of them: what the command ``quality`` does.
+"""Halves of any program, and a denoiser's outputs for them: the command ``quality``.
 
-One pair of files, or two directories of them that belong together by name. Figures are pooled over all micrographs
+One pair of files, or two directories of them, matched by name. Figures are pooled over all micrographs
 before any ratio is taken, with intervals over micrographs (over tiles where there is one), and with the checks of
 ``streamer.quality.checks``.
 """
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _FIGURES = ("gamma", "bias", "bias_total", "noise", "snbr", "snr_denoised", "sbr")
 """Of a denoiser; ``snr`` is the halves' own."""
 _ICE = 40.0
-"""Å; what is coarser is ice and illumination, at the CTF's zeros too."""
+"""Å; anything coarser is ice and illumination, at the CTF's zeros too."""
 _FEW = 2
-"""Micrographs from which on intervals are drawn over micrographs."""
+"""Number of micrographs from which intervals are over micrographs."""
 _MRC = (".mrc", ".mrcs")
 
 
@@ -109,7 +109,7 @@ def quality_of(
     low, high = band[0], max(band[1], 1.0 / finest)
     mask = (shells.frequency >= 1.0 / low) & (shells.frequency <= 1.0 / high + 1e-12) & (shells.frequency > 0)
     if not bool(mask.any()):
-        raise UsageError("the band holds no ring", where="--band", expected="low > high, both in Å", found=str(band))
+        raise UsageError("the band contains no ring", where="--band", expected="low > high, both in Å", found=str(band))
     judged = _Judged(shells, ctf, (low, high))
     for one, (_, pixel) in zip(sets, geometry, strict=True):
         judged.add(one, pixel)
@@ -142,7 +142,7 @@ class _Judged:
         spectra = [estimators.tapered(torch.fft.rfft2(image), shape) for image in images]
         halves = spectra[0], spectra[1]
         rings = estimators.estimate(halves, (spectra[2], spectra[3]) if self._has_denoised else halves, shape)
-        # variance per pixel that the rings hold (Parseval), what the taper took given back
+        # variance per pixel in the rings (Parseval), corrected for what the taper removed
         scale = _per_pixel(shape)
         self._sums.append(self._shells.gather(rings, shape, pixel) * scale)
         self._counts.append(self._shells.gather(fourier.coefficient_counts(shape), shape, pixel))
@@ -260,18 +260,18 @@ def _sets(even: Path, odd: Path, denoised_even: Path | None, denoised_odd: Path 
     places = [even, odd, *(place for place in (denoised_even, denoised_odd) if place is not None)]
     for place in places:
         if not place.exists():
-            raise UsageError("no image can be read: there is no such file or directory", where=place)
+            raise UsageError("there is no such file or directory", where=place)
     if not any(place.is_dir() for place in places):
         return [_set_of(places)]
     if not all(place.is_dir() for place in places):
-        raise UsageError("a file beside a directory", where=places[0], expected="all files, or all directories")
+        raise UsageError("files and directories are mixed", where=places[0], expected="all files, or all directories")
     listed = [_named(place) for place in places]
     keys = sorted(set(listed[0]).intersection(*listed[1:]))
     alone = sorted(set().union(*listed) - set(keys))
     if not keys:
         found = "; ".join(f"{place.name}: {next(iter(names), 'no MRC file')}" for place, names in
                           zip(places, listed, strict=True))  # fmt: skip
-        raise UsageError("no images of the same name", where=even, expected="one of each micrograph", found=found)
+        raise UsageError("no images with the same name", where=even, expected="one of each micrograph", found=found)
     if alone:
         raise UsageError(
             f"{len(alone)} micrographs are not in all of the directories", where=even, found=", ".join(alone[:3])
@@ -284,7 +284,7 @@ def _set_of(paths: list[Path]) -> _Set:
 
 
 def _named(directory: Path) -> dict[str, Path]:
-    """MRC files of a directory by what their names have in common with their twins'."""
+    """MRC files of a directory by the part of their names that all files of a micrograph share."""
     found: dict[str, Path] = {}
     for path in sorted(directory.iterdir()):
         if path.suffix.lower() in _MRC:
@@ -305,6 +305,6 @@ def _geometry(path: Path, pixel_size: float | None) -> tuple[fourier.Shape, floa
 
 
 def _check_pair(pair: list[Tensor], where: Path, what: str) -> None:
-    """Two halves hold noise of their own; what is the same twice has none, and every figure of it is nonsense."""
+    """Two halves have noise of their own; identical images have none, and every figure from them is meaningless."""
     if len(pair) == 2 and torch.equal(*pair):
         raise UsageError(what, where=where, expected="two images that share no frame")

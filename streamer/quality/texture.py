@@ -1,8 +1,8 @@
-"""What a micrograph looks like, in seventeen numbers that tell one specimen from another.
+"""Appearance of a micrograph, in seventeen numbers that distinguish one specimen from another.
 
-Particles make a micrograph uneven in their own way. Seen at six sizes: how strong it is at one size over the next, how
-lopsided its grey values are and how sparse. These depend on what lies in the ice more than on where the stage is, how
-far from focus it is or how thick the ice is. No network is asked, so they mean the same whatever serves.
+Particles make a micrograph uneven in their own way. At six sizes: how strong it is at one size over the next, how
+lopsided its grey values are and how sparse. These depend more on what is in the ice than on the stage position, the
+defocus or the thickness of the ice. No network is involved, so they mean the same whichever version is in use.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _FINEST = 10.0
 def texture(sums: HalfSums) -> tuple[float, ...] | None:
     """Texture of a plain micrograph, (17,); None where the pixels are too coarse for it, or the image is empty.
 
-    At size d passes exp(−k²d²) − exp(−1.5² k²d²). With z the image there, mean 0 and variance 1, and s its standard
-    deviation before: ln(s of a size over s of the next), the mean of z³, ln of the mean of z's absolute value.
+    At size d the filter is exp(−k²d²) − exp(−1.5² k²d²). With z the image there, at mean 0 and variance 1, and s its
+    standard deviation before: ln(s of a size over s of the next), the mean of z³, ln of the mean of z's absolute value.
     """
     if 2.0 * sums.pixel_size > _FINEST:
         return None

@@ -1,1 +1,1 @@
-"""Bytes of movies, gains and defects in, checked before anything is allocated; no torch."""
+"""Reads movies, gains and defects, checked before anything is allocated; no torch."""

@@ -1,4 +1,4 @@
-"""Lists and maps of a detector's defects, in the frame of the movies as they are stored."""
+"""Lists and maps of a detector's defects, in the coordinates of the movies as stored."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def read_defects(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     Raises
     ------
     ConfigError
-        It is not there, is neither of these, or is longer than any camera's list; a message tells the line, and what to
-        run for SerialEM's own format.
+        It does not exist, is neither of these, or is longer than any camera's list; the message names the line, and
+        what to run for SerialEM's own format.
     MovieMismatch
-        The map has another size than the frames.
+        The map and the frames differ in size.
     """
     if not path.is_file():
-        raise ConfigError("the defect file is not there", where="gain.defects", found=path)
+        raise ConfigError("the defect file does not exist", where="gain.defects", found=path)
     try:
         with opened(path) as descriptor:
             head = read_up_to(descriptor, _HEAD_BYTES, 0)
@@ -66,7 +66,7 @@ def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
                 where=path,
                 expected=f"at most {most} {unit}",
                 found=f"more than {most} {unit}",
-                hint="give so many defects as a map, an MRC or TIFF image that is 1 at defects",
+                hint="give this many defects as a map, an MRC or TIFF image that is 1 at defects",
             )
     found = np.zeros(shape, dtype=bool)
     for number, line in enumerate(text.splitlines(), start=1):
@@ -75,10 +75,10 @@ def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
             continue
         if words[0] in _SERIALEM:
             raise ConfigError(
-                "is a defect file of SerialEM",
+                "is a SerialEM defect file",
                 where=path,
                 expected="lines x y w h, or a map",
-                hint="make a map of it with IMOD: clip defect -D defects.txt movie.mrc defects.mrc",
+                hint="convert it to a map with IMOD: clip defect -D defects.txt movie.mrc defects.mrc",
             )
         try:
             x, y, width, height = (int(word) for word in words)
@@ -96,10 +96,10 @@ def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     try:
         header = movie.read_header(path)
         if header.n_frames != 1:
-            raise ConfigError("is no defect map", where=path, expected="1 image", found=header.n_frames)
+            raise ConfigError("is not a defect map", where=path, expected="1 image", found=header.n_frames)
         if (header.height, header.width) != shape:
             raise MovieMismatch(
-                "the defect map has another size than the frames",
+                "the defect map and the frames differ in size",
                 where=path,
                 expected=f"{shape[0]} × {shape[1]} px",
                 found=f"{header.height} × {header.width} px",

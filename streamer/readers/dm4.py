@@ -1,4 +1,4 @@
-"""The image in a DM4 file of DigitalMicrograph, as K2 and K3 gain references are kept."""
+"""The image in a DM4 file of DigitalMicrograph, the format of K2 and K3 gain references."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def read_dm4_image(path: Path) -> NDArray[np.float32]:
 
     Returns
     -------
-    (h, w), row 0 at the bottom: the file's first row is the top one, as in TIFF, and rows are turned over.
+    (h, w), row 0 at the bottom: the file's first row is the top one, as in TIFF, and rows are flipped.
 
     Raises
     ------
     MovieCorrupt
-        It is no DM4 file, cut, or holds no image of two dimensions.
+        It is not a DM4 file, is truncated, or contains no two-dimensional image.
     """
-    # an import that only those pay for who have such a file
+    # imported here: only users of such files pay for it
     from dm4 import DM4File
 
     try:
@@ -43,12 +43,14 @@ def read_dm4_image(path: Path) -> NDArray[np.float32]:
             data = images[-1].named_subdirs["ImageData"]
             sizes = [int(file.read_tag_data(tag)) for tag in data.named_subdirs["Dimensions"].unnamed_tags]
             if len(sizes) != 2 or not all(0 < size <= MAX_SIDE for size in sizes):
-                raise MovieCorrupt("holds no image of two dimensions", where=path, found=f"dimensions {sizes}")
+                raise MovieCorrupt("contains no two-dimensional image", where=path, found=f"dimensions {sizes}")
             values = np.asarray(file.read_tag_data(data.named_tags["Data"]), dtype=np.float32)
     except (KeyError, IndexError, TypeError, ValueError, OSError, EOFError, MemoryError, struct.error) as error:
         raise MovieCorrupt(
             "cannot be read as a DM4 image", where=path, found=f"{type(error).__name__}: {error}"
         ) from error
     if values.size != math.prod(sizes):
-        raise MovieCorrupt("holds another number of px than it says", where=path, expected=sizes, found=values.size)
+        raise MovieCorrupt(
+            "contains a different number of px than it says", where=path, expected=sizes, found=values.size
+        )
     return values.reshape(sizes[1], sizes[0])[::-1].copy()

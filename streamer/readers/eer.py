@@ -1,10 +1,10 @@
-"""EER movies: events of single hardware frames in, fractions on a pixel grid out.
+"""EER movies: from events of single hardware frames to fractions on a pixel grid.
 
 A BigTIFF with a page per hardware frame (*raw frame*), 250 to 320 a second, each a stream of run lengths with two
-sub-pixel bits along each axis. Raw frames are added up to fractions, the frames of everything that follows, on the
-grid of physical pixels or on one two or four times as fine. Raw frames that do not fill the last fraction are left out,
-as in RELION and Warp, and the header says how many. Rows are not turned over: as RELION reads EER, so that gains and
-maps agree with its.
+sub-pixel bits along each axis. Raw frames are summed into fractions, the frames of everything that follows, on
+the grid of physical pixels or on one two or four times as fine. Raw frames that do not fill the last fraction are left
+out, as in RELION and Warp, and the header says how many. Rows are not flipped, as in RELION, so that gains and maps
+agree with RELION's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOLE_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EerFile:
-    """An EER movie that is open, and how it is to be read."""
+    """An open EER movie, and how it is to be read."""
 
     path: Path
     descriptor: int
@@ -53,7 +53,7 @@ class EerFile:
 
     @property
     def dtype(self) -> type[np.uint8 | np.uint16]:
-        """A pixel counts once in a raw frame at most: a byte holds fractions of up to 255."""
+        """A pixel counts at most once in a raw frame: a byte suffices for fractions of up to 255."""
         return np.uint8 if max(stop - start for start, stop in self.fractions) <= 255 else np.uint16
 
     def decode(self, index: int, out: NDArray[np.uint8 | np.uint16]) -> None:
@@ -65,7 +65,7 @@ class EerFile:
             A raw frame cannot be decoded, or is not filled in yet; the message counts them from 0.
         """
         if self.upsampling == 2 and (out.shape[0] % 4 or out.shape[1] % 4):
-            # the decoder knows this grid for whole fours only, the finest one for every size
+            # the decoder supports this grid for multiples of four only, the finest one for every size
             fine = np.zeros((2 * out.shape[0], 2 * out.shape[1]), out.dtype)
             self._add_events(index, fine, finer=2)
             out[:] = fine.reshape(out.shape[0], 2, out.shape[1], 2).sum((1, 3), dtype=out.dtype)
@@ -107,7 +107,7 @@ def read_header(path: Path, settings: EerSettings) -> MovieHeader:
     Raises
     ------
     MovieNotReady
-        Something lies beyond the end of the file, or it holds fewer raw frames than it says: still growing, or cut.
+        Something is beyond the end of the file, or it has fewer raw frames than it says: still growing, or truncated.
     MovieCorrupt, MovieUnsupported, MovieMismatch
         It contradicts itself, or cannot be divided as the settings say.
     """
@@ -116,7 +116,7 @@ def read_header(path: Path, settings: EerSettings) -> MovieHeader:
 
 
 def open_eer(path: Path, descriptor: int, header: MovieHeader, settings: EerSettings) -> EerFile:
-    """Prepare an open file for decoding; one that says something else than ``header`` now is not ready."""
+    """Prepare an open file for decoding; one that no longer matches ``header`` is not ready."""
     file = _file(path, descriptor, settings)
     if file.header != header:
         raise MovieNotReady("changed while it was read", where=path, expected=header, found=file.header)
@@ -129,11 +129,11 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
     n_raw = len(pages.strips)
     if metadata.n_frames is not None and n_raw < metadata.n_frames:
         raise MovieNotReady(
-            "holds fewer raw frames than its metadata tell",
+            "contains fewer raw frames than its metadata say",
             where=path,
             expected=str(metadata.n_frames),
             found=str(n_raw),
-            hint="still being written, or the transfer was cut",
+            hint="still being written, or the transfer was interrupted",
         )
     pixel_size = None if metadata.pixel_size is None else plausible_pixel_size(metadata.pixel_size)
     dose = _dose_per_raw_frame(metadata, pixel_size, n_raw)
@@ -142,7 +142,7 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
     in_fours = not ((pages.layout.height * scale) % 4 or (pages.layout.width * scale) % 4)
     if 2 ** min(bits[1:]) < (scale if in_fours else min(4, scale * scale)):
         raise MovieUnsupported(
-            "does not tell places within a pixel finely enough for eer.upsampling",
+            "does not resolve positions within a pixel finely enough for eer.upsampling",
             where=path,
             expected=f"{scale} steps",
             found=f"{bits[1]} and {bits[2]} bits",
@@ -182,7 +182,7 @@ def _bits(path: Path, pages: Pages) -> tuple[int, int, int]:
 
 
 def _dose_per_raw_frame(metadata: Metadata, pixel_size: float | None, n_raw: int) -> float | None:
-    """e⁻/Å² by the total dose in the metadata, which is per physical pixel."""
+    """e⁻/Å² from the total dose in the metadata, which is per physical pixel."""
     if metadata.dose_per_pixel is None or pixel_size is None:
         return None
     return metadata.dose_per_pixel / pixel_size**2 / n_raw

@@ -24,7 +24,7 @@ def plan_fractions(
     ----------
     path : for messages.
     n_raw : number of raw frames.
-    dose : e⁻/Å² per raw frame by the file's metadata, None where they do not tell.
+    dose : e⁻/Å² per raw frame from the file's metadata, None where they do not state it.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def plan_fractions(
     Raises
     ------
     MovieMismatch
-        The movie has too few raw frames for one fraction, or does not tell the dose that is asked for.
+        The movie has too few raw frames for one fraction, or does not state the dose that is needed.
     ConfigError
         The integration file cannot be used.
     """
@@ -64,7 +64,7 @@ def _group(path: Path, n_raw: int, dose: float | None, settings: EerSettings) ->
         return max(1, n_raw // (settings.fractions or _DEFAULT_FRACTIONS))
     if dose is None:
         raise MovieMismatch(
-            "does not tell its dose, by which it is to be divided",
+            "does not state its dose, which eer.dose_per_fraction needs",
             where=path,
             expected="totalDose and sensorPixelSize in its metadata",
             hint="set eer.group or eer.fractions instead of eer.dose_per_fraction",
@@ -73,7 +73,7 @@ def _group(path: Path, n_raw: int, dose: float | None, settings: EerSettings) ->
 
 
 def _integrated(n_raw: int, lines: list[tuple[int, int, float]]) -> tuple[Ranges, tuple[float, ...]]:
-    """Lines one after the other, until the movie ends; what does not fill a group of a line is left out."""
+    """Lines in order, until the movie ends; raw frames that do not fill a group of their line are left out."""
     ranges, doses, start = [], [], 0
     for frames, group, dose in lines:
         stop = min(start + frames, n_raw)
@@ -90,13 +90,15 @@ def read_integration(path: Path) -> list[tuple[int, int, float]]:
     Raises
     ------
     ConfigError
-        It is not there or holds anything else; the message tells the line.
+        It does not exist or contains anything else; the message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"the file of eer.integration cannot be read ({reason})", where=str(path)) from error
+        raise ConfigError(
+            f"the integration file (eer.integration) cannot be read ({reason})", where=str(path)
+        ) from error
     found = []
     for number, line in enumerate(text.splitlines()[:_MOST_LINES], start=1):
         words = line.split("#")[0].split()

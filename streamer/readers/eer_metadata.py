@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What is used of it; all may be unknown."""
+    """The values that are used; each may be unknown."""
 
     n_frames: int | None = None
     """Raw frames that were recorded."""
     pixel_size: float | None = None
-    """Å of a physical pixel in the specimen."""
+    """Å per physical pixel, at the specimen."""
     dose_per_pixel: float | None = None
     """e⁻ per physical pixel over the whole exposure."""
     exposure_time_s: float | None = None
@@ -33,7 +33,7 @@ def parse_metadata(path: Path, document: bytes | None) -> Metadata:
     Raises
     ------
     MovieCorrupt
-        The document is no XML, or one that no camera writes.
+        The document is not XML, or is one that no camera writes.
     """
     if document is None:
         return Metadata()

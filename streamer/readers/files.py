@@ -1,8 +1,8 @@
-"""How files that others write are opened: regular files only, never blocking, never through a link.
+"""How files written by other programs are opened: regular files only, never blocking, never through a link.
 
 Every error of the operating system becomes a ``StreamerError`` here, so that nothing else has to know them. A link in
-the place of the file itself is refused always; one in the place of a directory above it where ``below`` has named the
-root that must not be left.
+place of the file itself is always refused; one in place of a directory above it is refused where ``below`` has named
+the root that must not be left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FINGERPRINT_BYTES = 1 << 20
 
-# What opening says about things that will never be a movie, however long one waits.
+# Errors of opening things that will never be a movie, no matter how long we wait.
 _NEVER_A_MOVIE = {
     errno.ELOOP: "is a symbolic link",
     errno.ENXIO: "is a socket or a device",
@@ -40,7 +40,7 @@ _root: ContextVar[Path | None] = ContextVar("root", default=None)
 
 
 def identity(status: os.stat_result) -> FileIdentity:
-    """Take from a ``stat`` what tells one state of a file from another."""
+    """Extract from a ``stat`` what distinguishes one state of a file from another."""
     return FileIdentity(
         device=status.st_dev,
         inode=status.st_ino,
@@ -51,23 +51,23 @@ def identity(status: os.stat_result) -> FileIdentity:
 
 
 def identity_of(path: Path) -> FileIdentity:
-    """Tell the identity of a regular file.
+    """Identity of a regular file.
 
-    The file is opened rather than only looked up: network file systems refresh what they know of it then.
+    The file is opened rather than only looked up: that makes network file systems refresh what they know about it.
 
     Raises
     ------
     MovieNotReady
-        It is not there or cannot be reached at present.
+        It does not exist or cannot be reached at present.
     MovieUnsupported
-        It is no regular file.
+        It is not a regular file.
     """
     with opened(path) as descriptor:
         return identity(os.fstat(descriptor))
 
 
 def fingerprint(path: Path) -> str:
-    """Hash (sha256) the size in decimal and the first and last MiB: tells a rewritten file at little cost."""
+    """Hash (sha256) the size in decimal and the first and last MiB: detects a rewritten file at little cost."""
     with opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
         digest = hashlib.sha256(str(size).encode("ascii"))
@@ -80,7 +80,7 @@ def fingerprint(path: Path) -> str:
 def below(root: Path | None) -> Iterator[None]:
     """While this lasts, ``opened`` and ``entries`` follow no link below ``root``; links that lead to it are followed.
 
-    It holds for the thread, and says nothing of paths that do not lie below the root.
+    It applies to this thread, and not to paths outside the root.
     """
     token = _root.set(root)
     try:
@@ -90,22 +90,22 @@ def below(root: Path | None) -> Iterator[None]:
 
 
 def root_of(path: str, relative: str) -> Path | None:
-    """Tell the directory below which a file lies as ``relative`` says; None where its path does not end so."""
+    """The directory that ``relative`` starts from; None where the path does not end with it."""
     parts, end = PurePosixPath(path).parts, PurePosixPath(relative).parts
     return Path(*parts[: -len(end)]) if end and parts[-len(end) :] == end else None
 
 
 @contextmanager
 def passed(root: Path, relative: str) -> Iterator[int]:
-    """Go down from ``root`` to a directory, component by component and through no link; its descriptor.
+    """Descend from ``root`` to a directory, component by component and through no link; yields its descriptor.
 
-    It serves as ``dir_fd`` only. Whoever swaps a directory for a link meanwhile, before or behind us, does not lead us
-    elsewhere.
+    It can be used as ``dir_fd`` only. A directory that is swapped for a link meanwhile, ahead of us or behind us, does
+    not lead us elsewhere.
 
     Raises
     ------
     OSError
-        It is not there, cannot be reached, or (``ENOTDIR``) a link is on the way.
+        It does not exist, cannot be reached, or (``ENOTDIR``) a link is on the way.
     """
     descriptor = os.open(root, _PASSED)
     try:
@@ -120,7 +120,7 @@ def passed(root: Path, relative: str) -> Iterator[int]:
 
 @contextmanager
 def entries(directory: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """List a directory; the entries know their names, not where they lie. Raises OSError."""
+    """List a directory; the entries know their names, not their directory. Raises OSError."""
     descriptor = _open(directory, _LISTED)
     try:
         with os.scandir(descriptor) as found:
@@ -130,7 +130,7 @@ def entries(directory: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open a path; one below the root that must not be left through no link at all."""
+    """Open a path; below the root that must not be left, without following any link."""
     root = _root.get()
     if root is None or path == root or not path.is_relative_to(root) or ".." in path.parts:
         return os.open(path, flags)
@@ -141,12 +141,12 @@ def _open(path: Path, flags: int) -> int:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a regular file for reading and give its descriptor.
+    """Open a regular file for reading and yield its descriptor.
 
     Raises
     ------
     MovieNotReady
-        It is not there, may not be read yet, or the file system failed while it was read.
+        It does not exist, may not be read yet, or the file system failed while it was read.
     MovieUnsupported
         It is a link, a directory, a FIFO, a socket or a device; none of these blocks.
     """
@@ -165,7 +165,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def read_up_to(descriptor: int, count: int, offset: int) -> bytes:
-    """Read ``count`` bytes at ``offset``, fewer only where the file ends before."""
+    """Read ``count`` bytes at ``offset``, fewer only if the file ends earlier."""
     pieces = []
     while count > 0:
         piece = os.pread(descriptor, count, offset)
@@ -178,7 +178,7 @@ def read_up_to(descriptor: int, count: int, offset: int) -> bytes:
 
 
 def read_into(descriptor: int, target: memoryview, offset: int) -> int:
-    """Fill ``target`` from ``offset`` on; the number of bytes got, fewer only where the file ends before."""
+    """Fill ``target`` from ``offset`` on; returns the number of bytes read, fewer only if the file ends earlier."""
     got = 0
     while got < len(target):
         step = os.preadv(descriptor, [target[got:]], offset + got)
@@ -193,10 +193,10 @@ def _as_streamer_error(path: Path, error: OSError) -> MovieNotReady | MovieUnsup
     reason = error.strerror or str(error)
     never = _NEVER_A_MOVIE.get(error.errno or 0)
     if never is not None:
-        return MovieUnsupported(never, where=path, hint="name the file itself")
+        return MovieUnsupported(never, where=path, hint="give the file itself")
     if error.errno == errno.ENOTDIR:
-        return MovieVanished("is not there any more: its directory is a file or a symbolic link now", where=path)
-    # where the directory is gone as well, a volume may only be away for a while
+        return MovieVanished("no longer exists: its directory is now a file or a symbolic link", where=path)
+    # where the directory is gone as well, a volume may only be offline for a while
     if error.errno == errno.ENOENT and path.parent.is_dir():
-        return MovieVanished("is not there any more", where=path)
+        return MovieVanished("no longer exists", where=path)
     return MovieUnreachable(f"cannot be read at present ({reason})", where=path)

@@ -1,4 +1,4 @@
-"""Gain references: an image file in, its values out as they lie in it."""
+"""Gain references: the values of an image file, as stored in it."""
 
 from __future__ import annotations
 
@@ -65,26 +65,26 @@ def read_gain(path: Path) -> Gain:
     Parameters
     ----------
     path : MRC (mode 0, 1, 2, 6, 12), TIFF (8 or 16 bit, or float32) or DM4 of one image. Rows of TIFF and DM4 are
-        turned over, as those of TIFF movies are; not those of ``.gain``, a TIFF that multiplies EER movies, whose rows
-        are not turned over either.
+        flipped, as those of TIFF movies are; not those of ``.gain``, a TIFF that multiplies EER movies, whose rows are
+        not flipped either.
 
     Returns
     -------
-    Values as float32 as they lie in the file; 0 marks a defect. ``orient.fitted`` brings them to a movie's frames.
+    Values as float32 as stored in the file; 0 marks a defect. ``orientation.fitted`` fits them to a movie's frames.
 
     Raises
     ------
     ConfigError
-        It cannot be a gain reference: not there, unreadable, several images, negative or not finite.
+        It cannot be a gain reference: missing, unreadable, several images, negative or not finite.
     MovieNotReady
         It is still being written.
     """
     suffix = path.suffix.lower()
     hint = _REFUSED.get(suffix)
     if hint is not None:
-        raise ConfigError(f"{path.suffix} gain references are not read", where=path, hint=hint)
+        raise ConfigError(f"{path.suffix} gain references are not supported", where=path, hint=hint)
     if not path.exists():
-        raise ConfigError("there is no such gain reference", where=path, hint="see movie.gain")
+        raise ConfigError("there is no such gain reference", where=path, hint="correct movie.gain")
     try:
         values = _image(path)
         sha256 = _sha256(path)
@@ -104,7 +104,7 @@ def _image(path: Path) -> NDArray[np.float32]:
             return read_dm4_image(path)
     header = movie.read_header(path)
     if header.n_frames != 1:
-        raise ConfigError("is no gain reference", where=path, expected="1 image", found=header.n_frames)
+        raise ConfigError("is not a gain reference", where=path, expected="1 image", found=header.n_frames)
     before = movie.identity_of(path)
     counts = movie.read_counts(path, header, in_memory_bytes=header.decoded_bytes, threads=1, expected=before)
     return counts[0].astype(np.float32)
@@ -112,11 +112,11 @@ def _image(path: Path) -> NDArray[np.float32]:
 
 def _checked(path: Path, values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise ConfigError("holds gains that are not finite", where=path)
+        raise ConfigError("contains gains that are not finite", where=path)
     if values.min() < 0:
-        raise ConfigError("holds negative gains", where=path, found=f"{values.min():g}")
+        raise ConfigError("contains negative gains", where=path, found=f"{values.min():g}")
     if not values.any():
-        raise ConfigError("holds no gain above 0", where=path)
+        raise ConfigError("contains no gain above 0", where=path)
     return values
 
 

@@ -1,6 +1,6 @@
-"""The entrance to movie files: the format is told by the first bytes, never by the name.
+"""The entry point for movie files: the format is recognised by the first bytes, never by the name.
 
-A header is checked against the file's size before anything is allocated; counts come as stored, (t, h, w),
+A header is checked against the file's size before anything is allocated; counts are given as stored, (t, h, w),
 with row 0 at the bottom; a file that changes while it is read is not ready.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 16 << 30
 LARGEST_COUNT = 1e9
-"""Beyond it, either way, a number is no camera's; what cameras write as whole numbers ends at 65,535."""
+"""No camera writes numbers beyond it, positive or negative; those that it writes as integers end at 65,535."""
 
 _FOREIGN = (
     (b"\x1f\x8b", "a gzip file", "unpack it first: gunzip"),
@@ -62,11 +62,11 @@ def read_header(path: Path, *, limit_bytes: int = LIMIT_BYTES, eer: EerSettings 
     Raises
     ------
     MovieNotReady
-        The file is not there, empty, or its size is not what its header promises: still growing, or cut.
+        The file does not exist, is empty, or its size is not what its header promises: still growing, or truncated.
     MovieCorrupt
         It contradicts itself.
     MovieUnsupported
-        It is no movie, of a kind that is not read here, or too large.
+        It is not a movie, is of a kind that is not supported, or is too large.
     MovieMismatch
         An EER movie cannot be divided as the settings say.
     """
@@ -95,10 +95,10 @@ def read_whole(
     limit_bytes: int = LIMIT_BYTES,
     eer: EerSettings | None = None,
 ) -> tuple[MovieHeader, np.ndarray | FrameStack, NDArray[np.float32]]:
-    """Read a movie that was found whole: its header, its frames, and their sum, all of them checked.
+    """Read a movie that was found complete: its header, its frames, and their sum, all of them checked.
 
     No link below the watched root is followed. Parameters and errors are those of ``read_header``, ``read_counts`` and
-    ``check_content``, but that whatever is wrong with a file that is no longer the one that was found is
+    ``check_content``, except that anything wrong with a file that is no longer the one that was found is
     ``MovieNotReady``.
     """
     path = Path(movie.path)
@@ -115,7 +115,7 @@ def read_whole(
             )
             return header, counts, check_content(path, counts)
         except MovieError:
-            # Whoever rewrites the file before or under our hands makes it look corrupt.
+            # A file that is rewritten before or while it is read looks corrupt.
             _check_found(path, movie.identity)
             raise
 
@@ -133,10 +133,10 @@ def read_counts(
 
     Parameters
     ----------
-    header : as ``read_header`` gave it.
-    in_memory_bytes : a movie that decodes to more is decoded anew whenever its frames are asked for.
+    header : as returned by ``read_header``.
+    in_memory_bytes : a movie that decodes to more is decoded again whenever its frames are requested.
     threads : how many frames are decoded at a time.
-    expected : identity of the file when it was found whole.
+    expected : identity of the file when it was found complete.
     eer : as for ``read_header``.
 
     Returns
@@ -176,10 +176,13 @@ def read_counts(
             _decode_all(decoder(descriptor), counts, threads)
     except MemoryError as error:
         raise DeviceError(
-            "does not fit into memory", where=path, found=f"{header.decoded_bytes} bytes", hint="see compute"
+            "does not fit into memory",
+            where=path,
+            found=f"{header.decoded_bytes} bytes",
+            hint="lower compute.frames_in_memory_gib",
         ) from error
     except MovieError:
-        # Whoever rewrites the file under our hands makes it look corrupt.
+        # A file that is rewritten while it is read looks corrupt.
         check()
         raise
     check()
@@ -201,7 +204,7 @@ def check_content(path: Path, counts: np.ndarray | FrameStack) -> NDArray[np.flo
     Parameters
     ----------
     path : for the message.
-    counts : (t, h, w) as stored; gone through once.
+    counts : (t, h, w) as stored; iterated over once.
 
     Returns
     -------
@@ -217,15 +220,15 @@ def check_content(path: Path, counts: np.ndarray | FrameStack) -> NDArray[np.flo
     first, total, differ = counts[0].copy(), np.zeros(counts.shape[1:], dtype=np.float32), False
     for index, frame in enumerate(counts):
         if frame.dtype.kind == "f" and not np.isfinite(frame).all():
-            raise MovieCorrupt(f"frame {index} holds numbers that are not finite", where=path)
-        # Nothing else can be as large, and sums of these stay far from the largest float.
+            raise MovieCorrupt(f"frame {index} contains numbers that are not finite", where=path)
+        # Integers cannot be as large, and sums of allowed numbers stay far from the largest float.
         if frame.dtype.kind == "f" and max(largest := float(frame.max()), -float(frame.min())) > LARGEST_COUNT:
             raise MovieCorrupt(
-                f"frame {index} holds numbers that no camera counts",
+                f"frame {index} contains numbers that no camera counts",
                 where=path,
                 expected=f"at most {LARGEST_COUNT:g}",
                 found=f"{float(frame.min()):g} to {largest:g}",
-                hint="the file is damaged, or its numbers are no counts",
+                hint="the file is damaged, or its numbers are not counts",
             )
         differ = differ or not np.array_equal(frame, first)
         is_empty = index == len(counts) - 1 and not frame.any()
@@ -239,12 +242,12 @@ def check_content(path: Path, counts: np.ndarray | FrameStack) -> NDArray[np.flo
     if is_empty:
         raise MovieCorrupt("no counts in any frame", where=path)
     if len(counts) > 1 and not differ:
-        raise MovieCorrupt("all frames are the same", where=path, hint="no camera counts the same twice")
+        raise MovieCorrupt("all frames are the same", where=path, hint="no camera records the same frame twice")
     return total
 
 
 def _check_found(path: Path, expected: FileIdentity) -> FileIdentity:
-    """The identity of a file, which has to be as it was found; a remount, a new owner or mode are no change."""
+    """The identity of a file, which must be as when it was found; a remount, a new owner or mode are not a change."""
     found = _identity_now(path)
     if not found.has_same_content(expected):
         raise MovieNotReady("changed since it was found", where=path, expected=expected, found=found)
@@ -256,7 +259,7 @@ def _identity_now(path: Path) -> FileIdentity:
     try:
         return identity_of(path)
     except MovieUnsupported as error:
-        raise MovieVanished(f"is not there any more: what has its name now {error.what}", where=path) from error
+        raise MovieVanished(f"no longer exists: what now has its name {error.what}", where=path) from error
 
 
 def _is_eer(path: Path) -> bool:
@@ -266,7 +269,7 @@ def _is_eer(path: Path) -> bool:
 
 
 def _is_tiff(path: Path) -> bool:
-    """Tell TIFF (true) from MRC (false); anything else is refused by name."""
+    """True for TIFF, false for MRC; anything else is refused, saying what it is."""
     with opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
         head = read_up_to(descriptor, mrc.HEADER_BYTES, 0)

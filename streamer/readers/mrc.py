@@ -1,4 +1,4 @@
-"""MRC movies: a file in; a checked header or counts (t, h, w) with row 0 at the bottom out.
+"""MRC movies: from a file to a checked header or counts (t, h, w) with row 0 at the bottom.
 
 The header is parsed here, with bounds, before anything is allocated. Source of the layout: MRC2014, Cheng et
 al. 2015, doi:10.1016/j.jsb.2015.04.002; IMOD's use of mode 0: bio3d.colorado.edu/imod/doc/mrc_format.txt.
@@ -32,14 +32,14 @@ _REFUSED = {
     3: ("complex numbers (mode 3)", "this is not a movie"),
     4: ("complex numbers (mode 4)", "this is not a movie"),
 }
-# SerialEM and IMOD leave this number in their headers; only then do the flags beside it mean anything.
+# SerialEM and IMOD leave this number in their headers; only then do the flags next to it mean anything.
 _IMOD_STAMP = 1_146_047_817
 _IMOD_SIGNED_BYTES = 1
 _IMOD_PACKED_4_BIT = 16
-# Sizes (w, h) in mode 0 that no camera has, but half of whose width K2 and K3 super-resolution frames have, packed.
+# Sizes (w, h) in mode 0 that no camera has: K2 and K3 super-resolution frames, packed, have twice the width.
 _HALF_WIDTHS = {(3710, 7676), (3838, 7420), (5760, 8184), (4092, 11520)}
 
-_PLAUSIBLE_PIXEL_SIZE = (0.05, 50.0)  # Å/px; outside it the field holds something else
+_PLAUSIBLE_PIXEL_SIZE = (0.05, 50.0)  # Å/px; outside it the field contains something else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +58,13 @@ class _Fields:
 
     @property
     def is_half_width(self) -> bool:
-        """Mode 0 whose bytes are two counts of 4 bits each, by IMOD's flag or by a size that only this explains."""
+        """Mode 0 whose bytes are two counts of 4 bits each, by IMOD's flag or a size that only this explains."""
         flagged = self.imod_flags is not None and bool(self.imod_flags & _IMOD_PACKED_4_BIT)
         return self.mode == 0 and (flagged or (self.nx, self.ny) in _HALF_WIDTHS)
 
     @property
     def is_packed(self) -> bool:
-        """Whether a byte holds two counts, the first in its low half; rows begin at whole bytes."""
+        """Whether a byte contains two counts, the first in its low half; rows begin at whole bytes."""
         return self.mode == _PACKED or self.is_half_width
 
     @property
@@ -74,7 +74,7 @@ class _Fields:
 
 
 def looks_like_mrc(head: bytes) -> bool:
-    """Tell whether a file begins with an MRC header: by its id, or else by sane dimensions."""
+    """Whether a file begins with an MRC header: by its id, or else by sane dimensions."""
     if len(head) < HEADER_BYTES:
         return False
     return head[208:211] == b"MAP" or _is_sane(_fields(head)) or _is_sane(_fields(head, ">"))
@@ -86,9 +86,9 @@ def read_header(path: Path) -> MovieHeader:
     Raises
     ------
     MovieNotReady
-        The size of the file is not what the header promises: still growing, or cut.
+        The size of the file is not what the header promises: still growing, or truncated.
     MovieCorrupt
-        The header holds impossible numbers.
+        The header contains impossible numbers.
     MovieUnsupported
         Big-endian or complex.
     """
@@ -97,7 +97,7 @@ def read_header(path: Path) -> MovieHeader:
 
 
 def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, np.ndarray], None]:
-    """Give what reads frame i of an open file into (h, w); the file has to say what ``header`` says."""
+    """Return what reads frame i of an open file into (h, w); the file must still match ``header``."""
     found, fields = _checked(path, descriptor)
     if found != header:
         raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
@@ -153,13 +153,13 @@ def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, _Fields]:
             where=path,
             expected=f"{expected} bytes",
             found=f"{size} bytes",
-            hint="still being written, or cut",
+            hint="still being written, or truncated",
         )
     return header, fields
 
 
 def plausible_pixel_size(value: float) -> float | None:
-    """Return the value in Å/px when it can be one, else None: unknown. A header that was never told holds 1."""
+    """Return the value in Å/px when it can be one, else None: unknown. A header that was never given one has 1."""
     low, high = _PLAUSIBLE_PIXEL_SIZE
     return float(value) if low <= value <= high and value != 1.0 else None
 
@@ -222,7 +222,7 @@ def _dtype(path: Path, fields: _Fields) -> str:
     """Numpy name of the stored type."""
     if fields.mode in _REFUSED:
         what, hint = _REFUSED[fields.mode]
-        raise MovieUnsupported(f"holds {what}", where=path, hint=hint)
+        raise MovieUnsupported(f"contains {what}", where=path, hint=hint)
     if fields.mode not in _DTYPES:
         raise MovieCorrupt(
             "has an unknown mode in its header",

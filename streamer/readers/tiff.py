@@ -1,4 +1,4 @@
-"""TIFF movies: a file in; a checked header or counts (t, h, w) with row 0 at the bottom out.
+"""TIFF movies: from a file to a checked header or counts (t, h, w) with row 0 at the bottom.
 
 Pages are decoded in parallel, each strip into a buffer of exactly its declared size, so that a small file
 cannot unpack to more than its checked header says.
@@ -30,11 +30,11 @@ _DECODERS: dict[int, Callable[..., Any]] = {
     32773: imagecodecs.packbits_decode,
     50000: imagecodecs.zstd_decode,
 }
-# More than this the format cannot shrink anything: an LZW code of 12 bits stands for fewer than 4096 bytes, a
+# Nothing can be compressed by more than this: an LZW code of 12 bits stands for fewer than 4096 bytes, a
 # deflate symbol of 2 bits for 258 bytes, a PackBits pair for 128, a zstd block of 4 bytes for 128 KiB. A strip that
-# claims more lies.
+# claims more is damaged.
 _MAX_RATIO = {_LZW: 4096, 8: 1040, 32946: 1040, 32773: 64, 50000: 40_000}
-# The largest growth by packing is that of LZW, 12 bits for 8; the rest is for headers and padding.
+# The largest growth by compression is that of LZW, 12 bits for 8; the rest is for headers and padding.
 _MAX_GROWTH, _SLACK_BYTES = 2, 1 << 16
 
 
@@ -44,26 +44,26 @@ def read_header(path: Path) -> MovieHeader:
     Raises
     ------
     MovieNotReady
-        Something lies beyond the end of the file: still growing, or cut.
+        Something is beyond the end of the file: still growing, or truncated.
     MovieCorrupt
         The structure contradicts itself.
     MovieUnsupported
-        Tiles, colour, or a compression or sample type that is not read here.
+        Tiles, colour, or a compression or sample type that is not supported.
     """
     with opened(path) as descriptor:
         return _header(path, read_pages(path, descriptor))
 
 
 def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, np.ndarray], None]:
-    """Give what decodes frame i of an open file into (h, w); the file has to say what ``header`` says.
+    """Return what decodes frame i of an open file into (h, w); the file must still match ``header``.
 
-    Rows of a TIFF file come from the top and are turned over: row 0 is at the bottom. Reads name their place, and
-    each thread has a scratch strip of its own: no lock.
+    Rows of a TIFF file start at the top and are flipped: row 0 is at the bottom. Reads give their offset, and each
+    thread has a scratch strip of its own: no lock is needed.
 
     Raises
     ------
     MovieCorrupt
-        When a strip cannot be decoded or holds too little; the message names the frame, counted from 0.
+        When a strip cannot be decoded or is too short; the message names the frame, counted from 0.
     """
     pages = read_pages(path, descriptor)
     found = _header(path, pages)
@@ -110,16 +110,16 @@ def _row_bytes(layout: Layout) -> int:
 def _check_codec(path: Path, layout: Layout) -> None:
     if layout.compression != _NONE and layout.compression not in _DECODERS:
         raise MovieUnsupported(
-            "has a compression that is not read here",
+            "has a compression that is not supported",
             where=path,
             expected="none, LZW, deflate, PackBits or zstd",
             found=f"TIFF compression {layout.compression}",
         )
-    # Differences between neighbouring whole numbers are read (2), the floating-point variant (3) is not.
+    # Differences between neighbouring integers are supported (2), the floating-point variant (3) is not.
     whole = layout.dtype != "float32" and not layout.is_packed
     if layout.predictor != 1 and not (layout.predictor == 2 and whole and layout.compression != _NONE):
         raise MovieUnsupported(
-            "has a predictor that is not read here", where=path, found=f"TIFF predictor {layout.predictor}"
+            "has a predictor that is not supported", where=path, found=f"TIFF predictor {layout.predictor}"
         )
 
 
@@ -147,7 +147,7 @@ def _check_strip_sizes(path: Path, layout: Layout, strips: Strips, wanted: np.nd
 
 
 def _decode_page(descriptor: int, layout: Layout, strips: Strips, scratch: np.ndarray, frame: np.ndarray) -> None:
-    """Decode one page into ``frame`` (h, w), turned over.
+    """Decode one page into ``frame`` (h, w), flipped.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def _decode_page(descriptor: int, layout: Layout, strips: Strips, scratch: np.nd
 
 
 def _decode_strip(descriptor: int, layout: Layout, offset: int, count: int, scratch: np.ndarray, rows: int) -> None:
-    """Bring ``rows`` rows of one strip into ``scratch``; ValueError where it holds fewer."""
+    """Read ``rows`` rows of one strip into ``scratch``; ValueError if it has fewer."""
     wanted = scratch[:rows].nbytes
     flat = scratch.reshape(-1).view(np.uint8)
     if layout.compression == _NONE:
@@ -176,13 +176,13 @@ def _decode_strip(descriptor: int, layout: Layout, offset: int, count: int, scra
         # The last strip of a page may be padded to full height, so the whole scratch strip is offered.
         got = len(_DECODERS[layout.compression](read_up_to(descriptor, count, offset), out=flat))
     if got < wanted:
-        raise ValueError(f"strip holds {got} of {wanted} bytes")
+        raise ValueError(f"strip has {got} of {wanted} bytes")
 
 
 def _as_corrupt(
     path: Path, descriptor: int, strips: Strips, page: int, error: Exception
 ) -> MovieCorrupt | MovieNotReady:
-    """Tell what a failure to decode means: a strip of zeros has not been filled in yet by whoever copies."""
+    """What a failure to decode means: a strip of zeros has not been filled in yet by the copying program."""
     for offset, count in zip(strips.offsets, strips.counts, strict=True):
         if not read_up_to(descriptor, int(count), int(offset)).strip(b"\0"):
             return MovieNotReady(f"frame {page} is not filled in yet", where=path)

@@ -1,7 +1,7 @@
 """The structure of a TIFF file: where the strips of each page are, checked before anything is decoded.
 
-Classic TIFF and BigTIFF, little- and big-endian. What lies beyond the end of the file means that it is still
-being written (``MovieNotReady``); what contradicts itself is ``MovieCorrupt``. Source: TIFF 6.0, Adobe 1992,
+Classic TIFF and BigTIFF, little- and big-endian. Something beyond the end of the file means that it is still
+being written (``MovieNotReady``); a contradiction is ``MovieCorrupt``. Source: TIFF 6.0, Adobe 1992,
 and the BigTIFF design of libtiff.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_PAGES = 20_000
 MAX_SIDE = 65_536
 MAX_STRIPS = 4_000_000
-"""Of all pages together: no camera comes near, and a file cannot make us hold more than this many offsets."""
+"""Over all pages: no camera comes close, and a file cannot make us store more than this many offsets."""
 
 _RATIONAL = 5
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
@@ -77,7 +77,7 @@ class Pages:
     strips: tuple[Strips, ...]
     """Per page."""
     pixel_size: float | None
-    """Å/px by the resolution tags, unchecked."""
+    """Å/px from the resolution tags, unchecked."""
     eer_metadata: bytes | None = None
     """XML document of an EER movie."""
     eer_bits: tuple[int, int, int] = (0, 0, 0)
@@ -90,11 +90,11 @@ def read_pages(path: Path, descriptor: int) -> Pages:
     Raises
     ------
     MovieNotReady
-        A page or a strip lies beyond the end of the file, or is not filled in yet.
+        A page or a strip is beyond the end of the file, or is not filled in yet.
     MovieCorrupt
         The structure contradicts itself.
     MovieUnsupported
-        It is sound, but of a kind that is not read here.
+        It is valid, but of a kind that is not supported.
     """
     return _walk(*open_tiff(path, descriptor))
 
@@ -141,11 +141,11 @@ def _walk(file: TiffFile, offset: int) -> Pages:
 
 def _check_offset(file: TiffFile, offset: int, page: int, seen: set[int]) -> None:
     if offset in seen:
-        raise MovieCorrupt(f"page {page} is an earlier page again", where=file.path)
+        raise MovieCorrupt(f"page {page} repeats an earlier page", where=file.path)
     if page >= MAX_PAGES:
         raise MovieCorrupt("has too many pages", where=file.path, expected=f"at most {MAX_PAGES}")
     if offset < 8:
-        raise MovieCorrupt(f"page {page} lies inside the header", where=file.path, found=offset)
+        raise MovieCorrupt(f"page {page} is inside the header", where=file.path, found=offset)
     seen.add(offset)
 
 
@@ -190,9 +190,9 @@ def _dtype(file: TiffFile, tags: Tags, page: int) -> str:
     kind = tag_value(file, tags, _SAMPLE_FORMAT, page, 1)
     if (bits, kind) not in _DTYPES:
         raise MovieUnsupported(
-            "has a sample type that is not read here",
+            "has a sample type that is not supported",
             where=file.path,
-            expected="4, 8 or 16 bit whole numbers or 32 bit floating point",
+            expected="4, 8 or 16 bit integers or 32 bit floating point",
             found=f"{bits} bit, format {kind}",
         )
     return _DTYPES[bits, kind]
@@ -208,13 +208,13 @@ def _strips(file: TiffFile, tags: Tags, layout: Layout, page: int) -> Strips:
         raise MovieCorrupt(f"page {page} has strips at impossible places", where=file.path)
     if not (np.all(offsets) and np.all(counts)):
         raise MovieNotReady(f"page {page} has strips that are not written yet", where=file.path)
-    # The size is taken from the counts first, so that the sum cannot overflow.
+    # The counts are checked against the size first, so that the sum cannot overflow.
     if np.any(counts > file.size) or np.any(offsets > file.size - counts):
         raise MovieNotReady(
-            f"a strip of page {page} lies beyond the end of the file",
+            f"a strip of page {page} is beyond the end of the file",
             where=file.path,
             found=f"{file.size} bytes",
-            hint="still being written, or cut",
+            hint="still being written, or truncated",
         )
     return Strips(offsets=offsets, counts=counts)
 
@@ -233,7 +233,7 @@ def _bytes(file: TiffFile, tags: Tags, number: int) -> bytes | None:
 
 
 def _pixel_size(file: TiffFile, tags: Tags) -> float | None:
-    """Å/px by the resolution tags: pixels per inch (unit 2, the default) or per centimetre (unit 3)."""
+    """Å/px from the resolution tags: pixels per inch (unit 2, the default) or per centimetre (unit 3)."""
     kind, count, value = tags.get(_X_RESOLUTION, (0, 0, b""))
     if kind != _RATIONAL or count != 1:
         return None

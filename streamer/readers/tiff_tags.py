@@ -1,7 +1,7 @@
 """The entries of a TIFF file's directories: numbers, read with bounds, in the file's byte order.
 
-Classic TIFF and BigTIFF, little- and big-endian. What lies beyond the end of the file means that it is still
-being written (``MovieNotReady``); what contradicts itself is ``MovieCorrupt``.
+Classic TIFF and BigTIFF, little- and big-endian. Something beyond the end of the file means that it is still
+being written (``MovieNotReady``); a contradiction is ``MovieCorrupt``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _MAGIC: dict[bytes, tuple[Literal["<", ">"], bool]] = {
     b"II+\0": ("<", True),
     b"MM\0+": (">", True),
 }
-# TIFF type number -> numpy letter and size; the others are not read here.
+# TIFF type number -> numpy letter and size; the others are not supported.
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiffFile:
-    """A TIFF file that is open, with what its first bytes say."""
+    """An open TIFF file, with what its first bytes say."""
 
     path: Path
     descriptor: int
@@ -43,14 +43,14 @@ class TiffFile:
     """BigTIFF: offsets of 64 bits."""
 
     def read(self, count: int, offset: int, what: str) -> bytes:
-        """Read exactly ``count`` bytes; a file that ends before is not ready."""
+        """Read exactly ``count`` bytes; a file that ends earlier is not ready."""
         if offset + count > self.size:
             raise MovieNotReady(
-                f"{what} lies beyond the end of the file",
+                f"{what} is beyond the end of the file",
                 where=self.path,
                 expected=f"at least {offset + count} bytes",
                 found=f"{self.size} bytes",
-                hint="still being written, or cut",
+                hint="still being written, or truncated",
             )
         data = read_up_to(self.descriptor, count, offset)
         if len(data) < count:
@@ -64,7 +64,7 @@ class TiffFile:
 
 
 Tags = dict[int, tuple[int, int, bytes]]
-"""Tag number -> type, count and the entry's own bytes, which hold the values or where they are."""
+"""Tag number -> type, count and the entry's own bytes, which contain the values or their offset."""
 
 
 def is_tiff(head: bytes) -> bool:
@@ -109,7 +109,7 @@ def read_tags(file: TiffFile, offset: int, page: int) -> tuple[Tags, int]:
 
 
 def tag_values(file: TiffFile, tags: Tags, number: int, page: int, *, n: int) -> np.ndarray | None:
-    """Read the ``n`` values of a tag as int64; None where it is absent, corrupt where there are not n."""
+    """Read the ``n`` values of a tag as int64; None if it is absent, MovieCorrupt if there are not n."""
     if number not in tags:
         return None
     kind, count, value = tags[number]
@@ -117,7 +117,7 @@ def tag_values(file: TiffFile, tags: Tags, number: int, page: int, *, n: int) ->
         raise MovieCorrupt(
             f"tag {number} of page {page} is damaged",
             where=file.path,
-            expected=f"{n} whole numbers",
+            expected=f"{n} integers",
             found=f"{count} of type {kind}",
         )
     dtype = np.dtype(file.byte_order + _TYPES[kind])
@@ -130,7 +130,7 @@ def tag_values(file: TiffFile, tags: Tags, number: int, page: int, *, n: int) ->
 
 
 def tag_value(file: TiffFile, tags: Tags, number: int, page: int, default: int | None = None) -> int:
-    """Read a tag of one value; without a default it has to be there."""
+    """Read a tag of one value; without a default it must be present."""
     values = tag_values(file, tags, number, page, n=1)
     if values is not None:
         return int(values[0])

@@ -1,4 +1,4 @@
-"""XML that others wrote, without what makes XML dangerous."""
+"""XML from other programs, without what makes XML dangerous."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def parse_xml(document: bytes) -> ElementTree.Element:
     Raises
     ------
     ValueError
-        It is no XML, has a DTD or entities, or is larger than a sidecar can be.
+        It is not XML, has a DTD or entities, or is larger than a sidecar can be.
     """
     # Decoded here, so that no other encoding can hide a DTD from the check that follows.
     utf16 = document[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = document.decode("utf-16" if utf16 else "utf-8-sig")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise ValueError("XML with a document type or entities is not read")
+        raise ValueError("XML with a document type or entities is not accepted")
     if text.count("<") > 2 * MAX_ELEMENTS:
-        raise ValueError(f"XML of more than {MAX_ELEMENTS} elements is not read")
+        raise ValueError(f"XML of more than {MAX_ELEMENTS} elements is not accepted")
     try:
         return ElementTree.fromstring(text)  # noqa: S314 - see above
     except ElementTree.ParseError as error:
-        raise ValueError(f"is no XML ({error})") from error
+        raise ValueError(f"is not XML ({error})") from error

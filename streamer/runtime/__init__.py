@@ -1,1 +1,1 @@
-"""The machine under the data path: device, memory, stopwatch, fault points."""
+"""The machine under the data path: clock, device, memory, stopwatch, fault points."""

@@ -1,6 +1,6 @@
 """Time from one place. A clock is passed in, never called by name: a test or a simulation brings its own.
 
-Wall-clock time may be set back or forward: it dates what is written down. What waits or measures asks ``monotonic``.
+Wall-clock time may be set back or forward: it only dates records. To wait or to measure, use ``monotonic``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What can be asked of time."""
+    """A source of time."""
 
     def wall(self) -> float:
         """UTC seconds since 1970; may jump."""

@@ -26,7 +26,7 @@ def device_of(name: str) -> torch.device:
 
 
 def thread_count(setting: int) -> int:
-    """CPU threads of a setting; 0 is half of the cores, because a trainer and a detector share them."""
+    """CPU threads of a setting; 0 is half of the cores, because a trainer and the detector's software share them."""
     return setting or max(1, (os.cpu_count() or 1) // 2)
 
 

@@ -1,6 +1,6 @@
-"""Places at which a test can make the program fail, as it would by itself once a year; without it, they do nothing.
+"""Places at which a test can make the program fail, as it may once a year anyway; unless armed, they do nothing.
 
-``STREAMER_FAULT`` arms them, several with commas between: ``point=part of the subject@time:action``, where the part
+``STREAMER_FAULT`` arms them, several separated by commas: ``point=part of the subject@time:action``, where the part
 of the subject (a path) and the time (1: the first) may be left out: ``renamed=.mrc@2:kill-all``. Only tests set it.
 """
 
@@ -34,7 +34,7 @@ def _kill() -> NoReturn:
 
 
 def _kill_all() -> NoReturn:
-    """Of a child the daemon first, so that nobody is left who could tidy up."""
+    """In a child, kill the daemon first, so that no process is left to tidy up."""
     if DAEMON in os.environ:
         os.kill(int(os.environ[DAEMON]), signal.SIGKILL)
     _kill()

@@ -1,4 +1,4 @@
-"""Memory of a process, asked of the system; no torch, because the main process uses it."""
+"""Memory of a process, as the system reports it; no torch, because the main process uses it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def worker_memory_bytes(setting_gib: float) -> int:
-    """Most memory that a worker may take; 0 stands for three quarters of the machine's."""
+    """Maximum memory of a worker; 0 means three quarters of the machine's."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(setting_gib * 2**30) or machine * 3 // 4
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that a process holds; 0 where that is unknown."""
+    """Resident memory of a process; 0 where it is unknown."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):

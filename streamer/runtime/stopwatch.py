@@ -21,7 +21,7 @@ class Stopwatch:
     Parameters
     ----------
     known : when the movie was detected, ready and started.
-    notify : called with a stage's name as it begins; tells the daemon that work goes on.
+    notify : called with a stage's name as it begins; shows the daemon that work continues.
     """
 
     def __init__(

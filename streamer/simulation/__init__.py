@@ -1,1 +1,1 @@
-"""A microscope whose truth is known: specimen, detector, drift, files and how they appear."""
+"""A microscope with a known truth: specimen, detector, drift, files and how they appear."""

@@ -2,7 +2,7 @@
 
 A stream is a row of codes, lowest bit first. A code is the number of empty pixels before an event, followed by the
 event's sub-pixel position along x and y; the largest number stands for that many empty pixels and no event. The highest
-bit of a sub-pixel position is turned over, so that 0 is the upper half.
+bit of a sub-pixel position is inverted, so that 0 is the upper half.
 Source: Guo et al. 2020, doi:10.1107/S205225252000929X; the bits were checked against imagecodecs' decoder.
 """
 
@@ -37,10 +37,10 @@ class Events:
 
 
 def encode_frame(events: Events, n_pixels: int, bits: tuple[int, int, int]) -> bytes:
-    """Stream of one hardware frame of ``n_pixels`` px, filled up to whole words of 16 bits."""
+    """Stream of one hardware frame of ``n_pixels`` px, padded to whole words of 16 bits."""
     run_bits, x_bits, y_bits = bits
     longest = 2**run_bits - 1
-    # a code beyond the last pixel, which is no event, says how many empty ones follow the last event
+    # a code beyond the last pixel, which is not an event, says how many empty ones follow the last event
     gaps = np.diff(np.append(events.places, n_pixels), prepend=-1) - 1
     pauses = gaps // longest
     codes = np.full(int(pauses.sum()) + len(gaps), longest)
@@ -121,7 +121,7 @@ def events_of(counts: NDArray[np.uint8], n_raw: int, rng: np.random.Generator) -
     Raises
     ------
     ValueError
-        A pixel holds more counts than there are hardware frames.
+        A pixel has more counts than there are hardware frames.
     """
     if int(counts.max(initial=0)) > n_raw:
         raise ValueError(f"a pixel of {counts.max()} counts does not fit into {n_raw} hardware frames")

@@ -1,8 +1,8 @@
 """A simulated microscope that fills a directory: names, sidecars, gain reference, truth, and how files grow.
 
 EPU: ``<root>/Images-Disc1/GridSquare_<id>/Data/FoilHole_<hole>_Data_<template>_<acquisition>_<date>_<time>_fractions``
-with an XML beside it. SerialEM: ``<root>/<name>_0001_X+0Y+0-1.tif`` with ``.mdoc`` appended. The truth of each movie
-lies beside it as ``<stem>_truth.npz``. Dates are made up from the movie's number, so that a seed gives the same bytes.
+with an XML next to it. SerialEM: ``<root>/<name>_0001_X+0Y+0-1.tif`` with ``.mdoc`` appended. The truth of each movie
+is next to it as ``<stem>_truth.npz``. Dates follow from the movie's number, so that a seed always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Plan:
     layout: Literal["epu", "serialem"] = "epu"
     format: Literal["mrc", "tiff", "eer"] = "tiff"
     mode: Literal["rename", "grow", "page"] = "rename"
-    """rename: under a hidden name until whole; grow: under its final name, in pieces; page: a frame at a time, EER in
-    pieces."""
+    """rename: under a hidden name until complete; grow: under its final name, in pieces; page: a frame at a time, EER
+    in pieces."""
     interval_s: float = 0.0
-    """Least time from the start of one movie to that of the next."""
+    """Minimum time from the start of one movie to that of the next."""
     write_s: float = 0.0
     """How long a file takes to be written in the growing modes."""
     per_square: int = 0
-    """Movies in one grid square; 0: all in one."""
+    """Movies per grid square; 0: all in one."""
     corrupt: frozenset[int] = frozenset()
     """Numbers of movies (from 0) that are damaged."""
     truth: bool = True
@@ -73,13 +73,13 @@ class Exposure:
     number: int
     corrupt: bool
     seconds: float
-    """What simulating and writing it took."""
+    """How long simulating and writing it took."""
 
 
 def expose(
     plan: Plan, *, stop: Callable[[], bool] = lambda: False, device: str = "cpu", clock: Clock = SYSTEM
 ) -> Iterator[Exposure]:
-    """Simulate and write movies one after the other; each is yielded when it is whole on disk."""
+    """Simulate and write movies one after the other; each is yielded when it is complete on disk."""
     plan.directory.mkdir(parents=True, exist_ok=True)
     detector = Detector(plan.scope.shape, plan.seed)
     write_gain(plan, detector)
@@ -104,7 +104,7 @@ def expose(
 
 
 def write_gain(plan: Plan, detector: Detector) -> Path:
-    """Write the gain reference where such a program leaves it; that of EER movies as a TIFF that multiplies them."""
+    """Write the gain reference where the acquisition program puts it; for EER movies as a TIFF that multiplies them."""
     if plan.format == "eer":
         path = plan.directory / f"{_FIRST_DAY:%Y%m%d_%H%M%S}_EER_GainReference.gain"
         tifffile.imwrite(path, detector.gain_reference(), metadata=None)
@@ -171,7 +171,7 @@ def encode(counts: Counts, kind: str, pixel_size: float, dose_per_frame: float =
 
 
 def _eer(counts: Counts, pixel_size: float, dose_per_frame: float) -> bytes:
-    """Each frame's electrons divided over hardware frames and quarters of pixels, which nobody can tell from truth."""
+    """Each frame's electrons divided over hardware frames and quarters of pixels, indistinguishable from the truth."""
     n, height, width = counts.shape
     rng = np.random.default_rng(int(counts.sum()))
     bits = eer_encoder.BITS[_EER_COMPRESSION]
@@ -231,7 +231,7 @@ def _mrc_header(shape: tuple[int, ...], pixel_size: float) -> bytes:
 
 
 def _damaged(data: bytes, kind: str) -> bytes:
-    """Overwrite a stretch in the middle (TIFF: a strip that cannot be decoded), or lie in the header (MRC)."""
+    """Overwrite a stretch in the middle (TIFF: a strip that cannot be decoded), or falsify the header (MRC)."""
     broken = bytearray(data)
     if kind == "mrc":
         struct.pack_into("<i", broken, 12, 77)
@@ -262,7 +262,7 @@ def _name(plan: Plan, number: int) -> Path:
 
 
 def _write_sidecar(plan: Plan, number: int, path: Path, view: Field) -> None:
-    """Write what the acquisition program says about the exposure, whole or not at all."""
+    """Write what the acquisition program says about the exposure, completely or not at all."""
     if plan.layout == "epu":
         target, text = path.with_name(path.stem.rpartition("_")[0] + ".xml"), _epu_xml(plan, number, view)
     else:
@@ -273,7 +273,7 @@ def _write_sidecar(plan: Plan, number: int, path: Path, view: Field) -> None:
 
 
 def _epu_xml(plan: Plan, number: int, view: Field) -> str:
-    """The fields of EPU's MicroscopeImage that anybody reads, in its namespaces."""
+    """The fields of EPU's MicroscopeImage that are commonly read, in its namespaces."""
     scope = plan.scope
     height, width = scope.shape
     arrays = "http://schemas.microsoft.com/2003/10/Serialization/Arrays"
@@ -317,7 +317,7 @@ def _epu_xml(plan: Plan, number: int, view: Field) -> str:
 
 
 def _mdoc(plan: Plan, number: int, path: Path, view: Field) -> str:
-    """One frame set, as SerialEM writes it beside the frames."""
+    """One frame set, as SerialEM writes it next to the frames."""
     scope = plan.scope
     total = scope.dose_per_frame * scope.n_frames
     defocus = -0.5 * (view.optics.defocus_u_um + view.optics.defocus_v_um)

@@ -71,7 +71,7 @@ class Microscope:
     ice_thickness_angstrom: float = 500.0
     """Scatters exp(−thickness / 3100 Å) of the electrons inelastically (300 kV): they count, but carry no contrast."""
     coverage: float = 0.3
-    """Share of the field that particles cover, at most; none lies nearer to another than 1.05 diameters."""
+    """Share of the field that particles cover, at most; none is nearer to another than 1.05 diameters."""
     damage: bool = True
 
 
@@ -113,7 +113,7 @@ class Detector:
         self._flat_noise = 1.0 + 0.005 * rng.standard_normal(shape)
 
     def gain_reference(self) -> Array:
-        """(h, w) float32 that the counts are multiplied with, as a flat exposure gives it; 0 at dead pixels."""
+        """(h, w) float32 by which the counts are multiplied, as a flat exposure gives it; 0 at dead pixels."""
         flat = self.efficiency * self._flat_noise
         alive = flat > 0
         gain = np.zeros_like(flat)
@@ -214,7 +214,7 @@ class Field:
         side = 2 * reach + 1
         self.rotations = random_rotations(self._rng, len(self.centres))
         for centre, rotation in zip(self.centres, self.rotations, strict=True):
-            # a coarse pixel's centre lies between its two fine pixels, half a fine pixel from each
+            # a coarse pixel's centre is between its two fine pixels, half a fine pixel from each
             middle = 2.0 * centre[::-1] + 0.5
             corner = np.floor(middle).astype(np.int64) - reach
             x, y = (rotation[:2] @ specimen.positions.T) / step + (middle - corner)[:, None]

@@ -36,7 +36,7 @@ _SCATTERING_FACTOR = {
 }
 """Electron scattering factors at zero angle, Å. Source: Doyle & Turner 1968."""
 _HYDROGENS_PER_ATOM = 1.0
-"""Hydrogens are seldom deposited; protein holds about one per heavier atom."""
+"""Hydrogens are seldom deposited; protein has about one per heavier atom."""
 _DISPLACED_ICE = 0.58
 """Mean inner potential of vitreous ice over that of protein: 4.5 V / 7.8 V, from the densities and factors above."""
 _ICE_SMOOTHING = 2.5
@@ -55,7 +55,7 @@ class Specimen:
 
     @property
     def diameter(self) -> float:
-        """Diameter in Å of the sphere that holds 99 % of the atoms."""
+        """Diameter in Å of the sphere that contains 99 % of the atoms."""
         return 2.0 * float(np.quantile(np.linalg.norm(self.positions, axis=1), 0.99))
 
 
@@ -84,9 +84,9 @@ def read_model(path: Path) -> Specimen:
 
 
 def random_protein(seed: int, residues: int = 2400, domains: int = 5) -> Specimen:
-    """Globular domains of a confined random chain, arranged without symmetry: a protein nobody tuned for.
+    """Globular domains of a confined random chain, arranged without symmetry: a protein that nothing was tuned for.
 
-    Residues are 3.8 Å apart along the chain; each is eight atoms within 2 Å; a domain holds 134 Å³ per residue
+    Residues are 3.8 Å apart along the chain; each is eight atoms within 2 Å; a domain has 134 Å³ per residue
     (protein density, 0.81 Da/Å³).
     """
     rng = np.random.default_rng([seed, 20])
@@ -110,7 +110,7 @@ def random_protein(seed: int, residues: int = 2400, domains: int = 5) -> Specime
 
 
 def assembled(part: Specimen, copies: int, *, dihedral: bool = False) -> Specimen:
-    """Copies of a part around an axis, as close as their diameters let them; ``dihedral`` adds the same upside down."""
+    """Copies of a part around an axis, as close as their diameters allow; ``dihedral`` adds the same upside down."""
     angles = 2.0 * math.pi * np.arange(copies) / copies
     half = 0.4 * part.diameter
     radius = 0.0 if copies == 1 else half / math.sin(math.pi / copies)
@@ -143,7 +143,7 @@ def solvent_contrast(spatial_frequency: NDArray[np.float32]) -> NDArray[np.float
 def ice_amplitude(spatial_frequency: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shape of amorphous ice in amplitude over frequency in 1/Å: low compressibility, ring at 3.7 Å, then flat.
 
-    Source: the structure factor of vitreous water as measured by many; here two terms, relative units.
+    Source: the structure factor of vitreous water as widely measured; here two terms, relative units.
     """
     ring = np.exp(-(((spatial_frequency - 1.0 / 3.7) / 0.035) ** 2))
     floor = 0.25 + 0.75 / (1.0 + np.exp(-(spatial_frequency - 0.22) / 0.03))

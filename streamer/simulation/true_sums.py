@@ -1,4 +1,4 @@
-"""A simulated movie read and summed with the shifts that it really has: for what is to learn to denoise, not to align."""
+"""A simulated movie, read and summed with its true shifts: for training that is about denoising, not alignment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOT_PIXEL_SIGMA = 7.0
 
 
 def recorded(field: Field, camera: Detector) -> Frames:
-    """Expose a field on a camera; the movie as it is read, with the camera's own gain reference."""
+    """Expose a field on a camera; returns the movie as it is read, with the camera's own gain reference."""
     scope = field.scope
     counts = np.stack(list(field.frames(camera)))
     gain = Gain(path="simulated", sha256="", values=camera.gain_reference())
@@ -47,7 +47,7 @@ def true_sums(frames: Frames, displacement: NDArray[np.floating], band: Band) ->
 
     Parameters
     ----------
-    displacement : (t, 2) px (y, x) by which the specimen was displaced in each frame; its negative moves them back.
+    displacement : (t, 2) px (y, x) by which the specimen was displaced in each frame; its negative moves it back.
     """
     correction = correction_for(frames.shape, frames.gain, frames.defects)
     return sum_frames(

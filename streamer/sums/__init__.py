@@ -1,1 +1,1 @@
-"""Frames to the sum, its halves and the group sums that networks learn from."""
+"""From frames to the sum, its halves and the group sums that networks learn from."""

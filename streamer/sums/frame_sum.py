@@ -1,6 +1,6 @@
-"""Frames to sums on the physical grid, in one pass over the frames; ``fine`` is for the grid of half the pixel size.
+"""From frames to sums on the physical grid, in one pass; ``super_resolution`` uses the grid of half the pixel size.
 
-A frame with shift s is moved by s: its whole pixels in real space, edges filled with the frame's mean, the rest as a
+A frame with shift s is moved by s: whole pixels in real space, edges filled with the frame's mean, the rest as a
 phase; where the field bends, by interpolation (``warp``). The result is Σ w F with w the exposure filter.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSums:
-    """Accumulated sums of a movie, even and odd frames apart."""
+    """Accumulated sums of a movie, separate for even and odd frames."""
 
     even: Tensor
     """Unnormalised Σ w F over frames 0, 2, 4, …: (h, w//2+1)."""
@@ -93,7 +93,7 @@ def sum_frames(
 
 
 def _move_whole_pixels(frame: Tensor, y: int, x: int) -> Tensor:
-    """Move an image by whole px towards larger indices; what comes in at the edge is its mean."""
+    """Move an image by whole px towards larger indices; pixels that enter at the edge get its mean."""
     if y == 0 and x == 0:
         return frame
     height, width = frame.shape

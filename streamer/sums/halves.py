@@ -1,4 +1,4 @@
-"""Normalised halves and training groups out of accumulated sums.
+"""Normalised halves and training groups from accumulated sums.
 
 The micrograph is Σ w F / √Σ w² over all frames, so that its noise stays white; each half is divided by the *total's*
 root, so that the halves add up to the micrograph.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def half_sums(fused: FrameSums, pixel_size: float, voltage_kv: float) -> HalfSums:
-    """Even and odd sums of what was fused on the physical grid."""
+    """Even and odd sums of the frames fused on the physical grid."""
     device = fused.even.device
     exposures = fused.exposures
     plane = dose.decay_rate(fourier.radius(fused.shape, device), pixel_size, voltage_kv)
@@ -36,7 +36,7 @@ def half_sums(fused: FrameSums, pixel_size: float, voltage_kv: float) -> HalfSum
 
 
 def finite(sums: HalfSums) -> HalfSums:
-    """Return the sums; raise StageError where they are not numbers."""
+    """Return the sums; raise StageError if they are not finite."""
     for half in (sums.even, sums.odd):
         if not bool(torch.isfinite(half).all()):
             raise StageError("the aligned sum contains values that are not finite", where="fuse")
@@ -52,7 +52,7 @@ def even_share(
 
 
 def group_count(n_frames: int, most: int = 10) -> int:
-    """Number of interleaved groups: even, so that each group holds only even or only odd frames; 0 if too few."""
+    """Number of interleaved groups: even, so that each group contains only even or only odd frames; 0 if too few."""
     return min(most, n_frames) // 2 * 2 if n_frames >= 4 else 0
 
 

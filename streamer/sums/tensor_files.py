@@ -1,4 +1,4 @@
-"""Tensors on disk with a description beside them: safetensors, the description as JSON in its header."""
+"""Tensors on disk with a description: safetensors, the description as JSON in the header."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def encode_tensors(tensors: dict[str, Tensor], description: msgspec.Struct) -> b
 
 
 def read_tensors(path: Path, kind: type[D], expected: str, what: str) -> tuple[D, dict[str, Tensor]]:
-    """Description and tensors of a file; ModelError if it is no file of the ``expected`` format."""
+    """Description and tensors of a file; ModelError if it is not a file of the ``expected`` format."""
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get("description", "{}")
             description = msgspec.json.decode(text, type=kind)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
-        raise ModelError(f"no {what} could be read: {error}", where=path, expected=expected) from error
+        raise ModelError(f"the {what} cannot be read: {error}", where=path, expected=expected) from error
     if description.format != expected:
-        raise ModelError(f"{what} of another format", where=path, expected=expected, found=description.format)
+        raise ModelError(f"the {what} are in another format", where=path, expected=expected, found=description.format)
     return description, tensors

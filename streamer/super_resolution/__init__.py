@@ -1,1 +1,1 @@
-"""Frames onto half the pixel size, and whether that helped."""
+"""Frames onto the grid of half the pixel size, and whether that helped."""

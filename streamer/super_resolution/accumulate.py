@@ -1,10 +1,10 @@
 """Frames onto the grid of half the pixel size: one pass over them, memory that does not grow with their number.
 
-Each tile is cut from every frame where the tile's own shift says it was, the rest of a pixel is a phase, and what it
-adds to the right side B of ``dealias``' equations is summed, even and odd frames apart. Local motion costs no
-interpolation that way. Tiles are as small as the field's bending asks for.
+Each tile is cut from every frame where the tile's own shift says it was, the sub-pixel rest is a phase, and its
+contribution to the right-hand side B of the ``normal_equations`` is summed, separately for even and odd frames. Local
+motion then needs no interpolation. Tiles are as small as the bending of the field requires.
 
-A few tiles are summed twice: once more with the aliases turned by *other* frames' shifts. Whatever an estimate finds
+A few tiles are summed twice: once more with the aliases turned by *other* frames' shifts. Anything an estimate finds
 beyond Nyquist there is not signal.
 """
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 _SIDES = (256, 128, 64)
 _WITHIN = 0.05
-"""px: what shifts may differ within a tile, root mean square, before tiles are made smaller."""
+"""px: how much shifts may differ within a tile, root mean square, before tiles are made smaller."""
 _SAMPLE = 16
-"""Tiles that spectra and figures are measured on."""
+"""Number of tiles on which spectra and figures are measured."""
 _SEED = 4
 _TRAINING_PX = 16 * 128 * 128
-"""Area of the tiles that a network learns from, px: much the same whatever the tiles' side."""
+"""Area of the tiles that a network learns from, px: about the same for any side of the tiles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +52,13 @@ class AliasSums:
     kept: Tensor
     """(t,) int64: the frames that are in the sums, by their number in the movie."""
     sample: Tensor
-    """(m,) int64: tiles that figures are measured on, spread over the field."""
+    """(m,) int64: tiles on which figures are measured, spread over the field."""
     control: Tensor
     """(2, 4, m, side, side//2+1): the sample's sums with the aliases turned by other frames' shifts."""
     control_fractions: Tensor
     """(t, m, 2)."""
     mean: float
-    """Of one frame."""
+    """Mean of one frame."""
     groups: Tensor
     """(g, 4, l, side, side//2+1): sums of every g-th frame of ``training_tiles``; g may be 0."""
 
@@ -97,9 +97,9 @@ def accumulate(
     exposures : (t,) e⁻/Å² at the end of each frame, zeros for no weighting.
     pixel_size, voltage_kv : Å/px and kV.
     blur : the detector's transfer beyond its box; see ``AliasGrid``.
-    n_groups : even number of interleaved groups that are summed apart, for a network to learn from.
+    n_groups : even number of interleaved groups that are summed separately, for a network to learn from.
 
-    Frames that hold nothing (all pixels the same) or what is not a number are left out.
+    Frames that contain nothing (all pixels the same) or numbers that are not finite are left out.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def accumulate(
         kept.append(t)
         total += mean
     if not kept:
-        raise StageError("no frame holds anything", where="super-resolution", expected="numbers that differ")
+        raise StageError("no frame contains anything", where="super-resolution", expected="pixels that differ")
     at = torch.tensor(kept)
     return AliasSums(
         tiles=tiles,
@@ -160,8 +160,8 @@ def training_tiles(sample: Tensor, side: int) -> Tensor:
 def diversity(shifts: Tensor, exposures: Tensor | None = None) -> float:
     """How evenly the frames' sub-pixel positions are spread, 0…1.
 
-    One minus the largest |Σ_t exp(2πi Δ·s_t)|/T over the three aliases Δ = (1,0), (0,1), (1,1): 0 when all frames lie
-    at one sub-pixel position, so that nothing can be told apart; 1 when they are evenly spread.
+    One minus the largest |Σ_t exp(2πi Δ·s_t)|/T over the three aliases Δ = (1,0), (0,1), (1,1): 0 when all frames are
+    at one sub-pixel position, so that nothing can be separated; 1 when they are evenly spread.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def _add(sums: Tensor, t: int, spectra: Tensor, fractions: Tensor, grid: AliasGr
 
 
 def _usable(frame: Callable[[int], Tensor], n: int) -> Iterator[tuple[int, Tensor, float]]:
-    """Number, image without its mean, and mean of all frames that hold something."""
+    """Number, image without its mean, and mean of all frames that contain something."""
     for t in range(n):
         image = frame(t)
         mean = float(image.mean())
@@ -196,15 +196,15 @@ def _usable(frame: Callable[[int], Tensor], n: int) -> Iterator[tuple[int, Tenso
 
 
 def _turned(spectra: Tensor, by: Tensor) -> Tensor:
-    """Tiles of a frame as another frame's shift, that much less, would turn their aliases."""
+    """Tiles of a frame with their aliases turned as if its shift were smaller by ``by`` px."""
     side = spectra.shape[1]
-    # upper rows hold below Nyquist what is counted one cycle above it: there nothing may be turned
+    # in the upper rows, what is below Nyquist is counted one cycle above it: nothing may be turned there
     spectra[:, side // 2 + 1 :] *= _turns(by, (1, 0), spectra.device)
     return spectra
 
 
 def _side_for(motion: Motion, shape: tuple[int, int]) -> int:
-    """The largest tiles within which one shift per frame is near enough, several to a field."""
+    """Side of the largest tiles within which one shift per frame is close enough, several to a field."""
     for side in (side for side in _SIDES if 1.5 * side <= min(shape)):
         if motion.local is None or _spread_within(motion, Tiles(shape, side)) <= _WITHIN:
             return side
@@ -224,7 +224,7 @@ def _spread_within(motion: Motion, tiles: Tiles) -> float:
 
 
 def _other_frames(n: int) -> Tensor:
-    """(n,) for each frame another one of the same half, at random but always the same."""
+    """(n,) for each frame another one of the same half, random but always the same."""
     generator = torch.Generator().manual_seed(_SEED)
     order = torch.arange(n)
     for parity in (0, 1):

@@ -1,8 +1,8 @@
-"""Averages of a movie's early and late frames, as the published cryo-ZSSR (Huang et al. 2023, section 3) takes them.
+"""Averages of a movie's early and late frames, as the published cryo-ZSSR (Huang et al. 2023, section 3) uses them.
 
-All frames are aligned by our own shifts, local ones included, without dose weights. The paper aligns them to several
+All frames are aligned with our own shifts, including local ones, without dose weights. The paper aligns them to several
 reference frames in turn; but an average that is aligned to one frame is the average aligned to any other, moved as a
-whole, so each set of frames is added up once and moved afterwards (``views``).
+whole, so each set of frames is summed once and moved afterwards (``views``).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Averages:
     late: Tensor
     """(h, w) float32: the others."""
     early_share: float
-    """Of the frames."""
+    """Share of the frames that are in ``early``."""
     offsets: Tensor
-    """(k, 2) float64 (y, x) px, within ±½: where the views of ``views`` lie."""
+    """(k, 2) float64 (y, x) px, within ±½: positions of the images from ``views``."""
     scale: float
     """Standard deviation of the early average: what a network divides by."""
 
@@ -57,13 +57,13 @@ def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | Non
     ----------
     frame : returns corrected frame i, (h, w) float32.
     motion : global and local shifts.
-    chosen : (n,) int64 frames to take, ascending; None: all. Frames that hold nothing or no numbers are left out.
+    chosen : (n,) int64 frames to use, ascending; None: all. Frames that contain nothing or no numbers are left out.
     k : number of reference frames. They are drawn at random from all frames, as the paper says, always the same ones.
 
     Raises
     ------
     StageError
-        If there are fewer than two frames that hold something: early and late ones are needed.
+        If there are fewer than two frames that contain something: early and late ones are needed.
     """
     everything = torch.arange(len(motion.shifts)) if chosen is None else chosen
     held = torch.tensor([t for t in everything.tolist() if _holds_something(frame(t))], dtype=torch.int64)
@@ -86,8 +86,8 @@ def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | Non
 def views(image: Tensor, offsets: Tensor) -> Tensor:
     """The average aligned to each reference frame, (k, h, w).
 
-    Whole pixels are given back: the network's field of view is too narrow to learn a drift of many pixels, and where it
-    lies relative to the target is no information.
+    Whole pixels of drift are left out: the network's field of view is too narrow to learn a drift of many pixels, and
+    the position relative to the target carries no information.
     """
     shape, spectrum = (image.shape[0], image.shape[1]), torch.fft.rfft2(image)
     moved = torch.stack([spectrum * fourier.shift_ramp(shape, offset.to(image.device)) for offset in offsets])

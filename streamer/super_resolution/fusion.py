@@ -1,16 +1,16 @@
-"""The image on the grid of half the pixel size, and whether it can be trusted to hold more.
+"""The image on the grid of half the pixel size, and whether it can be trusted to contain more.
 
 First each half of a sample of tiles is solved with a weak flat prior; what the two have in common, ring by ring, is the
-signal's power; with it as prior all tiles are solved from all frames. So the weight comes from the data, and where the
-halves share nothing the image fades to 0.
+signal's power; with it as prior all tiles are solved from all frames. The weight thus comes from the data, and where
+the halves share nothing the image fades to 0.
 
-Whether super-resolution helps is then a finding, not a promise. Two images are made of one half's frames: the fused
-one, and the best that keeps to the physical grid and takes all that a coarse frequency holds for its own. With u the
-part of the first beyond Nyquist and r what the *frames* of the other half hold beyond the second, in the sense of the
-normal equations, u predicts these frames better by 2 Re u·r − u·K u. The share Re u·r / u·K u is 1 where all that was
-added is confirmed, ½ where it does as much harm as good and 0 where none of it is there. Artefacts that both halves
-share, and that a correlation of halves would take for signal, predict nothing. The control: the same with the aliases
-turned by other frames' shifts, which is 0 where the frames' own shifts are what tells the aliases apart.
+Whether super-resolution helps is then a finding, not a promise. Two images are made from one half's frames: the fused
+one, and the best one on the physical grid alone, which attributes all of a coarse frequency to that frequency. With u
+the part of the first beyond Nyquist and r what the *frames* of the other half contain beyond the second, in the sense
+of the normal equations, u predicts these frames better by 2 Re u·r − u·K u. The share Re u·r / u·K u is 1 where all
+that was added is confirmed, ½ where it does as much harm as good and 0 where none of it is there. Artefacts that both
+halves share, and that a correlation of halves would mistake for signal, predict nothing. The control: the same with the
+aliases turned by other frames' shifts, which is 0 where it is the frames' own shifts that separate the aliases.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 _FLAT_PRIOR = 1.0
 """Noise over signal power of one frame, for the halves."""
 _LEAST_SIGNAL = 1e-3
-"""Signal over noise power of one frame below which the prior pulls no harder."""
+"""Signal over noise power of one frame below which the prior gets no stronger."""
 _LEAST_KEPT = 0.1
-"""Share of the signal that the halves' product must keep where its power is believed."""
+"""Share of the signal that the halves' product must keep for its power to be trusted."""
 _NEVER = 1e12
 """A prior that leaves nothing."""
 _FLATTENING = 3
-"""Rings to each side that the noise's power is averaged over."""
+"""Rings to each side over which the noise's power is averaged."""
 _BEYOND = (1.02, 1.5)
 """Band of the halves' correlation, in units of the physical Nyquist frequency."""
 
@@ -64,11 +64,11 @@ def super_resolve(
 
     Parameters
     ----------
-    resolver : of the movie's sums.
+    resolver : ``Fusion`` of the movie's sums.
     shifts : (t, 2) px, global.
     min_diversity : below it the verdict is "cannot help".
-    network : what changes the fused image further; it is judged together with it.
-    learned_from : the network was trained on this very movie, which cannot judge it: the fused image alone is judged.
+    network : changes the fused image further; the two are judged together.
+    learned_from : the network was trained on this very movie, which cannot judge it: only the fused image is judged.
     filtered : see ``Fusion.image``.
 
     Returns
@@ -86,21 +86,21 @@ def super_resolve(
 
 
 class Fusion:
-    """Everything that is solved for one movie's sums."""
+    """Everything that is solved from one movie's sums."""
 
     def __init__(self, sums: AliasSums, noise: float, network: FusionNetwork | None = None) -> None:
         """Measure the prior; ``noise`` is the variance of one frame per px, white."""
         self.sums, self.grid, self.network = sums, sums.grid, network
         side = self.grid.side
         self.white = noise * side * side
-        """Of one frame per coarse coefficient of a tile that is not faded."""
+        """Noise variance of one frame per coarse coefficient of a tile that is not faded."""
         inside = sums.tiles.inside(sums.sample)
         fade, used = fourier.edge(side, 0, FADE) ** 2, fourier.edge(side, FADE, 2 * BLEND) ** 2
         self._used = (inside * used * used[:, None]).mean((1, 2))
         """(m,) share of each tile of the sample that spectra are measured on."""
         left = inside * fade * fade[:, None]
         self._noise = (self.white * left.square().mean((1, 2)) / left.mean((1, 2))).to(self.grid.device)
-        """(m,) of one frame per coarse coefficient where the tile holds anything: it may lie partly outside."""
+        """(m,) of one frame per coarse coefficient where the tile contains anything: it may be partly outside."""
         self._kept = self._kept_by_flat_prior()
         self._rings = self._measured()
         self.prior = self._prior(slice(None))
@@ -121,7 +121,7 @@ class Fusion:
         return 2 * self.grid.side, 2 * self.grid.side
 
     def _measured(self) -> Tensor:
-        """Ring sums of the halves, solved with a flat prior: in common, of even and of odd; (3, m, rings)."""
+        """Ring sums of the halves, solved with a flat prior: common, even and odd; (3, m, rings)."""
         flat = torch.full_like(self.grid.radius, _FLAT_PRIOR)
         fractions = self.sums.fractions[:, self.sums.sample]
         even, odd = (
@@ -139,13 +139,13 @@ class Fusion:
         return spectra
 
     def _prior(self, tiles: slice) -> Tensor:
-        """σ²/P at each alias: P from what the halves of some tiles share, what the flat prior took given back."""
+        """σ²/P at each alias: P from what the halves of some tiles share, corrected for the flat prior."""
         common, even, odd = self._rings[:, tiles].sum(1).cpu()
         counts = 2.0 * fourier.coefficient_counts(self.fine) * float(self._used[tiles].sum())
         # fine coefficients are four times the aliases', whose noise per frame is known
         scale = counts * self._kept * 16.0 * self.white
         signal = smoothed(common, even * odd / counts, scale)
-        # where the box lets next to nothing pass, what is found is chance: the signal grows no more there
+        # where the box passes almost nothing, all that is found is chance: the signal must not grow there
         last = max(1, int((self._kept > _LEAST_KEPT).sum())) - 1
         signal[last:] = torch.minimum(signal[last:], signal[last])
         prior = self.grid.rings(1.0 / signal.clamp(min=_LEAST_SIGNAL))
@@ -156,7 +156,7 @@ class Fusion:
         """Mean share of the signal's power that the flat prior leaves in both halves' product, (rings,)."""
         frequency = fourier.ring_frequencies(self.fine) * 2.0
         place = (frequency * self.grid.side).round().to(torch.int64).clamp(max=self.grid.side - 1)
-        # along an axis, where the box lets least pass: a bound that is near enough
+        # along an axis, where the box passes least: a bound that is close enough
         box, rate = (values[:, 0].cpu().double()[place] for values in (self.grid.power[0], self.grid.rate[0]))
         decay = torch.exp(-2.0 * self.sums.exposures.double().cpu()[:, None] * rate)
         share = torch.ones_like(box)
@@ -177,9 +177,9 @@ class Fusion:
 
         Parameters
         ----------
-        filtered : the most probable image, on the scale of the plain micrograph at the origin (√frames): to look at.
-            Else its noise is made white again, as strong as the micrograph's: to reconstruct from, because programs
-            for that take noise to be white, and their interpolation spoils what lies far below other frequencies.
+        filtered : the most probable image, on the scale of the plain micrograph at the origin (√frames): for viewing.
+            Else its noise is made white again, as strong as the micrograph's: for reconstruction, because such programs
+            assume white noise, and their interpolation spoils frequencies that are far weaker than others.
         """
         solved = self._equations(self.sums.fractions, None).solve(self.sums.sums.sum(0), self.prior)
         blended = self.sums.tiles.blend(self.grid.image(solved), 2)
@@ -194,9 +194,9 @@ class Fusion:
         return fourier.to_image(spectrum, shape)
 
     def _flattening(self) -> Tensor:
-        """What makes the fused image's noise white and as strong as that of a frame's px: (rings,) of a fine tile.
+        """Factors that make the fused image's noise white, as strong as a frame's px: (rings,) of a fine tile.
 
-        The noise is what the same solver makes of the halves' difference, which holds next to no signal.
+        The noise is what the same solver makes of the halves' difference, which contains almost no signal.
         """
         sample = self.sums.sample
         even, odd = self.sums.sums[:, :, sample]
@@ -208,7 +208,7 @@ class Fusion:
         return (4.0 * self.white / smooth.clamp(min=1e-20)).sqrt().to(self.grid.device, torch.float32)
 
     def _changed(self, fused: Tensor, exposures: Tensor, prior: Tensor) -> Tensor:
-        """Fused images (b, h, w) of some frames as the network leaves them."""
+        """Fused images (b, h, w) of some frames as changed by the network."""
         if self.network is None:
             return fused
         return fused + self.network(fused, self.grid, exposures, prior, self.white)
@@ -244,7 +244,7 @@ class Fusion:
         return confirmation_of(judged)
 
     def confirmation_of(self, images: Sequence[Tensor], chosen: Tensor) -> tuple[Confirmation, Confirmation]:
-        """Judge images (2h, 2w) that were made of the even and of the odd frames alone by some other way.
+        """Judge images (2h, 2w) that were made from the even and from the odd frames alone in some other way.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class Fusion:
 
         Returns
         -------
-        Confirmation, and as control the same with what another tile's frames hold.
+        Confirmation, and as control the same with what another tile's frames contain.
         """
         where = torch.stack([(self.sums.sample == tile).nonzero()[0, 0] for tile in chosen])
         found, control = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
@@ -267,10 +267,10 @@ class Fusion:
         return confirmation_of(found), confirmation_of(control)
 
     def _compared(self, added: Tensor, left: Tensor, unseen: NormalEquations, noise: Tensor) -> Tensor:
-        """What is confirmed of an image beyond Nyquist, what it predicts, and the variance by chance: (3,)."""
+        """How much of an image beyond Nyquist is confirmed, how much it predicts, and the variance by chance: (3,)."""
         added = added * ~self.grid.is_below[:, None]
         power = self._product(added, unseen.apply(added))
-        # half of it is in the real part; but of noise alone both directions say the same: no second opinion
+        # half of it is in the real part; but for noise alone both directions say the same: they are not independent
         return torch.stack([self._product(added, left).sum(), power.sum(), (power * noise).sum()]).cpu()
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class Fusion:
         return (a[..., columns].conj() * b[..., columns]).real.sum((0, 2, 3), dtype=torch.float64)
 
     def _prior_below(self, prior: Tensor) -> Tensor:
-        """Prior of an image without super-resolution, which takes all that a coarse frequency holds for its own."""
+        """Prior of an image without super-resolution, which attributes all of a coarse frequency to that frequency."""
         signal = self.grid.power / prior.clamp(min=1e-6)
         below = self.grid.is_below
         folded = signal.sum(0) / self.grid.power.clamp(min=1e-6)

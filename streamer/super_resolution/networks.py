@@ -1,4 +1,4 @@
-"""What the pipeline is given for the networks of super-resolution, without knowing any."""
+"""The networks of super-resolution as the pipeline sees them, without knowing any."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FusionNetwork(Protocol):
-    """What changes the fused image on the fine grid further; may raise ModelError."""
+    """Changes the fused image on the fine grid further; may raise ModelError."""
 
     @property
     def reference(self) -> ModelRef:
@@ -32,7 +32,7 @@ class FusionNetwork(Protocol):
         ----------
         fused : (b, h, w), tiles or a whole field, on the scale of one frame.
         exposures : (t,) e⁻/Å² of the frames.
-        prior : (4, side, side//2+1) that they were fused with.
+        prior : (4, side, side//2+1) with which they were fused.
         white : variance of one frame's noise per coarse coefficient of a tile.
         """
 
@@ -46,7 +46,7 @@ class ZssrNetwork(Protocol):
 
     @property
     def trained_on(self) -> Collection[str]:
-        """Ids of the movies that it has learned from, but for the one that it may be trained on when it is called."""
+        """Ids of the movies that it has learned from, except the one on which it may be trained when it is called."""
 
     def __call__(self, averages: Averages) -> Callable[[Averages], Tensor]:
         """The network for a movie, trained on it if that is wanted: averages (h, w) of frames → image (2h, 2w)."""

@@ -1,6 +1,6 @@
-"""What separates the aliases: normal equations of many shifted frames, tile by tile.
+"""Separating the aliases: normal equations of many shifted frames, tile by tile.
 
-On the grid of half the pixel size every coarse frequency f holds four fine ones, F_a = f − Δ_a with Δ ∈ {0, 1}² cycles
+On the grid of half the pixel size every coarse frequency f comprises four fine ones, F_a = f − Δ_a, Δ ∈ {0, 1}² cycles
 per px. A frame with shift s sees Y(f) = Σ_a A(F_a) X(F_a) + noise, A = w(F) h(F) exp(2πi F·s), w the damage and h the
 detector's transfer. All frames together give K X = B with the 4×4 Hermitian matrix
 
@@ -10,7 +10,7 @@ detector's transfer. All frames together give K X = B with the 4×4 Hermitian ma
 G is nine curves of the decay rate z per tile, tabulated instead of summed over frames at every frequency. With a prior
 (K + σ²/P) X = B is the most probable image. Source: Tsai & Huang 1984 for the aliases, Hardie et al. 1997 for the MAP.
 
-The same equations tell how well an image predicts frames that it was not made from, without touching these again:
+The same equations say how well an image predicts frames that it was not made from, without reading these again:
 Σ_t |Y_t − A_t X|² = const − 2 Re X·B + X·K X.
 """
 
@@ -31,13 +31,13 @@ ALIASES = ((0, 0), (1, 0), (0, 1), (1, 1))
 """Whole cycles per px, (y, x), by which each fine frequency lies below the coarse one."""
 _TABLE = 257
 _AT_ONCE = 8
-"""Tiles whose matrices are held at a time."""
+"""Tiles whose matrices are in memory at a time."""
 _SINGULAR = 1e-6
 """Least pivot, as a share of the matrix's own diagonal."""
 
 
 class AliasGrid:
-    """The four fine frequencies of each coarse one for tiles of ``side`` px, and what is known of them."""
+    """The four fine frequencies of each coarse one for tiles of ``side`` px, and what is known about them."""
 
     def __init__(
         self,
@@ -73,12 +73,12 @@ class AliasGrid:
         self.power = self.transfer.abs().square()
         in_rows, in_columns = (rows >= -0.5) & (rows < 0.5), (columns > -0.5) & (columns <= 0.5)
         self.is_below = in_rows[:, :, None] & in_columns[:, None, :]
-        """(4, …) bool: the alias that the physical grid itself holds."""
+        """(4, …) bool: the alias that the physical grid itself contains."""
         self.rate = dose.decay_rate(self.radius, pixel_size, voltage_kv) * float(weighted)
         """(4, …) z in Å²/e⁻."""
 
     def sensitivity(self, exposures: Tensor) -> Tensor:
-        """Diagonal of K, (4, side, side//2+1): how much frames at some exposures, (t,) e⁻/Å², tell of each alias."""
+        """Diagonal of K, (4, side, side//2+1): how much frames at exposures (t,) e⁻/Å² say about each alias."""
         found = torch.zeros_like(self.power)
         for exposure in exposures.tolist():
             found += torch.exp(-2.0 * exposure * self.rate)
@@ -105,7 +105,7 @@ class AliasGrid:
         side = self.side
         fine = aliases.new_empty((aliases.shape[1], 2 * side, side + 1))
         rows = torch.arange(side, device=aliases.device)
-        # what lies below the half-plane is read at its mirror image −F; the direct ones are right where both reach
+        # frequencies below the half-plane are read at their mirror image −F; where both reach, the direct are right
         for part, mirrored in ((aliases[2], (-rows) % (2 * side)), (aliases[3], (-rows - side) % (2 * side))):
             fine[:, mirrored, side // 2 :] = part.flip(-1).conj()
         fine[:, :side, : side // 2 + 1] = aliases[0]
@@ -135,7 +135,7 @@ class NormalEquations:
 
         Parameters
         ----------
-        b : (4, n, side, side//2+1) Σ_t w exp(−2πi F·s) Y of these frames, as ``fine.accumulate`` makes it.
+        b : (4, n, side, side//2+1) Σ_t w exp(−2πi F·s) Y of these frames, as ``accumulate`` makes it.
         prior : (4, side, side//2+1) σ²/P per coefficient; larger pulls towards 0.
 
         Returns
@@ -164,7 +164,7 @@ class NormalEquations:
         return seen
 
     def residual(self, b: Tensor, x: Tensor) -> Tensor:
-        """B − K X, (4, n, side, side//2+1): what an image leaves of frames, turned back onto it."""
+        """B − K X, (4, n, side, side//2+1): what an image leaves unexplained of frames, turned back onto it."""
         return b * self._grid.transfer.conj()[:, None] - self.apply(x)
 
     def _parts(self, n: int) -> Iterator[slice]:

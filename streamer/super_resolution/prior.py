@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 _SMOOTHING = (12, 32, 128)
 """Running means of the signal's power, from wide to narrow: half widths as shares of the rings."""
 _NEIGHBOURS = 12
-"""Share of the rings, to each side, that decide together what is chance."""
+"""One in this many rings, to each side, decide together what is chance."""
 _FIT_STEPS = 30
 
 
 def smoothed(sums: Tensor, chance: Tensor, scale: Tensor) -> Tensor:
-    """Ring sums over a scale, (rings,): as fine as they show more than chance, so that Thon rings stay where they are.
+    """Ring sums over a scale, (rings,): as fine as they show more than chance, so that Thon rings stay in place.
 
     From a smooth trend to wide and then narrow running means; what each adds is shrunk by how much of it chance
     explains in the neighbourhood (empirical Bayes). ``chance`` is the variance of each sum.

@@ -1,6 +1,6 @@
 """Super-resolution as a step of the pipeline: whether it is tried, how, and what it leaves for training.
 
-A second pass over the frames, which is saved where it is known to be in vain.
+It takes a second pass over the frames, which is saved where it is known to be in vain.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _SEEN = ("super-resolution: the network was trained on this movie; its figures a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperResolutionRequest:
-    """With what a movie is super-resolved."""
+    """What a movie is super-resolved with."""
 
     movie_id: str
     network: FusionNetwork | None = None
-    """What changes the fused image on the fine grid; None: it stays as it is."""
+    """Changes the fused image on the fine grid; None: the image is not changed."""
     zssr: ZssrNetwork | None = None
     """cryo-ZSSR, where ``super_resolution.method`` asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperResolvedMovie:
-    """The image of half the pixel size with its verdict, and what a network can learn from the movie."""
+    """The image at half the pixel size with its verdict, and what a network can learn from the movie."""
 
     image: Tensor | None
     """(2h, 2w) float32; None when it was not made."""
@@ -70,7 +70,7 @@ def super_resolve_movie(
     request: SuperResolutionRequest,
     instructions: Instructions,
 ) -> SuperResolvedMovie:
-    """Make the image of half the pixel size, unless it is known to be in vain.
+    """Make the image at half the pixel size, unless that is known to be in vain.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Overlapping square tiles of a field: cut out of moved frames, and blended into one image again.
 
-A tile's data fade to 0 over its outer ``FADE`` px, because a Fourier transform takes it for periodic; what lies there
-is not used. Over the next ``BLEND`` px neighbours share: their weights rise and fall so that all add up to 1.
+A tile's data fade to 0 over its outer ``FADE`` px, because a Fourier transform treats it as periodic; that part
+is not used. The next ``BLEND`` px are shared by neighbours, whose weights rise and fall so that they add up to 1.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Tiles:
         return len(self.corners)
 
     def centres(self) -> Tensor:
-        """(n, 2) float64 (y, x) px: the middle of the part of each tile that lies in the field."""
+        """(n, 2) float64 (y, x) px: the middle of the part of each tile that is in the field."""
         first = (self.corners + FADE).clamp(min=0)
         last = torch.minimum(self.corners + self.side - FADE, torch.tensor(self.shape)) - 1
         return (first + last).to(torch.float64) / 2.0
 
     def inside(self, which: Tensor) -> Tensor:
-        """(m, side, side) float32 of some tiles, (m,) int64: 1 where a pixel lies in the field."""
+        """(m, side, side) float32 of some tiles, (m,) int64: 1 where a pixel is in the field."""
         axes = []
         for axis, size in enumerate(self.shape):
             place = self.corners[which, axis, None] + torch.arange(self.side)
@@ -59,11 +59,11 @@ class Tiles:
         return axes[0][:, :, None] * axes[1][:, None, :]
 
     def cut(self, image: Tensor, moved: Tensor) -> Tensor:
-        """Tiles of an image, each from where it was moved from.
+        """Tiles of an image, each cut from where its content was.
 
         Parameters
         ----------
-        image : (h, w) with mean 0, which is also what lies beyond its edges.
+        image : (h, w) with mean 0, which is also its value beyond the edges.
         moved : (n, 2) int64 (y, x) px by which each tile's content has to be moved.
 
         Returns
@@ -79,7 +79,7 @@ class Tiles:
         return windows[rows, columns] * (fade[:, None] * fade)
 
     def cut_fine(self, image: Tensor, which: Tensor) -> Tensor:
-        """Some tiles, (m,) int64, of a (2h, 2w) image with mean 0: (m, 2·side, 2·side), faded as those of ``cut``."""
+        """Some tiles, (m,) int64, of a (2h, 2w) image with mean 0: (m, 2·side, 2·side), faded as in ``cut``."""
         side = 2 * self.side
         around = torch.nn.functional.pad(image, (side, side, side, side))
         fade = fourier.edge(side, 0, 2 * FADE, image.device)
@@ -88,7 +88,7 @@ class Tiles:
         return parts * (fade[:, None] * fade)
 
     def blend(self, parts: Tensor, upsampling: int = 1) -> Tensor:
-        """One image of all tiles.
+        """One image from all tiles.
 
         Parameters
         ----------

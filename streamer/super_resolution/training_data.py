@@ -1,7 +1,8 @@
-"""What networks of the fine grid learn from, one safetensors file per movie.
+"""Training data of networks for the fine grid, one safetensors file per movie.
 
-For a network on top of fusion: sums of groups of the movie's frames on some tiles of the fine grid. All that the normal
-equations need is in it, so that nobody reads the movie again. For cryo-ZSSR: the middle of the early and late averages.
+For a network on top of fusion: sums of groups of the movie's frames on some tiles of the fine grid. It contains all
+that the normal equations need, so that the movie is not read again. For cryo-ZSSR: the middle of the early and late
+averages.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class FusionTrainingData:
 
     grid: AliasGrid
     groups: Tensor
-    """(g, 4, l, side, side//2+1) complex64; see ``fine.AliasSums``."""
+    """(g, 4, l, side, side//2+1) complex64; see ``accumulate.AliasSums``."""
     group_of: Tensor
     """(t,) int64: the group of each frame."""
     fractions: Tensor
@@ -61,7 +62,7 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_training_data(movie_id: str, training_data: FusionTrainingData | Averages, pixel_size: float) -> bytes:
-    """What is learned from a movie as the bytes of a file; ``pixel_size`` is the physical one in Å."""
+    """A movie's training data as the bytes of a file; ``pixel_size`` is the physical one in Å."""
     if isinstance(training_data, FusionTrainingData):
         return encode_fusion_data(movie_id, training_data)
     return encode_averages(movie_id, training_data, pixel_size)
@@ -83,7 +84,7 @@ def training_data_of(resolver: Fusion, pixel_size: float) -> FusionTrainingData:
 
 
 def encode_fusion_data(movie_id: str, training_data: FusionTrainingData) -> bytes:
-    """Training data as the bytes of a file; sums as float16 of one scale, which costs .05 % of their noise."""
+    """Training data as the bytes of a file; sums as float16 on one scale, which adds 0.05 % to their noise."""
     grid = training_data.grid
     description = _Description(
         format=FORMAT,
@@ -94,7 +95,7 @@ def encode_fusion_data(movie_id: str, training_data: FusionTrainingData) -> byte
         white=training_data.white,
     )
     parts = torch.view_as_real(training_data.groups)
-    # the coarsest coefficients hold the shape of the field, far above the noise: float16 has room for 65504
+    # the coarsest coefficients are the shape of the field, far above the noise: float16 ends at 65504
     scale = (training_data.groups.abs().max() / 3e4).clamp(min=1e-30)
     tensors = {
         "groups": (parts / scale).to(torch.float16),

@@ -1,4 +1,4 @@
-"""Whether super-resolution helps a movie: from what unseen frames confirm of what it adds."""
+"""Whether super-resolution helps a movie: judged by how much of what it adds is confirmed by unseen frames."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Confirmation:
 
 
 def confirmation_of(judged: Tensor) -> Confirmation:
-    """Confirmation of what was confirmed, what was predicted, and the variance by chance, (3,)."""
+    """Confirmation from how much was confirmed, how much was predicted, and the variance by chance, (3,)."""
     confirmed, predicted, noise = judged.tolist()
     if predicted <= 0.0 or noise <= 0.0:
         return Confirmation(share=0.0, error=math.inf)

@@ -1,6 +1,6 @@
 """The fine image by cryo-ZSSR as published, judged by the same frames as fusion is.
 
-The network makes an image of the averages of all frames. To judge it, it is applied again to averages of the even and
+The network makes an image from the averages of all frames. To judge it, it is applied again to averages of the even and
 of the odd frames alone, on a few tiles, and what it adds beyond the physical Nyquist frequency there is compared with
 the other half's frames. A network trained on this very movie has seen both halves, though only at twice the pixel size.
 """
@@ -48,7 +48,7 @@ def super_resolve_averages(
     ----------
     whole : averages of all frames.
     frame : returns corrected frame i, (h, w) float32.
-    resolver : of the movie's sums; only to judge by.
+    resolver : ``Fusion`` of the movie's sums; used for judging only.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def super_resolve_averages(
         part = average(frame, motion, torch.arange(parity, len(motion.shifts), 2))
         halves.append(_on_tiles(apply, replace(part, scale=whole.scale), sums, chosen))
     found, control = resolver.confirmation_of(halves, chosen)
-    # the halves of the fused image say nothing of this one
+    # the halves of the fused image say nothing about this one
     verdict = judged(found, control, None, sums.exposures, motion.shifts, min_diversity)
     image = (apply(whole) + sums.mean) * math.sqrt(len(sums.parity))
     return SuperResolution(image=image, verdict=replace(verdict, method="zssr", model=network.reference))

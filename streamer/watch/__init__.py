@@ -1,1 +1,1 @@
-"""From a directory that is being written to, to movies that are whole."""
+"""From a directory that is being written to, to complete movies."""

@@ -1,4 +1,4 @@
-"""What is in the watched directory: paths below the root and the state of each file that may be a movie."""
+"""Content of the watched directory: paths below the root, and the state of each file that may be a movie."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Listing(NamedTuple):
     files: dict[str, FileIdentity]
     """By path below the root, with slashes."""
     names: set[str]
-    """Paths of all that are there, also of those that were left out as done."""
+    """Paths of all files present, including those that were left out as done."""
     root_missing: bool = False
-    """The root is not there or cannot be read: nothing is known, which is not the same as nothing there."""
+    """The root does not exist or cannot be read: nothing is known, which is not the same as an empty root."""
 
 
 def scan(root: Path, settings: WatchSettings, is_done: IsDone = lambda _path, _identity: False) -> Listing:
     """List all files below ``root`` that may be movies.
 
-    Regular files only; links, to files or directories, and hidden directories are not followed. What vanishes
-    or cannot be read meanwhile is left out.
+    Regular files only; links, to files or directories, and hidden directories are not followed. Files that
+    vanish or cannot be read meanwhile are left out.
 
     Parameters
     ----------
-    is_done : whether nothing has to be known of a file any more: of a long session only the few others are kept.
+    is_done : whether a file needs no more attention: of a long session only the few others are kept.
     """
     listing = Listing({}, set())
     directories = [""]
@@ -64,12 +64,12 @@ def scan(root: Path, settings: WatchSettings, is_done: IsDone = lambda _path, _i
             except OSError:
                 if not relative:
                     return Listing({}, set(), root_missing=True)
-                # Renamed, removed or forbidden while we were looking: the next scan sees what has become of it.
+                # Renamed, removed or forbidden while we were looking: the next scan sees its new state.
     return listing
 
 
 def look_again(root: Path, relatives: Iterable[str]) -> Listing:
-    """Find the present state of files that a scan has found; what has vanished, also behind a link, is left out."""
+    """Find the present state of files that a scan has found; those that vanished, even behind a link, are left out."""
     files, names = {}, defaultdict(list)
     for relative in relatives:
         names[relative.rpartition("/")[0]].append(relative)
@@ -96,7 +96,7 @@ def is_movie_name(name: str, settings: WatchSettings, *, in_epu_tree: bool = Fal
 
     Parameters
     ----------
-    in_epu_tree : it lies where EPU also writes integrated images, which differ from movies only by name.
+    in_epu_tree : it is where EPU also writes integrated images, which differ from movies only by name.
     """
     lower = name.lower()
     if not _matcher(settings.include).match(lower) or _matcher(settings.exclude).match(lower):
@@ -108,12 +108,12 @@ def is_movie_name(name: str, settings: WatchSettings, *, in_epu_tree: bool = Fal
 
 @lru_cache(maxsize=16)
 def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    """One expression for several file name patterns, in lower case; none match nothing."""
+    """One expression for several file name patterns, in lower case; no patterns match nothing."""
     return re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in patterns) or r"(?!)")
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Whether to go down; ``.snapshot`` and its like hold copies of everything."""
+    """Whether to descend; directories such as ``.snapshot`` contain copies of everything."""
     try:
         return not _is_hidden(entry.name) and entry.is_dir(follow_symlinks=False)
     except OSError:
@@ -125,11 +125,11 @@ def _is_hidden(directory: str) -> bool:
 
 
 def _add(listing: Listing, path: str, entry: os.DirEntry[str], is_done: IsDone) -> None:
-    """Note a file that is a regular one and still there."""
+    """Note a file if it is regular and still exists."""
     with suppress(OSError):
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISREG(status.st_mode):
-            # the same string as at the last scan: what remembers paths shares them
+            # the same string as at the last scan, shared by everything that remembers paths
             path, found = sys.intern(path), identity(status)
             listing.names.add(path)
             if not is_done(path, found):

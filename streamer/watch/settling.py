@@ -1,7 +1,7 @@
-"""When a file counts as a whole movie: a pure judgement over what is seen of it at successive times.
+"""When a file counts as a complete movie: a pure judgement of what is seen of it at successive times.
 
-Time is the caller's monotonic clock and nothing else: neither the clock of the camera's computer nor that of
-a file server takes part. Source of the rules: design.md section 6 and reliability.md 2.2.
+Time is the caller's monotonic clock alone: neither the clock of the camera's computer nor that of a file server
+matters.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ if TYPE_CHECKING:
 Evidence = Literal["sidecar", "header", "unproven"]
 
 LOOKS_AT_A_TIME, LOOKING_S = 256, 1.0
-"""Files opened per observation, and how long more are opened where that goes quickly, s: a session found at start does
-not hold up the one who asks."""
+"""Files opened per observation, and for how long more are opened if that is quick, s: a session found at start does not
+hold up the caller."""
 
 _FEWEST_TO_TELL = 3
-"""Movies of a session before it is known what is usual."""
+"""Movies of a session needed to know what is usual."""
 _SHORT_WAITS = 4
-"""How many times longer one has to stand still that has fewer frames than usual and no proof of them."""
+"""How many times longer a movie must stay unchanged that has fewer frames than usual and no proof of them."""
 _YEAR_1980_NS = 315_532_800 * 10**9
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _REASONS = {
-    "sidecar": "is complete by its sidecar, and has to stand still",
-    "header": "is complete by its header; a sidecar may follow",
+    "sidecar": "is complete according to its sidecar, and must stay unchanged for a while",
+    "header": "is complete according to its header; a sidecar may follow",
     "unproven": "has no proof of its number of frames",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A movie that is whole, or one of which it is certain that it will not become so by waiting."""
+    """A movie that is complete, or one that certainly will not become so by waiting."""
 
     movie: Movie
     header: MovieHeader | None
     error: StreamerError | None
-    """Why it cannot be processed; ``MovieNotReady``: it has stood still for too long without being whole."""
+    """Why it cannot be processed; ``MovieNotReady``: it has not changed for too long and is still incomplete."""
     detected_utc: str
     ready_utc: str
     waited_s: float
-    """From the first sight to now."""
+    """Since it was first seen."""
     still_s: float
-    """From the last change to now: since when the file was complete."""
+    """Since its last change: how long the file has been complete."""
     found_at_start: bool = False
-    """Whether the file was there at the first look."""
+    """Whether the file existed at the first look."""
     fingerprint: str | None = None
-    """Where it was asked for: hash of the size and of the first and last MiB."""
+    """Hash of the size and of the first and last MiB, where requested."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class _Candidate:
     observations: int = 1
     acquisition: Acquisition | None = None
     header: MovieHeader | None = None
-    reason: str = "has not stood still for long enough"
+    reason: str = "has not been unchanged for long enough"
     next_check: float = 0.0
     pause: float = _FIRST_PAUSE_S
 
@@ -90,7 +90,7 @@ class _Verdict(NamedTuple):
 
 
 class Settling:
-    """Judges files by what is observed of them; reads nothing but through the two functions it is given.
+    """Judges files by what is observed of them; reads only through the two functions it is given.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ class Settling:
     root : the watched root.
     session_name : ``[session] name``, empty for none.
     known : identity of the last processed state of a movie by its path below the root, None for a new one.
-        The same size and time of change count as the same movie: device and inode numbers do not survive a
-        remount, and a change of owner or of permissions is none of the content.
+        The same size and modification time count as the same movie: device and inode numbers do not survive a
+        remount, and a change of owner or of permissions does not change the content.
     clock : dates what is found, for people, and limits how long one look at many files takes; no judgement depends on
         it.
     """
@@ -126,18 +126,18 @@ class Settling:
         self._proven: dict[str, bytes] = {}
         """Device and inode of a file, and how many frames its MRC header has proved."""
         self._headers_grow: set[str] = set()
-        """Sessions whose MRC headers are rewritten with each frame: each state of a file is a whole, shorter movie."""
+        """Sessions whose MRC headers are rewritten with each frame: each state of a file is a valid, shorter movie."""
 
     def waiting(self) -> dict[str, str]:
-        """Tell what each file that is not yet whole waits for, by path below the root."""
+        """What each file that is not yet complete is waiting for, by path below the root."""
         return {relative: candidate.reason for relative, candidate in dict(self._candidates).items()}
 
     def renamed(self, relative: str) -> None:
-        """A file of the next look was given this name: copy programs do that when they are done; it may wait less."""
+        """A file of the next look was renamed to this: copy programs do that when they are done; it may wait less."""
         self._renamed.add(relative)
 
     def forget(self, relative: str) -> None:
-        """A file is gone: should it come back, that is news, whatever was known of it."""
+        """A file is gone: if it reappears it counts as new, whatever was known about it."""
         self._renamed.discard(relative)
         self._candidates.pop(relative, None)
         self._reported.pop(relative, None)
@@ -152,13 +152,13 @@ class Settling:
         header_check: HeaderCheck = movie_reader.read_header,
         sidecar_read: SidecarRead = sidecars.read_sidecar,
     ) -> list[Arrival]:
-        """Take in one look at the files and tell which movies are now whole, or never will be; oldest first.
+        """Judge one look at the files; returns movies that are now complete, or never will be, oldest first.
 
         Parameters
         ----------
         now : monotonic time of the look, s.
-        listing : all files seen but those that are done, or at least all that ``waiting`` names; a waiting file that is
-            absent starts anew, or is done.
+        listing : all files seen except those that are done, or at least all that ``waiting`` names; a waiting file that
+            is absent starts over, or is done.
         """
         self._renamed.intersection_update(listing)
         for relative in self._candidates.keys() - listing.keys():
@@ -192,7 +192,7 @@ class Settling:
     def _note(self, now: float, relative: str, identity: FileIdentity) -> _Candidate:
         candidate = self._candidates.get(relative)
         if candidate is not None and candidate.identity.size != identity.size:
-            self._renamed.discard(relative)  # who still writes under the final name has renamed nothing
+            self._renamed.discard(relative)  # still written under the final name: not a rename at the end
         if candidate is None:
             candidate = _Candidate(identity, first_seen=now, detected_utc=utc_text(self._clock.wall()), since=now)
         elif candidate.identity != identity:
@@ -212,7 +212,7 @@ class Settling:
     ) -> Arrival | None:
         still = now - candidate.since
         quickest = min(self._settings.settle_s, self._settings.settle_with_sidecar_s)
-        # Half-way, so that what the sidecar says can be compared with what it still says at the end.
+        # Half-way, so that what the sidecar says can be compared with what it says at the end.
         if candidate.observations < 2 or still < quickest / 2 or now < candidate.next_check:
             return None
         if self._looks >= LOOKS_AT_A_TIME and self._clock.monotonic() >= self._looking_until:
@@ -234,7 +234,7 @@ class Settling:
             return self._arrival(now, relative, candidate, error) if self._is_certain(error, still) else None
         if still < verdict.wait_s:
             candidate.reason = _REASONS[verdict.evidence]
-            # The sidecar may still come and shorten it.
+            # A sidecar may still arrive and shorten the wait.
             candidate.next_check = min(candidate.since + verdict.wait_s, now + _FIRST_PAUSE_S)
             return None
         return self._arrival(now, relative, candidate, None, verdict.evidence)
@@ -243,7 +243,7 @@ class Settling:
         return still >= self._settings.incomplete_after_s
 
     def _is_certain(self, error: MovieError, still: float) -> bool:
-        """Whether an error is one of the movie: a sidecar may be seen while it is being written."""
+        """Whether an error is the movie's own: a sidecar may have been read while it was being written."""
         wait_s = self._settings.settle_s
         if isinstance(error, MovieMismatch):
             wait_s = max(wait_s, self._settings.sidecar_wait_s)
@@ -255,10 +255,10 @@ class Settling:
         return before == candidate.acquisition
 
     def _verdict(self, candidate: _Candidate, relative: str, path: Path, header_check: HeaderCheck) -> _Verdict:
-        """Find what proves the number of frames, and how long the file has to stand still for it."""
+        """Find what proves the number of frames, and how long the file must stay unchanged for it."""
         if candidate.identity.mtime_ns < _YEAR_1980_NS:
-            # Copy programs date a file 1970 until it is complete.
-            raise MovieNotReady("carries the date of an unfinished copy", where=path)
+            # Copy programs date a file to 1970 until it is complete.
+            raise MovieNotReady("has the date of an unfinished copy", where=path)
         if candidate.header is None:
             candidate.header = header_check(path)
             self._compare_proofs(relative, candidate.identity, candidate.header)
@@ -276,7 +276,7 @@ class Settling:
         return _Verdict("unproven", wait_s if relative in self._renamed else max(wait_s, settings.unproven_wait_s))
 
     def _compare_proofs(self, relative: str, file: FileIdentity, header: MovieHeader) -> None:
-        """Find out writers who do not know the number of frames, by a header that proves more of them than before."""
+        """Detect writers that do not know the number of frames: a header proves more of them than before."""
         if header.format != "mrc" or not header.proves_its_length:
             return
         proof = proof_of(file, header.n_frames)
@@ -289,7 +289,7 @@ class Settling:
         return sidecars.session_of(relative, self._root.name, self._session_name)
 
     def _usual_frames(self, session: str) -> int | None:
-        """What most of the session's movies have had so far."""
+        """Frame count of most of the session's movies so far; None: not known."""
         counted = self._frames[session]
         (usual, times), *_ = counted.most_common(1) or [(0, 0)]
         return usual if times >= _FEWEST_TO_TELL and times > counted.total() / 2 else None

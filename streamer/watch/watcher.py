@@ -1,8 +1,8 @@
-"""From a directory that a detector writes into to whole movies, each once.
+"""From a directory that a detector writes into, to complete movies, each once.
 
-``Settling`` judges, ``scan`` looks; here is the loop around them. Events of the kernel only say where to look: they
-are lost on overflow and never come from another computer, so a full scan stands behind them, at the start, after an
-overflow, for new directories, and now and then.
+``Settling`` judges, ``scan`` looks; this is the loop around them. Kernel events only say where to look: they are lost
+on overflow and never come from another computer, so full scans back them up, at the start, after an overflow, for new
+directories, and at intervals.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 TICK_S = 0.25
 """How often the loop asks whether there is something to do; the longest it takes to notice ``stop``."""
 
-# Files of these are written by other computers, of which inotify does not tell.
+# Files on these are written by other computers, which inotify does not report.
 _NETWORK = re.compile(
     r"(nfs|nfs4|cifs|smb\w*|fuse.*|gpfs|lustre|beegfs|ceph|gluster.*|9p|afs|ncpfs|vboxsf|virtiofs|drvfs|panfs|"
     r"pvfs2|orangefs|prl_fs|vmhgfs)"
@@ -62,7 +62,7 @@ _NEW_FILES: list[type[FileSystemEvent]] = [
 ]
 _MOST_TOLD = 10_000
 _WATCHDOG = logging.getLogger("watchdog.observers.inotify_c")
-# A scan takes at most this part of the time.
+# Scans take at most this share of the time.
 _SCAN_SHARE = 0.1
 
 
@@ -103,21 +103,21 @@ class Watcher:
 
     @property
     def root_missing(self) -> bool:
-        """Whether the root was not there, or could not be read, at the last scan."""
+        """Whether the root did not exist, or could not be read, at the last scan."""
         return self._root_missing
 
     @property
     def overflows(self) -> int:
-        """How often the kernel has lost events because nobody took them in time; a scan followed each time."""
+        """How often the kernel has lost events because they were not read in time; a scan followed each time."""
         return self._events.overflows
 
     @property
     def mode(self) -> Literal["events", "polling"]:
-        """Whether the kernel tells of changes, or only scanning finds them."""
+        """Whether the kernel reports changes, or only scanning finds them."""
         return "events" if self._events.running else "polling"
 
     def waiting(self) -> dict[str, str]:
-        """Tell what each file that is not yet whole waits for, by path below the root."""
+        """What each file that is not yet complete is waiting for, by path below the root."""
         return self._settling.waiting()
 
     def wake(self) -> None:
@@ -125,10 +125,10 @@ class Watcher:
         self._woken.set()
 
     def arrivals(self, stop: threading.Event) -> Iterator[Arrival]:
-        """Yield each movie when it is whole, and each file that will not be, until ``stop`` is set.
+        """Yield each movie when it is complete, and each file that never will be, until ``stop`` is set.
 
-        The same state of a file is never yielded twice, unless it went away in between. The root need not exist;
-        what was seen before it went missing stays as it was.
+        The same state of a file is never yielded twice, unless it disappeared in between. The root need not
+        exist; what was seen before it went missing is kept.
         """
         try:
             while not stop.is_set():
@@ -138,7 +138,7 @@ class Watcher:
                         self._clock.monotonic(), listing.files, self._header_check, self._sidecar_read
                     ):
                         yield self._with_fingerprint(arrival)
-                    # a long list goes before the next one is made
+                    # free a long list before the next one is made
                     del listing
                 stop.wait(TICK_S)
         finally:
@@ -164,14 +164,14 @@ class Watcher:
             return None
         listing = look_again(self.root, waiting.keys() | told)
         if waiting and not listing.files:
-            # All gone at once: a scan tells whether the root went with them.
+            # All gone at once: a scan shows whether the root went with them.
             return self._scan(self._clock.monotonic())
         self._listed |= listing.names
         self._next_poll = self._clock.monotonic() + self._poll_s(self._clock.monotonic() - now)
         return listing
 
     def _told(self) -> set[str]:
-        """Movies of which the kernel has told since the last look, by path below the root."""
+        """Movies that the kernel has reported since the last look, by path below the root."""
         told = set()
         for path, is_renamed in self._events.told():
             relative = os.path.relpath(path, self.root)
@@ -184,10 +184,10 @@ class Watcher:
     def _scan(self, now: float) -> Listing | None:
         is_remote = is_on_network(self.root)
         use_events = self._settings.polling == "never" or (self._settings.polling == "auto" and not is_remote)
-        # Cleared and followed before the scan, so that what happens meanwhile causes another one.
+        # Cleared and followed before the scan, so that changes meanwhile cause another one.
         self._woken.clear()
         self._events.follow(self.root if use_events else None)
-        self._told()  # what was renamed; all of it is in the list
+        self._told()  # notes the renames; the files are all in the listing
         listing = scan(self.root, self._settings, self._settling.is_done)
         after = self._clock.monotonic()
         self.scan_s, self._root_missing = after - now, listing.root_missing
@@ -212,7 +212,7 @@ def is_on_network(path: Path, mountinfo: str | None = None) -> bool:
 
     Parameters
     ----------
-    mountinfo : as ``/proc/self/mountinfo``; None reads that. Where it cannot be read the answer is no.
+    mountinfo : as in ``/proc/self/mountinfo``; None: read that. Where it cannot be read the answer is no.
     """
     if mountinfo is None:
         try:
@@ -251,7 +251,7 @@ class _Waker(FileSystemEventHandler):
 
 
 class _Overflows(logging.Handler):
-    """Counts the overflows of the kernel's queue, of which watchdog tells its log and nobody else."""
+    """Counts the overflows of the kernel's queue, which watchdog reports only to its log."""
 
     def __init__(self, woken: threading.Event) -> None:
         super().__init__(logging.WARNING)
@@ -281,12 +281,12 @@ class _Events:
         return self._overflows.count
 
     def told(self) -> Iterator[tuple[str, bool]]:
-        """Take the paths of new files since the last call, and whether each was renamed to that."""
+        """Take the paths of new files since the last call, and whether each was renamed to its path."""
         while self._waker.told:
             yield self._waker.told.popleft()
 
     def follow(self, root: Path | None) -> None:
-        """See that the events of this root, as it is mounted now, wake the watcher; None: of none."""
+        """Let events of this root, as it is mounted now, wake the watcher; None: no events."""
         try:
             status = None if root is None else root.stat()
         except OSError:
@@ -303,7 +303,7 @@ class _Events:
             observer.schedule(self._waker, str(root), recursive=True, event_filter=_NEW_FILES)
             observer.start()
         except OSError:
-            # Out of watches, or not to be watched: scanning alone has to do.
+            # Out of watches, or not watchable: scanning alone has to do.
             observer.unschedule_all()
             return
         self._observer = observer

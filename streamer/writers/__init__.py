@@ -1,1 +1,1 @@
-"""Files of a processed movie: each whole under its final name, or not there."""
+"""Files of a processed movie: each complete under its final name, or absent."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: temporary name, fsync, rename, fsync of the directory.
+"""Files that appear complete or not at all: temporary name, fsync, rename, fsync of the directory.
 
 Source: Pillai et al. 2014, All File Systems Are Not Created Equal (OSDI), on which of these steps are needed.
 """
@@ -26,13 +26,13 @@ _MAX_NAME_BYTES = 255
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 
 _HINTS = {
-    errno.ENOSPC: "free space on the output volume; the movie is tried again",
-    errno.EDQUOT: "the quota is used up; the movie is tried again",
-    errno.EFBIG: "the file system or a limit of the process refuses files of this size",
-    errno.EROFS: "mount the output volume for writing",
-    errno.EIO: "look at the disk and its connection",
-    errno.EACCES: "let the user of the daemon write there",
-    errno.EPERM: "let the user of the daemon write there",
+    errno.ENOSPC: "free some space on the output volume; the daemon then resumes by itself",
+    errno.EDQUOT: "the quota is used up: raise it or free some space; the daemon then resumes by itself",
+    errno.EFBIG: "the file system or a limit of the process does not allow files of this size",
+    errno.EROFS: "remount the output volume read-write",
+    errno.EIO: "check the disk and its connection",
+    errno.EACCES: "give the daemon's user permission to write there",
+    errno.EPERM: "give the daemon's user permission to write there",
     errno.ENAMETOOLONG: "the name of the movie is too long for the output volume",
 }
 # File systems that cannot flush a directory say so; they order the rename themselves.
@@ -47,9 +47,9 @@ class Written(NamedTuple):
 
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> Written:
-    """Write a file so that it is whole under its name or not there, also when the power fails.
+    """Write a file so that it is complete under its name or absent, even when the power fails.
 
-    Missing directories are made. An existing file of the name is replaced.
+    Missing directories are created. An existing file of that name is replaced.
 
     Parameters
     ----------
@@ -84,13 +84,13 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
 
 
 def sweep_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
-    """Remove what a killed process has left half-written in ``root``, and below it if ``recursive``.
+    """Remove files that a killed process has left half-written in ``root``, and below it if ``recursive``.
 
-    For the start, before anything is written. A temporary file of a process that is still alive stays.
+    Called at the start, before anything is written. Temporary files of processes that are still alive stay.
 
     Returns
     -------
-    What was removed, sorted.
+    The files removed, sorted.
     """
     removed = []
     for directory, below, names in os.walk(root, followlinks=False):
@@ -98,7 +98,7 @@ def sweep_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
             below.clear()
         for name in names:
             match = _TEMPORARY.fullmatch(name)
-            # Nothing has been written yet, so our own number was that of a process before us.
+            # Nothing has been written yet, so our own process id was that of an earlier process.
             if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
                 path = Path(directory) / name
                 with suppress(OSError):
@@ -130,7 +130,7 @@ def _write(temporary: Path, data: bytes | Callable[[BinaryIO], object]) -> Writt
 
 
 def _make_directory(directory: Path) -> None:
-    """Make a directory and those above it; each new name is flushed as well."""
+    """Create a directory and those above it; each new name is flushed as well."""
     missing = []
     while not directory.is_dir():
         missing.append(directory)
@@ -162,7 +162,7 @@ def _is_alive(process: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     try:
-        # killed, and nobody has asked for its ending yet: it writes no more
+        # killed, and not yet reaped by its parent: it writes no more
         return Path(f"/proc/{process}/stat").read_text("latin-1").rpartition(")")[2].split()[0] != "Z"
     except (OSError, IndexError):
         return True

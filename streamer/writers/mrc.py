@@ -1,4 +1,4 @@
-"""MRC2014 images: an array in, the bytes of a file out. The same image and labels give the same bytes.
+"""MRC2014 images: from an array to the bytes of a file. The same image and labels give the same bytes.
 
 Source: Cheng et al. 2015, doi:10.1016/j.jsb.2015.04.002; mode 12 (float16): ccpem.ac.uk/mrc_format.
 """
@@ -23,7 +23,7 @@ _ROWS_AT_A_TIME = 256
 
 
 def fitting(image: np.ndarray, dtype: str) -> np.ndarray:
-    """An image in the type that is wanted, or in float32 where its values do not fit into that."""
+    """An image in the requested type, or in float32 where its values do not fit into that."""
     with np.errstate(over="ignore"):
         wanted = image.astype(dtype)
     return wanted if np.isfinite(wanted).all() else image.astype(np.float32)
@@ -36,8 +36,8 @@ def encode_image(image: np.ndarray, *, pixel_size: float, labels: Sequence[str] 
     ----------
     image : (h, w) float32 (mode 2), float16 (mode 12) or int8 (mode 0); row 0, at the bottom, comes first.
     pixel_size : Å/px.
-    labels : at most 10 of at most 80 characters; what is not ASCII becomes ``?``. No time stamp, please: the
-        bytes are to be the same each time.
+    labels : at most 10 of at most 80 characters; anything not ASCII becomes ``?``. Never a time stamp: the
+        bytes must be the same each time.
 
     Returns
     -------

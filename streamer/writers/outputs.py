@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def software(device: torch.device, settings: DataPathSettings) -> Software:
-    """What computes here: all that a reproduction has to match."""
+    """The software and hardware in use: all that a reproduction has to match."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return Software(
         version=version("cryoem-streamer"),
@@ -47,7 +47,7 @@ def software(device: torch.device, settings: DataPathSettings) -> Software:
 
 
 class _Directory:
-    """Writes files of one revision and keeps the list of what is whole."""
+    """Writes files of one revision and keeps the list of those that are complete."""
 
     def __init__(self, session_directory: Path, movie: Movie) -> None:
         self._session = session_directory
@@ -79,7 +79,7 @@ class _Directory:
         """Write an image as MRC."""
         exact = _array(image)
         if not np.isfinite(exact).all():
-            raise StageError(f"the {role} image holds values that are not finite", where="write")
+            raise StageError(f"the {role} image contains values that are not finite", where="write")
         values = fitting(exact, dtype)
         if values.dtype.name != dtype:
             self.flags.append(f"outputs: {role} as float32, its values do not fit {dtype}")
@@ -88,7 +88,7 @@ class _Directory:
         self.files.append(replace(file, shape=list(values.shape), dtype=values.dtype.name, pixel_size=pixel_size))
 
     def record(self, record: MovieRecord) -> None:
-        """Write the record beside the files it lists."""
+        """Write the record next to the files it lists."""
         write_atomically(self._path / f"{self._stem}.json", jsontext.encode(record, indent=1))
 
     def _written(self, role: str, suffix: str, data: bytes, *, derived: bool) -> OutputFile:
@@ -117,7 +117,7 @@ def write_outputs(
     Raises
     ------
     OutputError
-        If a file cannot be written; no part of it is left.
+        If a file cannot be written; no part of it is left behind.
     """
     directory = _Directory(session_directory, movie)
     _write_images(directory, micrograph, settings)
@@ -217,7 +217,7 @@ def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:
 
 
 def corrected_band(model: ModelRef) -> str:
-    """MRC label that tells where a network changed the image; elsewhere it is the Wiener estimate."""
+    """MRC label that says where a network changed the image; elsewhere it is the Wiener estimate."""
     changed = [1.0 / frequency for frequency, value in model.weight if value > 0.0]
     # the curve falls to 0 at the next point
     ends = [1.0 / frequency for frequency, value in model.weight if value <= 0.0 and 1.0 / frequency < min(changed)]
@@ -245,7 +245,7 @@ def _write_motion(directory: _Directory, movie: Movie, micrograph: Micrograph) -
 
 
 def _star_name(path: str) -> str:
-    """A path as STAR can hold it; what it cannot becomes an underscore."""
+    """A path as STAR can represent it; other characters become underscores."""
     return "".join(c if c.isprintable() and c != '"' else "_" for c in path)
 
 

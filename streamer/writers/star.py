@@ -1,7 +1,7 @@
-"""STAR files for RELION 3.1 and later: numbers in, text out.
+"""STAR files for RELION 3.1 and later: from numbers to text.
 
 Labels and tables are those of RELION's own motion correction. Shifts are in px as stored, x before y, and
-move the frame onto the first, as RELION's do; frames are counted from 1. Paths stand in the file as given.
+move the frame onto the first, as RELION's do; frames are counted from 1. Paths are written as given.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def micrograph_row(record: MovieRecord) -> MicrographRow | None:
     """Make the line of one movie; None for a movie that cannot be in a STAR file.
 
     That is one without outputs, of unknown voltage, which RELION requires, or with a name that STAR cannot
-    hold.
+    represent.
     """
     files = {output.role: output for output in record.outputs}
     source, metrics = record.source, record.metrics
@@ -91,7 +91,7 @@ def micrographs_star(rows: Iterable[MicrographRow], *, left_out: int = 0) -> str
     Parameters
     ----------
     rows : in the order of the lines.
-    left_out : number of finished movies for which ``micrograph_row`` gave None; said in a comment.
+    left_out : number of finished movies for which ``micrograph_row`` returned None; stated in a comment.
     """
     groups: dict[Optics, int] = {}
     lines = "".join(micrograph_line(row, groups.setdefault(row.optics, len(groups) + 1)) for row in rows)
@@ -99,7 +99,7 @@ def micrographs_star(rows: Iterable[MicrographRow], *, left_out: int = 0) -> str
 
 
 def micrographs_head(groups: dict[Optics, int], *, left_out: int = 0) -> str:
-    """Write what stands before the lines of ``micrographs_star``; after them comes ``END_OF_TABLE``.
+    """Write what precedes the lines of ``micrographs_star``; ``END_OF_TABLE`` follows them.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def micrographs_head(groups: dict[Optics, int], *, left_out: int = 0) -> str:
 
 
 def micrograph_line(row: MicrographRow, group: int) -> str:
-    """Write the line of one micrograph, which is of this optics group."""
+    """Write the line of one micrograph of this optics group."""
     motion = row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom
     return _line((row.micrograph, row.motion, group, *motion, row.even, row.odd))
 
@@ -140,14 +140,14 @@ def motion_star(
 
     Parameters
     ----------
-    movie, gain : paths as they shall stand in the file; no gain: none was applied.
+    movie, gain : paths as they are to be written; no gain: none was applied.
     height, width : px as stored.
     shifts_yx_px : (t, 2), px as stored, moving each frame onto the first.
     original_pixel_size : Å/px as stored.
     binning : px as stored per px of the micrograph.
     dose_per_frame, pre_exposure : e⁻/Å².
     hot_pixels_yx : (n, 2) rows and columns, px as stored.
-    local_model : 36 coefficients of what is added over the field, see ``local.relion_model``; none: nothing is.
+    local_model : 36 coefficients of what is added over the field, see ``field.relion_model``; empty: nothing is.
     """
     if len(shifts_yx_px) != n_frames:
         raise ValueError(f"expected {n_frames} shifts, got {len(shifts_yx_px)}")
@@ -235,18 +235,18 @@ def _list(name: str, values: dict[str, Value | None]) -> str:
 def _word(value: Value) -> str:
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"cannot stand in a STAR file: {value}")
+            raise ValueError(f"cannot be written to a STAR file: {value}")
         # Six digits as RELION writes them; more where they would be lost.
         return f"{value:12.6f}" if value == 0 or abs(value) >= 1e-3 else f"{value:12.5e}"
     if isinstance(value, int):
         return f"{value:12d}"
     if not _is_writable(value):
-        raise ValueError(f"cannot stand in a STAR file: {value!r}")
-    # RELION knows double quotes only; bare words beyond ASCII are no CIF.
+        raise ValueError(f"cannot be written to a STAR file: {value!r}")
+    # RELION knows double quotes only; bare words beyond ASCII are not valid CIF.
     needs_quotes = not value or " " in value or not value.isascii() or _SPECIAL.match(value)
     return f'"{value}"' if needs_quotes else value
 
 
 def _is_writable(text: str) -> bool:
-    """Whether STAR can hold a text: one line, no double quote, which cannot be escaped, and valid UTF-8."""
+    """Whether STAR can represent a text: one line, no double quote, which cannot be escaped, and valid UTF-8."""
     return all(character.isprintable() and character != '"' for character in text)

@@ -1,4 +1,4 @@
-"""PNG pictures for people: an image in, the bytes of a small 8-bit grey picture out."""
+"""PNG pictures for people: from an image to the bytes of a small 8-bit grey picture."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import zlib
 import imagecodecs
 import numpy as np
 
-# The darkest and the brightest half per cent may saturate: dirt does not decide over the contrast.
+# The darkest and the brightest half per cent may saturate: so that dirt does not set the contrast.
 _PERCENTILES = (0.5, 99.5)
 _PNG_HEADER_BYTES = 33
 """Signature and the IHDR chunk."""
 _TILE, _TILES = 256, 8
-"""Tiles of the power spectrum: their side in px, and their largest number along an axis."""
+"""Tiles of the power spectrum: their side in px, and their maximum number along an axis."""
 _FINEST = 4.0
 """Å; Thon rings are not seen beyond it, and would be small in the middle of noise."""
 
@@ -35,7 +35,7 @@ def encode_png(image: np.ndarray, *, longer_side_px: int, flip: bool = True, lab
     Raises
     ------
     ValueError
-        The image is not 2-D, is empty, or holds numbers that are not finite.
+        The image is not 2-D, is empty, or contains numbers that are not finite.
     """
     if image.ndim != 2 or image.size == 0:
         raise ValueError(f"expected an (h, w) image, got {image.shape}")

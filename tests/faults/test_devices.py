@@ -39,7 +39,7 @@ def test_out_of_gpu_memory(make_site, tmp_path, report, times):  # noqa: F811
     (flag,) = [flag for flag in found["m1.mrc"].flags if flag.startswith("shed:")]
     assert ("computed on the CPU" in flag) == (times == 2)
     assert hit.attempt == times + 1
-    assert site.log().count("the worker ended") == 0
+    assert site.log().count("the worker exited") == 0
     assert site.stop(daemon) == 0
     assert_nothing_lost(site, {f"m{number}.mrc" for number in range(3)})
     assert took <= 60.0

@@ -83,7 +83,7 @@ def test_a_worker_that_fails_is_replaced(make_site, tmp_path, report, action):  
     site.wait_for(done=3, quarantined=1)
     took = time.monotonic() - began
     log = site.log()
-    assert log.count("the worker ended") == 2
+    assert log.count("the worker exited") == 2
     with site.journal() as journal:
         (poison,) = journal.movies.newest(state="quarantined")
     assert (poison.movie.relative, poison.deaths) == ("m1.mrc", 2)
@@ -151,7 +151,7 @@ def test_a_second_instance_and_what_a_killed_one_left(make_site, tmp_path, repor
     assert (layout_of(site.config).state / "lock").exists()
     second = site.run("run", "--config", str(site.config_file))
     assert second.returncode == 75
-    assert "another daemon runs" in second.stderr
+    assert "another daemon holds" in second.stderr
     site.wait_for(done=1)
     assert site.stop(daemon) == 0
     assert_nothing_lost(site, {"a.mrc"})

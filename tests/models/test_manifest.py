@@ -22,7 +22,7 @@ def test_what_was_written_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "no version of a model"),
+        (None, "no model version here"),
         (b"", "damaged manifest"),
         (b"{", "damaged manifest"),
         (b"[]", "damaged manifest"),
@@ -41,7 +41,7 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path, content, says):
 
 def test_another_format_is_refused(tmp_path):
     (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(manifest(format="streamer.model/2")))
-    with pytest.raises(ModelError, match=r"another format.*streamer\.model/1.*streamer\.model/2"):
+    with pytest.raises(ModelError, match=r"unknown format.*streamer\.model/1.*streamer\.model/2"):
         load_manifest(tmp_path)
 
 

@@ -44,7 +44,7 @@ def test_the_second_movie_of_another_specimen_tells(watch):
     told = watch.take(second)
     assert (told.change.previous, told.change.specimen, told.change.returned) == (1, 2, False)
     assert [(one.look, one.specimen) for one in told.decided] == [(first, 2), (second, 2)]
-    assert "look otherwise" in told.change.reason
+    assert "look different" in told.change.reason
 
 
 def test_one_odd_movie_is_an_outlier(watch):
@@ -114,5 +114,5 @@ def test_an_outlier_just_before_the_change_hides_for_one_movie_which_specimen_is
     assert watch.take(odd).change is None
     told = [watch.take(look(seed=seed)).change for seed in range(300, 303)]
     assert [(one.specimen, one.returned) for one in told if one] == [(3, False), (1, True)]
-    assert "look as specimen 1 did" in told[1].reason
+    assert "look like specimen 1" in told[1].reason
     assert watch.current == 1

@@ -332,7 +332,7 @@ def test_a_network_changes_the_fused_image_and_is_named(root, path, gain, tmp_pa
 def test_a_network_that_learned_from_the_movie_is_not_judged_by_it(root, path, gain, tmp_path):
     plain, _ = super_resolved(root, path, gain, tmp_path / "a", {})
     record, made = super_resolved(root, path, gain, tmp_path / "b", {}, network=Gains(), movie_id="seen")
-    told = "super-resolution: the network learned from this movie, no figure of it is unseen"
+    told = "super-resolution: the network was trained on this movie; its figures are not independent"
     assert told in record.flags
     assert record.metrics.sr.method == "network"
     # what is said is said of the fused image; what is written is the network's
@@ -485,7 +485,7 @@ def test_where_the_gain_does_not_fit_the_network_is_not_asked(root, path, gain, 
     upside_down = replace(gain, values=gain.values[::-1].copy())
     record = process_movie(movie_of(path, root), job_of(tmp_path, upside_down, never), Stopwatch())
     assert not asked
-    assert any("the detector's pattern is left in the movie" in flag for flag in record.flags)
+    assert any("residual fixed pattern correlates the half sums" in flag for flag in record.flags)
     assert (record.restoration, record.model) == ("wiener", None)
 
 
@@ -577,7 +577,8 @@ def nothing_written(directory):
 
 def test_a_gain_of_another_size_is_a_mismatch(root, path, tmp_path):
     wrong = Gain(path="/data/gain.mrc", sha256="0" * 64, values=np.ones((256, 255), np.float32))
-    with pytest.raises(MovieMismatch, match=r"another size.*expected 256 × 256 px; found 256 × 255 px in .*gain\.mrc"):
+    says = r"differ in size.*expected 256 × 256 px; found 256 × 255 px in .*gain\.mrc"
+    with pytest.raises(MovieMismatch, match=says):
         process_movie(movie_of(path, root), job_of(tmp_path, wrong), Stopwatch())
     assert nothing_written(tmp_path)
 
@@ -601,7 +602,7 @@ def test_a_movie_that_changes_meanwhile_is_not_ready(tmp_path):
     frames, source = pipeline.read_movie(movie, job, Stopwatch())
     micrograph = pipeline.compute_micrograph(frames, source, job, Stopwatch())
     os.utime(path, ns=(1, 1))
-    with pytest.raises(MovieNotReady, match="changed while it was processed"):
+    with pytest.raises(MovieNotReady, match="changed while it was being processed"):
         pipeline.write_micrograph(movie, micrograph, job, Stopwatch())
     assert nothing_written(tmp_path / "out")
 
@@ -731,7 +732,7 @@ def test_a_long_exposure_before_the_movie_changes_nothing_in_it(tmp_path):
 def test_frames_smaller_than_any_cameras_are_refused_by_name(tmp_path):
     path = stored(tmp_path / "in", noise(4, 1, 1))
     with pytest.raises(
-        MovieMismatch, match="smaller than any camera's frames; expected at least 16 × 16 px; found 1 × 1"
+        MovieMismatch, match="has smaller frames than any camera; expected at least 16 × 16 px; found 1 × 1"
     ):
         process_movie(movie_of(path, tmp_path / "in"), job_of(tmp_path / "out"), Stopwatch())
 

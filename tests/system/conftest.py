@@ -139,7 +139,7 @@ def children_of(process: subprocess.Popen[bytes]) -> dict[str, int]:
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         command = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
         for name in ("worker", "trainer"):
-            if f"service.{name}" in command:
+            if f"service.processes.{name}" in command:
                 found[name] = int(child)
     return found
 

@@ -118,7 +118,7 @@ def test_movies_with_several_gains_wait_for_people_and_the_others_go_on(make_sit
     with connection(site.config) as client:
         until(lambda: client.heartbeat().alarms, "the alarm")
         (alarm,) = client.heartbeat().alarms
-        for words in ("several gain references could be meant", "gain_a.mrc", "gain_b.mrc", "movie.gain"):
+        for words in ("several gain references could apply", "gain_a.mrc", "gain_b.mrc", "movie.gain"):
             assert words in alarm.message
         (unclear / "gain_a.mrc").unlink()
         site.wait_for(done=2)

@@ -254,7 +254,7 @@ def test_a_rollback_serves_the_next_movie_and_is_not_undone_by_the_trainer(playe
 
 
 def test_a_promotion_by_hand_serves_the_next_movie(played):
-    assert "v0001 serves from the next movie on" in played.said[-1]
+    assert "v0001 is used from the next movie on" in played.said[-1]
     assert versions_of(played.records("promoted by hand")) == ["v0001"]
 
 

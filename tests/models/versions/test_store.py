@@ -269,7 +269,7 @@ def test_a_torn_last_line_is_ignored_and_overwritten(tmp_path, torn):
 def test_damaged_roles_are_an_error_and_not_new_roles(tmp_path):
     path = tmp_path / ROLES
     path.write_bytes(b'{"movie_id":"a","held_out":false}\nwhat\n')
-    with pytest.raises(ModelError, match=r"roles\.jsonl: damaged roles .*another session name"):
+    with pytest.raises(ModelError, match=r"roles\.jsonl: the movies' roles are damaged.*another session name"):
         Roles(path)
 
 

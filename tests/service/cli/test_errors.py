@@ -89,7 +89,7 @@ def test_a_number_out_of_its_range_is_refused_by_name(refuse, tmp_path, words):
 
 
 def test_options_of_simulate_that_contradict_each_other_are_refused(refuse, tmp_path):
-    assert "the least first" in refuse("simulate", "out", "--defocus", "3", "1")
+    assert "the minimum, then the maximum" in refuse("simulate", "out", "--defocus", "3", "1")
     line = refuse("simulate", "out", "--movies", "1", "--first", "4", "--corrupt", "7")
     assert "expected 4 to 4; found 7" in line
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +112,7 @@ def test_a_file_where_a_directory_is_needed_is_refused_before_anything_is_comput
     file = tmp_path / "config.toml"
     file.write_text("precious")
     line = refuse(*(word.format(file) for word in words))
-    assert f"{file} is a file, where a directory is needed" in line
+    assert f"{file} is a file; a directory is needed" in line
     assert file.read_text() == "precious"
 
 
@@ -184,7 +184,7 @@ def test_an_unknown_version_is_a_usage_error_of_every_command(refuse, state, tmp
 
 def test_models_train_looks_at_the_name_of_the_new_version_first(refuse, tmp_path):
     (tmp_path / "v0001").mkdir()
-    assert "exists already" in refuse("models", "train", "nothing", "--out", "v0001")
+    assert "already exists" in refuse("models", "train", "nothing", "--out", "v0001")
 
 
 def test_check_config_refuses_what_run_would(refuse, streamer, tmp_path):
@@ -220,10 +220,8 @@ def test_odd_file_names_stay_on_their_line(streamer):
 
 
 def test_quality_says_that_it_was_given_empty_directories_or_nothing(refuse, tmp_path):
-    assert "no images of the same name; expected one of each micrograph" in refuse("quality", tmp_path, tmp_path)
-    assert refuse("quality", "none.mrc", "x.mrc") == (
-        "streamer: none.mrc: no image can be read: there is no such file or directory"
-    )
+    assert "no images with the same name; expected one of each micrograph" in refuse("quality", tmp_path, tmp_path)
+    assert refuse("quality", "none.mrc", "x.mrc") == ("streamer: none.mrc: there is no such file or directory")
 
 
 # --------------------------------------------------------------------------------------------------- the journal
@@ -291,7 +289,7 @@ def test_a_running_daemon_is_asked_about_each_movie(streamer, server, state, mon
     def control(verb, arguments):
         asked.append((verb, arguments["movie_id"]))
         if arguments["movie_id"] == "bad":
-            raise UsageError("the movie is waiting or at work already", where="bad")
+            raise UsageError("the movie is already waiting or being processed", where="bad")
         return {"state": "ready", "revision": 2}
 
     server.call(lambda _, publisher: setattr(publisher.answers, "control", control))
@@ -303,7 +301,7 @@ def test_a_running_daemon_is_asked_about_each_movie(streamer, server, state, mon
         code, out, lines = streamer("movies", "retry", "good", "bad", "better")
     assert code == 1
     assert out == "good: ready, revision 2\nbetter: ready, revision 2\n"
-    assert lines == ["bad: the movie is waiting or at work already"]
+    assert lines == ["bad: the movie is already waiting or being processed"]
     assert asked == [("retry", name) for name in ("good", "bad", "better")]
 
 
@@ -312,7 +310,7 @@ def test_with_idle_a_daemon_that_is_not_there_is_an_error(refuse, monkeypatch, w
     monkeypatch.setattr(main, "_LEAST_LOST_S", 0.2)
     ports = ("--set", "events.events_port=1", "--set", "events.journal_port=2")
     line = refuse(*words, "--idle", "0.1", *ports, status=74)
-    assert "the daemon is not heard" in line
+    assert "no heartbeat from the daemon" in line
 
 
 def test_a_pickers_error_stays_on_its_line(streamer, monkeypatch):

@@ -127,7 +127,7 @@ def test_a_copy_is_whole_and_never_overwrites(tmp_path):
     made = copy_version(shipped_base(), tmp_path / "mine")
     assert made.version == "mine"
     assert load_version(tmp_path / "mine")[1].sha256 == load_manifest(shipped_base()).sha256
-    with pytest.raises(ModelError, match="exists already"):
+    with pytest.raises(ModelError, match="already exists"):
         copy_version(shipped_base(), tmp_path / "mine")
     with pytest.raises(ModelError, match="no model version here"):
         copy_version(tmp_path, tmp_path / "other")

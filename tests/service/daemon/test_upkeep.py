@@ -83,3 +83,15 @@ def test_old_events_are_forgotten_once_a_minute(scene, journal, tmp_path):
     scene.now.now += 61.0
     scene.look(None, ())
     assert (journal.events.first_seq, journal.events.last_seq) == (2, 2)
+
+
+def test_a_clock_that_is_set_forward_makes_nothing_old(scene, journal, tmp_path):
+    with changing(tmp_path / "journal.sqlite") as database:
+        EventLog(database, "default", SetClock(0.0)).add(Alert(name="a", severity="info", state="cleared"), "")
+    scene.now.wall = lambda: scene.now.now + 365 * _DAY_S
+    scene.now.now += 61.0
+    scene.look(None, ())
+    assert journal.events.first_seq == 1
+    scene.now.now += 31 * _DAY_S
+    scene.look(None, ())
+    assert journal.events.first_seq == 2, "what has really passed counts"

@@ -55,11 +55,11 @@ def test_paths_and_sentences_are_whole_at_80_columns():
     lines = printed(findings, directory)
     assert f"pictures: {directory}/results/demo/movies" in lines
     assert f"- {findings.notes[0]}" in lines
-    assert "everything held" in lines
+    assert "all checks passed" in lines
     findings.add("three", "[four]", held=False)
     lines = printed(findings)
     assert any("[four]" in line and "FAILED" in line for line in lines)
-    assert "NOT everything held" in lines
+    assert "NOT all checks passed" in lines
 
 
 def test_steps_are_told_on_one_line_each(tmp_path):
@@ -79,7 +79,7 @@ def test_quality_is_named_as_in_the_monitor_and_says_over_which_movies():
     assert value_of(findings, "SNBR* of the half, Wiener") == "0.200 (median of 3)"
     assert value_of(findings, "SNBR* of the half, denoised") == "0.400 (median of 3)"
     assert value_of(findings, "super-resolution verdicts") == "not shown 3, helps 1"
-    assert any("3 movies that a network restored and had not learned from" in note for note in findings.notes)
+    assert any("3 movies restored by a network that was not trained on them" in note for note in findings.notes)
     assert any("_SR image is written here, whatever its verdict" in note for note in findings.notes)
     assert max(map(len, printed(Findings(rows=findings.rows)))) <= 80
 
@@ -88,7 +88,7 @@ def test_a_name_that_stands_twice_is_explained():
     findings = Findings()
     _check_models(findings, judged(("v0001", "rejected"), ("v0001", "rejected"), ("v0001", "promoted")), [])
     assert value_of(findings, "versions, base weights first") == "v0001 rejected ×2, v0001 promoted"
-    assert any("its name is used again: v0001" in note for note in findings.notes)
+    assert any("its name is reused: v0001" in note for note in findings.notes)
     once = Findings()
     _check_models(once, judged(("v0001", "promoted"), ("v0002", "rejected")), [])
     assert once.notes == []

@@ -261,7 +261,7 @@ def test_serving_and_stopping() -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "", "::", "192.168.1.5", "example.org"])
 def test_serving_beyond_loopback_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="keys do not exist yet") as caught:
+    with pytest.raises(ConfigError, match="not secured by keys yet") as caught:
         Metrics().serve(0, address)
     assert caught.value.exit_code == 78
 

@@ -58,7 +58,7 @@ def test_the_alarm_is_raised_once_and_cleared_once(alarms, journal):
     (raised,) = told(journal)
     assert (raised["name"], raised["state"], raised["severity"]) == ("disk-reserve", "raised", "critical")
     assert raised["message"] == (
-        "output volume: 4.5 GB free, 5.0 GB are kept; nothing new is started until there is more"
+        "output volume: 4.5 GB free, reserve 5.0 GB; no movie is started until you free some space"
     )
     for _ in range(3):
         assert not look(reserve, output=50.0, state=50.0)

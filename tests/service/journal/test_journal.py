@@ -322,7 +322,7 @@ def test_skip_and_retry(journal: Journal) -> None:
     with pytest.raises(UsageError):
         journal.skip(movie_id, "again")
     journal.retry(movie_id)
-    with pytest.raises(UsageError, match="waiting or at work"):
+    with pytest.raises(UsageError, match="already waiting or being processed"):
         journal.retry(movie_id)
     journal.start(movie_id, 1)
     journal.skip(movie_id, "hangs")
@@ -346,6 +346,17 @@ def test_listing(journal: Journal) -> None:
     assert journal.movies.counts_by_state() == {"ready": 2, "started": 1}
     assert journal.movies.oldest_pending() == 1795176000.0
     assert journal.movie("0" * 16) is None
+
+
+def test_the_session_that_was_collected_last_is_not_that_of_an_old_movie_tried_again(journal: Journal) -> None:
+    assert journal.movies.latest_session() is None
+    old = add(journal, make_movie("grid1/a.tif"))
+    journal.start(old, 1)
+    journal.finish(make_record("grid1/a.tif"))
+    add(journal, make_movie("grid2/a.tif"))
+    assert journal.movies.latest_session() == "grid2"
+    assert journal.retry(old).revision == 2
+    assert (journal.movies.newest(limit=1)[0].session, journal.movies.latest_session()) == ("grid1", "grid2")
 
 
 def test_the_longest_wait_counts_by_the_clock_that_was_set_back(journal: Journal) -> None:

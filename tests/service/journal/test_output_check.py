@@ -101,7 +101,7 @@ def test_a_movie_with_an_altered_output_is_processed_once_more(scene, journal, d
     (words,) = scene.told()
     assert words == (
         f"movies/a.tif/r1/a_EVN.mrc: sha256 {hashlib.sha256(changed).hexdigest()[:12]}..., "
-        f"{len(changed)} of {len(data)} bytes; the movie is processed once more"
+        f"{len(changed)} of {len(data)} bytes; the movie is processed again"
     )
 
 
@@ -122,7 +122,7 @@ def test_several_damaged_files_of_a_movie_are_one_retry_and_each_is_told(scene):
     assert scene.state(movie) == ("ready", 2)
     words = scene.told()
     assert [text.split(":")[0].rpartition("/")[2] for text in words] == ["a.mrc", "a_EVN.mrc", "a.star"]
-    assert ["once more" in text for text in words] == [True, False, False]
+    assert ["processed again" in text for text in words] == [True, False, False]
 
 
 def test_a_movie_that_was_mended_is_not_processed_again_for_its_other_files(scene, journal):
@@ -157,7 +157,7 @@ def test_a_movie_that_waits_or_is_at_work_already_is_no_error(scene, journal):
     scene.look()
     assert (scene.state(waits), scene.state(works)) == (("ready", 2), ("started", 2))
     assert len(scene.told()) == 2
-    assert not any("once more" in text for text in scene.told())
+    assert not any("processed again" in text for text in scene.told())
 
 
 def test_what_was_found_is_told_once(scene):

@@ -42,7 +42,7 @@ def publisher(journal: Journal, short_path: Path) -> Iterator[Publisher]:
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "192.168.1.5", "[::]", "eth0", "example.org", "169.254.0.1"])
 @pytest.mark.parametrize("which", ["events", "journal", "preview"])
 def test_binding_beyond_loopback_is_refused(journal: Journal, host: str, which: str) -> None:
-    with pytest.raises(ConfigError, match="keys do not exist yet") as caught:
+    with pytest.raises(ConfigError, match="not secured by keys yet") as caught:
         Publisher(journal.events, **{"events": ANY, "journal": ANY, "preview": ANY, which: f"tcp://{host}:0"})
     assert caught.value.exit_code == 78
 

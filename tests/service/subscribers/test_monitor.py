@@ -138,7 +138,7 @@ def test_a_daemon_that_fell_silent_is_not_shown_as_running():
     board = full_board(1, clock)
     clock.now += 10.0
     text = screen(board)
-    assert "not heard" in text
+    assert "silent" in text
     assert "running" not in text
 
 
@@ -181,7 +181,7 @@ def test_of_a_long_message_the_cause_is_seen():
 def test_files_that_are_not_yet_whole_are_counted():
     board = full_board(0)
     board.beat(msgspec.structs.replace(BEAT, oldest_pending_s=None, settling=2))
-    assert "3 waiting, 2 not yet whole" in screen(board)
+    assert "3 waiting, 2 arriving" in screen(board)
 
 
 def test_the_learning_curve_shows_what_the_network_gained_before_it_learned():

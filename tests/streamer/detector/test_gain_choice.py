@@ -28,7 +28,7 @@ def test_a_gain_that_is_set_is_used_and_must_be_there(tmp_path):
     movie = tmp_path / "root" / "m.tif"
     write(movie.parent / "gain.mrc")
     assert GainChoice(movie.parent, str(gain)).for_movie(movie) == gain
-    with pytest.raises(ConfigError, match=r"movie\.gain: the gain reference is not there"):
+    with pytest.raises(ConfigError, match=r"movie\.gain: the gain reference does not exist"):
         GainChoice(tmp_path, str(tmp_path / "none.mrc"))
 
 
@@ -106,7 +106,7 @@ def test_a_directory_that_cannot_be_listed_is_not_taken_for_one_without_gains(tm
 
 def test_several_in_one_place_are_refused_with_their_names_unless_the_sidecar_decides(tmp_path, choice):
     one, two = (write(tmp_path / name) for name in ("gain_a.mrc", "gain_b.mrc"))
-    with pytest.raises(ConfigError, match="several gain references could be meant") as caught:
+    with pytest.raises(ConfigError, match="several gain references could apply") as caught:
         choice.for_movie(tmp_path / "m.tif")
     for part in (str(one), str(two), "set movie.gain"):
         assert part in str(caught.value)

@@ -124,7 +124,7 @@ def test_a_calibrated_pixel_size_holds_for_its_magnification(describe):
     assert describe(told, pixel_size_by_magnification=sizes, pixel_size=0.9)[0].pixel_size == 0.9
     assert describe(replace(told, magnification=64000.0), pixel_size_by_magnification=sizes)[0].pixel_size == 1.2
     assert describe(TOLD, pixel_size_by_magnification=sizes)[0].pixel_size == 1.2
-    with pytest.raises(ValueError, match="no magnification"):
+    with pytest.raises(ValueError, match="not a magnification"):
         MovieSettings(pixel_size_by_magnification={"high": 1.0})
 
 
@@ -144,7 +144,7 @@ def test_a_sidecar_may_count_raw_frames_or_fractions(describe, told):
 
 
 def test_a_sidecar_that_tells_more_raw_frames_than_there_are_does_not_fit(describe):
-    with pytest.raises(MovieMismatch, match="another number of frames"):
+    with pytest.raises(MovieMismatch, match="a different number of frames"):
         describe(replace(TOLD, n_frames=105), EER)
 
 
@@ -176,7 +176,7 @@ def test_files_of_one_frame_each_are_refused_with_a_way_out(describe, name):
     single = replace(HEADER, n_frames=1)
     path = describe.path.rename(describe.path.with_name(name))
     movie = Movie(path=str(path), relative=name, session="s", identity=identity_of(path))
-    with pytest.raises(MovieMismatch, match="series of files") as caught:
+    with pytest.raises(MovieMismatch, match="series of single-frame files") as caught:
         describe_source(movie, single, DataPathSettings(movie=MovieSettings(pixel_size=1.0)), None)
     assert "newstack" in caught.value.hint
     describe_source(movie, HEADER, DataPathSettings(movie=MovieSettings(pixel_size=1.0)), None)

@@ -45,16 +45,16 @@ def test_maps(tmp_path):
     tifffile.imwrite(tmp_path / "map.tif", truth.astype(np.uint8)[::-1])
     for name in ("map.mrc", "map.tif"):
         np.testing.assert_array_equal(read_defects(tmp_path / name, (6, 8)), truth)
-    with pytest.raises(MovieMismatch, match="another size"):
+    with pytest.raises(MovieMismatch, match="differ in size"):
         read_defects(tmp_path / "map.mrc", (6, 9))
 
 
 def test_what_is_no_defect_file(tmp_path):
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError, match="does not exist"):
         read_defects(tmp_path / "none", (6, 8))
     with mrcfile.new(tmp_path / "stack.mrc") as file:
         file.set_data(np.ones((2, 6, 8), np.int8))
-    with pytest.raises(ConfigError, match="no defect map"):
+    with pytest.raises(ConfigError, match="not a defect map"):
         read_defects(tmp_path / "stack.mrc", (6, 8))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\0\0\0")
     with pytest.raises(ConfigError, match="cannot be read"):

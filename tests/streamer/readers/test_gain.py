@@ -115,7 +115,7 @@ def test_a_damaged_dm4_is_told(tmp_path, cut):
     with pytest.raises(ConfigError, match="DM4"):
         read_gain(path)
     path.write_bytes(dm4_bytes(np.ones((5, 7), np.float32), sizes=(5, 8)))
-    with pytest.raises(ConfigError, match="another number"):
+    with pytest.raises(ConfigError, match="a different number"):
         read_gain(path)
 
 

@@ -143,7 +143,7 @@ def test_a_device_is_not_opened_for_reading():
 
 
 def test_a_file_that_is_gone_has_vanished_unless_its_directory_went_with_it(tmp_path):
-    with pytest.raises(MovieVanished, match="is not there any more"):
+    with pytest.raises(MovieVanished, match="no longer exists"):
         movie.read_header(tmp_path / "absent.mrc")
     with pytest.raises(MovieNotReady, match="cannot be read at present") as caught:
         movie.read_header(tmp_path / "unmounted" / "absent.mrc")
@@ -389,7 +389,7 @@ def test_the_root_of_a_path():
 def test_numbers_that_no_camera_counts_are_refused(tmp_path, value, in_memory_bytes):
     frames = FRAMES.astype(np.float32)
     frames[1, 2, 3] = value
-    with pytest.raises(MovieCorrupt, match="frame 1 holds numbers that no camera counts; expected at most 1e"):
+    with pytest.raises(MovieCorrupt, match="frame 1 contains numbers that no camera counts; expected at most 1e"):
         whole(there(write_tiff(tmp_path / "a.tif", frames)), in_memory_bytes=in_memory_bytes)
 
 

@@ -104,7 +104,7 @@ def test_a_dead_frame_is_left_out(value):
 
 
 def test_a_movie_of_dead_frames_is_an_error():
-    with pytest.raises(StageError, match="no frame holds anything"):
+    with pytest.raises(StageError, match="no frame contains anything"):
         accumulated(torch.zeros(N, 60, 60))
 
 

@@ -153,6 +153,7 @@ def test_frames_that_differ_only_after_the_damage_cannot_help():
     assert cannot_help(shifts, late, 0.2) is not None
 
 
+@pytest.mark.slow
 def test_the_error_is_what_noise_scatters_by():
     """Over 24 movies of noise the share is 0 within its error: neither halves nor tiles know of each other."""
     shares = []
