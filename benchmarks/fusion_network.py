@@ -97,16 +97,16 @@ def ratio(image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 def sparse_particles() -> None:
     movies = [sparse(seed) for seed in range(_TRAINED + _HELD_OUT + _TESTED)]
-    lessons = []
+    examples = []
     for seed, (frames, shifts, _) in enumerate(movies[: _TRAINED + _HELD_OUT]):
-        lessons.append(
+        examples.append(
             fusion_residual.FusionExample(str(seed), training_data_of(Fusion(sums_of(frames, shifts), NOISE), 3.0))
         )
     torch.manual_seed(0)
     net = fusion_residual.FusionResidualNet()
     with measured() as cost:
-        fusion_residual.train(net, lessons[:_TRAINED], steps=_STEPS, seed=1)
-    decision = fusion_gate.judge(net, lessons[_TRAINED:], incumbent=None, trained_on=frozenset())
+        fusion_residual.train(net, examples[:_TRAINED], steps=_STEPS, seed=1)
+    decision = fusion_gate.judge(net, examples[_TRAINED:], incumbent=None, trained_on=frozenset())
     weight = torch.tensor([lam for _, lam in decision.weight])[:, None, None]
     found: dict[str, list[torch.Tensor]] = {}
     for frames, shifts, truth in movies[_TRAINED + _HELD_OUT :]:

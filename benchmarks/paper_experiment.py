@@ -85,19 +85,19 @@ def learn(movies: list[Movie], seed: int, *, with_zssr: bool) -> Session:
         net = zssr.ZssrNet().to(device)
         pairs = [zssr.Pair(str(n), average(movie.coarse, movie.motion)) for n, movie in enumerate(movies)]
         zssr.train(net, pairs, seed=seed, most_steps=_ZSSR_STEPS)
-    lessons = []
+    examples = []
     for n, movie in enumerate(movies):
         sums = movie.sums(movie.motion, 8)
-        lessons.append(
+        examples.append(
             fusion_residual.FusionExample(
                 str(n), training_data_of(Fusion(sums, movie.noise), 2 * movie.case.fine_pixel)
             )
         )
     torch.manual_seed(seed)
     network = fusion_residual.FusionResidualNet().to(device)
-    held_out = max(1, len(lessons) // 4)
-    report = fusion_residual.train(network, lessons[held_out:], steps=_NETWORK_STEPS, seed=seed)
-    judges = lessons[:held_out] if held_out > 1 else lessons[:1] * 2
+    held_out = max(1, len(examples) // 4)
+    report = fusion_residual.train(network, examples[held_out:], steps=_NETWORK_STEPS, seed=seed)
+    judges = examples[:held_out] if held_out > 1 else examples[:1] * 2
     decision = fusion_gate.judge(network, judges, incumbent=None, trained_on=frozenset(report.movies[:0]))
     print(f"  network on fusion: {decision.reason}; λ {[lam for _, lam in decision.weight]}", flush=True)
     return Session(net, network, decision.weight)

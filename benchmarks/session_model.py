@@ -127,7 +127,7 @@ class Night:
         record = SimpleNamespace(
             movie_id=path.stem, metrics=metrics, source=SimpleNamespace(pixel_size=movie.sums.pixel_size)
         )
-        decided, change = self.specimens.take(record, version)  # type: ignore[arg-type]
+        decided, change = self.specimens.observe(record, version)  # type: ignore[arg-type]
         if change is not None:
             self.changes.append((len(self.rows), change.specimen, change.returned))
             serves = self.serving.change_specimen(SESSION, change, self.specimens.served(change.specimen))
@@ -148,8 +148,8 @@ class Night:
     def _work(self, until: float) -> None:
         """Let the trainer work while it has time before ``until``; what it finishes later serves later."""
         while self.busy_until <= until:
-            for lesson in self.waiting:
-                self.trainer.take(lesson)
+            for example in self.waiting:
+                self.trainer.handle(example)
             self.waiting = []
             for candidate in self.ear.heard:
                 self.serving.judged(SESSION, candidate)
@@ -335,14 +335,14 @@ def _switched(old: list, new: list, before: int) -> tuple[int, bool | None]:  # 
     """Movies until a switch is noticed, and whether the first specimen is known again; None: that was not tried."""
     watch, at = Specimens(), _NEVER
     for index, look in enumerate(old[:before]):
-        watch.take(TextureSample(f"a{index}", look, 1.5))
+        watch.decide(TextureSample(f"a{index}", look, 1.5))
     start = watch.current
     for index, look in enumerate(new[:6]):
-        if watch.take(TextureSample(f"b{index}", look, 1.5)).change is not None and at == _NEVER:
+        if watch.decide(TextureSample(f"b{index}", look, 1.5)).change is not None and at == _NEVER:
             at = index + 1
     if at == _NEVER or len(old) < before + 6:
         return at, None
-    steps = [watch.take(TextureSample(f"c{i}", look, 1.5)).change for i, look in enumerate(old[before : before + 6])]
+    steps = [watch.decide(TextureSample(f"c{i}", look, 1.5)).change for i, look in enumerate(old[before : before + 6])]
     told = next((step for step in steps if step is not None), None)
     return at, told is not None and told.returned and told.specimen == start
 
@@ -356,7 +356,7 @@ def tell_apart() -> None:
     for name in names:
         watch = Specimens()
         for index, look in enumerate(found[name]):
-            alarms += watch.take(TextureSample(f"{name}{index}", look, 1.5)).change is not None
+            alarms += watch.decide(TextureSample(f"{name}{index}", look, 1.5)).change is not None
             seen += 1
     rows: list[list[object]] = [["no switch", seen, f"{alarms} alarms", f"{alarms / seen * 500:.1f} in 500 movies", ""]]
     ways: list[tuple[str, list[tuple[list, list]]]] = [

@@ -119,7 +119,7 @@ class Specimens:
         if not odd:
             known.add(look)
 
-    def take(self, look: TextureSample) -> SpecimenDecision:
+    def decide(self, look: TextureSample) -> SpecimenDecision:
         """Decide about a finished movie, or wait for the next one."""
         if self.current == 0:
             return self._decide([look], 1)

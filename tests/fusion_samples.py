@@ -28,15 +28,15 @@ def sums_of(frames, motion, n_groups=8):
     )
 
 
-def lesson(seed, **options):
-    """A lesson, its movie's sums and the truth."""
+def example(seed, **options):
+    """An example, its movie's sums and the truth."""
     frames, motion, truth = sparse(seed, **options)
     sums = sums_of(frames, motion)
     return FusionExample(f"movie-{seed}", training_data_of(Fusion(sums, NOISE), 3.0)), sums, truth
 
 
-def noise_lesson(seed):
-    """A lesson of a movie that holds nothing."""
+def noise_example(seed):
+    """An example of a movie of noise alone."""
     frames, motion, _ = sparse(seed)
     generator = torch.Generator().manual_seed(100 + seed)
     sums = sums_of(NOISE**0.5 * torch.randn(frames.shape, generator=generator), motion)

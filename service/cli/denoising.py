@@ -158,10 +158,10 @@ def denoise(directory: Path, model: Path, output: Path, ctf: Path | None, *, as_
     if as_json:
         click.echo(jsontext.encode(found).decode())
     else:
-        figures = f"SNBR* half {_told(found.snbr_half_denoised)}, Wiener {_told(found.snbr_half_wiener)}"
+        figures = f"SNBR* half {_text(found.snbr_half_denoised)}, Wiener {_text(found.snbr_half_wiener)}"
         refused = [f"the network was not applied: {found.refused}"] if found.refused else []
         click.echo("\n".join([*map(printable, found.files), f"{found.restoration}, {figures}", *refused]))
 
 
-def _told(value: float | None) -> str:
+def _text(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}"

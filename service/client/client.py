@@ -114,16 +114,16 @@ class Client:
         TooFarBehind : the events after the cursor are no longer kept.
         """
         cursor = cursor or MemoryCursor()
-        follower = Join(self._context, self._source, cursor.load(), on_heartbeat, self._clock)
+        join = Join(self._context, self._source, cursor.load(), on_heartbeat, self._clock)
         passed: Position | None = None
         began = active = self._clock.monotonic()
         try:
-            for event in follower.run():
+            for event in join.run():
                 if event is not None and (self._kinds is None or event.kind in self._kinds):
                     begin = self._clock.monotonic()
                     yield event
                     # A subscriber that takes its time has not lost the daemon.
-                    follower.heard += self._clock.monotonic() - begin
+                    join.heard += self._clock.monotonic() - begin
                     # Only now: a subscriber that is killed while handling it gets it again.
                     _store(cursor, event.position)
                     passed, active = None, self._clock.monotonic()
@@ -132,14 +132,14 @@ class Client:
                 elif passed is not None:
                     _store(cursor, passed)
                     passed = None
-                if not follower.is_level and self._clock.monotonic() - began < _JOIN_S:
+                if not join.is_level and self._clock.monotonic() - began < _JOIN_S:
                     active = self._clock.monotonic()
                 if _is_over(stop, idle_timeout, active, self._clock.monotonic()):
                     return
-                if lost_timeout is not None and self._clock.monotonic() - follower.heard > lost_timeout:
+                if lost_timeout is not None and self._clock.monotonic() - join.heard > lost_timeout:
                     raise _lost(self._source, lost_timeout)
         finally:
-            follower.close()
+            join.close()
 
     def heartbeat(self, timeout: float = 5.0) -> Heartbeat:
         """Next heartbeat; ``ServiceError`` if there is none in time."""

@@ -30,7 +30,7 @@ class GainWatch:
         self._residuals: dict[str, deque[float]] = {}
         self._changed: dict[str, int] = {}
 
-    def take(self, record: MovieRecord) -> None:
+    def judge(self, record: MovieRecord) -> None:
         """Judge a finished movie."""
         metrics, source = record.metrics, record.source
         if metrics is None or metrics.residual_gain is None or source is None:

@@ -177,7 +177,7 @@ class MovieLifecycle:
         self._alarms.clear("outputs-failing")
         self.waits_no_more(record.movie_id)
         self._tables.add(record)
-        self._gain_watch.take(record)
+        self._gain_watch.judge(record)
         self._learn(record)
         _log.info("done: %s, %s", record.path, record.restoration)
 
@@ -186,7 +186,7 @@ class MovieLifecycle:
         session = record.session
         specimens = self.specimens.session(session)
         try:
-            decided, change = specimens.take(record, self._versions.version(session))
+            decided, change = specimens.observe(record, self._versions.version(session))
             self._alarms.clear("state-failing")
         except OutputError as error:
             self._alarms.raise_("state-failing", str(error), "critical")

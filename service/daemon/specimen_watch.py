@@ -90,7 +90,7 @@ class SessionSpecimens:
         """Version that served a specimen when it left."""
         return self._served.get(specimen)
 
-    def take(self, record: MovieRecord, serving: str | None) -> tuple[list[tuple[str, int]], Change | None]:
+    def observe(self, record: MovieRecord, serving: str | None) -> tuple[list[tuple[str, int]], Change | None]:
         """Decide about a finished movie.
 
         Parameters
@@ -108,7 +108,7 @@ class SessionSpecimens:
             # too coarse to tell: taken for the present specimen
             self._write([_Decided(movie_id=record.movie_id, specimen=self.current)])
             return [(record.movie_id, self.current)], None
-        told = self._watch.take(TextureSample(record.movie_id, texture, record.source.pixel_size))
+        told = self._watch.decide(TextureSample(record.movie_id, texture, record.source.pixel_size))
         lines: list[_Decided | _Left] = []
         if told.change is not None:
             first = next(one.look.movie_id for one in told.decided if one.specimen == told.change.specimen)

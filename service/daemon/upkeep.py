@@ -75,7 +75,7 @@ class Upkeep:
         if watching is not None:
             self._look_for_root(watching)
             self._metrics.overflows(watching.overflows)
-        for damage in self._verifying.found() if self._verifying else ():
+        for damage in self._verifying.damages() if self._verifying else ():
             self._mend(damage)
         if self._clock.monotonic() >= self._next_prune:
             self._next_prune = self._clock.monotonic() + _PRUNE_EVERY_S

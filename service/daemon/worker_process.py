@@ -142,7 +142,7 @@ class WorkerProcess:
         alive = self._child.alive
         for message in self._child.receive():
             self._heard = self._clock.monotonic()
-            self._take(message)
+            self._handle(message)
         silent = self._clock.monotonic() - self._heard
         if not alive:
             self._bury(self._child.ending)
@@ -186,7 +186,7 @@ class WorkerProcess:
         self._memory_seen = self._clock.monotonic()
         return resident_bytes(self._child.pid)
 
-    def _take(self, message: object) -> None:
+    def _handle(self, message: object) -> None:
         match message:
             case Up():
                 self.device = message.device

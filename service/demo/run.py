@@ -188,7 +188,7 @@ class Demo:
         board = MonitorView()
         with connection(config) as client:
             for event in client.snapshot().events:
-                board.take(event)
+                board.add(event)
             if self._beat is not None:
                 board.beat(self._beat)
         self._console.print(board.draw(24))

@@ -57,7 +57,7 @@ class OutputCheck:
         self._thread = threading.Thread(target=self._verify, name="verify", daemon=True)
         self._thread.start()
 
-    def found(self) -> Iterator[Damage]:
+    def damages(self) -> Iterator[Damage]:
         """Damages found since the last call."""
         while not self._damages.empty():
             yield self._damages.get()

@@ -62,7 +62,7 @@ class SuperResolutionTrainer:
                 sys.stderr.write(f"{error}\n")
                 self._serving = None
 
-    def take(self, message: Learn) -> None:
+    def add(self, message: Learn) -> None:
         """Read a movie as an example, once; what cannot be used is reported and skipped."""
         if message.training_data is None or message.movie_id in self._seen or not Path(message.training_data).is_file():
             return

@@ -105,7 +105,7 @@ class Trainer:
             message = self._inbox.get()
             if message is None:
                 return
-            self.take(message)
+            self.handle(message)
 
     def begin(self) -> None:
         """Continue from the serving version."""
@@ -128,13 +128,13 @@ class Trainer:
         """Whether the operator has chosen a version that has not been dealt with yet."""
         return self._choices != self._choices_taken
 
-    def take(self, message: Learn | Serving) -> None:
+    def handle(self, message: Learn | Serving) -> None:
         """Add a finished movie, or follow the operator's choice."""
         if isinstance(message, Serving):
             self._choices_taken += 1
             self._obey(message.version)
             return
-        self._super_resolution.take(message)
+        self._super_resolution.add(message)
         if message.movie_id in self._seen:
             return
         try:

@@ -68,7 +68,7 @@ class Publisher:
     log : where events come from; those it already contains are sent only on request.
     events, journal, preview : ``tcp://`` endpoints on loopback; port 0 takes any free one.
     runtime_directory : where the ipc sockets are created, for user and group; None: no such sockets, and no CONTROL.
-    control : carries out an operator's command; may be set later as ``answers.control``.
+    control : carries out an operator's command; may be set later as ``replies.control``.
     published : called with the kind of every event sent.
     answered : called with verb and result of every request.
 
@@ -93,7 +93,7 @@ class Publisher:
     ) -> None:
         self._log, self._published, self._clock = log, published, clock
         self._cursor = log.last_seq
-        self.answers = Replies(log, control=control, picks=picks, answered=answered, clock=clock)
+        self.replies = Replies(log, control=control, picks=picks, answered=answered, clock=clock)
         self.subscribers = self.watchers = 0
         """Number of subscribers to the heartbeat, and to previews."""
         self.events_local = self.journal_local = ""
@@ -196,7 +196,7 @@ class Publisher:
 
     def _reply(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         peer, *request = frames
-        for message in self.answers.answer(peer, request, local=socket is self._local):
+        for message in self.replies.answer(peer, request, local=socket is self._local):
             try:
                 socket.send_multipart([peer, *message], zmq.DONTWAIT)
             except zmq.ZMQError as error:

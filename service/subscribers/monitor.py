@@ -48,7 +48,7 @@ class MonitorView:
         self._promoted: Event | None = None
         self._alerts: list[Event] = []
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """Note an event."""
         if event.kind == "movie":
             self._movies.pop(event.body["movie_id"], None)
@@ -259,7 +259,7 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
         newest = client.heartbeat()
         board.beat(newest)
         for event in client.events(_catch_up(client, board, newest), idle_timeout=1.0):
-            board.take(event)
+            board.add(event)
             if event.seq >= newest.seq:
                 break
         console.print(board.draw(console.height))
@@ -274,7 +274,7 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
 def _catch_up(client: Client, board: MonitorView, newest: Heartbeat) -> MemoryCursor:
     """Take the history of the session's model, and return the cursor from which the last micrographs follow."""
     for event in client.snapshot(kinds=("model",), session=newest.session or None).events:
-        board.take(event)
+        board.add(event)
     return MemoryCursor(Position(newest.epoch, max(0, newest.seq - _MOST_MOVIES)))
 
 
@@ -285,6 +285,6 @@ def _feed(client: Client, board: MonitorView, stop: threading.Event) -> None:
             newest = client.heartbeat()
             board.beat(newest)
             for event in client.events(_catch_up(client, board, newest), stop=stop, on_heartbeat=board.beat):
-                board.take(event)
+                board.add(event)
         except ServiceError:
             stop.wait(1.0)

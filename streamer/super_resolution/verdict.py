@@ -97,12 +97,12 @@ def judged(
         reason=reason,
         diversity=round(spread, 4),
         frc_beyond_nyquist=None if frc is None else round(frc, 5),
-        confirmed=_told(found.share),
-        confirmed_error=_told(found.error),
-        control=_told(control.share),
+        confirmed=_rounded(found.share),
+        confirmed_error=_rounded(found.error),
+        control=_rounded(control.share),
     )
 
 
-def _told(value: float) -> float | None:
+def _rounded(value: float) -> float | None:
     """Four digits; None where nothing was added, so that there is nothing to confirm."""
     return round(value, 4) if abs(value) < 1e4 else None

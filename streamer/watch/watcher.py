@@ -159,7 +159,7 @@ class Watcher:
             return self._scan(now)
         if self._root_missing or now < self._next_poll:
             return None
-        waiting, told = self._settling.waiting(), self._told()
+        waiting, told = self._settling.waiting(), self._changed()
         if not (waiting or told):
             return None
         listing = look_again(self.root, waiting.keys() | told)
@@ -170,10 +170,10 @@ class Watcher:
         self._next_poll = self._clock.monotonic() + self._poll_s(self._clock.monotonic() - now)
         return listing
 
-    def _told(self) -> set[str]:
+    def _changed(self) -> set[str]:
         """Movies that the kernel has reported since the last look, by path below the root."""
         told = set()
-        for path, is_renamed in self._events.told():
+        for path, is_renamed in self._events.drain():
             relative = os.path.relpath(path, self.root)
             if is_movie_path(self.root, relative, self._settings):
                 told.add(relative)
@@ -187,7 +187,7 @@ class Watcher:
         # Cleared and followed before the scan, so that changes meanwhile cause another one.
         self._woken.clear()
         self._events.follow(self.root if use_events else None)
-        self._told()  # notes the renames; the files are all in the listing
+        self._changed()  # notes the renames; the files are all in the listing
         listing = scan(self.root, self._settings, self._settling.is_done)
         after = self._clock.monotonic()
         self.scan_s, self._root_missing = after - now, listing.root_missing
@@ -280,7 +280,7 @@ class _Events:
     def overflows(self) -> int:
         return self._overflows.count
 
-    def told(self) -> Iterator[tuple[str, bool]]:
+    def drain(self) -> Iterator[tuple[str, bool]]:
         """Take the paths of new files since the last call, and whether each was renamed to its path."""
         while self._waker.told:
             yield self._waker.told.popleft()

@@ -230,7 +230,7 @@ def test_hostile_requests(tmp_path, often, report):
     def carry_out(*_: object) -> dict:
         raise AssertionError("a stranger reached a command")
 
-    answers, codes, slowest = (
+    replies, codes, slowest = (
         Replies(journal.events, control=carry_out, picks=carry_out, clock=AskedClock(lambda: now[0])),
         {},
         0.0,
@@ -239,9 +239,9 @@ def test_hostile_requests(tmp_path, often, report):
         now[0] += 0.05
         peer = number.to_bytes(4, "big") if number % 3 else b"same"
         if number % 3 == 0:
-            answers.answer(peer, [b"HELLO", b'{"versions":[1]}'], local=False)
+            replies.answer(peer, [b"HELLO", b'{"versions":[1]}'], local=False)
         began = time.perf_counter()
-        replies = answers.answer(peer, hostile(rng), local=False)
+        replies = replies.answer(peer, hostile(rng), local=False)
         slowest = max(slowest, time.perf_counter() - began)
         last = decode_reply(replies[-1])
         code = last.code if isinstance(last, Refusal) else "ok"

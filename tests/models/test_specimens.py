@@ -22,7 +22,7 @@ def look(centre=0.0, seed=None, pixel_size=1.5):
 def watch():
     watch = Specimens()
     for seed in range(10):
-        watch.take(look(seed=seed))
+        watch.decide(look(seed=seed))
     return watch
 
 
@@ -34,14 +34,14 @@ def test_the_spread_that_is_known_is_a_covariance():
 
 def test_movies_of_one_specimen_stay_one(watch):
     for seed in range(100, 160):
-        assert watch.take(look(seed=seed)).change is None
+        assert watch.decide(look(seed=seed)).change is None
     assert watch.current == 1
 
 
 def test_the_second_movie_of_another_specimen_tells(watch):
     first, second = look(4.0, 1000), look(4.0, 1001)
-    assert watch.take(first).decided == ()
-    told = watch.take(second)
+    assert watch.decide(first).decided == ()
+    told = watch.decide(second)
     assert (told.change.previous, told.change.specimen, told.change.returned) == (1, 2, False)
     assert [(one.look, one.specimen) for one in told.decided] == [(first, 2), (second, 2)]
     assert "look different" in told.change.reason
@@ -49,9 +49,9 @@ def test_the_second_movie_of_another_specimen_tells(watch):
 
 def test_one_odd_movie_is_an_outlier(watch):
     odd = look(4.0, 1000)
-    assert watch.take(odd).decided == ()
+    assert watch.decide(odd).decided == ()
     usual = look(seed=200)
-    told = watch.take(usual)
+    told = watch.decide(usual)
     assert told.change is None
     assert [(one.look, one.specimen, one.odd) for one in told.decided] == [(odd, 1, True), (usual, 1, False)]
     assert watch.current == 1
@@ -63,7 +63,7 @@ def test_movies_that_are_odd_in_different_ways_are_no_specimen(watch, monkeypatc
     axis[0] = 6.5
     looks = [TextureSample(f"o{n}", tuple(ROOT @ (sign * axis)), 1.5) for n, sign in enumerate((1, -1, 1, -1))]
     monkeypatch.setattr(specimens, "OTHER", 90.0)
-    told = [watch.take(one) for one in looks]
+    told = [watch.decide(one) for one in looks]
     assert all(one.change is None for one in told)
     assert [one.look.movie_id for t in told for one in t.decided] == ["o0", "o1"]
     assert all(one.odd for t in told for one in t.decided)
@@ -71,28 +71,28 @@ def test_movies_that_are_odd_in_different_ways_are_no_specimen(watch, monkeypatc
 
 def test_a_specimen_that_returns_is_known_again(watch):
     for seed in range(2000, 2008):
-        watch.take(look(4.0, seed))
+        watch.decide(look(4.0, seed))
     assert watch.current == 2
-    changes = [watch.take(look(seed=seed)).change for seed in range(300, 306)]
+    changes = [watch.decide(look(seed=seed)).change for seed in range(300, 306)]
     (change,) = [one for one in changes if one is not None]
     assert (change.specimen, change.returned) == (1, True)
-    third = [watch.take(look(-5.0, seed)).change for seed in range(3000, 3003)]
+    third = [watch.decide(look(-5.0, seed)).change for seed in range(3000, 3003)]
     assert [one.specimen for one in third if one] == [3]
 
 
 def test_another_pixel_size_tells_at_once(watch):
-    told = watch.take(look(seed=400, pixel_size=0.8))
+    told = watch.decide(look(seed=400, pixel_size=0.8))
     assert told.change.specimen == 2
     assert "0.8 Å/px instead of 1.5" in told.change.reason
-    back = watch.take(look(seed=401))
+    back = watch.decide(look(seed=401))
     assert (back.change.specimen, back.change.returned) == (1, True)
 
 
 def test_few_movies_tell_nothing():
     watch = Specimens()
     for seed in range(LEAST_KNOWN - 1):
-        watch.take(look(seed=seed))
-    assert watch.take(look(4.0, 1000)).change is None
+        watch.decide(look(seed=seed))
+    assert watch.decide(look(4.0, 1000)).change is None
     assert watch.current == 1
 
 
@@ -102,17 +102,17 @@ def test_what_was_decided_can_be_taken_over(watch):
         again.remember(look(seed=seed), 1)
     for one, other in ((watch, again),):
         for seed in (1000, 1001):
-            assert (one.take(look(4.0, seed)).change is None) == (other.take(look(4.0, seed)).change is None)
+            assert (one.decide(look(4.0, seed)).change is None) == (other.decide(look(4.0, seed)).change is None)
     assert watch.current == again.current == 2
 
 
 def test_an_outlier_just_before_the_change_hides_for_one_movie_which_specimen_is_back(watch):
     for seed in range(2000, 2008):
-        watch.take(look(4.0, seed))
+        watch.decide(look(4.0, seed))
     assert watch.current == 2
     odd = look(-6.0, 5000)  # a hole without particles, say
-    assert watch.take(odd).change is None
-    told = [watch.take(look(seed=seed)).change for seed in range(300, 303)]
+    assert watch.decide(odd).change is None
+    told = [watch.decide(look(seed=seed)).change for seed in range(300, 303)]
     assert [(one.specimen, one.returned) for one in told if one] == [(3, False), (1, True)]
     assert "look like specimen 1" in told[1].reason
     assert watch.current == 1

@@ -321,13 +321,13 @@ def test_lessons_fuse_and_judge_the_same():
         sums = accumulate.accumulate(
             lambda i, f=frames: f[i], motion, exposures, pixel_size=3.0, voltage_kv=300.0, n_groups=8
         )
-        lesson = FusionExample("m", training_data_of(Fusion(sums, 4.0), 3.0))
+        example = FusionExample("m", training_data_of(Fusion(sums, 4.0), 3.0))
         torch.manual_seed(0)
         net = FusionResidualNet()
         for layer in (net.gains, net.additions):
             torch.nn.init.normal_(layer.weight, std=0.1)
         found.append(
-            (lesson.fused(torch.arange(8) < 6, torch.arange(lesson.n_tiles))[0], band_sums(net.to(device), lesson))
+            (example.fused(torch.arange(8) < 6, torch.arange(example.n_tiles))[0], band_sums(net.to(device), example))
         )
     (image, table), (image_there, table_there) = found
     assert_same(image, image_there, 1e-3)

@@ -363,11 +363,11 @@ def test_cryo_zssr_makes_the_image_where_it_is_asked_for(root, path, gain, tmp_p
 
 
 def test_until_a_cryo_zssr_serves_the_movie_is_fused_and_learned_from(root, path, gain, tmp_path):
-    lesson = tmp_path / "m.safetensors"
-    record, _ = super_resolved(root, path, gain, tmp_path, {"method": "zssr"}, training_data=lesson)
+    example = tmp_path / "m.safetensors"
+    record, _ = super_resolved(root, path, gain, tmp_path, {"method": "zssr"}, training_data=example)
     assert record.metrics.sr.method == "fusion"
     assert "super-resolution: no cryo-ZSSR of this session serves yet; fused instead" in record.flags
-    movie_id, averages, pixel_size = read_averages(lesson)
+    movie_id, averages, pixel_size = read_averages(example)
     assert (movie_id, pixel_size, averages.early.shape) == (record.movie_id, record.source.pixel_size, (256, 256))
 
 
@@ -383,11 +383,11 @@ def test_an_unfiltered_image_has_white_noise_and_may_be_reconstructed_from(root,
 
 def test_what_a_network_learns_from_is_written_where_it_is_wanted(root, path, gain, tmp_path):
     settings = configured(outputs={"super_resolution": "always"})
-    lesson = tmp_path / "lessons" / "m.safetensors"
-    lesson.parent.mkdir()
-    job = job_of(tmp_path, gain, settings=settings, training_data=lesson)
+    example = tmp_path / "lessons" / "m.safetensors"
+    example.parent.mkdir()
+    job = job_of(tmp_path, gain, settings=settings, training_data=example)
     record = process_movie(movie_of(path, root), job, Stopwatch())
-    movie_id, found = read_training_data(lesson)
+    movie_id, found = read_training_data(example)
     assert movie_id == record.movie_id
     assert len(found.groups) == 8
     assert found.pixel_size == record.source.pixel_size

@@ -25,7 +25,7 @@ from streamer import fourier
 from streamer.errors import ModelError
 from streamer.quality import estimators
 from streamer.super_resolution.fusion import super_resolve
-from tests.fusion_samples import lesson, noise_lesson, resolved
+from tests.fusion_samples import example, noise_example, resolved
 from tests.model_samples import manifest
 from tests.simulated_movies import images
 
@@ -42,15 +42,15 @@ def random_net(seed=0):
 
 
 @pytest.fixture(scope="module")
-def lessons():
-    return {seed: lesson(seed) for seed in (*TRAINING, *HELD_OUT, 20)}
+def examples():
+    return {seed: example(seed) for seed in (*TRAINING, *HELD_OUT, 20)}
 
 
 @pytest.fixture(scope="module")
-def taught(lessons):
+def taught(examples):
     torch.manual_seed(0)
     net = FusionResidualNet()
-    report = train(net, [lessons[seed][0] for seed in TRAINING], steps=150, seed=1)
+    report = train(net, [examples[seed][0] for seed in TRAINING], steps=150, seed=1)
     return net, report
 
 
@@ -106,9 +106,9 @@ def test_nothing_is_added_beyond_the_coarse_bands():
     assert float(changes[:, 4:].abs().max()) < 1e-5
 
 
-def test_noise_is_as_strong_as_is_said(lessons):
-    found, _, _ = lessons[20]
-    empty = noise_lesson(30)
+def test_noise_is_as_strong_as_is_said(examples):
+    found, _, _ = examples[20]
+    empty = noise_example(30)
     chosen, tiles = torch.ones(len(empty), dtype=torch.bool), torch.arange(empty.n_tiles)
     # a prior that lets much pass, so that there is noise to be measured
     empty.prior = torch.full_like(empty.prior, 3.0)
@@ -125,13 +125,13 @@ def test_noise_is_as_strong_as_is_said(lessons):
     assert bool((fewer.wiener < more.wiener).all())
 
 
-def test_it_learns_where_there_is_something(lessons, taught):
+def test_it_learns_where_there_is_something(examples, taught):
     """On a movie it never saw: beyond Nyquist nearly what is there is kept, and the empty places fade."""
     net, report = taught
     assert report.finite
     assert report.steps == 150
-    _, sums, truth = lessons[20]
-    decision = judge(net, [lessons[s][0] for s in HELD_OUT], incumbent=None, trained_on=frozenset(report.movies))
+    _, sums, truth = examples[20]
+    decision = judge(net, [examples[s][0] for s in HELD_OUT], incumbent=None, trained_on=frozenset(report.movies))
     assert decision.promoted, decision.reason
     assert all(s.gain > 0.2 for s in decision.scores)
     assert [f for f, _ in decision.weight] == sorted(f for f, _ in decision.weight)
@@ -152,19 +152,19 @@ def test_it_learns_where_there_is_something(lessons, taught):
     assert resolved(sums, Network()).confirmation().share > 0.5
 
 
-def test_the_same_seed_gives_the_same_weights(lessons):
+def test_the_same_seed_gives_the_same_weights(examples):
     nets = []
     for _ in range(2):
         torch.manual_seed(3)
         net = FusionResidualNet()
-        train(net, [lessons[0][0]], steps=3, seed=5)
+        train(net, [examples[0][0]], steps=3, seed=5)
         nets.append(net)
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_training_stops_when_told_and_needs_something_to_learn_from(lessons):
-    assert train(FusionResidualNet(), [lessons[0][0]], steps=9, seed=0, stop=lambda: True).steps == 0
+def test_training_stops_when_told_and_needs_something_to_learn_from(examples):
+    assert train(FusionResidualNet(), [examples[0][0]], steps=9, seed=0, stop=lambda: True).steps == 0
     with pytest.raises(ModelError, match="nothing to train on"):
         train(FusionResidualNet(), [], steps=1, seed=0)
 
@@ -172,8 +172,8 @@ def test_training_stops_when_told_and_needs_something_to_learn_from(lessons):
 # ------------------------------------------------------------------------------------------------------- the gate
 
 
-def test_the_gate_refuses_what_it_must(lessons):
-    held_out = [lessons[s][0] for s in HELD_OUT]
+def test_the_gate_refuses_what_it_must(examples):
+    held_out = [examples[s][0] for s in HELD_OUT]
 
     def refused(net, movies=held_out, trained_on=frozenset()):
         decision = judge(net, movies, incumbent=None, trained_on=frozenset(trained_on))
@@ -192,7 +192,7 @@ def test_the_gate_refuses_what_it_must(lessons):
 
 def test_noise_promotes_nothing_and_only_fades(taught):
     """That noise should fade is rightly confirmed by unseen frames; but there is nothing to predict them with."""
-    movies = [noise_lesson(seed) for seed in (40, 41, 42)]
+    movies = [noise_example(seed) for seed in (40, 41, 42)]
     decision = judge(taught[0], movies, incumbent=None, trained_on=frozenset())
     assert not decision.promoted
     chosen, tiles = torch.ones(8, dtype=torch.bool), torch.arange(movies[0].n_tiles)
@@ -203,8 +203,8 @@ def test_noise_promotes_nothing_and_only_fades(taught):
     assert after < before
 
 
-def test_an_incumbent_is_only_replaced_by_a_better_one(lessons, taught):
-    held_out = [lessons[s][0] for s in HELD_OUT]
+def test_an_incumbent_is_only_replaced_by_a_better_one(examples, taught):
+    held_out = [examples[s][0] for s in HELD_OUT]
     weight = judge(taught[0], held_out, incumbent=None, trained_on=frozenset()).weight
     same = judge(taught[0], held_out, incumbent=(taught[0], weight), trained_on=frozenset())
     assert not same.promoted
@@ -213,7 +213,7 @@ def test_an_incumbent_is_only_replaced_by_a_better_one(lessons, taught):
     assert not worse.promoted
 
 
-def test_lambda_is_what_the_left_out_frames_confirm(lessons):
+def test_lambda_is_what_the_left_out_frames_confirm(examples):
     """A change that is twice what it should be gets λ ½; one that is noise gets 0."""
     table = torch.zeros(40, 7, 4, dtype=torch.float64)
     table[:, 0, :2] = torch.tensor([1.0, 2.0])
@@ -228,8 +228,8 @@ def test_lambda_is_what_the_left_out_frames_confirm(lessons):
     assert both[0].tolist() == [20.0, 160.0]
     assert both[1].tolist() == [0.0, 160.0]
     assert points([1.0] * 7, 3.0)[0] == (0.02, 1.0)
-    sums = band_sums(FusionResidualNet(), lessons[0][0])
-    assert sums.shape == (lessons[0][0].n_tiles, 7, 4)
+    sums = band_sums(FusionResidualNet(), examples[0][0])
+    assert sums.shape == (examples[0][0].n_tiles, 7, 4)
     assert float(sums[..., :2].abs().max()) < 1e-3 * float(sums[..., 2:].abs().max())
 
 
@@ -244,8 +244,8 @@ def version(tmp_path, taught):
     return tmp_path / "v0001"
 
 
-def test_a_version_serves_and_is_named(version, lessons):
-    _, sums, _ = lessons[20]
+def test_a_version_serves_and_is_named(version, examples):
+    _, sums, _ = examples[20]
     shifts = torch.from_numpy(torch.linspace(0, 3, 32).reshape(16, 2).double().numpy())
     model = FusionModel(version)
     found = super_resolve(resolved(sums), shifts=shifts, min_diversity=0.0, network=model)
@@ -258,14 +258,14 @@ def test_a_version_serves_and_is_named(version, lessons):
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 70), (2, 33, 47)])
-def test_any_size_can_be_changed(version, lessons, shape):
-    known, sums, _ = lessons[20]
+def test_any_size_can_be_changed(version, examples, shape):
+    known, sums, _ = examples[20]
     change = FusionModel(version)(images(*shape), sums.grid, sums.exposures, known.prior, known.sums.white)
     assert change.shape == shape
 
 
-def test_a_large_field_is_worked_on_in_parts_that_do_not_show(version, lessons, monkeypatch):
-    known, sums, _ = lessons[20]
+def test_a_large_field_is_worked_on_in_parts_that_do_not_show(version, examples, monkeypatch):
+    known, sums, _ = examples[20]
     rest = sums.grid, sums.exposures, known.prior, known.sums.white
     fused = resolved(sums).image() / 4.0
     fused = torch.cat([fused, fused.flip(1), fused, fused.flip(1)], 1)[None]
@@ -276,8 +276,8 @@ def test_a_large_field_is_worked_on_in_parts_that_do_not_show(version, lessons, 
     assert error < 0.05 * float(whole.std())
 
 
-def test_another_pixel_size_or_kind_is_refused(version, lessons, tmp_path):
-    known, sums, _ = lessons[20]
+def test_another_pixel_size_or_kind_is_refused(version, examples, tmp_path):
+    known, sums, _ = examples[20]
     sums.grid.pixel_size = 2.0
     try:
         with pytest.raises(ModelError, match="another pixel size"):

@@ -1,4 +1,4 @@
-"""A desk by itself, and what arrives at it."""
+"""A `MovieLifecycle` by itself, and what arrives."""
 
 from types import SimpleNamespace
 
@@ -11,8 +11,8 @@ from streamer.watch.settling import Arrival
 from tests.service_samples import UTC
 
 
-def desk_of(journal, directory, settings):
-    """A desk whose gains, models and teacher say nothing."""
+def lifecycle_of(journal, directory, settings):
+    """A lifecycle whose gains, models and trainer say nothing."""
     metrics = Metrics()
     return MovieLifecycle(
         settings,

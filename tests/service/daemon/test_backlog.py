@@ -11,7 +11,7 @@ from service.wire.messages import parse_event
 from streamer.errors import MovieVanished
 from streamer.settings import WatchSettings
 from tests.clocks import AskedClock
-from tests.service.daemon.lifecycles import arrival_of, desk_of
+from tests.service.daemon.lifecycles import arrival_of, lifecycle_of
 from tests.service_samples import REASON, UTC, full_fields, make_movie, make_record
 
 FINGERPRINT = "a" * 64
@@ -125,8 +125,8 @@ def test_whose_turn_it_is_does_not_change_while_nothing_is_started(scene_with):
 
 
 @pytest.fixture
-def desk(journal, tmp_path):
-    return desk_of(journal, tmp_path, Config())
+def lifecycle(journal, tmp_path):
+    return lifecycle_of(journal, tmp_path, Config())
 
 
 FIRST, COPY = movies(["first", "copy"])
@@ -141,52 +141,52 @@ SKIPPED = ("grid1/copy.tif", "skipped", "grid1/copy.tif: has the same content as
 
 
 @pytest.mark.parametrize("first_is", ["ready", "started", "done"])
-def test_a_second_copy_is_skipped_with_an_event_that_names_the_first(desk, journal, first_is):
-    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+def test_a_second_copy_is_skipped_with_an_event_that_names_the_first(lifecycle, journal, first_is):
+    lifecycle.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
     if first_is != "ready":
         journal.start(FIRST.movie_id, 1)
     if first_is == "done":
         fields = full_fields(FIRST.relative)
         journal.finish(make_record(FIRST.relative, source=replace(fields["source"], fingerprint=FINGERPRINT)))
-    desk.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
+    lifecycle.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
     assert told(journal)[-1] == SKIPPED
     assert journal.movie(COPY.movie_id).state == "skipped"
     assert journal.movie(FIRST.movie_id).state == first_is
-    assert desk.load.waiting == 1, "the copy is no load"
+    assert lifecycle.load.waiting == 1, "the copy is no load"
     assert COPY.relative in journal.movies.identities(), "and is not looked at again"
     before = len(told(journal))
-    desk.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
+    lifecycle.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
     assert len(told(journal)) == before
 
 
-def test_a_copy_of_what_was_done_before_copies_were_looked_for(desk, journal):
+def test_a_copy_of_what_was_done_before_copies_were_looked_for(lifecycle, journal):
     """What is done is known by the fingerprint in its record."""
-    desk.arrived(arrival_of(FIRST))
+    lifecycle.arrived(arrival_of(FIRST))
     journal.start(FIRST.movie_id, 1)
     journal.finish(make_record(FIRST.relative))
-    desk.arrived(arrival_of(COPY, fingerprint="f" * 64))
+    lifecycle.arrived(arrival_of(COPY, fingerprint="f" * 64))
     assert told(journal)[-1] == SKIPPED
 
 
-def test_under_process_both_are_processed(desk, journal):
+def test_under_process_both_are_processed(lifecycle, journal):
     """The watcher then asks for no fingerprint."""
     for movie in (FIRST, COPY):
-        desk.arrived(arrival_of(movie))
+        lifecycle.arrived(arrival_of(movie))
     assert journal.movies.counts_by_state() == {"ready": 2}
 
 
-def test_other_content_is_no_copy_and_a_movie_is_none_of_itself(desk, journal):
-    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
-    desk.arrived(arrival_of(COPY, fingerprint="b" * 64))
-    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+def test_other_content_is_no_copy_and_a_movie_is_none_of_itself(lifecycle, journal):
+    lifecycle.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+    lifecycle.arrived(arrival_of(COPY, fingerprint="b" * 64))
+    lifecycle.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
     assert journal.movies.counts_by_state() == {"ready": 2}
     assert journal.movies.twin_of(FIRST.movie_id, FINGERPRINT) is None
     assert journal.movies.twin_of(COPY.movie_id, FINGERPRINT) == "grid1/first.tif"
 
 
 @pytest.mark.parametrize("end", ["failed", "quarantined", "skipped", "vanished", "incomplete"])
-def test_a_movie_whose_twin_came_to_nothing_is_processed(desk, journal, end):
-    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+def test_a_movie_whose_twin_came_to_nothing_is_processed(lifecycle, journal, end):
+    lifecycle.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
     journal.start(FIRST.movie_id, 1)
     if end == "quarantined":
         for _ in range(2):
@@ -198,21 +198,21 @@ def test_a_movie_whose_twin_came_to_nothing_is_processed(desk, journal, end):
     else:
         journal.finish(make_record(FIRST.relative, state=end))
     assert journal.movie(FIRST.movie_id).state == end
-    desk.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
+    lifecycle.arrived(arrival_of(COPY, fingerprint=FINGERPRINT))
     assert journal.movie(COPY.movie_id).state == "ready"
 
 
-def test_three_copies_are_processed_once(desk, journal):
+def test_three_copies_are_processed_once(lifecycle, journal):
     for movie in movies(["one", "two", "three"]):
-        desk.arrived(arrival_of(movie, fingerprint=FINGERPRINT))
+        lifecycle.arrived(arrival_of(movie, fingerprint=FINGERPRINT))
     assert journal.movies.counts_by_state() == {"ready": 1, "skipped": 2}
     assert [text for _, _, text in told(journal)] == [
         f"grid1/{name}.tif: has the same content as grid1/one.tif" for name in ("two", "three")
     ]
 
 
-def test_a_copy_that_cannot_be_read_ends_for_its_own_reason(desk, journal):
-    desk.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
-    desk.arrived(arrival_of(COPY, error=MovieVanished("it is gone")))
+def test_a_copy_that_cannot_be_read_ends_for_its_own_reason(lifecycle, journal):
+    lifecycle.arrived(arrival_of(FIRST, fingerprint=FINGERPRINT))
+    lifecycle.arrived(arrival_of(COPY, error=MovieVanished("it is gone")))
     assert journal.movie(COPY.movie_id).state == "incomplete"
     assert told(journal)[-1][2] == "it is gone"

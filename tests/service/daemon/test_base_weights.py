@@ -196,7 +196,7 @@ def trainer(site, tmp_path):
 def learn(trainer, names, **what):
     for seed, name in enumerate(names):
         path = group_file(trainer.directory, name, seed=seed, **what)
-        trainer.take(Learn(movie_id=name, groups=str(path)))
+        trainer.handle(Learn(movie_id=name, groups=str(path)))
 
 
 def test_the_base_is_the_incumbent_that_the_first_version_has_to_beat(trainer, monkeypatch):

@@ -25,7 +25,7 @@ ROOT = np.linalg.cholesky(Specimens()._spread)
 
 
 class Scene:
-    """A desk with a teacher that takes notes."""
+    """A lifecycle with a trainer that takes notes."""
 
     def __init__(self, journal, directory):
         self.layout = Layout(
@@ -35,17 +35,17 @@ class Scene:
         self.learned, self.changed = [], []
         self.alarms = Alarms(journal.events, self.metrics)
         self.serving = ServingVersions(self.layout, journal, self.metrics, shipped_base())
-        teacher = SimpleNamespace(
-            learn=lambda session, lesson, specimen: self.learned.append((lesson.movie_id, specimen)),
+        trainer = SimpleNamespace(
+            learn=lambda session, example, specimen: self.learned.append((example.movie_id, specimen)),
             change_specimen=lambda *what: self.changed.append(what),
         )
-        self.desk = MovieLifecycle(
+        self.lifecycle = MovieLifecycle(
             Config(),
             self.layout,
             journal,
             gains=SimpleNamespace(for_movie=lambda *_: None),
             versions=self.serving,
-            trainer=teacher,
+            trainer=trainer,
             tables=SimpleNamespace(add=lambda record: None),
             metrics=self.metrics,
             status=Status(),
@@ -62,13 +62,13 @@ class Scene:
             movie = make_movie(name)
             self.journal.add_ready(movie, "2026-11-20T12:00:00.000Z", "2026-11-20T12:00:01.000Z")
             self.journal.start(movie.movie_id, 1)
-            notes.append(self.desk.order(self.journal.movie(movie.movie_id)).instructions.notes)
+            notes.append(self.lifecycle.order(self.journal.movie(movie.movie_id)).instructions.notes)
             groups = self.layout.groups(movie.movie_id)
             groups.parent.mkdir(parents=True, exist_ok=True)
             groups.touch()
             record = make_record(name)
             texture = tuple(float(v) for v in ROOT @ (rng.normal(size=17) + centre))
-            self.desk.finished(Finished(record=replace(record, metrics=replace(record.metrics, texture=texture))))
+            self.lifecycle.finished(Finished(record=replace(record, metrics=replace(record.metrics, texture=texture))))
         return notes
 
     def bodies(self, kind):

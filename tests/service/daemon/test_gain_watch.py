@@ -42,61 +42,61 @@ def record(residual, error=0.005, advice=None, gain="/g/gain.mrc", session="s"):
 def test_a_reference_that_fits_raises_nothing(scene):
     alarms, watch = scene
     for number in range(100):
-        watch.take(record(0.004 * (-1) ** number))
+        watch.judge(record(0.004 * (-1) ** number))
     assert alarms.history == []
 
 
 def test_the_alarm_holds_the_setting_and_goes_when_it_fits(scene):
     alarms, watch = scene
     fit = check_fit(raw_sum(reference()[::-1].copy()), reference(), GainSettings(), "multiply")
-    watch.take(record(fit.residual, advice=fit.advice))
+    watch.judge(record(fit.residual, advice=fit.advice))
     assert "gain.rotate = 0 and gain.flip = 1" in alarms.raised["gain-wrong"]
     assert "/g/gain.mrc" in alarms.raised["gain-wrong"]
-    watch.take(record(0.01))
+    watch.judge(record(0.01))
     assert alarms.raised == {}
 
 
 def test_frames_that_are_corrected_already_raise_it_too(scene):
     alarms, watch = scene
     fit = check_fit(raw_sum(reference() * 0 + 1), reference(), GainSettings(), "multiply")
-    watch.take(record(fit.residual, advice=fit.advice))
+    watch.judge(record(fit.residual, advice=fit.advice))
     assert "corrected already" in alarms.raised["gain-wrong"]
 
 
 def test_a_gain_that_changes_is_noticed_within_three_movies_and_once(scene):
     alarms, watch = scene
     for number in range(20):
-        watch.take(record(0.01 + 0.001 * (number % 3)))
+        watch.judge(record(0.01 + 0.001 * (number % 3)))
     for number in range(10):
-        watch.take(record(0.12))
+        watch.judge(record(0.12))
         assert ("gain-changed" in alarms.raised) == (number >= 2)
     assert len(alarms.history) == 1
     assert "12% of the gain reference's pattern" in alarms.raised["gain-changed"]
-    watch.take(record(0.01))
+    watch.judge(record(0.01))
     assert alarms.raised == {}
 
 
 def test_single_movies_that_differ_and_noisy_ones_raise_nothing(scene):
     alarms, watch = scene
     for number in range(60):
-        watch.take(record(0.2 if number % 10 == 9 else 0.0))
-        watch.take(record(0.2 * (-1) ** number, error=0.1, session="dim"))
+        watch.judge(record(0.2 if number % 10 == 9 else 0.0))
+        watch.judge(record(0.2 * (-1) ** number, error=0.1, session="dim"))
     assert alarms.history == []
 
 
 def test_another_reference_and_another_session_begin_anew(scene):
     alarms, watch = scene
     for _ in range(10):
-        watch.take(record(0.0))
+        watch.judge(record(0.0))
     for _ in range(10):
-        watch.take(record(0.1, gain="/g/new.mrc"))
-        watch.take(record(0.2, session="t"))
+        watch.judge(record(0.1, gain="/g/new.mrc"))
+        watch.judge(record(0.2, session="t"))
     assert alarms.history == []
 
 
 def test_without_a_figure_nothing_is_said(scene):
     alarms, watch = scene
     for _ in range(10):
-        watch.take(record(None))
-    watch.take(replace(record(0.0), metrics=None))
+        watch.judge(record(None))
+    watch.judge(replace(record(0.0), metrics=None))
     assert alarms.history == []

@@ -21,7 +21,7 @@ def scene(journal, tmp_path):
     metrics, now, given_way = Metrics(), SetClock(100.0), []
     alarms = Alarms(journal.events, metrics)
     layout = Layout(root=tmp_path, output=tmp_path / "out", state=tmp_path / "state", runtime=tmp_path / "run")
-    desk = MovieLifecycle(
+    lifecycle = MovieLifecycle(
         Config(),
         layout,
         journal,
@@ -46,7 +46,7 @@ def scene(journal, tmp_path):
             if self.state(movie) == "ready":
                 journal.start(movie.movie_id, 1)
             reason = Reason(error="E", message=words)
-            desk.failed(
+            lifecycle.failed(
                 Failed(movie_id=movie.movie_id, revision=1, reason=reason, handling=Handling(kind), stage="read")
             )
             return self.state(movie)
@@ -59,7 +59,7 @@ def scene(journal, tmp_path):
 
     made = Scene()
     made.given_way = given_way
-    made.now, made.desk, made.alarms, made.journal = now, desk, alarms, journal
+    made.now, made.lifecycle, made.alarms, made.journal = now, lifecycle, alarms, journal
     return made
 
 
@@ -99,11 +99,11 @@ def test_the_alarm_is_over_when_nobody_waits_any_more_however_they_ended(scene):
     for movie in (done, failed, skipped):
         scene.fail(movie, "config")
     scene.journal.start(done.movie_id, 1)
-    scene.desk.finished(Finished(record=make_record(done.relative)))
+    scene.lifecycle.finished(Finished(record=make_record(done.relative)))
     assert scene.alarms.raised
     scene.fail(failed, "failed")
     assert scene.alarms.raised
-    scene.desk.waits_no_more(skipped.movie_id)
+    scene.lifecycle.waits_no_more(skipped.movie_id)
     assert not scene.alarms.raised
     assert len(scene.alerts()) == 2
 
@@ -121,10 +121,10 @@ def test_a_movie_is_done_even_if_its_specimen_cannot_be_written_down(scene, tmp_
     movie = scene.start("a")
     (tmp_path / "state" / "sessions").parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "state" / "sessions").write_text("a file where a directory should be")
-    scene.desk.finished(Finished(record=make_record("grid1/a.tif")))
+    scene.lifecycle.finished(Finished(record=make_record("grid1/a.tif")))
     assert scene.state(movie) == "done"
     assert [alert.name for alert in scene.alarms.raised] == ["state-failing"]
     (tmp_path / "state" / "sessions").unlink()
     scene.start("b")
-    scene.desk.finished(Finished(record=make_record("grid1/b.tif")))
+    scene.lifecycle.finished(Finished(record=make_record("grid1/b.tif")))
     assert scene.alarms.raised == []

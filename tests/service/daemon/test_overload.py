@@ -10,7 +10,7 @@ from service.config import ORDER, Config, OverloadSettings
 from service.daemon.overload import LoadShedding, in_order
 from service.processes.messages import Failed, Finished
 from streamer.errors import ConfigError, Handling, MovieVanished
-from tests.service.daemon.lifecycles import arrival_of, desk_of
+from tests.service.daemon.lifecycles import arrival_of, lifecycle_of
 from tests.service_samples import REASON, UTC, make_movie, make_record
 
 LIMITS = OverloadSettings(preview_after=4, denoise_after=8, super_resolution_after=12)
@@ -106,58 +106,62 @@ def test_equal_thresholds_are_an_order_too():
     assert (loaded(1, settings).shed, loaded(2, settings).shed) == ((), ORDER)
 
 
-# ------------------------------------------------------------ at the desk
+# ------------------------------------------------------------ in the life of a movie
 
 
 @pytest.fixture
-def desk(journal, tmp_path):
-    return desk_of(journal, tmp_path, Config(overload=LIMITS))
+def lifecycle(journal, tmp_path):
+    return lifecycle_of(journal, tmp_path, Config(overload=LIMITS))
 
 
 def movies(n):
     return [make_movie(f"grid1/m{number:02}.tif", inode=number) for number in range(n)]
 
 
-def test_movies_that_were_there_at_the_start_are_no_overload(desk, journal):
+def test_movies_that_were_there_at_the_start_are_no_overload(lifecycle, journal):
     for movie in movies(30):
-        desk.arrived(arrival_of(movie, found_at_start=True))
+        lifecycle.arrived(arrival_of(movie, found_at_start=True))
     assert journal.movies.pending() == 30
-    assert (desk.load.waiting, desk.load.shed) == (0, ())
-    assert desk.order(journal.movies.next_ready()).instructions.shed == ()
+    assert (lifecycle.load.waiting, lifecycle.load.shed) == (0, ())
+    assert lifecycle.order(journal.movies.next_ready()).instructions.shed == ()
 
 
-def test_what_comes_meanwhile_is_an_overload_and_every_order_names_what_is_left_out(desk, journal):
+def test_what_comes_meanwhile_is_an_overload_and_every_order_names_what_is_left_out(lifecycle, journal):
     for movie in movies(8):
-        desk.arrived(arrival_of(movie))
-    order = desk.order(journal.movies.next_ready())
+        lifecycle.arrived(arrival_of(movie))
+    order = lifecycle.order(journal.movies.next_ready())
     assert order.instructions.shed == ("preview", "denoise")
     assert order.instructions.notes == ("shed: preview, denoise: 8 movies wait",)
     assert order.instructions.groups is None, "who was not denoised is not learned from under load"
     assert not order.on_cpu
 
 
-def test_each_end_of_a_movie_takes_it_off_the_load(desk, journal):
+def test_each_end_of_a_movie_takes_it_off_the_load(lifecycle, journal):
     came = movies(6)
     for movie in came:
-        desk.arrived(arrival_of(movie))
+        lifecycle.arrived(arrival_of(movie))
         journal.start(movie.movie_id, 1)
-    assert desk.load.waiting == 6
-    desk.finished(Finished(record=make_record(came[0].relative)))
-    desk.failed(Failed(movie_id=came[1].movie_id, revision=1, reason=REASON, handling=Handling.FAIL, stage="read"))
-    desk.failed(Failed(movie_id=came[2].movie_id, revision=1, reason=REASON, handling=Handling.VANISH, stage="read"))
-    desk.waits_no_more(came[3].movie_id)
-    desk.gave_up(came[4].movie_id)
-    assert desk.load.waiting == 1
+    assert lifecycle.load.waiting == 6
+    lifecycle.finished(Finished(record=make_record(came[0].relative)))
+    lifecycle.failed(Failed(movie_id=came[1].movie_id, revision=1, reason=REASON, handling=Handling.FAIL, stage="read"))
+    lifecycle.failed(
+        Failed(movie_id=came[2].movie_id, revision=1, reason=REASON, handling=Handling.VANISH, stage="read")
+    )
+    lifecycle.waits_no_more(came[3].movie_id)
+    lifecycle.gave_up(came[4].movie_id)
+    assert lifecycle.load.waiting == 1
     # one that is only tried again still waits
-    desk.failed(Failed(movie_id=came[5].movie_id, revision=1, reason=REASON, handling=Handling.HOLD, stage="write"))
-    assert desk.load.waiting == 1
+    lifecycle.failed(
+        Failed(movie_id=came[5].movie_id, revision=1, reason=REASON, handling=Handling.HOLD, stage="write")
+    )
+    assert lifecycle.load.waiting == 1
 
 
-def test_what_is_known_or_cannot_be_processed_is_no_load(desk, journal):
+def test_what_is_known_or_cannot_be_processed_is_no_load(lifecycle, journal):
     known, gone = movies(2)
     journal.add_ready(known, UTC, UTC)
     journal.start(known.movie_id, 1)
     journal.finish(make_record(known.relative))
-    desk.arrived(arrival_of(known))
-    desk.arrived(arrival_of(gone, error=MovieVanished("it is gone")))
-    assert desk.load.waiting == 0
+    lifecycle.arrived(arrival_of(known))
+    lifecycle.arrived(arrival_of(gone, error=MovieVanished("it is gone")))
+    assert lifecycle.load.waiting == 0

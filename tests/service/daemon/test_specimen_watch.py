@@ -23,13 +23,13 @@ def record(name, centre=0.0, pixel_size=1.5):
 def session(tmp_path):
     session = SessionSpecimens(tmp_path / "s" / SPECIMENS)
     for number in range(8):
-        assert session.take(record(f"a{number}"), "v0001") == ([(f"a{number}", 1)], None)
+        assert session.observe(record(f"a{number}"), "v0001") == ([(f"a{number}", 1)], None)
     return session
 
 
 def change(session, serving="v0003"):
-    assert session.take(record("b0", 4.0), serving) == ([], None)
-    decided, found = session.take(record("b1", 4.0), serving)
+    assert session.observe(record("b0", 4.0), serving) == ([], None)
+    decided, found = session.observe(record("b1", 4.0), serving)
     assert decided == [("b0", 2), ("b1", 2)]
     return found
 
@@ -43,12 +43,12 @@ def test_a_change_is_told_with_its_first_movie_and_what_served(session):
 def test_a_restart_goes_on_where_it_was(session, tmp_path):
     change(session)
     for number in range(2, 6):
-        session.take(record(f"b{number}", 4.0), "v0004")
+        session.observe(record(f"b{number}", 4.0), "v0004")
     again = SessionSpecimens(tmp_path / "s" / SPECIMENS)
     assert (again.current, again.since, again.served(1), again.served(2)) == (2, "b0", "v0003", None)
     assert [again.of(f"a{n}") for n in range(8)] == [1] * 8
     assert again.of("b0") == 2
-    told = [again.take(record(f"c{n}"), "v0007")[1] for n in range(4)]
+    told = [again.observe(record(f"c{n}"), "v0007")[1] for n in range(4)]
     (back,) = [one for one in told if one]
     assert (back.specimen, back.returned) == (1, True)
     assert again.served(2) == "v0007"
@@ -60,27 +60,27 @@ def test_a_torn_or_damaged_line_costs_one_movie(session, tmp_path):
     path.write_bytes(b"".join([*lines[:3], b"what\n", *lines[3:], b'{"type":"mov']))
     again = SessionSpecimens(path)
     assert again.of("a7") == 1
-    again.take(record("a8"), None)
+    again.observe(record("a8"), None)
     assert SessionSpecimens(path).of("a8") == 1
     assert b'{"type":"mov' + b"{" not in path.read_bytes()
 
 
 def test_a_movie_that_is_processed_once_more_decides_nothing(session):
     before = session.current
-    assert session.take(record("a3", 9.0), None) == ([], None)
+    assert session.observe(record("a3", 9.0), None) == ([], None)
     assert session.current == before
 
 
 def test_a_movie_without_texture_is_of_what_is_there(session):
     bare = record("x")
     bare.metrics.texture = None
-    assert session.take(bare, None) == ([("x", 1)], None)
+    assert session.observe(bare, None) == ([("x", 1)], None)
 
 
 def test_what_cannot_be_written_is_told(session, tmp_path, monkeypatch):
     session._path = tmp_path / "s" / SPECIMENS / "below-a-file"
     with pytest.raises(OutputError, match="the specimen of a movie cannot be written"):
-        session.take(record("a9"), None)
+        session.observe(record("a9"), None)
 
 
 def test_few_sessions_are_kept_in_memory(tmp_path):

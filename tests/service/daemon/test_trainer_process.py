@@ -87,7 +87,7 @@ CHILDREN: list[Child] = []
 
 
 @pytest.fixture
-def teacher(tmp_path, monkeypatch):
+def process(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_process, "Child", Child)
     CHILDREN.clear()
     layout = Layout(root=tmp_path / "in", output=tmp_path / "out", state=tmp_path, runtime=tmp_path / "run")
@@ -101,103 +101,103 @@ def teacher(tmp_path, monkeypatch):
     return made
 
 
-def test_the_limit_holds_while_the_trainer_does_nothing(teacher, tmp_path, monkeypatch):
+def test_the_limit_holds_while_the_trainer_does_nothing(process, tmp_path, monkeypatch):
     """Movies without signal, a paused trainer: nobody but the daemon sees to it."""
     roles = Roles(tmp_path / "sessions" / SESSION / ROLES)
     for number in range(30):
         path = sums_file(tmp_path / "groups", f"m{number:02d}")
         roles.held_out(path.stem)
-        teacher.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
+        process.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
         assert len(names(tmp_path / "groups")) <= 5
     assert names(tmp_path / "groups") == ["m23", "m26", "m27", "m28", "m29"]
     assert len(CHILDREN[0].sent) == 29
 
 
-def test_the_directory_is_read_once(teacher, tmp_path, monkeypatch):
+def test_the_directory_is_read_once(process, tmp_path, monkeypatch):
     read = []
     scandir = group_space.os.scandir
     monkeypatch.setattr(group_space.os, "scandir", lambda path: read.append(path) or scandir(path))
     for number in range(4):
         path = sums_file(tmp_path / "groups", f"m{number}")
-        teacher.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
+        process.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
     assert len(read) == 1
 
 
-def test_damaged_roles_do_not_end_the_daemon(teacher, tmp_path):
+def test_damaged_roles_do_not_end_the_daemon(process, tmp_path):
     (tmp_path / "sessions" / SESSION).mkdir(parents=True)
     (tmp_path / "sessions" / SESSION / ROLES).write_text("what\n")
     for number in range(8):
         path = sums_file(tmp_path / "groups", f"m{number}")
-        teacher.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
+        process.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
     assert names(tmp_path / "groups") == ["m3", "m4", "m5", "m6", "m7"]
 
 
-def test_a_trainer_is_replaced_at_once_but_not_all_the_time(teacher, tmp_path, monkeypatch):
+def test_a_trainer_is_replaced_at_once_but_not_all_the_time(process, tmp_path, monkeypatch):
     path = sums_file(tmp_path / "groups", "m0")
-    teacher.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
+    process.learn(SESSION, Learn(movie_id=path.stem, groups=str(path)))
     for wait_s, started in ((1000.0, 2), (1.0, 2), (28.0, 2), (2.0, 3)):
-        teacher.clock.now += wait_s
+        process.clock.now += wait_s
         CHILDREN[-1].alive = False
-        teacher.attend(0)
-        teacher.attend(0)
+        process.attend(0)
+        process.attend(0)
         assert len(CHILDREN) == started
 
 
-def test_where_sessions_alternate_each_has_its_turn_and_nothing_said_is_lost(teacher, tmp_path, monkeypatch):
+def test_where_sessions_alternate_each_has_its_turn_and_nothing_said_is_lost(process, tmp_path, monkeypatch):
     heard = []
-    monkeypatch.setattr(teacher, "_candidate", lambda session, message: heard.append((session, message)))
+    monkeypatch.setattr(process, "_candidate", lambda session, message: heard.append((session, message)))
 
     def finish(session):
-        path = sums_file(tmp_path / "groups", f"m{teacher.clock.now}")
-        teacher.learn(session, Learn(movie_id=path.stem, groups=str(path)))
-        teacher.clock.now += 1.5
+        path = sums_file(tmp_path / "groups", f"m{process.clock.now}")
+        process.learn(session, Learn(movie_id=path.stem, groups=str(path)))
+        process.clock.now += 1.5
 
     for _ in range(28):
         finish("one")
         finish("two")
     assert len(CHILDREN) == 1
-    teacher.clock.now += 120.0
+    process.clock.now += 120.0
     CHILDREN[-1].receive = lambda: [Candidate(result="rejected", version="v0001", reason="")]
     finish("two")
-    assert (len(CHILDREN), teacher.session) == (2, "two")
+    assert (len(CHILDREN), process.session) == (2, "two")
     assert [session for session, _ in heard] == ["one"], "what it said before its end is of its own session"
-    teacher.clock.now += 120.0
-    teacher.is_training = True
+    process.clock.now += 120.0
+    process.is_training = True
     finish("one")
-    assert teacher.session == "two", "a training is not cut short"
-    teacher.is_training = False
-    teacher.attend(0)
-    assert teacher.session == "one"
+    assert process.session == "two", "a training is not cut short"
+    process.is_training = False
+    process.attend(0)
+    assert process.session == "one"
 
 
-def test_a_new_specimen_gets_a_trainer_of_its_own_at_once(teacher, tmp_path, monkeypatch):
+def test_a_new_specimen_gets_a_trainer_of_its_own_at_once(process, tmp_path, monkeypatch):
     begun = []
     monkeypatch.setattr(Child, "__init__", lambda self, module, begin, **_: (begun.append(begin), CHILDREN.append(self),
                         setattr(self, "sent", []), setattr(self, "alive", True), None)[-1])  # fmt: skip
-    monkeypatch.setattr(teacher, "_to_learn", lambda session, specimen: [Learn(movie_id=f"of{specimen}", groups="x")])
+    monkeypatch.setattr(process, "_to_learn", lambda session, specimen: [Learn(movie_id=f"of{specimen}", groups="x")])
     path = sums_file(tmp_path / "groups", "m0")
-    teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
-    teacher.change_specimen("another session", 2, None)
+    process.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
+    process.change_specimen("another session", 2, None)
     assert len(begun) == 1, "not the one that is trained on"
-    teacher.change_specimen(SESSION, 2, "v0003")
+    process.change_specimen(SESSION, 2, "v0003")
     assert [(one.specimen, one.warm) for one in begun] == [(1, None), (2, "v0003")]
     assert [one.movie_id for one in CHILDREN[-1].sent] == ["of2"]
-    teacher.learn(SESSION, Learn(movie_id="m1", groups=str(path)), 2)
+    process.learn(SESSION, Learn(movie_id="m1", groups=str(path)), 2)
     assert [one.movie_id for one in CHILDREN[-1].sent] == ["of2", "m1"]
     assert len(begun) == 2
 
 
-def test_the_trainer_gives_way_to_a_worker_without_memory_and_comes_back(teacher, tmp_path, monkeypatch):
+def test_the_trainer_gives_way_to_a_worker_without_memory_and_comes_back(process, tmp_path, monkeypatch):
     path = sums_file(tmp_path / "groups", "m0")
-    teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
-    teacher.give_way()
-    assert teacher.pid is None
-    teacher.clock.now += 5.0
-    teacher.attend(0)
-    assert teacher.pid is None, "not at once"
-    teacher.clock.now += 30.0
-    teacher.attend(0)
-    assert teacher.pid is not None
+    process.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
+    process.give_way()
+    assert process.pid is None
+    process.clock.now += 5.0
+    process.attend(0)
+    assert process.pid is None, "not at once"
+    process.clock.now += 30.0
+    process.attend(0)
+    assert process.pid is not None
 
 
 def test_a_version_to_start_from_is_kept_if_it_is_one_of_ours(tmp_path, monkeypatch):
@@ -208,9 +208,9 @@ def test_a_version_to_start_from_is_kept_if_it_is_one_of_ours(tmp_path, monkeypa
         stored_version(directory, manifest(version=directory.name))
     for base in (ours, theirs):
         config = Config(session_model=SessionModelSettings(base=str(base)))
-        teacher = TrainerProcess(config, layout, to_learn=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
+        process = TrainerProcess(config, layout, to_learn=lambda *_: [], candidate=lambda *_: None, died=lambda _: None)
         path = sums_file(tmp_path, "m0")
-        teacher.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
+        process.learn(SESSION, Learn(movie_id="m0", groups=str(path)))
     with pytest.raises(ConfigError, match=r"session_model\.base cannot be used"):
         TrainerProcess(
             Config(session_model=SessionModelSettings(base=str(tmp_path / "nothing"))),

@@ -10,7 +10,7 @@ from service.config import Config, InstanceSettings, OverloadSettings
 from service.processes.messages import Failed, Progress, Up
 from streamer.errors import DeviceError, Handling
 from streamer.runtime.memory import resident_bytes, worker_memory_bytes
-from tests.service.daemon.lifecycles import arrival_of, desk_of
+from tests.service.daemon.lifecycles import arrival_of, lifecycle_of
 from tests.service_samples import REASON, make_movie
 
 GIB = 2**30
@@ -131,70 +131,70 @@ def test_where_it_is_unknown_nobody_is_killed(scene):
 
 
 @pytest.fixture
-def desk(journal, tmp_path):
+def lifecycle(journal, tmp_path):
     limits = OverloadSettings(preview_after=2, denoise_after=100, super_resolution_after=100)
-    return desk_of(journal, tmp_path, Config(overload=limits))
+    return lifecycle_of(journal, tmp_path, Config(overload=limits))
 
 
-def order(desk, journal, movie):
-    """The order for a movie, as the crew asks for it."""
+def order(lifecycle, journal, movie):
+    """The order for a movie, as the worker process asks for it."""
     ready = journal.movie(movie.movie_id)
     journal.start(movie.movie_id, 1)
-    return desk.order(ready)
+    return lifecycle.order(ready)
 
 
-def fail(desk, movie, handling=Handling.RETRY, error=None):
+def fail(lifecycle, movie, handling=Handling.RETRY, error=None):
     reason = error or DeviceError("out of memory", where="fuse").reason()
-    desk.failed(Failed(movie_id=movie.movie_id, revision=1, reason=reason, handling=handling, stage="fuse"))
+    lifecycle.failed(Failed(movie_id=movie.movie_id, revision=1, reason=reason, handling=handling, stage="fuse"))
 
 
-def test_after_one_failure_of_the_device_less_is_asked_of_it_and_after_two_nothing(desk, journal):
+def test_after_one_failure_of_the_device_less_is_asked_of_it_and_after_two_nothing(lifecycle, journal):
     movie = make_movie("grid1/a.tif")
-    desk.arrived(arrival_of(movie))
-    whole = order(desk, journal, movie)
+    lifecycle.arrived(arrival_of(movie))
+    whole = order(lifecycle, journal, movie)
     assert (whole.instructions.shed, whole.on_cpu, whole.instructions.notes) == ((), False, ())
     assert whole.instructions.groups is not None
-    fail(desk, movie)
-    second = order(desk, journal, movie)
+    fail(lifecycle, movie)
+    second = order(lifecycle, journal, movie)
     assert (second.instructions.shed, second.on_cpu) == (("denoise", "super-resolution"), False)
     assert second.instructions.notes == ("shed: denoise, super-resolution: the device has failed on it",)
     assert second.instructions.groups is None
-    fail(desk, movie)
-    third = order(desk, journal, movie)
+    fail(lifecycle, movie)
+    third = order(lifecycle, journal, movie)
     assert (third.instructions.shed, third.on_cpu) == (("denoise", "super-resolution"), True)
     assert third.instructions.notes == (
         "shed: denoise, super-resolution: the device has failed on it, computed on the CPU",
     )
-    fail(desk, movie)
+    fail(lifecycle, movie)
     assert journal.movie(movie.movie_id).state == "quarantined"
 
 
-def test_under_load_the_pictures_are_left_out_as_well_in_the_declared_order(desk, journal):
+def test_under_load_the_pictures_are_left_out_as_well_in_the_declared_order(lifecycle, journal):
     movie, other = make_movie("grid1/a.tif"), make_movie("grid1/b.tif", inode=2)
     for each in (movie, other):
-        desk.arrived(arrival_of(each))
-    order(desk, journal, movie)
-    fail(desk, movie)
-    assert order(desk, journal, movie).instructions.shed == ("preview", "denoise", "super-resolution")
-    assert order(desk, journal, other).instructions.shed == ("preview",), "the others are not to blame"
+        lifecycle.arrived(arrival_of(each))
+    order(lifecycle, journal, movie)
+    fail(lifecycle, movie)
+    assert order(lifecycle, journal, movie).instructions.shed == ("preview", "denoise", "super-resolution")
+    assert order(lifecycle, journal, other).instructions.shed == ("preview",), "the others are not to blame"
 
 
-def test_only_failures_of_the_device_count(desk, journal):
+def test_only_failures_of_the_device_count(lifecycle, journal):
     movie = make_movie("grid1/a.tif")
-    desk.arrived(arrival_of(movie))
-    order(desk, journal, movie)
-    fail(desk, movie, handling=Handling.HOLD, error=REASON)
-    assert order(desk, journal, movie).instructions.shed == ()
+    lifecycle.arrived(arrival_of(movie))
+    order(lifecycle, journal, movie)
+    fail(lifecycle, movie, handling=Handling.HOLD, error=REASON)
+    assert order(lifecycle, journal, movie).instructions.shed == ()
     journal.worker_died(movie.movie_id, 1, REASON)
-    assert order(desk, journal, movie).instructions.shed == ()
+    assert order(lifecycle, journal, movie).instructions.shed == ()
 
 
-def test_whom_the_operator_tries_once_more_is_processed_whole(desk, journal):
+def test_whom_the_operator_tries_once_more_is_processed_whole(lifecycle, journal):
     movie = make_movie("grid1/a.tif")
-    desk.arrived(arrival_of(movie))
+    lifecycle.arrived(arrival_of(movie))
     for _ in range(3):
-        order(desk, journal, movie)
-        fail(desk, movie)
+        order(lifecycle, journal, movie)
+        fail(lifecycle, movie)
     journal.retry(movie.movie_id)
-    again = order(desk, journal, movie)
+    again = order(lifecycle, journal, movie)
     assert (again.instructions.shed, again.on_cpu) == ((), False)

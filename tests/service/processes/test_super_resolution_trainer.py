@@ -44,28 +44,28 @@ class School:
     trained: list = field(default_factory=list)
 
     def __post_init__(self):
-        self.lessons = self.directory / "lessons"
-        self.lessons.mkdir()
+        self.examples = self.directory / "lessons"
+        self.examples.mkdir()
         self.session = self.directory / "session"
         self.session.mkdir()
         self.count = 0
-        self.subject = FusionLearner()
+        self.learner = FusionLearner()
         frames, motion, _ = sparse(0, size=192)
         self.sums = sums_of(frames, motion)
 
     def enter(self, **settings):
         self.store = ModelStore(self.session / "fine-models")
         roles = Roles(self.session / ROLES)
-        self.trainer = SuperResolutionTrainer(SessionModelSettings(**settings), self.store, roles, "cpu", self.subject)
+        self.trainer = SuperResolutionTrainer(SessionModelSettings(**settings), self.store, roles, "cpu", self.learner)
         return self.trainer
 
     def learn(self, movies, pixel_size=3.0):
         for _ in range(movies):
             name = f"m{self.count:02d}"
             self.count += 1
-            path = self.lessons / f"{name}.safetensors"
+            path = self.examples / f"{name}.safetensors"
             path.write_bytes(encode_fusion_data(name, training_data_of(Fusion(self.sums, NOISE), pixel_size)))
-            self.trainer.take(Learn(movie_id=name, groups="", training_data=str(path)))
+            self.trainer.add(Learn(movie_id=name, groups="", training_data=str(path)))
 
     def work(self):
         candidate = self.trainer.propose(lambda: False)
@@ -73,14 +73,14 @@ class School:
             self.store.set_current(candidate.version)
         return candidate
 
-    def train(self, net, lessons, *, steps, seed, stop):
-        self.trained.append(([lesson.movie_id for lesson in lessons], steps))
+    def train(self, net, examples, *, steps, seed, stop):
+        self.trained.append(([example.movie_id for example in examples], steps))
         return TrainingReport(
-            steps=steps, losses=[-1.0], movies=[one.movie_id for one in lessons], seconds=0.0, finite=True
+            steps=steps, losses=[-1.0], movies=[one.movie_id for one in examples], seconds=0.0, finite=True
         )
 
     def judge(self, net, held_out, *, incumbent, trained_on, seed):
-        self.judged = [lesson.movie_id for lesson in held_out], incumbent, trained_on
+        self.judged = [example.movie_id for example in held_out], incumbent, trained_on
         weight = [(0.02 * n, 1.0) for n in range(1, 8)]
         return Verdict(promoted=self.promoted, reason="because", weight=weight, figures={"gain": 0.2})
 
@@ -88,8 +88,8 @@ class School:
 @pytest.fixture
 def school(tmp_path, monkeypatch):
     made = School(tmp_path)
-    monkeypatch.setattr(made.subject, "train", made.train)
-    monkeypatch.setattr(made.subject, "judge", made.judge)
+    monkeypatch.setattr(made.learner, "train", made.train)
+    monkeypatch.setattr(made.learner, "judge", made.judge)
     return made
 
 
@@ -142,8 +142,8 @@ def test_after_a_restart_what_was_learned_is_not_new(school):
     school.learn(4)
     school.work()
     trainer = school.enter(first_movies=2)
-    for path in sorted(school.lessons.iterdir()):
-        trainer.take(Learn(movie_id=path.stem, groups="", training_data=str(path)))
+    for path in sorted(school.examples.iterdir()):
+        trainer.add(Learn(movie_id=path.stem, groups="", training_data=str(path)))
     assert not trainer.is_due
     school.learn(2)
     assert trainer.is_due
@@ -153,11 +153,11 @@ def test_what_cannot_be_learned_from_is_told_and_left(school, capsys):
     trainer = school.enter()
     school.learn(1)
     school.learn(1, pixel_size=1.0)
-    broken = school.lessons / "broken.safetensors"
+    broken = school.examples / "broken.safetensors"
     broken.write_bytes(b"nothing")
-    trainer.take(Learn(movie_id="broken", groups="", training_data=str(broken)))
-    trainer.take(Learn(movie_id="gone", groups="", training_data=str(school.lessons / "gone")))
-    trainer.take(Learn(movie_id="none", groups=""))
+    trainer.add(Learn(movie_id="broken", groups="", training_data=str(broken)))
+    trainer.add(Learn(movie_id="gone", groups="", training_data=str(school.examples / "gone")))
+    trainer.add(Learn(movie_id="none", groups=""))
     told = capsys.readouterr().err
     assert "nothing is learned from it" in told
     assert "the sums of the fine grid cannot be read" in told
@@ -294,23 +294,23 @@ def test_only_the_middle_of_a_large_field_is_kept(averages, tmp_path):
 
 @pytest.mark.slow
 def test_cryo_zssr_is_learned_by_the_session_and_judged_against_interpolation(averages, tmp_path):
-    path, subject = tmp_path / "m.safetensors", ZssrLearner()
+    path, learner = tmp_path / "m.safetensors", ZssrLearner()
     path.write_bytes(encode_training_data("m", averages, 3.0))
-    pair = subject.read(path, "cpu")
+    pair = learner.read(path, "cpu")
     assert (pair.movie_id, pair.pixel_size) == ("m", 3.0)
     torch.manual_seed(0)
-    net = subject.fresh()
-    fresh = subject.judge(net, [pair], incumbent=None, trained_on=frozenset(), seed=0)
-    report = subject.train(net, [pair], steps=40, seed=1, stop=lambda: False)
+    net = learner.fresh()
+    fresh = learner.judge(net, [pair], incumbent=None, trained_on=frozenset(), seed=0)
+    report = learner.train(net, [pair], steps=40, seed=1, stop=lambda: False)
     assert (report.steps, report.movies, report.finite) == (40, ["m"], True)
     held_out = Pair("other", averages, 3.0)
-    better = subject.judge(net, [held_out], incumbent=None, trained_on=frozenset({"m"}), seed=0)
+    better = learner.judge(net, [held_out], incumbent=None, trained_on=frozenset({"m"}), seed=0)
     assert better.figures["loss"] < fresh.figures["loss"]
     assert better.promoted == (better.figures["loss"] < better.figures["loss_before"])
-    same = subject.judge(net, [held_out], incumbent=(net, []), trained_on=frozenset({"m"}), seed=0)
+    same = learner.judge(net, [held_out], incumbent=(net, []), trained_on=frozenset({"m"}), seed=0)
     assert not same.promoted
-    assert "were trained on" in subject.judge(net, [pair], incumbent=None, trained_on=frozenset({"m"}), seed=0).reason
-    assert subject.network == CRYO_ZSSR
+    assert "were trained on" in learner.judge(net, [pair], incumbent=None, trained_on=frozenset({"m"}), seed=0).reason
+    assert learner.network == CRYO_ZSSR
 
 
 def test_a_version_that_the_settings_name_is_looked_at_before_anything_starts(version, tmp_path):

@@ -97,17 +97,17 @@ class School:
         """Another trainer, told of all movies whose group sums are there."""
         self.enter()
         for path in sorted((self.directory / "groups").iterdir()):
-            self.trainer.take(Learn(movie_id=path.stem, groups=str(path)))
+            self.trainer.handle(Learn(movie_id=path.stem, groups=str(path)))
         self.work()
 
-    def lesson(self, **what):
+    def example(self, **what):
         movie_id, seed = f"m{self.movies:02d}", self.movies
         self.movies += 1
         return Learn(movie_id=movie_id, groups=str(group_file(self.directory / "groups", movie_id, seed=seed, **what)))
 
     def learn(self, movies, **what):
         for _ in range(movies):
-            self.trainer.take(self.lesson(**what))
+            self.trainer.handle(self.example(**what))
             self.work()
 
     def work(self):
@@ -122,7 +122,7 @@ class School:
         """The operator's choice, as the daemon marks and tells it."""
         self.store.set_current(version, held=version is None)
         self.trainer._choices += 1
-        self.trainer.take(Serving(version=version))
+        self.trainer.handle(Serving(version=version))
         self.work()
 
 
@@ -198,14 +198,14 @@ def test_a_training_that_is_overtaken_by_the_operator_is_dropped(school, version
         trainer._inbox.put(Serving(version=version))
 
     school.during = choose
-    school.trainer.take(school.lesson())
-    school.trainer.take(school.lesson())
+    school.trainer.handle(school.example())
+    school.trainer.handle(school.example())
     assert school.trainer.is_due()
     school.trainer.train_denoiser()
     assert [c.version for c in school.ear.candidates()] == ["v0001"]
     assert school.store.versions() == ["v0001"]
     assert not [m for m in school.ear.heard if isinstance(m, Training)][-1].active
-    school.trainer.take(school.trainer._inbox.get())
+    school.trainer.handle(school.trainer._inbox.get())
     assert not school.trainer.is_due()
 
 

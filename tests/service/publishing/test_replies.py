@@ -37,13 +37,13 @@ class Asker:
 
     def __init__(self, journal: Journal, control: Any = lambda verb, arguments: {"verb": verb, **arguments}) -> None:
         self.clock, self.seen = SetClock(100.0), []  # type: ignore[var-annotated]
-        self.answers = Replies(
+        self.replies = Replies(
             journal.events, control=control, clock=self.clock, answered=lambda *told: self.seen.append(told)
         )
 
     def raw(self, *frames: bytes, peer: bytes = b"me", local: bool = False) -> list[Event | Reply]:
         self.clock.now += 1.0
-        return [decode_reply(message) for message in self.answers.answer(peer, frames, local=local)]
+        return [decode_reply(message) for message in self.replies.answer(peer, frames, local=local)]
 
     def ask(self, kind: str, /, *, local: bool = False, peer: bytes = b"me", **fields: Any) -> list[Event | Reply]:
         return self.raw(kind.encode(), json.dumps(fields).encode(), local=local, peer=peer)
@@ -116,7 +116,7 @@ def test_replay_pages_are_limited_in_bytes(asker: Asker, journal: Journal) -> No
         journal.events.append(Alert(name="x", severity="info", state="raised", message="y" * 60_000), "s")
     seqs, next_seq = [], 1
     while next_seq <= journal.events.last_seq:
-        page = asker.answers.answer(b"me", [b"REPLAY", b'{"from":%d}' % next_seq], local=False)
+        page = asker.replies.answer(b"me", [b"REPLAY", b'{"from":%d}' % next_seq], local=False)
         asker.clock.now += 1.0
         assert sum(len(frame) for frame in page[:-1]) <= PAGE_BYTES + 3 * len(page)
         seqs += [json.loads(event)["seq"] for _, event in page[:-1]]
@@ -155,7 +155,7 @@ def test_requests_per_second_are_limited_for_each_client(journal: Journal) -> No
     asker = Asker(journal)
 
     def ping(peer: bytes) -> bool:
-        reply = decode_reply(asker.answers.answer(peer, [b"PING"], local=False)[0])
+        reply = decode_reply(asker.replies.answer(peer, [b"PING"], local=False)[0])
         assert isinstance(reply, Pong) or reply.code == "RATE"  # type: ignore[union-attr]
         return isinstance(reply, Pong)
 
@@ -168,8 +168,8 @@ def test_requests_per_second_are_limited_for_each_client(journal: Journal) -> No
 def test_the_number_of_clients_that_are_remembered_is_limited(journal: Journal) -> None:
     asker = Asker(journal)
     for i in range(3 * MAX_CLIENTS):
-        asker.answers.answer(b"%d" % i, [b"PING"], local=False)
-    assert len(asker.answers._clients) == MAX_CLIENTS
+        asker.replies.answer(b"%d" % i, [b"PING"], local=False)
+    assert len(asker.replies._clients) == MAX_CLIENTS
 
 
 # ------------------------------------------------------------ control
@@ -309,7 +309,7 @@ def test_every_request_gets_a_valid_answer(asker: Asker, requests: list[tuple[li
     ],
 )
 def test_half_characters_never_reach_the_journal(asker: Asker, frames: list[bytes]) -> None:
-    (reply,) = asker.answers.answer(b"peer", [b"HELLO", b'{"versions":[1]}'], local=False)
+    (reply,) = asker.replies.answer(b"peer", [b"HELLO", b'{"versions":[1]}'], local=False)
     assert reply[0] == b"WELCOME"
-    ((verb, body),) = asker.answers.answer(b"peer", frames, local=False)
+    ((verb, body),) = asker.replies.answer(b"peer", frames, local=False)
     assert (verb, json.loads(body)["code"]) == (b"ERROR", "BAD_REQUEST")

@@ -155,7 +155,7 @@ def test_an_answer_is_abandoned_when_its_reader_does_not_read(
 ) -> None:
     """ROUTER_MANDATORY: without it everything would be accepted, and most of it dropped in silence."""
     rest = iter([[b"EV", b"x" * 10_000]] * 20_000)
-    monkeypatch.setattr(publisher.answers, "answer", lambda *_, **__: rest)
+    monkeypatch.setattr(publisher.replies, "answer", lambda *_, **__: rest)
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.rcvhwm = 1
@@ -185,8 +185,8 @@ def test_a_flood_of_requests_does_not_hold_up_the_loop(
     for _ in range(500):
         dealer.send_multipart([b"PING"])
     waited = threading.Event()
-    answer = publisher.answers.answer
-    monkeypatch.setattr(publisher.answers, "answer", lambda *a, **k: (waited.wait(0.01), answer(*a, **k))[1])
+    answer = publisher.replies.answer
+    monkeypatch.setattr(publisher.replies, "answer", lambda *a, **k: (waited.wait(0.01), answer(*a, **k))[1])
     journal_socket = publisher.sockets[1]
     assert journal_socket.poll(5000)
     begin = time.monotonic()

@@ -48,7 +48,7 @@ def full_board(movies=30, clock=SYSTEM):
     board = MonitorView(clock)
     board.beat(BEAT)
     for n in range(movies):
-        board.take(event("movie", record(f"m{n}"), n + 1))
+        board.add(event("movie", record(f"m{n}"), n + 1))
     return board
 
 
@@ -79,8 +79,8 @@ def test_a_taller_terminal_shows_more_micrographs_newest_first():
 def test_a_movie_that_failed_shows_its_error_and_counts_once():
     board = full_board(0)
     failed = record("bad", state="failed")
-    board.take(event("movie", record("bad"), 1))
-    board.take(event("movie", failed, 2))
+    board.add(event("movie", record("bad"), 1))
+    board.add(event("movie", failed, 2))
     text = screen(board)
     assert text.count("bad") == 1
     assert f"bad {failed.reason.error}" in text
@@ -91,7 +91,7 @@ def test_the_gain_over_the_wiener_filter_is_of_this_movie():
     board = full_board(0)
     body = msgspec.to_builtins(record("good"))
     body["metrics"] |= {"snbr_half_wiener": 0.5, "snbr_half_denoised": 1.0}
-    board.take(event("movie", body))
+    board.add(event("movie", body))
     (line,) = [line for line in screen(board).splitlines() if "good" in line]
     assert line.split()[2:4] == ["1.00", "2.00"]
 
@@ -99,7 +99,7 @@ def test_the_gain_over_the_wiener_filter_is_of_this_movie():
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\x07b", "a\x9bb"])
 def test_file_names_cannot_command_the_terminal(name):
     board = full_board(0)
-    board.take(event("movie", record(name)))
+    board.add(event("movie", record(name)))
     text = screen(board)
     assert not any(c for c in text if not c.isprintable() and c != "\n")
     assert "a?" in text
@@ -107,7 +107,7 @@ def test_file_names_cannot_command_the_terminal(name):
 
 def test_names_are_never_read_as_markup():
     board = full_board(0)
-    board.take(event("movie", record("[red]x[bold]")))
+    board.add(event("movie", record("[red]x[bold]")))
     assert "[red]x[bold]" in screen(board)
 
 
@@ -117,7 +117,7 @@ def test_an_alarm_stands_at_the_foot_and_a_notice_after_it():
     board.beat(msgspec.structs.replace(BEAT, alarms=[alarm]))
     assert "! disk-full: no space on /data" in screen(board)
     board.beat(BEAT)
-    board.take(event("alert", msgspec.structs.replace(alarm, state="cleared")))
+    board.add(event("alert", msgspec.structs.replace(alarm, state="cleared")))
     assert "no alarms; last notice: disk-full: no space on /data" in screen(board)
 
 
@@ -125,10 +125,10 @@ def test_the_gate_says_what_it_last_judged():
     board = full_board(0)
     assert "nothing judged yet" in screen(board)
     figures = {"snbr": 1.2, "snbr_wiener": 0.8}
-    board.take(event("model", {"version": "v0001", "result": "rejected", "figures": figures}))
+    board.add(event("model", {"version": "v0001", "result": "rejected", "figures": figures}))
     assert "v0001 rejected, 1.50× Wiener" in screen(board)
     # what the networks of the fine grid go through is not the denoiser's
-    board.take(event("model", {"version": "v0009", "result": "promoted", "network": "super-resolution"}))
+    board.add(event("model", {"version": "v0009", "result": "promoted", "network": "super-resolution"}))
     assert "v0001 rejected, 1.50× Wiener" in screen(board)
     assert "v0009" not in screen(board)
 
@@ -146,7 +146,7 @@ def test_motion_that_is_not_trusted_is_not_shown_as_none():
     board = full_board(0)
     body = msgspec.to_builtins(record("still"))
     body["metrics"] |= {"motion_trusted": False, "total_motion_angstrom": 0.0}
-    board.take(event("movie", body))
+    board.add(event("movie", body))
     (line,) = [line for line in screen(board).splitlines() if "still" in line]
     assert line.split()[5] == "-"
 
@@ -155,14 +155,14 @@ def test_absurd_numbers_do_not_push_the_names_aside():
     board = full_board(0)
     body = msgspec.to_builtins(record("a_name_of_23_characters"))
     body["metrics"] |= {"ssnr_full": 3168900.0, "snbr_half_wiener": 1.5e6, "snbr_half_denoised": 1e30}
-    board.take(event("movie", body))
+    board.add(event("movie", body))
     assert "a_name_of_23_characters" in screen(board)
     assert ">999" in screen(board)
 
 
 def test_what_is_flagged_stands_at_the_foot():
     board = full_board(0)
-    board.take(event("movie", record("old", flags=["gain: none"]), 1))
+    board.add(event("movie", record("old", flags=["gain: none"]), 1))
     assert "no alarms; last notice: old: gain: none" in screen(board)
 
 
@@ -190,7 +190,7 @@ def test_the_learning_curve_shows_what_the_network_gained_before_it_learned():
     for number, gain in enumerate((0.9, 1.5, 2.0, 3.0)):
         body = msgspec.to_builtins(record(f"m{number}"))
         body["metrics"]["score"] = {"version": "v0001", "gain": gain, "gain_error": 0.1, "expected_gain": None}
-        board.take(event("movie", body))
+        board.add(event("movie", body))
     (line,) = [line for line in screen(board).splitlines() if "learned" in line]
     assert "▁▃▅█ 3.00×" in line
     assert "specimen" in line
@@ -198,5 +198,5 @@ def test_the_learning_curve_shows_what_the_network_gained_before_it_learned():
 
 def test_a_version_that_serves_again_is_the_one_whose_age_is_told():
     board = full_board(0)
-    board.take(event("model", {"version": "v0003", "result": "returned", "reason": "specimen 1"}))
+    board.add(event("model", {"version": "v0003", "result": "returned", "reason": "specimen 1"}))
     assert board._promoted.body["version"] == "v0003"
