@@ -205,7 +205,7 @@ def test_the_operator_reaches_a_running_daemon(make_site):
     assert list(site.results.rglob("r1/*.json")), "outputs are never deleted by us"
     refused = site.run("movies", "skip", movie["movie_id"], "--config", str(site.config_file))
     assert refused.returncode != 0
-    assert "cannot be skipped" in refused.stderr
+    assert "can no longer be skipped" in refused.stderr
     site.stop(daemon)
     # and without a daemon, on the journal itself
     skipped = site.run("movies", "retry", "0123456789abcdef", "--config", str(site.config_file))

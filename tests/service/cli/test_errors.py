@@ -292,7 +292,7 @@ def test_a_running_daemon_is_asked_about_each_movie(streamer, server, state, mon
             raise UsageError("the movie is already waiting or being processed", where="bad")
         return {"state": "ready", "revision": 2}
 
-    server.call(lambda _, publisher: setattr(publisher.answers, "control", control))
+    server.call(lambda _, publisher: setattr(publisher.replies, "control", control))
     state.mkdir(parents=True)
     layout = layout_of(movies.load_config(None, ()))
     places = {"events": server.events, "journal": server.journal, "local": server.local}

@@ -129,7 +129,7 @@ def test_only_the_kinds_asked_for_and_no_hole_is_seen_in_the_others(server: Serv
     replays: list[str] = []
 
     def mixed(journal: Journal, publisher: Publisher) -> None:
-        publisher.answers._answered = lambda verb, _: replays.append(verb)
+        publisher.replies._answered = lambda verb, _: replays.append(verb)
         for i in range(20):
             journal.events.append(
                 SessionChange(state="x") if i % 5 == 4 else Alert(name="n", severity="i", state="r"), "s"
@@ -213,7 +213,7 @@ def test_replaying_more_pages_than_requests_are_allowed(server: Server, monkeypa
     answered: list[tuple[str, str]] = []
 
     def listen(_: Journal, publisher: Publisher) -> None:
-        publisher.answers._answered = lambda verb, result: answered.append((verb, result))
+        publisher.replies._answered = lambda verb, result: answered.append((verb, result))
 
     server.call(listen)
     with patient(server, 1500) as subscriber:
@@ -542,7 +542,7 @@ def test_after_a_silence_the_client_introduces_itself_anew(server: Server) -> No
     answered: list[str] = []
 
     def listen(_: Journal, publisher: Publisher) -> None:
-        publisher.answers._answered = lambda verb, _: answered.append(verb)
+        publisher.replies._answered = lambda verb, _: answered.append(verb)
 
     server.call(append(1))
     with patient(server, 1) as subscriber:

@@ -46,7 +46,7 @@ class Scene:
         journal.start(MOVIE.movie_id, 1)
         journal.finish(make_record(MOVIE.relative))
         journal.add_ready(WAITING, UTC, UTC)
-        publisher.answers.picks = partial(take_picks, journal, self.layout)
+        publisher.replies.picks = partial(take_picks, journal, self.layout)
 
     def client(self, journal: str | None = None) -> Client:
         return Client(self.server.events, journal or self.server.local, timeout_s=5.0)
@@ -298,7 +298,7 @@ def test_a_directory_that_cannot_be_written_is_said_and_nothing_is_told(scene: S
 
 def test_while_the_daemon_starts_or_stops_nobody_takes_them(scene: Scene) -> None:
     def stop(_: Journal, publisher: Publisher) -> None:
-        publisher.answers.picks = None
+        publisher.replies.picks = None
 
     scene.server.call(stop)
     refused(scene, "starting or stopping", code="BUSY")

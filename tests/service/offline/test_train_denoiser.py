@@ -66,7 +66,7 @@ def test_movies_of_two_bands_are_refused(tmp_path):
     assert f"{fine}, {coarse}: the frame-group sums were made with different settings" in text
     assert "expected one band and one pixel size" in text
     assert "found movies with sums 3 to 10.3 Å at 2 Å/px, 2 to 6.0 Å at 2 Å/px" in text
-    assert "train on each kind apart" in text
+    assert "train on each kind separately" in text
     assert not (tmp_path / "v0001").exists()
 
 
