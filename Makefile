@@ -4,6 +4,8 @@
 # make faults the fault matrix, a few runs each; FULL=1: as many as a release requires, into docs/fault-matrix.md
 
 PYTHON ?= python3
+# test processes at a time; files stay together, because their expensive movies are made once for each file
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -31,10 +33,10 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache importlinter-runtime.toml
 
 test: check
-	$(BIN)/pytest -m "not slow and not faults"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not faults"
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -m "slow and not faults"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "slow and not faults"
 
 faults: $(INSTALLED)
 	mkdir -p build/faults && rm -f build/faults/rows.jsonl

@@ -23,7 +23,7 @@ from streamer.runtime.clock import utc_seconds
 from streamer.simulation.movie import Microscope
 from tests.system.conftest import Site, children_of, until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 # a protein without symmetry in thin ice on large pixels: the gate, as it is, is passed after seconds
 SCOPE = Microscope(shape=(256, 256), n_frames=16, pixel_size=3.0, dose_per_frame=2.5, coverage=0.4)

@@ -125,6 +125,7 @@ def test_noise_is_as_strong_as_is_said(examples):
     assert bool((fewer.wiener < more.wiener).all())
 
 
+@pytest.mark.slow
 def test_it_learns_where_there_is_something(examples, taught):
     """On a movie it never saw: beyond Nyquist nearly what is there is kept, and the empty places fade."""
     net, report = taught
@@ -190,6 +191,7 @@ def test_the_gate_refuses_what_it_must(examples):
     assert "needs more than" in refused(random_net())
 
 
+@pytest.mark.slow
 def test_noise_promotes_nothing_and_only_fades(taught):
     """That noise should fade is rightly confirmed by unseen frames; but there is nothing to predict them with."""
     movies = [noise_example(seed) for seed in (40, 41, 42)]
@@ -203,6 +205,7 @@ def test_noise_promotes_nothing_and_only_fades(taught):
     assert after < before
 
 
+@pytest.mark.slow
 def test_an_incumbent_is_only_replaced_by_a_better_one(examples, taught):
     held_out = [examples[s][0] for s in HELD_OUT]
     weight = judge(taught[0], held_out, incumbent=None, trained_on=frozenset()).weight

@@ -320,7 +320,7 @@ for number in itertools.count(1):
 
 def test_a_trainer_that_is_killed_while_it_stores_leaves_whole_versions(tmp_path):
     """kill -9 at some moment of an endless row of versions: what is there can be loaded, and one of them serves."""
-    for wait_ms in (0, 3, 7, 12, 20):
+    for wait_ms in (0, 7, 20):
         child = subprocess.Popen(
             [sys.executable, "-c", _SAVES, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
         )

@@ -333,6 +333,7 @@ def test_cryo_zssr_is_trained_on_the_movie_itself(few_pixels, tmp_path, monkeypa
     assert "or train on the movie" in str(refused("super-resolve", movies[0], *both, "--output", tmp_path))
 
 
+@pytest.mark.slow
 def test_a_network_on_fusion_is_trained_judged_and_applied(movies, gain, tmp_path):
     training = ("models", "train-super-resolution", *movies[:4], "--steps", 2, "--gain", gain)
     result, status = result_of(*training, "--out", tmp_path / "v0001", "--json")
@@ -382,6 +383,7 @@ def test_models_train_does_not_go_on_from_unflipped_phases_with_flipped_ones(tra
     assert "omit --ctf" in str(refused(*words, "--ctf", ctf))
 
 
+@pytest.mark.slow
 def test_models_compare_judges_two_versions_on_movies_that_neither_saw(trained, processed, tmp_path):
     directory, result, _ = trained
     longer = tmp_path / "v0002"
@@ -408,6 +410,7 @@ def test_models_export_takes_a_version_along(trained, tmp_path):
     assert "already exists" in str(refused("models", "export", trained[0], "--to", tmp_path / "mine"))
 
 
+@pytest.mark.slow
 def test_models_train_base_learns_from_simulated_sessions_and_named_ones(processed, tmp_path, monkeypatch):
     monkeypatch.setattr("models.training.simulated._SIDE", 320)
     monkeypatch.setattr("service.offline.train_base_weights._JUDGED", 1)
