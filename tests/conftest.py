@@ -27,6 +27,11 @@ def _sockets():
     return found
 
 
+def pytest_collection_modifyitems(items):
+    """Whole processes first: they wait more than they compute, and none of them is left for the end."""
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_open(request):
     """The data path and the networks start no threads and open no sockets that outlive a call."""
