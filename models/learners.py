@@ -12,7 +12,7 @@ from msgspec import Struct
 from models.gate import fusion_residual as fusion_gate
 from models.manifest import Manifest
 from models.networks import fusion_residual, zssr
-from models.networks.optimise import TrainingReport
+from models.networks.optimise import TrainingDropped, TrainingReport
 from models.versions.checkpoint import load_net, save_version
 from streamer.movie_record import CRYO_ZSSR, SUPER_RESOLUTION
 from streamer.runtime.clock import SYSTEM
@@ -130,8 +130,14 @@ def propose(
     stop : checked before each step; True ends training early.
     trained_before : ids of the movies that the weights had already seen.
     incumbent : the serving network and its λ.
+
+    Raises
+    ------
+    TrainingDropped : ``stop`` says so once more before anything is judged.
     """
     report = learner.train(net, learned, steps=steps, seed=seed, stop=stop)
+    if stop():
+        raise TrainingDropped
     trained_on = sorted({*trained_before, *report.movies})
     verdict = Verdict(promoted=report.finite, reason="trained as published, without a gate")
     if held_out:

@@ -14,6 +14,7 @@ import torch
 from models.gate.denoiser import Thresholds, judge
 from models.gate.guard import pattern_of
 from models.manifest import Manifest
+from models.networks.optimise import TrainingDropped
 from models.training.denoiser import LEARNING_RATE, train
 from models.versions.checkpoint import save_version
 
@@ -113,6 +114,7 @@ def propose(
     first: bool | None = None,
     known: dict[str, MovieScore] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    is_dropped: Callable[[], bool] = lambda: False,
 ) -> TrainedCandidate:
     """Train a network in place and have the gate judge it.
 
@@ -122,6 +124,11 @@ def propose(
     clock, steps, seconds, learning_rate, weights, blanks, stop : see ``models.training.denoiser.train``.
     trained_before : ids of the movies that the weights had seen already.
     incumbent, first, known : see ``models.gate.denoiser.judge``.
+    is_dropped : asked before anything is judged, which takes a while: True if the result is no longer wanted.
+
+    Raises
+    ------
+    TrainingDropped : it is no longer wanted.
     """
     report = train(
         net.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
@@ -136,6 +143,8 @@ def propose(
         clock=clock,
     )
     net = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if is_dropped():
+        raise TrainingDropped
     trained_on = sorted({*trained_before, *report.movies})
     decision = judge(
         net,

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _WARM_UP = 0.08
 
 
+class TrainingDropped(Exception):
+    """Training was ended because its result is no longer wanted: there is nothing to judge."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReport:
     """Result of one run of the loop."""

@@ -116,7 +116,7 @@ def show_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...], *
         raise UsageError(
             "the journal does not know this movie", where=movie_id, hint="streamer movies list shows those it knows"
         )
-    whole = _summary(movie) | {"record": movie.record}
+    whole = _summary(movie) | {"record": movie.plain_record}
     click.echo(jsontext.encode(whole, indent=None if as_json else 2).decode())
 
 

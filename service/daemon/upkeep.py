@@ -49,7 +49,7 @@ class Upkeep:
         clock: Clock = SYSTEM,
     ) -> None:
         self._layout, self._journal, self._alarms, self._metrics, self._clock = layout, journal, alarms, metrics, clock
-        self.disks = Disks({"output": layout.output, "state": layout.state, "input": layout.root})
+        self.disks = Disks({"output": layout.output, "state": layout.state, "input": layout.root}, clock)
         self._reserve = Reserve(config.instance, alarms)
         self._kept_s = config.events.retention_days * _DAY_S
         self._began, self._began_wall, self._root_seen = clock.monotonic(), clock.wall(), False

@@ -28,6 +28,10 @@ Migration = tuple[str, ...]
 BUSY_S = 5.0
 
 
+class OtherSchema(ServiceError):
+    """The file was written by another version of the program; it may well be sound."""
+
+
 @contextmanager
 def lock_instance(state_directory: Path) -> Iterator[None]:
     """Lock the instance: only one daemon may write below its state directory.
@@ -169,7 +173,7 @@ class Database:
         version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(migrations) or (read_only and version < len(migrations)):
             newer = version > len(migrations)
-            raise ServiceError(
+            raise OtherSchema(
                 "the journal was written by another version of the program",
                 where=self.path,
                 expected=f"schema {len(migrations)}",

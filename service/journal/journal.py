@@ -42,7 +42,7 @@ _AFRESH = {"attempt": 0, "deaths": 0, "retries": 0, "not_before": 0.0, "complete
 MIGRATIONS: tuple[Migration, ...] = (
     (*event_log.SCHEMA, *movie_table.SCHEMA),
     movie_table.SCHEMA_2,
-    event_log.SCHEMA_3,
+    (*event_log.SCHEMA_3, *movie_table.SCHEMA_3),
 )
 
 

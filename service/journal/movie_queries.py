@@ -22,6 +22,8 @@ _PORTION = 500
 
 _MAY_START = "SELECT * FROM movies WHERE state = ? AND (not_before <= ? OR not_before > ?)"
 _NEXT_OLDEST, _NEXT_LATEST = f"{_MAY_START} ORDER BY number LIMIT 1", f"{_MAY_START} ORDER BY number DESC LIMIT 1"
+# One state at a time: then the index answers without counting. A movie that was processed by hand was never detected.
+_LONGEST_WAIT = "SELECT min(detected_utc) AS detected FROM movies WHERE state = ? AND detected_utc > ''"
 
 
 class MovieQueries:
@@ -98,8 +100,9 @@ class MovieQueries:
 
     def oldest_pending(self) -> float | None:
         """UTC seconds when the longest waiting pending movie was detected: by time, as clocks are set back."""
-        row = self._database.row("SELECT min(detected_utc) AS detected FROM movies WHERE state IN (?, ?)", PENDING)
-        return None if row is None or row["detected"] is None else utc_seconds(row["detected"])
+        rows = [self._database.row(_LONGEST_WAIT, (state,)) for state in PENDING]
+        times = [row["detected"] for row in rows if row is not None and row["detected"] is not None]
+        return utc_seconds(min(times)) if times else None
 
     def _rows(self, session: str | None = None, state: str | None = None) -> Iterator[sqlite3.Row]:
         """Rows of a session and state, oldest first, read in portions: there may be very many."""

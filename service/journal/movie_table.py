@@ -47,6 +47,9 @@ SCHEMA_2 = (
 )
 """Since version 2: the session's usual number of frames, the content's hash, what was left out under load."""
 
+SCHEMA_3 = ("CREATE INDEX movies_by_wait ON movies (state, detected_utc)",)
+"""Since version 3: the longest wait is asked for with every heartbeat."""
+
 _OF_MOVIE = "SELECT * FROM movies WHERE movie_id = ? AND (? IS NULL OR revision = ?) ORDER BY revision DESC LIMIT 1"
 
 
@@ -83,6 +86,11 @@ class JournalMovie:
     def record(self) -> MovieRecord | None:
         """What was published last, complete; decoded on demand, as most callers do not need it."""
         return None if self.stored_record is None else jsontext.decode(self.stored_record, MovieRecord)
+
+    @property
+    def plain_record(self) -> dict[str, Any] | None:
+        """The record as it is stored, for people and programs, whatever version of ours wrote it."""
+        return None if self.stored_record is None else _object(self.stored_record)
 
     @property
     def movie_id(self) -> str:

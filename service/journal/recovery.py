@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from service.journal.database import lock_instance
+from service.journal.database import OtherSchema, lock_instance
 from service.journal.journal import Journal
 from service.journal.movie_table import PENDING
 from service.journal.output_check import damaged_outputs
@@ -88,7 +88,7 @@ def exported_events(journal: Journal, kind: str | None = None) -> Iterator[bytes
 def exported_movies(journal: Journal) -> Iterator[bytes]:
     """All revisions of all movies, oldest first, with their records."""
     for movie in journal.movies.every():
-        yield jsontext.encode(movie.summary() | {"record": movie.record})
+        yield jsontext.encode(movie.summary() | {"record": movie.plain_record})
 
 
 class Recovered(NamedTuple):
@@ -141,6 +141,8 @@ def _is_sound(path: Path, instance: str) -> bool:
         return False
     try:
         journal = Journal.open(path, instance=instance, read_only=True)
+    except OtherSchema:
+        raise  # nothing says that it is damaged
     except ServiceError:
         return False
     try:

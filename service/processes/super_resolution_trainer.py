@@ -15,6 +15,7 @@ import torch
 
 from models.gate.fusion_residual import LEAST_HELD_OUT
 from models.learners import propose
+from models.networks.optimise import TrainingDropped
 from models.settings import is_same_pixel_size
 from service.processes.messages import Candidate, Learn, plain
 from streamer.errors import ModelError
@@ -103,18 +104,19 @@ class SuperResolutionTrainer:
         torch.manual_seed(seed)
         candidate = copy.deepcopy(self._net) if self._net is not None else self._learner.fresh().to(self._device)
         incumbent = (self._net, self._manifest.weight) if self._serving and self._net and self._manifest else None
-        proposed = propose(
-            self._learner,
-            candidate,
-            self._learned,
-            self._held_out,
-            steps=steps,
-            seed=seed,
-            stop=is_over,
-            trained_before=self._trained_on,
-            incumbent=incumbent,
-        )
-        if is_over():
+        try:
+            proposed = propose(
+                self._learner,
+                candidate,
+                self._learned,
+                self._held_out,
+                steps=steps,
+                seed=seed,
+                stop=is_over,
+                trained_before=self._trained_on,
+                incumbent=incumbent,
+            )
+        except TrainingDropped:
             return None
         name, digest, verdict, report = self._store.next_version(), None, proposed.verdict, proposed.report
         if verdict.promoted:

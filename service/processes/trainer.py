@@ -23,6 +23,7 @@ from models.gate.denoiser import Decision, Thresholds
 from models.learners import learner_of
 from models.manifest import DENOISERS, SIMULATED, Manifest
 from models.networks.denoiser import Denoiser, build
+from models.networks.optimise import TrainingDropped
 from models.training.denoiser import learning_rate_after
 from models.training.session_movies import SessionMovies
 from models.versions.base_weights import base_directory
@@ -219,22 +220,26 @@ class Trainer:
         seed = _SEED + self._trainings
         candidate = copy.deepcopy(self._net) if self._net is not None else self._fresh(seed)
         incumbent = (self._serves, self._parent.weight) if self._serves and self._parent else None
-        proposed = propose(
-            candidate,
-            self._movies.learned.movies,
-            self._movies.held_out,
-            seed=seed,
-            clock=self._learning_s,
-            steps=steps,
-            seconds=seconds,
-            learning_rate=learning_rate_after(self._parent),
-            weights=self._movies.learned.weights,
-            trained_before=self._seen_by_weights(),
-            incumbent=incumbent,
-            first=first,
-            known=self._known,
-            stop=self._is_over,
-        )
+        try:
+            proposed = propose(
+                candidate,
+                self._movies.learned.movies,
+                self._movies.held_out,
+                seed=seed,
+                clock=self._learning_s,
+                steps=steps,
+                seconds=seconds,
+                learning_rate=learning_rate_after(self._parent),
+                weights=self._movies.learned.weights,
+                trained_before=self._seen_by_weights(),
+                incumbent=incumbent,
+                first=first,
+                known=self._known,
+                stop=self._is_over,
+                is_dropped=lambda: self._is_overruled,
+            )
+        except TrainingDropped:
+            return
         if self._is_overruled:
             return
         self._learned_before = set(proposed.trained_on)

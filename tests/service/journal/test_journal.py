@@ -348,6 +348,14 @@ def test_listing(journal: Journal) -> None:
     assert journal.movie("0" * 16) is None
 
 
+def test_a_movie_that_was_never_detected_is_no_longest_wait(journal: Journal) -> None:
+    """Processed by hand, recovered from its record, then tried again: nobody knows since when it waits."""
+    journal.add_ready(make_movie("grid1/a.tif"), "", "")
+    assert journal.movies.oldest_pending() is None
+    add(journal, make_movie("grid1/b.tif"))
+    assert journal.movies.oldest_pending() == 1795176000.0
+
+
 def test_the_session_that_was_collected_last_is_not_that_of_an_old_movie_tried_again(journal: Journal) -> None:
     assert journal.movies.latest_session() is None
     old = add(journal, make_movie("grid1/a.tif"))
