@@ -24,7 +24,7 @@ from service.publishing.replies import Replies
 from service.wire.messages import CODES, Alert, Position
 from service.wire.requests import Refusal, decode_reply
 from streamer.runtime.clock import SYSTEM
-from tests.clocks import AskedClock
+from tests.clocks import SetClock
 from tests.faults.sites import movie_bytes, put, quick
 from tests.service_samples import changing
 from tests.system.conftest import make_site, until  # noqa: F401 - a fixture
@@ -107,6 +107,7 @@ def test_ten_stalled_subscribers_disturb_nobody(publishing, often, report):
 
 def test_joining_late(tmp_path, often, report):
     n = 20_000
+    Journal.open(tmp_path / "journal.sqlite").close()
     with changing(tmp_path / "journal.sqlite") as database:
         log = EventLog(database, "default", SYSTEM)
         for number in range(n):
@@ -223,25 +224,21 @@ def hostile(rng: random.Random) -> list[bytes]:
 
 
 def test_hostile_requests(tmp_path, often, report):
-    n, rng, now = often(5_000, 100_000), random.Random(14), [0.0]
+    n, rng, now = often(5_000, 100_000), random.Random(14), SetClock()
     journal = Journal.open(tmp_path / "journal.sqlite")
     journal.events.append(Alert(name="a", severity="info", state="cleared"))
 
     def carry_out(*_: object) -> dict:
         raise AssertionError("a stranger reached a command")
 
-    replies, codes, slowest = (
-        Replies(journal.events, control=carry_out, picks=carry_out, clock=AskedClock(lambda: now[0])),
-        {},
-        0.0,
-    )
+    server, codes, slowest = Replies(journal.events, control=carry_out, picks=carry_out, clock=now), {}, 0.0
     for number in range(n):
-        now[0] += 0.05
+        now.now += 0.05
         peer = number.to_bytes(4, "big") if number % 3 else b"same"
         if number % 3 == 0:
-            replies.answer(peer, [b"HELLO", b'{"versions":[1]}'], local=False)
+            server.answer(peer, [b"HELLO", b'{"versions":[1]}'], local=False)
         began = time.perf_counter()
-        replies = replies.answer(peer, hostile(rng), local=False)
+        replies = server.answer(peer, hostile(rng), local=False)
         slowest = max(slowest, time.perf_counter() - began)
         last = decode_reply(replies[-1])
         code = last.code if isinstance(last, Refusal) else "ok"
