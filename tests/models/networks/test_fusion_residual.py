@@ -240,10 +240,10 @@ def test_lambda_is_what_the_left_out_frames_confirm(examples):
 
 
 @pytest.fixture
-def version(tmp_path, taught):
-    weight = points([1.0, 1.0, 0.5, 0.5, 1.0, 0.0, 0.0], 3.0)
-    known = manifest(net=taught[0].config, pixel_size=3.0, weight=weight)
-    save_version(tmp_path / "v0001", taught[0], known)
+def version(tmp_path):
+    """A network that changes something; what it has learned plays no part in how it is applied."""
+    net, weight = random_net(), points([1.0, 1.0, 0.5, 0.5, 1.0, 0.0, 0.0], 3.0)
+    save_version(tmp_path / "v0001", net, manifest(net=net.config, pixel_size=3.0, weight=weight))
     return tmp_path / "v0001"
 
 
