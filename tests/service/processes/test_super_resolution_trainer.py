@@ -168,6 +168,7 @@ def test_ended_by_the_operator_nothing_is_proposed(school):
     trainer = school.enter(first_movies=2)
     school.learn(4)
     assert trainer.propose(lambda: True) is None
+    assert not hasattr(school, "judged"), "the gate is not asked about what nobody wants"
     assert school.store.versions() == []
 
 

@@ -66,7 +66,7 @@ class School:
 
     def __init__(self, directory, monkeypatch):
         self.directory, self.movies, self.verdict = directory, 0, "promoted"
-        self.trained = []
+        self.trained, self.judged = [], 0
         """Ids of the movies of each training, in order."""
         self.during = lambda trainer: None
         """What happens while a candidate is trained."""
@@ -84,6 +84,7 @@ class School:
         )
 
     def _judge(self, net, held_out, **_):
+        self.judged += 1
         return Decision(result=self.verdict, reason="", figures=Figures(scores=[SCORE], weight=[], probes={}))
 
     def enter(self):
@@ -201,7 +202,9 @@ def test_a_training_that_is_overtaken_by_the_operator_is_dropped(school, version
     school.trainer.handle(school.example())
     school.trainer.handle(school.example())
     assert school.trainer.is_due()
+    before = school.judged
     school.trainer.train_denoiser()
+    assert school.judged == before, "the gate is not asked about what nobody wants"
     assert [c.version for c in school.ear.candidates()] == ["v0001"]
     assert school.store.versions() == ["v0001"]
     assert not [m for m in school.ear.heard if isinstance(m, Training)][-1].active
