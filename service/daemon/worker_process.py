@@ -32,6 +32,8 @@ _AT_ONCE = 3
 """One movie is read, one computed, one written."""
 _STARTS_IN_A_ROW = 3
 _START_EVERY_S = 1.0
+_STARTS_WITHIN_S = 60.0
+"""Loading torch says nothing, and takes long from a slow disk: silence is measured against the setting only after."""
 _LOOK_AT_MEMORY_S = 1.0
 _ENDED_BY_CONFIG = f"exit status {ConfigError.exit_code}"
 
@@ -146,12 +148,18 @@ class WorkerProcess:
         silent = self._clock.monotonic() - self._heard
         if not alive:
             self._bury(self._child.ending)
-        elif silent > self._config.instance.worker_silence_s and (self._in_hand or not self.device):
+        elif silent > self._may_be_silent_s and (self._in_hand or not self.device):
             self._child.kill()
             self._bury(f"killed after {silent:.0f} s of silence")
         elif (held := self._memory()) > self._may_take:
             self._child.kill()
             self._bury(f"killed at {held / 2**30:.1f} GiB of memory, {self._may_take / 2**30:.1f} GiB are allowed")
+
+    @property
+    def _may_be_silent_s(self) -> float:
+        """How long nothing may be heard of the worker, s; longer while it starts."""
+        told = self._config.instance.worker_silence_s
+        return told if self.device else max(told, _STARTS_WITHIN_S)
 
     def finish(self) -> None:
         """Let the worker finish what it has begun, and return the rest."""

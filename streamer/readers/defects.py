@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_HEAD_BYTES, _MOST_BYTES, _MOST_LINES = 4096, 16 << 20, 500_000
+_HEAD_BYTES, _MOST_BYTES, _MOST_LINES = 4096, 16 << 20, 100_000
 # Words that begin lines of the defect files that SerialEM writes and IMOD converts.
 _SERIALEM = ("CameraSizeX", "CameraSizeY", "RotationAndFlip", "BadColumns", "BadRows", "BadPixels", "PartialBadColumn")
 

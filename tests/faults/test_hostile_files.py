@@ -234,7 +234,8 @@ def references() -> Iterator[tuple[str, str, bytes]]:
     yield "gain", "gain-nan.mrc", mrc_head(1, (8, 8), mode=2) + np.full(64, np.nan, "<f4").tobytes()
     yield "gain", "gain-bomb.tif", one_page(imagecodecs.zlib_encode(bytes(64 << 20)) * 5, 32_768, 9000, 8)
     yield "defects", "defects-noise.txt", noise
-    yield "defects", "defects-many.txt", b"1 1 1 1\n" * 500_000
+    yield "defects", "defects-many.txt", b"1 1 1 1\n" * 100_000
+    yield "defects", "defects-too-many.txt", b"1 1 1 1\n" * 500_000
     yield "defects", "defects-large.txt", b"0 0 " + b"9" * 4000 + b" 1\n"
     yield "defects", "defects-huge.txt", b"1 1 4611686018427387904 1\n" * 1000
 

@@ -74,7 +74,7 @@ def test_kills_at_random_moments(make_site, tmp_path, often, report):  # noqa: F
 
 @pytest.mark.parametrize("action", ["kill", "abort", "hang", "bug"])
 def test_a_worker_that_fails_is_replaced(make_site, tmp_path, report, action):  # noqa: F811
-    site = quick(make_site, instance__worker_silence_s="3.0")
+    site = quick(make_site, instance__worker_silence_s="6.0")
     for number in range(4):
         put(site.root, f"m{number}.mrc", movie_bytes(tmp_path, number))
     began = time.monotonic()

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from streamer.records import FileIdentity
-from streamer.settings import WatchSettings
+from streamer.watch.settings import WatchSettings
 from streamer.watch.watcher import Watcher
 from tests.clocks import AskedClock
 from tests.faults.test_writers import Timeline

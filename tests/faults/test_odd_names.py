@@ -16,7 +16,7 @@ from streamer import jsontext
 from streamer.errors import MovieError
 from streamer.readers import movie
 from streamer.records import Movie, movie_id_of
-from streamer.settings import WatchSettings
+from streamer.watch.settings import WatchSettings
 from streamer.watch.settling import Arrival
 from streamer.watch.watcher import Watcher
 from tests.faults.test_writers import Timeline, as_worker

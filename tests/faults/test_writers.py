@@ -16,9 +16,9 @@ import pytest
 from streamer.errors import MovieNotReady, StreamerError
 from streamer.readers import movie as movie_reader
 from streamer.readers.files import identity_of
-from streamer.settings import WatchSettings
 from streamer.watch import scan
 from streamer.watch import watcher as watch
+from streamer.watch.settings import WatchSettings
 from streamer.watch.settling import Arrival
 from streamer.watch.watcher import Watcher
 from tests.clocks import SetClock

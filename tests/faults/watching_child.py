@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from streamer.settings import WatchSettings
+from streamer.watch.settings import WatchSettings
 from streamer.watch.watcher import Watcher
 
 

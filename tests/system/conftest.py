@@ -25,12 +25,12 @@ SMALL = Microscope(shape=(256, 256), n_frames=8, pixel_size=2.0, dose_per_frame=
 DEADLINE_S = 120.0
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
-    """Wait for a condition that other processes bring about."""
+def until(condition: Callable[[], object], what: str | Callable[[], str], timeout_s: float = DEADLINE_S) -> None:
+    """Wait for a condition that other processes bring about; ``what``, if callable, is asked when it did not come."""
     tick, deadline = threading.Event(), time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:g} s for {what}")
+            pytest.fail(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}")
         tick.wait(0.05)
 
 
@@ -125,7 +125,10 @@ class Site:
 
     def wait_for(self, **counts: int) -> None:
         """Wait until so many movies are in each of these states."""
-        until(lambda: all(self.counts().get(s, 0) >= n for s, n in counts.items()), f"{counts}, have {self.counts()}")
+        until(
+            lambda: all(self.counts().get(s, 0) >= n for s, n in counts.items()),
+            lambda: f"{counts}, have {self.counts()}; {self.log()[-2000:]}",
+        )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one of our commands to its end."""

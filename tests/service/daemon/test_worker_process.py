@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from service.config import Config
+from service.config import Config, InstanceSettings
 from service.processes.messages import Begin, Failed, Finished, Progress, Returned, Up, Work
 from service.processes.pipes import Child
 from streamer.errors import ConfigError, DeviceError, Handling
@@ -50,6 +50,14 @@ def test_a_worker_that_hangs_is_replaced_and_its_movie_tried_again(scene):
     assert (row.state, row.deaths) == ("ready", 1)
     scene.process.attend()
     assert scene.child is not first
+
+
+@pytest.mark.parametrize(("waited", "killed"), [(4.0, False), (59.0, False), (61.0, True)])
+def test_a_short_silence_is_not_held_against_a_worker_that_still_loads(scene_of, waited, killed):
+    scene = scene_of(Config(instance=InstanceSettings(worker_silence_s=3.0)))
+    scene.clock.now += waited
+    scene.process.attend()
+    assert scene.child.killed is killed
 
 
 def test_an_idle_worker_may_be_silent_and_a_late_movie_has_its_full_time(scene):
