@@ -18,11 +18,8 @@ from msgspec import Meta
 from models.settings import SessionModelSettings
 from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
-from streamer.settings import (
-    DataPathSettings,
-    Table,
-    WatchSettings,
-)
+from streamer.settings import DataPathSettings, Table
+from streamer.watch.settings import WatchSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

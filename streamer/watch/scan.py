@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamer.records import FileIdentity
-    from streamer.settings import WatchSettings
+    from streamer.watch.settings import WatchSettings
 
     IsDone = Callable[[str, FileIdentity], bool]
 

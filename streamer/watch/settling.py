@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamer.runtime.clock import Clock
-    from streamer.settings import WatchSettings
+    from streamer.watch.settings import WatchSettings
 
     HeaderCheck = Callable[[Path], MovieHeader]
     SidecarRead = Callable[[Path], Acquisition | None]

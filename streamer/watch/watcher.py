@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from streamer.records import FileIdentity
     from streamer.runtime.clock import Clock
-    from streamer.settings import WatchSettings
+    from streamer.watch.settings import WatchSettings
     from streamer.watch.settling import HeaderCheck, SidecarRead
 
 TICK_S = 0.25

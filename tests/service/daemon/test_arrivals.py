@@ -5,7 +5,7 @@ import pytest
 
 from service.daemon.arrivals import WatchThread
 from streamer.errors import ServiceError
-from streamer.settings import WatchSettings
+from streamer.watch.settings import WatchSettings
 from streamer.watch.watcher import Watcher
 
 

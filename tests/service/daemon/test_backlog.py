@@ -9,7 +9,7 @@ from service.journal.journal import Journal
 from service.processes.messages import Finished, Progress, Up
 from service.wire.messages import parse_event
 from streamer.errors import MovieVanished
-from streamer.settings import WatchSettings
+from streamer.watch.settings import WatchSettings
 from tests.clocks import AskedClock
 from tests.service.daemon.lifecycles import arrival_of, lifecycle_of
 from tests.service_samples import REASON, UTC, full_fields, make_movie, make_record

@@ -3,8 +3,8 @@ import os
 import pytest
 
 from streamer.metadata import epu
-from streamer.settings import WatchSettings
 from streamer.watch.scan import is_movie_name, look_again, scan
+from streamer.watch.settings import WatchSettings
 
 EPU = "Images-Disc1/GridSquare_1/Data/FoilHole_1_Data_2_3_20240101_000000"
 

@@ -7,8 +7,8 @@ import pytest
 from streamer.errors import MovieCorrupt, MovieMismatch, MovieNotReady, MovieUnsupported
 from streamer.movie_record import Acquisition
 from streamer.records import FileIdentity, MovieHeader
-from streamer.settings import WatchSettings
 from streamer.watch import settling
+from streamer.watch.settings import WatchSettings
 from streamer.watch.settling import Settling
 from tests.clocks import AskedClock
 

@@ -10,9 +10,9 @@ import tifffile
 
 from streamer.errors import MovieNotReady, MovieUnsupported
 from streamer.readers import movie as movie_reader
-from streamer.settings import WatchSettings
 from streamer.watch import watcher as watch
 from streamer.watch.scan import scan as scan_of
+from streamer.watch.settings import WatchSettings
 from streamer.watch.watcher import Watcher, is_on_network
 from tests.clocks import Timeline
 

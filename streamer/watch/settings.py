@@ -1,0 +1,58 @@
+"""Settings of the watched directory: where movies appear, and when one counts as complete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from streamer.settings import Table
+
+
+class WatchSettings(Table, frozen=True):
+    """Where movies appear, and when one counts as complete."""
+
+    root: Annotated[str, Meta(description="directory below which the detector writes; it need not exist yet")] = (
+        "movies"
+    )
+    include: Annotated[tuple[str, ...], Meta(description="file names that are movies; case does not matter")] = (
+        "*.mrc",
+        "*.mrcs",
+        "*.tif",
+        "*.tiff",
+        "*.eer",
+    )
+    exclude: Annotated[
+        tuple[str, ...], Meta(description="names that never are: gains, defects, files still being copied")
+    ] = (".*", "*.tmp", "*.part", "*downloading", "*gain*", "*countref*", "*superref*", "*defect*")
+    metadata_root: Annotated[
+        str | None,
+        Meta(description="where EPU writes its XML files, if not next to the movies: the session's directory"),
+    ] = None
+    polling: Annotated[
+        Literal["auto", "always", "never"],
+        Meta(description='"always" on network mounts, where no events arrive; "auto" decides by the file system'),
+    ] = "auto"
+    scan_interval_s: Annotated[float, Meta(gt=0, description="interval of full scans, in addition to events, s")] = 30.0
+    settle_s: Annotated[
+        float,
+        Meta(ge=0, description="size, times and inode must not change for this long by the daemon's own clock, s"),
+    ] = 5.0
+    settle_with_sidecar_s: Annotated[
+        float, Meta(ge=0, description="the same where a sidecar proves the number of frames, s")
+    ] = 2.0
+    sidecar_wait_s: Annotated[float, Meta(ge=0, description="how long a movie waits for its sidecar, s")] = 10.0
+    unproven_wait_s: Annotated[
+        float, Meta(ge=0, description="how long a movie waits if nothing proves its frame count; it is flagged, s")
+    ] = 60.0
+    backlog: Annotated[
+        Literal["oldest", "latest", "alternate"],
+        Meta(description="which waiting movie is next; alternate: the oldest and the latest in turn"),
+    ] = "oldest"
+    duplicates: Annotated[
+        Literal["process", "skip"],
+        Meta(description="a movie with the same size and first and last MiB as one already done under another path"),
+    ] = "process"
+    incomplete_after_s: Annotated[
+        float, Meta(gt=0, description="a file unchanged for this long and still incomplete is reported, s")
+    ] = 1800.0
