@@ -32,7 +32,7 @@ class Quantity:
     @property
     def range(self) -> str:
         """The values that it can have, in words."""
-        return f"{self.least:g} to {self.most:g}{self._unit}"
+        return f"{self.least:.10g} to {self.most:.10g}{self._unit}"
 
     def problem(self, value: float) -> str | None:
         """Why it cannot have this value, with the likely intention; None: it can."""

@@ -32,6 +32,7 @@ from service.health import systemd
 from service.health.alarms import Alarms
 from service.health.logs import log_to_stderr
 from service.health.prometheus import Metrics
+from service.health.start_checks import refuse_hopeless
 from service.health.status import Status
 from service.journal.database import lock_instance
 from service.journal.journal import Journal
@@ -339,6 +340,7 @@ def run(config: Config) -> int:
     """Run a daemon in the foreground until it is stopped; returns the exit status."""
     log_to_stderr()
     layout = layout_of(config)
+    refuse_hopeless(config, layout)
     prepare(layout)
     with lock_instance(layout.state):
         return Daemon(config, layout).run()

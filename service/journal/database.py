@@ -67,6 +67,21 @@ def lock_instance(state_directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_locked(state_directory: Path) -> bool:
+    """Whether a daemon, or a command that changes something, holds the lock now; nothing is created."""
+    try:
+        descriptor = os.open(state_directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class Database:
     """One connection, written by one process; every commit is on disk before the call returns."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
+from service.layout import EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE, SOCKET_PATH_BYTES
 from service.publishing.previews import preview_of
 from service.publishing.replies import Replies
 from service.wire.heartbeat import Heartbeat
@@ -35,10 +36,8 @@ if TYPE_CHECKING:
 
 EVENTS_ENDPOINT, JOURNAL_ENDPOINT = "tcp://127.0.0.1:5570", "tcp://127.0.0.1:5571"
 PREVIEW_ENDPOINT = "tcp://127.0.0.1:5572"
-EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE = "events.sock", "journal.sock", "preview.sock"
 
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):([0-9]{1,5}|\*)")
-_UNIX_PATH_BYTES = 107
 # Time for strangers in one turn of the daemon's loop: however much they ask, the loop continues.
 _TURN_S = 0.05
 
@@ -224,12 +223,12 @@ def _bind_tcp(socket: zmq.Socket[bytes], endpoint: str) -> str:
 
 def _bind_ipc(socket: zmq.Socket[bytes], path: Path) -> str:
     """Bind a socket file that only user and group can open, and return its endpoint."""
-    if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise ConfigError(
             "the socket's path is too long",
             where=path,
-            expected=f"at most {_UNIX_PATH_BYTES} bytes",
-            hint="choose a shorter runtime directory",
+            expected=f"at most {SOCKET_PATH_BYTES} bytes",
+            hint="set instance.runtime to a directory with a shorter name",
         )
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)

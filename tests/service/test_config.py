@@ -37,7 +37,7 @@ def test_values_of_the_file_and_overrides_that_come_last(tmp_path):
         ("[wacht]\nroot = 'x'", "unknown table; found [wacht]; did you mean watch?"),
         ("[watch]\nqqq = 1", "known: root, include"),
         ("watch = 3", "not a table; found watch"),
-        ("[watch]\nsettle_s = 'long'", "Expected `float`, got `str`"),
+        ("[watch]\nsettle_s = 'long'", 'expected a number; found watch.settle_s = "long"; meaning: size, times'),
         ("[watch]\nsettle_s = -1.0", "settle_s"),
         ("[watch]\nsettle_s = nan", "settle_s"),
         ("[movie]\npixel_size = 0.0", "must be positive; expected > 0; found movie.pixel_size = 0.0"),

@@ -187,18 +187,27 @@ def test_models_train_looks_at_the_name_of_the_new_version_first(refuse, tmp_pat
     assert "already exists" in refuse("models", "train", "nothing", "--out", "v0001")
 
 
-def test_check_config_refuses_what_run_would(refuse, streamer, tmp_path):
-    places = ("--set", f"watch.root={tmp_path / 'in'}")
-    assert "unknown device" in refuse("check-config", *places, "--set", "compute.device=abacus", status=78)
-    (tmp_path / "v").mkdir()
-    base = ("--set", f"session_model.base={tmp_path / 'v'}")
-    assert "session_model.base" in refuse("check-config", *places, *base, status=78)
-    assert streamer("check-config", *places, *base, "--set", "session_model.enabled=false")[0] == 0
-
-
-def test_check_config_refuses_a_gpu_that_is_not_there(refuse, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert "there is no such CUDA device" in refuse("check-config", "--set", "compute.device=cuda", status=78)
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("motion", "m.mrc", "--pixel-size", "1.5e-10"), "in Å/px; 1.5e-10 looks like metres: 1.5"),
+        (("process", "m.mrc", "--output", "out", "--voltage-kv", "300000"), "in kV; 300000 looks like volts: 300"),
+        (("motion", "m.mrc", "--cs-mm", "2700"), "in mm; 2700 looks like µm: 2.7"),
+        (("motion", "m.mrc", "--amplitude-contrast", "10"), "10 looks like percent: 0.1"),
+        (
+            ("super-resolve", "m.mrc", "--output", "out", "--dose-per-frame", "50"),
+            "looks like the dose of the whole movie",
+        ),
+        (("quality", "a.mrc", "b.mrc", "--pixel-size", "1e-10"), "1e-10 looks like metres: 1"),
+        (("motion", "m.mrc", "--pixel-size", "1,5"), "'1,5' is not a valid number"),
+    ],
+    ids=lambda words: words[-2] if isinstance(words, tuple) else "",
+)
+def test_an_option_that_no_microscope_has_is_refused_with_the_likely_intention(refuse, tmp_path, words, meant):
+    line = refuse(*words)
+    assert meant in line
+    assert words[-2] in line
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------ files and names
