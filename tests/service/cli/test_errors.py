@@ -1,5 +1,6 @@
 """What is typed wrongly: one line that says what, an exit status of its own, and nothing computed or removed before."""
 
+import json
 import os
 
 import pytest
@@ -290,6 +291,32 @@ def test_a_movie_that_cannot_be_retried_does_not_stop_the_others(streamer, state
     assert streamer("movies", "retry", a)[0] == 64
     assert streamer("movies", "retry")[0] == 64
     assert streamer("movies", "retry", a, "--state", "failed")[0] == 64
+
+
+def test_movies_are_named_by_what_people_know_of_them(streamer, state, ended, tmp_path):
+    a, path = ended["grid1/a.tif"], str(tmp_path / "movies" / "grid1" / "a.tif")
+    for name in (a, "grid1/a.tif", "a.tif", "a", "./grid1/a.tif"):
+        code, out, _ = streamer("movies", "show", name, "--json")
+        assert (code, json.loads(out)["movie_id"]) == (0, a), name
+    code, out, _ = streamer("movies", "retry", "a.tif", a, "grid1/b.tif")
+    assert (code, out) == (0, "a.tif: ready, revision 1\ngrid1/b.tif: ready, revision 1\n")
+    assert streamer("movies", "skip", "b")[:2] == (0, "b: skipped\n")
+    assert [states_of(state)[ended[name]] for name in ("grid1/a.tif", "grid1/b.tif")] == ["ready", "skipped"]
+    code, _, (line,) = streamer("movies", "show", "d.tif")
+    assert code == 64
+    assert "did you mean" in line
+    assert streamer("movies", "skip", path)[0] == 64  # elsewhere
+
+
+def test_the_newest_revision_is_meant(streamer, state):
+    state.mkdir(parents=True)
+    journal = Journal.open(state / "journal.sqlite")
+    movie = make_movie("grid1/GridSquare_7/Data/FoilHole_12_Data_3_4_x_Fractions.tiff")
+    journal.add_final(movie, make_record(movie.relative, state="done"), UTC)
+    journal.retry(movie.movie_id)
+    journal.close()
+    code, out, _ = streamer("movies", "show", "FoilHole_12", "--json")
+    assert (code, json.loads(out)["revision"]) == (0, 2)
 
 
 def test_a_running_daemon_is_asked_about_each_movie(streamer, server, state, monkeypatch):
