@@ -237,11 +237,11 @@ def _nearest(name: str, kind: type[Table]) -> str:
 
 def _check_texts(config: Config, where: str) -> None:
     """Names become directories and topics unchanged, so that what the user typed is what is found there."""
-    for key, name in (("instance.name", config.instance.name), ("session.name", config.session.name)):
-        if name is not None and not _NAME.fullmatch(name):
-            expected = "letters, digits, . _ - (at most 64, the first a letter or digit)"
+    for key, name, most in (("instance.name", config.instance.name, 32), ("session.name", config.session.name, 64)):
+        if name is not None and not (_NAME.fullmatch(name) and len(name) <= most):
+            expected = f"letters, digits, . _ - (at most {most}, the first a letter or digit)"
             hint = "choose another name: it becomes a directory and part of every event's topic"
-            found = f"{key} = {name!r}"
+            found = f"{key} = '{name}'"
             raise ConfigError("not a valid name", where=where, expected=expected, found=found, hint=hint)
     for key, path in (
         ("watch.root", config.watch.root),

@@ -19,6 +19,7 @@ from streamer.plausible import (
     EXPOSURE,
     MAGNIFICATION,
     PIXEL_SIZE,
+    RESOLUTION,
     VOLTAGE,
     Quantity,
 )
@@ -36,6 +37,10 @@ QUANTITIES: Mapping[str, Quantity] = {
     "movie.dose_per_frame": DOSE_PER_FRAME,
     "movie.pre_exposure": EXPOSURE,
     "eer.dose_per_fraction": DOSE_PER_FRAME,
+    "denoise.resolution": RESOLUTION,
+    "denoise.low": RESOLUTION,
+    "quality.band_low": RESOLUTION,
+    "quality.band_high": RESOLUTION,
 }
 """Settings that are quantities of the microscope."""
 _CALIBRATION = "pixel_size_by_magnification"
@@ -78,7 +83,8 @@ def check_plausible(tables: Mapping[str, Any], where: str) -> None:
 
 def doubts(settings: DataPathSettings) -> list[str]:
     """What is possible but unusual in the settings, one sentence each."""
-    tables = {name: msgspec.structs.asdict(getattr(settings, name)) for name in ("movie", "eer")}
+    names = {setting.split(".")[0] for setting in QUANTITIES}
+    tables = {name: msgspec.structs.asdict(getattr(settings, name)) for name in names}
     found = [(setting, quantity.doubt(value)) for setting, quantity, value in _quantities(tables) if value > 0]
     return [f"{setting}: {doubt}" for setting, doubt in found if doubt is not None]
 
@@ -113,7 +119,12 @@ def explained(
     key = re.split(r"[.\[]", key)[0]
     hints = get_type_hints(kinds[table], include_extras=True) if table in kinds else {}
     if key not in hints:
-        return ConfigError(said, where=where, found=f"[{table}]" if table else "")
+        return ConfigError(
+            said,
+            where=where,
+            found=f"[{table}]" if table else "",
+            hint="correct that table; config.toml of streamer init explains its settings",
+        )
     value = tables[table][key]
     return ConfigError(
         "a setting has a value that it cannot have",

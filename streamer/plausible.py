@@ -126,6 +126,16 @@ EXPOSURE = Quantity(
     likely=(0.1, 200.0),
     mistaken=(("e⁻/nm²", 1e-2), ("e⁻/m²", 1e-20)),
 )
+RESOLUTION = Quantity(
+    name="resolution",
+    unit="Å",
+    least=1.0,
+    most=10_000.0,
+    usual=(1.0, 1000.0),
+    likely=(2.0, 1000.0),
+    mistaken=(("nm", 10.0), ("metres", 1e10)),
+)
+"""Ends of bands."""
 MAGNIFICATION = Quantity(
     name="magnification",
     unit="times",

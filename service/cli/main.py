@@ -239,7 +239,12 @@ def init(file: Path, *, force: bool) -> None:
     from streamer.writers.atomic import write_atomically
 
     if file.is_dir():
-        raise UsageError("is a directory", where=file, expected=f"a file name, such as {file / 'config.toml'}")
+        raise UsageError(
+            "is a directory",
+            where=file,
+            expected=f"a file name, such as {file / 'config.toml'}",
+            hint="name the file in it",
+        )
     if file.exists() and not force:
         raise UsageError("the file already exists", where=file, hint="choose another name, or use --force")
     write_atomically(file, default_text().encode())

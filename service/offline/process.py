@@ -73,6 +73,7 @@ def _model_directory(config: Config, model: str) -> Path:
             where="--model",
             expected="the directory of a version, the name of one in the state directory, or shipped",
             found=model if not found else ", ".join(map(str, found)),
+            hint="streamer models list shows the versions of a session",
         )
     return found[0]
 
@@ -80,7 +81,7 @@ def _model_directory(config: Config, model: str) -> Path:
 def describe(path: Path, config: Config) -> Movie:
     """Movie as the daemon would have announced it."""
     if not path.exists():
-        raise UsageError("there is no such file", where=path)
+        raise UsageError("there is no such file", where=path, hint="check the name")
     path = path.resolve()
     root = _root_of(path, config)
     relative = path.relative_to(root).as_posix()

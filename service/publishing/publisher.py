@@ -209,7 +209,9 @@ def _bind_tcp(socket: zmq.Socket[bytes], endpoint: str) -> str:
     """Bind and return the endpoint with its true port."""
     found = _TCP.fullmatch(endpoint)
     if found is None:
-        raise ConfigError("not an endpoint", where=endpoint, expected="tcp://127.0.0.1:PORT")
+        raise ConfigError(
+            "not an endpoint", where=endpoint, expected="tcp://127.0.0.1:PORT", hint="correct events.bind"
+        )
     host, port = found.groups()
     address = check_loopback(host, endpoint)
     socket.setsockopt(zmq.IPV6, int(":" in address))
@@ -233,13 +235,23 @@ def _bind_ipc(socket: zmq.Socket[bytes], path: Path) -> str:
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
-        raise ServiceError("the runtime directory cannot be created", where=path, found=error) from error
+        raise ServiceError(
+            "the runtime directory cannot be created",
+            where=path,
+            found=error,
+            hint="set instance.runtime to a directory that the daemon's user can write",
+        ) from error
     # It must not be open to others even for a moment between bind and chmod.
     before = os.umask(0o117)
     try:
         socket.bind(f"ipc://{path}")
     except zmq.ZMQError as error:
-        raise ServiceError("the socket cannot be opened", where=path, found=error) from error
+        raise ServiceError(
+            "the socket cannot be opened",
+            where=path,
+            found=error,
+            hint="set instance.runtime to a directory that the daemon's user can write, on a local disk",
+        ) from error
     finally:
         os.umask(before)
     return f"ipc://{path}"

@@ -120,6 +120,7 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             where=movie.path,
             expected=f"at least {_LEAST_SIDE} × {_LEAST_SIDE} px",
             found=f"{header.height} × {header.width} px",
+            hint="it is no movie of a camera: move it away, or leave its name out with watch.exclude",
         )
     if header.n_frames == 1 and _ONE_OF_A_SERIES.search(Path(movie.path).stem):
         raise MovieMismatch(
@@ -134,6 +135,7 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             where=movie.path,
             expected=f"{told.n_frames} ({told.sidecar})",
             found=str(found),
+            hint="a copy may have been cut: copy both again; a sidecar of another movie: move it away",
         )
 
 

@@ -45,6 +45,7 @@ def test_values_of_the_file_and_overrides_that_come_last(tmp_path):
         ("[quality]\nband_low = 5.0", "the band is empty; expected quality.band_low > quality.band_high"),
         ("[outputs]\ndtype = 'float64'", "float64"),
         ("[instance]\nname = 'my scope'", "not a valid name; expected letters, digits"),
+        (f"[instance]\nname = '{'x' * 33}'", "at most 32"),
         ("[session]\nname = '../x'", "found session.name = '../x'"),
         ("[events]\nbind = '0.0.0.0'", "binding beyond loopback is refused"),
         ("[events]\nevents_port = 5571", "two sockets share a port; expected different ports, or 0"),

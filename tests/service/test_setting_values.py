@@ -28,6 +28,8 @@ def refused(*overrides):
         ("movie.amplitude_contrast=7", "movie.amplitude_contrast = 7", "7 looks like percent: 0.07"),
         ("movie.dose_per_frame=50.0", "movie.dose_per_frame = 50", "50 looks like the dose of the whole movie"),
         ("eer.dose_per_fraction=40", "eer.dose_per_fraction = 40", "40 looks like the dose of the whole movie"),
+        ("quality.band_high=0.6", "quality.band_high = 0.6", "in Å; 0.6 looks like nm: 6"),
+        ("denoise.resolution=4e-10", "denoise.resolution = 4e-10", "in Å; 4e-10 looks like metres: 4"),
         ("movie.pre_exposure=1e20", "movie.pre_exposure = 1e+20", "1e+20 looks like e⁻/m²: 1"),
         (
             "movie.pixel_size_by_magnification={105000 = 8.34e-11}",

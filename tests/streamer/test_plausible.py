@@ -11,10 +11,11 @@ from streamer.plausible import (
     EXPOSURE,
     MAGNIFICATION,
     PIXEL_SIZE,
+    RESOLUTION,
     VOLTAGE,
 )
 
-EVERY = (PIXEL_SIZE, VOLTAGE, CS, AMPLITUDE_CONTRAST, DOSE_PER_FRAME, EXPOSURE, MAGNIFICATION)
+EVERY = (PIXEL_SIZE, VOLTAGE, CS, AMPLITUDE_CONTRAST, DOSE_PER_FRAME, EXPOSURE, MAGNIFICATION, RESOLUTION)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ def test_an_impossible_value_is_named_with_the_likely_intention(quantity, value,
         (AMPLITUDE_CONTRAST, (0.0, 0.07, 0.1, 0.2)),
         (DOSE_PER_FRAME, (0.05, 0.3, 0.65, 1.25, 5.0)),
         (EXPOSURE, (0.0, 3.0, 120.0)),
+        (RESOLUTION, (1.2, 3.5, 6.0, 100.0, 400.0)),
         (MAGNIFICATION, (2250, 81000, 105000, 270000)),
     ],
     ids=lambda value: getattr(value, "name", ""),
