@@ -231,7 +231,7 @@ class WorkerProcess:
                 continue
             reason = Reason(
                 error="WorkerDied",
-                message=f"processing broke off in step {task.stage}: the worker process ended ({ending})",
+                message=f"processing broke off in stage {task.stage}: the worker process ended ({ending})",
                 hint=f"it is tried once more, alone; if it was given up: streamer movies retry {movie_id}",
             )
             if self._journal.worker_died(movie_id, revision, reason) == "quarantined":

@@ -81,7 +81,7 @@ def _model_directory(config: Config, model: str) -> Path:
 def describe(path: Path, config: Config) -> Movie:
     """Movie as the daemon would have announced it."""
     if not path.exists():
-        raise UsageError("there is no such file", where=path, hint="check the name")
+        raise UsageError("there is no such file", where=path)
     path = path.resolve()
     root = _root_of(path, config)
     relative = path.relative_to(root).as_posix()

@@ -270,7 +270,7 @@ def _sets(even: Path, odd: Path, denoised_even: Path | None, denoised_odd: Path 
     places = [even, odd, *(place for place in (denoised_even, denoised_odd) if place is not None)]
     for place in places:
         if not place.exists():
-            raise UsageError("there is no such file or directory", where=place, hint="check the name")
+            raise UsageError("there is no such file or directory", where=place)
     if not any(place.is_dir() for place in places):
         return [_set_of(places)]
     if not all(place.is_dir() for place in places):

@@ -110,7 +110,7 @@ def test_a_movie_that_two_workers_died_of_is_given_up_by_name(scene):
     assert [given_up for _, given_up in scene.restarted] == [[], [movie.movie_id]]
     row = scene.state("grid1/a.tif")
     assert row.state == "quarantined"
-    assert "in step fuse" in row.reason.message
+    assert "in stage fuse" in row.reason.message
     assert f"streamer movies retry {movie.movie_id}" in row.reason.hint
 
 
