@@ -134,12 +134,8 @@ def accumulate(
         kept.append(t)
         total += mean
     if not kept:
-        raise StageError(
-            "no frame contains anything",
-            where="super-resolution",
-            expected="pixels that differ",
-            hint="look at the movie, for example with 3dmod: is it blank?",
-        )
+        hint = "pixels have to differ: look at the movie, for example with 3dmod"
+        raise StageError("no frame contains anything", where="super-resolution", hint=hint)
     at = torch.tensor(kept)
     return AliasSums(
         tiles=tiles,
