@@ -134,8 +134,7 @@ def accumulate(
         kept.append(t)
         total += mean
     if not kept:
-        hint = "pixels have to differ: look at the movie, for example with 3dmod"
-        raise StageError("no frame contains anything", where="super-resolution", hint=hint)
+        raise StageError("no frame contains anything", where="super-resolution", hint="look at the movie: is it blank?")
     at = torch.tensor(kept)
     return AliasSums(
         tiles=tiles,
