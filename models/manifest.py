@@ -138,9 +138,21 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
-        raise ModelError(f"no model version here: {error.strerror}", where=path) from error
+        raise ModelError(
+            f"no model version here: {error.strerror}",
+            where=path,
+            hint="give the directory of a version, the one with manifest.json in it",
+        ) from error
     except msgspec.DecodeError as error:
-        raise ModelError(f"damaged manifest: {error}", where=path) from error
+        raise ModelError(
+            f"damaged manifest: {error}", where=path, hint="take another version, or train it again"
+        ) from error
     if manifest.format != FORMAT:
-        raise ModelError("the model has an unknown format", where=path, expected=FORMAT, found=manifest.format)
+        raise ModelError(
+            "the model has an unknown format",
+            where=path,
+            expected=FORMAT,
+            found=manifest.format,
+            hint="it was made by another version of this program: train a new one, or use that version",
+        )
     return manifest

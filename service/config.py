@@ -7,7 +7,6 @@ the output of ``streamer init`` are generated from there.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
@@ -16,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from models.settings import SessionModelSettings
+from service.setting_values import check_numbers, check_plausible, check_super_resolution, explained
 from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
 from streamer.settings import DataPathSettings, Table
@@ -169,11 +169,14 @@ def load(path: Path | None, overrides: tuple[str, ...] = ()) -> Config:
     tables: dict[str, Any] = {}
     if path is not None:
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+            tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
-            raise ConfigError("the configuration cannot be read", where=path, found=error.strerror or "") from error
+            hint = "streamer init writes a configuration to start from"
+            found = error.strerror or ""
+            raise ConfigError("the configuration cannot be read", where=path, found=found, hint=hint) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"not valid TOML: {error}", where=path) from error
+            hint = "text and paths stand in quotes, decimals have a point, and the file is UTF-8"
+            raise ConfigError(f"not valid TOML: {error}", where=path, hint=hint) from error
     for text in overrides:
         _override(tables, text)
     return _checked(tables, str(path) if path else "--set")
@@ -184,27 +187,30 @@ def _override(tables: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     table, dot, key = name.strip().partition(".")
     if not (equals and dot and table and key):
-        raise ConfigError("not an override", where="--set", expected="table.key=value", found=text)
+        hint = "for example: --set movie.pixel_size=0.834"
+        raise ConfigError("not an override", where="--set", expected="table.key=value", found=text, hint=hint)
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     place = tables.setdefault(table, {})
     if not isinstance(place, dict):
-        raise ConfigError("not a table", where="--set", found=table)
+        raise ConfigError("not a table", where="--set", found=table, hint=f"write [{table}] on a line of its own")
     place[key] = parsed
 
 
 def _checked(tables: dict[str, Any], where: str) -> Config:
     """Convert, and explain what is wrong."""
     _check_names(tables, where)
+    check_plausible(tables, where)
     try:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"invalid setting: {error}", where=where) from error
+        kinds = {table: type(getattr(Config(), table)) for table in Config.__struct_fields__}
+        raise explained(error, tables, kinds, where) from error
     _check_texts(config, where)
-    _check_super_resolution(config, where)
-    _check_numbers(config, where)
+    check_super_resolution(config, where)
+    check_numbers(config, where)
     _check_sockets(config, where)
     return config
 
@@ -214,7 +220,8 @@ def _check_names(tables: dict[str, Any], where: str) -> None:
         if table not in Config.__struct_fields__:
             raise ConfigError("unknown table", where=where, found=f"[{table}]", hint=_nearest(table, Config))
         if not isinstance(content, dict):
-            raise ConfigError("not a table", where=where, found=table)
+            hint = f"write [{table}] on a line of its own, and its settings below it"
+            raise ConfigError("not a table", where=where, found=table, hint=hint)
         kind = type(getattr(Config(), table))
         for key in content:
             if key not in kind.__struct_fields__:
@@ -230,10 +237,12 @@ def _nearest(name: str, kind: type[Table]) -> str:
 
 def _check_texts(config: Config, where: str) -> None:
     """Names become directories and topics unchanged, so that what the user typed is what is found there."""
-    for key, name in (("instance.name", config.instance.name), ("session.name", config.session.name)):
-        if name is not None and not _NAME.fullmatch(name):
-            expected = "letters, digits, . _ - (at most 64, the first a letter or digit)"
-            raise ConfigError("not a valid name", where=where, expected=expected, found=f"{key} = {name!r}")
+    for key, name, most in (("instance.name", config.instance.name, 32), ("session.name", config.session.name, 64)):
+        if name is not None and not (_NAME.fullmatch(name) and len(name) <= most):
+            expected = f"letters, digits, . _ - (at most {most}, the first a letter or digit)"
+            hint = "choose another name: it becomes a directory and part of every event's topic"
+            found = f"{key} = '{name}'"
+            raise ConfigError("not a valid name", where=where, expected=expected, found=found, hint=hint)
     for key, path in (
         ("watch.root", config.watch.root),
         ("outputs.root", config.outputs.root),
@@ -248,7 +257,8 @@ def _check_texts(config: Config, where: str) -> None:
         ("instance.runtime", config.instance.runtime),
     ):
         if path is not None and not path.strip():
-            raise ConfigError("must name a directory or file", where=where, found=f"{key} is empty")
+            hint = "give a path, or leave the setting out"
+            raise ConfigError("must name a directory or file", where=where, found=f"{key} is empty", hint=hint)
 
 
 def _check_sockets(config: Config, where: str) -> None:
@@ -263,35 +273,10 @@ def _check_sockets(config: Config, where: str) -> None:
     used = [port for port in ports.values() if port]
     if len(set(used)) < len(used):
         found = ", ".join(f"{name} = {port}" for name, port in ports.items())
-        raise ConfigError("two sockets share a port", where=where, expected="different ports, or 0", found=found)
-
-
-def _check_super_resolution(config: Config, where: str) -> None:
-    chosen = config.super_resolution
-    if chosen.network and chosen.method == "zssr":
-        found = 'super_resolution.network = true with super_resolution.method = "zssr"'
-        hint = "cryo-ZSSR is itself a network"
-        raise ConfigError("the network on top of fusion needs fusion", where=where, found=found, hint=hint)
-    if chosen.per_movie and (chosen.method == "fusion" or chosen.model is not None):
-        found = "super_resolution.per_movie = true with super_resolution.model, or with fusion"
-        raise ConfigError("only cryo-ZSSR without a version can be trained on every movie", where=where, found=found)
-
-
-def _check_numbers(config: Config, where: str) -> None:
-    """Check what the types cannot express: optional numbers are positive, numbers finite, bands not empty."""
-    for table in config.__struct_fields__:
-        for key, value in msgspec.structs.asdict(getattr(config, table)).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError("not a finite number", where=where, found=f"{table}.{key} = {value}")
-    for key in ("pixel_size", "voltage_kv", "dose_per_frame"):
-        value = getattr(config.movie, key)
-        if value is not None and value <= 0:
-            raise ConfigError("must be positive", where=where, expected="> 0", found=f"movie.{key} = {value}")
-    for table, low, high in (("quality", "band_low", "band_high"), ("denoise", "low", "resolution")):
-        coarse, fine = getattr(getattr(config, table), low), getattr(getattr(config, table), high)
-        if coarse <= fine:
-            found = f"{coarse:g} and {fine:g} Å"
-            raise ConfigError("the band is empty", where=where, expected=f"{table}.{low} > {table}.{high}", found=found)
+        hint = "give each its own port; 0 takes any free one"
+        raise ConfigError(
+            "two sockets share a port", where=where, expected="different ports, or 0", found=found, hint=hint
+        )
 
 
 # ----------------------------------------------------------------------------------------- the commented default

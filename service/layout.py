@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from streamer.records import Movie
 
 ENDPOINTS_FILE = "endpoints.json"
+EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE = SOCKET_FILES = "events.sock", "journal.sock", "preview.sock"
+"""Local sockets, in the runtime directory."""
+SOCKET_PATH_BYTES = 107
+"""Longest name of a local socket that the system allows."""
+_UNSET_ROOT = "movies"
+"""Below which commands on single files look for a session where no root is set; a daemon asks for one."""
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +95,7 @@ def layout_of(config: Config) -> Layout:
     state = _directory(config.instance.state, "STATE_DIRECTORY", "XDG_STATE_HOME", home, name)
     runtime = _directory(config.instance.runtime, "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", state / "run", name)
     layout = Layout(
-        root=Path(config.watch.root).absolute(),
+        root=Path(config.watch.root or _UNSET_ROOT).absolute(),
         output=Path(config.outputs.root).absolute(),
         state=state,
         runtime=runtime,
@@ -100,7 +106,7 @@ def layout_of(config: Config) -> Layout:
                 "the watched root and the output and state directories must not contain each other",
                 where=f"watch.root = {layout.root}",
                 found=f"{one} = {other}",
-                hint="results could be mistaken for movies, or movies for results",
+                hint="results could be mistaken for movies, or movies for results: choose a directory beside it",
             )
     return layout
 
@@ -112,7 +118,10 @@ def prepare(layout: Layout) -> None:
             directory.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as error:
             raise ServiceError(
-                "the directory cannot be created", where=directory, found=error.strerror or ""
+                "the directory cannot be created",
+                where=directory,
+                found=(error.strerror or "").lower(),
+                hint="give the user who runs this the right to create it, or set another; see streamer check-config",
             ) from error
 
 

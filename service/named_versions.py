@@ -34,7 +34,13 @@ def check_versions(config: Config) -> None:
         kind = manifest.net.kind
         if kind not in expected:
             what = f"{setting} is a version of a different network"
-            raise ConfigError(what, where=directory, expected=" or ".join(expected), found=kind)
+            raise ConfigError(
+                what,
+                where=directory,
+                expected=" or ".join(expected),
+                found=kind,
+                hint="give a version of that kind; streamer models show tells what one is",
+            )
         if manifest.ctf != "none":
             what = f"{setting} was trained on phase-flipped images, and the daemon does not measure the CTF"
             raise ConfigError(what, where=directory, hint="streamer denoise --ctf applies it to finished movies")

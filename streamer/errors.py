@@ -54,7 +54,7 @@ class StreamerError(Exception):
         hint: str = "",
     ) -> None:
         self.what, self.where, self.hint = what, str(where), hint
-        self.expected, self.found = str(expected), str(found)
+        self.expected, self.found = str(expected), in_words(found)
         super().__init__(self.message())
 
     def message(self) -> str:
@@ -77,6 +77,13 @@ class StreamerError(Exception):
             found=self.found,
             hint=self.hint,
         )
+
+
+def in_words(found: object) -> str:
+    """What was found, for a message; of an error of the system its own words, without number and file name."""
+    if isinstance(found, BaseException):
+        found = getattr(found, "strerror", None) or found
+    return str(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,7 +174,11 @@ def write_micrograph(movie: Movie, micrograph: Micrograph, job: Job, stage: Stop
     instructions, learned = job.instructions, micrograph.super_resolution.training_data
     with stage("write"):
         if not movie_reader.identity_of(Path(movie.path)).has_same_content(movie.identity):
-            raise MovieNotReady("the file changed while it was being processed", where=movie.path)
+            raise MovieNotReady(
+                "the file changed while it was being processed",
+                where=movie.path,
+                hint="it is looked at again once it stands still",
+            )
         if micrograph.groups is not None and instructions.groups is not None:
             write_atomically(Path(instructions.groups), encode_groups(movie.movie_id, micrograph.groups))
         if learned is not None and instructions.training_data is not None:

@@ -52,7 +52,7 @@ class MovieSettings(Table, frozen=True):
     def __post_init__(self) -> None:
         for name in self.pixel_size_by_magnification:
             if not name.isascii() or not name.isdigit():
-                raise ValueError(f"pixel_size_by_magnification: {name!r} is not a magnification")
+                raise ValueError(f'pixel_size_by_magnification: "{name}" is not a magnification')
 
 
 class EerSettings(Table, frozen=True):

@@ -47,7 +47,12 @@ class UNet(nn.Module):
     def __init__(self, inputs: int, config: NetConfig, kind: str) -> None:
         super().__init__()
         if config.kind != kind or not 2 <= len(config.widths) <= 4 or min(config.widths) < 1:
-            raise ModelError("unknown network", expected=f"{kind} with 2 to 4 widths", found=str(config))
+            raise ModelError(
+                "unknown network",
+                expected=f"{kind} with 2 to 4 widths",
+                found=str(config),
+                hint="it was made by another version of this program: train a new one",
+            )
         self.config = config
         widths = config.widths
         self.down = nn.ModuleList(_Level(a, b) for a, b in zip((inputs, *widths), widths, strict=False))
@@ -90,7 +95,10 @@ class WienerResidualNet(UNet):
         self.multiple = config.stride * 2 ** (len(config.widths) - 1)
         if MULTIPLE % self.multiple:
             raise ModelError(
-                "unknown network", expected=f"stride and depth that divide {MULTIPLE} px", found=str(config)
+                "unknown network",
+                expected=f"stride and depth that divide {MULTIPLE} px",
+                found=str(config),
+                hint="it was made by another version of this program: train a new one",
             )
         # two convolutions per level, down and up, in px, plus what pooling and unfolding add
         reach = config.stride * (1 + sum(4 * 2**depth for depth in range(len(config.widths))))
@@ -150,7 +158,12 @@ class RestoreNet(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         if config.kind != RESTORE_KIND or len(config.widths) != 1 or config.widths[0] < 2:
-            raise ModelError("unknown network", expected=f"{RESTORE_KIND} with 1 width", found=str(config))
+            raise ModelError(
+                "unknown network",
+                expected=f"{RESTORE_KIND} with 1 width",
+                found=str(config),
+                hint="it was made by another version of this program: train a new one",
+            )
         self.config = config
         (n,) = config.widths
         self.first = nn.Conv2d(1, n, 3, padding=1)

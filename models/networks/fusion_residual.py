@@ -144,7 +144,13 @@ class FusionExample:
         """See ``streamer.super_resolution.training_data``."""
         if len(sums.groups) < LEAST_GROUPS:
             found = str(len(sums.groups))
-            raise ModelError("too few frames to learn from", where=movie_id, expected="4 groups or more", found=found)
+            raise ModelError(
+                "too few frames to learn from",
+                where=movie_id,
+                expected="4 groups or more",
+                found=found,
+                hint="take movies with more frames",
+            )
         self.movie_id, self.sums, self.pixel_size = movie_id, sums, sums.pixel_size
         self.grid, self.groups, self.prior = sums.grid, sums.groups, sums.prior
         frames = [sums.exposures[sums.group_of == group] for group in range(len(sums.groups))]
@@ -191,7 +197,11 @@ def train(
     stop : checked before each step; True ends early.
     """
     if not examples:
-        raise ModelError("nothing to train on", expected="at least one movie")
+        raise ModelError(
+            "nothing to train on",
+            expected="at least one movie",
+            hint="give movies with a pixel size, four frames or more, and drift",
+        )
     low_precision = bf16_is_faster(examples[0].groups.device)
     generator = torch.Generator().manual_seed(seed)
 

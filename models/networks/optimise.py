@@ -53,7 +53,9 @@ def optimise(
     """
     optimiser = optimiser or torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     if steps is None and seconds is None:
-        raise ModelError("training without a budget would not end", expected="steps or seconds")
+        raise ModelError(
+            "training without a budget would not end", expected="steps or seconds", hint="give --steps or --seconds"
+        )
     net.train()
     losses: list[float] = []
     began, finite = clock(), True

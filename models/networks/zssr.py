@@ -79,7 +79,12 @@ class ZssrNet(nn.Module):
         super().__init__()
         self.config = config or NetConfig(kind=KIND, widths=(WIDTH,))
         if self.config.kind != KIND or len(self.config.widths) != 1 or self.config.widths[0] < 1:
-            raise ModelError("unknown network", expected=f"{KIND} with one width", found=str(self.config))
+            raise ModelError(
+                "unknown network",
+                expected=f"{KIND} with one width",
+                found=str(self.config),
+                hint="it was made by another version of this program: train a new one",
+            )
         width = self.config.widths[0]
         self.encode = nn.Sequential(
             nn.Conv2d(2, width, 3, padding=1),
@@ -95,7 +100,12 @@ class ZssrNet(nn.Module):
         """Encode each view with the median of all; fuse the first half with the reversed second until one is left."""
         count = interpolated.shape[1]
         if count & (count - 1):
-            raise ModelError("views are fused in pairs", expected="1, 2, 4, 8, …", found=str(count))
+            raise ModelError(
+                "views are fused in pairs",
+                expected="1, 2, 4, 8, …",
+                found=str(count),
+                hint="use four frame averages, as published",
+            )
         in_order = interpolated.sort(dim=1).values
         reference = in_order[:, (count - 1) // 2 : count // 2 + 1].mean(1, keepdim=True)
         states = [self.encode(torch.cat([view, reference], dim=1)) for view in interpolated[:, :, None].unbind(1)]
@@ -117,7 +127,10 @@ class Pair:
         height, width = (size // 2 * 2 for size in averages.early.shape)
         if min(height, width) < 16:
             raise ModelError(
-                "the image is too small to learn from", expected="16 px or more", found=f"{height}×{width}"
+                "the image is too small to learn from",
+                expected="16 px or more",
+                found=f"{height}×{width}",
+                hint="take whole micrographs",
             )
         scale = _checked_scale(averages)
         self.target = averages.early[:height, :width] / scale
@@ -158,7 +171,12 @@ def upsample(low: Tensor) -> Tensor:
 def _checked_scale(averages: Averages) -> float:
     """Scale by which brightness is divided."""
     if not (math.isfinite(averages.scale) and averages.scale > 0.0):
-        raise ModelError("the image has no contrast", where=KIND, found=f"standard deviation {averages.scale:g}")
+        raise ModelError(
+            "the image has no contrast",
+            where=KIND,
+            found=f"standard deviation {averages.scale:g}",
+            hint="look at the movie: is it blank?",
+        )
     return averages.scale
 
 
@@ -192,7 +210,9 @@ def train(
     Source: Huang et al. 2023, 3.3 and 4; learning-rate policy Shocher et al. 2018 with shorter windows.
     """
     if not pairs:
-        raise ModelError("nothing to train on", expected="at least one movie")
+        raise ModelError(
+            "nothing to train on", expected="at least one movie", hint="give movies that contain something"
+        )
     device = pairs[0].target.device
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=_FIRST_RATE)
@@ -283,7 +303,9 @@ def apply(net: ZssrNet, averages: Averages) -> Tensor:
                     0, 0, _HALO : _HALO + rows, _HALO : _HALO + columns
                 ].float()
     if not bool(torch.isfinite(result).all()):
-        raise ModelError("the network's output is not finite", where=KIND)
+        raise ModelError(
+            "the network's output is not finite", where=KIND, hint='take another version, or method = "fusion"'
+        )
     return result * scale
 
 

@@ -121,6 +121,7 @@ class SessionModel:
                     where=self.directory,
                     expected=f"at most {manifest.resolution / 2.0:g} Å/px",
                     found=f"{pixel_size:g} Å/px",
+                    hint="use a version that was trained on movies of this pixel size",
                 )
         elif not is_same_pixel_size(pixel_size, manifest.pixel_size):
             raise ModelError(
@@ -128,6 +129,7 @@ class SessionModel:
                 where=self.directory,
                 expected=f"{manifest.pixel_size:g} Å/px",
                 found=f"{pixel_size:g} Å/px",
+                hint="use a version that was trained on movies of this pixel size",
             )
 
     def _evidence(self, even: _Corrected, odd: _Corrected, band: Band) -> Evidence:
@@ -168,7 +170,11 @@ class SessionModel:
         inner = torch.fft.rfft2(infer(self.net, raw, estimate)) * (window * turned)
         change = inner - micrograph * small_wiener * window**2
         if not bool(torch.isfinite(change).all()):
-            raise ModelError("the network's output is not finite", where=self.directory)
+            raise ModelError(
+                "the network's output is not finite",
+                where=self.directory,
+                hint="take another version: streamer models promote",
+            )
         return _Corrected(
             whole=linear + band.pad(change * scale),
             raw=micrograph,

@@ -38,7 +38,13 @@ def _reference(manifest: Manifest) -> ModelRef:
 def _check_pixel_size(manifest: Manifest, pixel_size: float, directory: Path) -> None:
     if not is_same_pixel_size(pixel_size, manifest.pixel_size):
         expected, found = f"{manifest.pixel_size:g} Å/px", f"{pixel_size:g} Å/px"
-        raise ModelError("the model was trained at another pixel size", where=directory, expected=expected, found=found)
+        raise ModelError(
+            "the model was trained at another pixel size",
+            where=directory,
+            expected=expected,
+            found=found,
+            hint="use a version that was trained on movies of this pixel size",
+        )
 
 
 class FusionModel:
@@ -65,7 +71,11 @@ class FusionModel:
                 y, x = rows.start - seen[0].start, columns.start - seen[1].start
                 change[:, rows, columns] = part[:, y : y + rows.stop - rows.start, x : x + columns.stop - columns.start]
         if not bool(torch.isfinite(change).all()):
-            raise ModelError("the network's output is not finite", where=self.directory)
+            raise ModelError(
+                "the network's output is not finite",
+                where=self.directory,
+                hint="take another version, or set super_resolution.network = false",
+            )
         return change
 
     def _change(self, fused: Tensor, noise: BandNoise) -> Tensor:
@@ -105,7 +115,11 @@ class ZssrModel:
             net = zssr.ZssrNet().to(self._device)
             report = zssr.train(net, [zssr.Pair("", averages)], seed=_SEED)
             if not report.finite:
-                raise ModelError("training on this movie did not stay finite", where=zssr.KIND)
+                raise ModelError(
+                    "training on this movie did not stay finite",
+                    where=zssr.KIND,
+                    hint='use a version that was trained on several movies, or method = "fusion"',
+                )
         return partial(_super_resolved, net)
 
 

@@ -72,7 +72,11 @@ def train(
     Source: recipe of residual-on-Wiener noise2noise with random splits; here Muon at 0.01, 8 % warm-up, cosine.
     """
     if not movies:
-        raise ModelError("nothing to train on", expected="at least one movie with group sums")
+        raise ModelError(
+            "nothing to train on",
+            expected="at least one movie with group sums",
+            hint="process movies with --keep-groups first",
+        )
     device = movies[0].spectra.device
     if isinstance(net, WienerResidualNet) and float(net.scale) == 0.0:
         net.scale.fill_(_loudness(movies))

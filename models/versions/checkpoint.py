@@ -63,13 +63,23 @@ def load_net(
     try:
         net = network(manifest.net)
     except ModelError as error:
-        raise ModelError(error.what, where=directory, expected=error.expected, found=error.found) from error
+        raise ModelError(
+            error.what, where=directory, expected=error.expected, found=error.found, hint=error.hint
+        ) from error
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if wanted != found:
-        raise ModelError("weights do not fit the network", where=path, expected=str(wanted), found=str(found))
+        raise ModelError(
+            "weights do not fit the network",
+            where=path,
+            expected=str(wanted),
+            found=str(found),
+            hint="the version is damaged: take another one, or train it again",
+        )
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-        raise ModelError("weights are not finite", where=path)
+        raise ModelError(
+            "weights are not finite", where=path, hint="the version is damaged: take another one, or train it again"
+        )
     net.load_state_dict(tensors)
     return net.to(device).eval(), manifest
 
@@ -79,7 +89,11 @@ def try_out(net: Denoiser, where: Path) -> None:
     device = next(net.parameters()).device
     noise = torch.randn((4 * MULTIPLE, 4 * MULTIPLE), generator=torch.Generator().manual_seed(0)).to(device)
     if not bool(torch.isfinite(infer(net, noise, 0.5 * noise)).all()):
-        raise ModelError("the network's output for noise is not finite", where=where)
+        raise ModelError(
+            "the network's output for noise is not finite",
+            where=where,
+            hint="the version is damaged: take another one, or train it again",
+        )
 
 
 def load_pattern(directory: Path, manifest: Manifest) -> Tensor | None:
@@ -94,11 +108,25 @@ def _tensors(path: Path, sha256: str, what: str) -> dict[str, Tensor]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{what} cannot be read: {error.strerror}", where=path) from error
+        raise ModelError(
+            f"{what} cannot be read: {error.strerror}",
+            where=path,
+            hint="check that the daemon's user may read it; else take another version",
+        ) from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
-        raise ModelError(f"{what} do not match their manifest", where=path, expected=sha256, found=digest)
+        raise ModelError(
+            f"{what} do not match their manifest",
+            where=path,
+            expected=sha256,
+            found=digest,
+            hint="the version is damaged: take another one, or train it again",
+        )
     try:
         return load(data)
     except safetensors.SafetensorError as error:
-        raise ModelError(f"{what} cannot be read: {error}", where=path) from error
+        raise ModelError(
+            f"{what} cannot be read: {error}",
+            where=path,
+            hint="the version is damaged: take another one, or train it again",
+        ) from error

@@ -80,5 +80,9 @@ class Roles:
         try:
             append_durably(self._path, self._end, line)
         except OSError as error:
-            raise OutputError(f"the role of a movie cannot be written: {error.strerror}", where=self._path) from error
+            raise OutputError(
+                f"the role of a movie cannot be written: {error.strerror}",
+                where=self._path,
+                hint="free some space on the state volume, or give the daemon's user the right to write there",
+            ) from error
         self._end += len(line)

@@ -177,9 +177,19 @@ def copy_version(source: Path, target: Path) -> Manifest:
                 files[name] = (source / name).read_bytes()
                 found = hashlib.sha256(files[name]).hexdigest()
                 if found != digest:
-                    raise ModelError(f"{name} does not match its manifest", where=source, expected=digest, found=found)
+                    raise ModelError(
+                        f"{name} does not match its manifest",
+                        where=source,
+                        expected=digest,
+                        found=found,
+                        hint="the version is damaged: take another one, or train it again",
+                    )
     except OSError as error:
-        raise ModelError(f"the version cannot be copied: {error.strerror}", where=error.filename or source) from error
+        raise ModelError(
+            f"the version cannot be copied: {error.strerror}",
+            where=error.filename or source,
+            hint="check free space, and the rights on both directories",
+        ) from error
     write_version(target, files, manifest)
     return manifest
 
@@ -187,7 +197,7 @@ def copy_version(source: Path, target: Path) -> Manifest:
 def write_version(directory: Path, files: dict[str, bytes], manifest: Manifest) -> None:
     """Write a version's files and manifest into a directory of its own, whole or not at all."""
     if directory.exists():
-        raise ModelError("a version of this name already exists", where=directory)
+        raise ModelError("a version of this name already exists", where=directory, hint="choose another name")
     temporary = directory.with_name(f".{directory.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

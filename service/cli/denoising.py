@@ -85,13 +85,21 @@ def train_model(
     from service.offline.train_denoiser import train_offline
 
     if steps and seconds:
-        raise UsageError("give a budget in steps or in seconds, not both")
+        raise UsageError("give a budget in steps or in seconds, not both", hint="give --steps or --seconds")
     if as_base and (start or ctf):
-        raise UsageError("--base trains from scratch, on images without phase flipping", found="--start or --ctf")
+        raise UsageError(
+            "--base trains from scratch, on images without phase flipping",
+            found="--start or --ctf",
+            hint="leave that out, or train without --base",
+        )
     if not (as_base or directories):
-        raise UsageError("no movies to train on", expected="OUTPUT_DIRECTORY..., or --base")
+        raise UsageError(
+            "no movies to train on",
+            expected="OUTPUT_DIRECTORY..., or --base",
+            hint="process movies with --keep-groups, and give their output directories",
+        )
     if out.exists():
-        raise UsageError("a version of this name already exists", where=out)
+        raise UsageError("a version of this name already exists", where=out, hint="choose another name")
     places, out = list(directories), out.absolute()
     if as_base:
         result = pretrain(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.options import Number, OutputDirectory, configured, exposure, load_config
+from service.cli.options import Number, OutputDirectory, Physical, configured, exposure, load_config
 from service.printable import printable
 from streamer import jsontext
+from streamer.plausible import PIXEL_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MOVIES = click.argument("paths", metavar="MOVIE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+_PIXEL = replace(PIXEL_SIZE, least=0.05, most=100.0)
+"""Of images that were made finer, or binned, too."""
 _BAND_END = Number(0.01, 1_000_000)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 
@@ -107,7 +111,7 @@ def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_js
     show_default=True,
     help="Coarse and fine end of the pooled band, Å.",
 )
-@click.option("--pixel-size", type=Number(0.01, 100), help="Pixel size, Å/px.  [default: from the header]")
+@click.option("--pixel-size", type=Physical(_PIXEL), help="Pixel size, Å/px.  [default: from the header]")
 @click.option(
     "--ctf", type=click.Path(path_type=Path), help="STAR file with the defocus: also checks the zeros of the CTF."
 )

@@ -107,7 +107,13 @@ def export_journal(config: Path | None, overrides: tuple[str, ...], what: str, k
     from service.journal.recovery import exported_events, exported_movies
 
     if kind and what != "events":
-        raise UsageError("--kind applies to events only", where="--what", found=what, expected="events")
+        raise UsageError(
+            "--kind applies to events only",
+            where="--what",
+            found=what,
+            expected="events",
+            hint="add --what events, or leave --kind out",
+        )
     with reading(load_config(config, overrides)) as opened:
         for line in exported_events(opened, kind) if what == "events" else exported_movies(opened):
             sys.stdout.write(line.decode() + "\n")

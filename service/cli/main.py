@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from service.cli.check_config import check_config
 from service.cli.denoising import denoise, probe_model, train_model
 from service.cli.files import motion, process, quality
 from service.cli.journal import journal
@@ -238,43 +239,17 @@ def init(file: Path, *, force: bool) -> None:
     from streamer.writers.atomic import write_atomically
 
     if file.is_dir():
-        raise UsageError("is a directory", where=file, expected=f"a file name, such as {file / 'config.toml'}")
+        raise UsageError(
+            "is a directory",
+            where=file,
+            expected=f"a file name, such as {file / 'config.toml'}",
+            hint="name the file in it",
+        )
     if file.exists() and not force:
         raise UsageError("the file already exists", where=file, hint="choose another name, or use --force")
     write_atomically(file, default_text().encode())
     name = printable(str(file))
     click.echo(f"{name}: set watch.root and outputs.root, then: streamer run --config {name}")
-
-
-@cli.command("check-config")
-@configured
-def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
-    """Check a configuration; show the paths and ports it uses."""
-    from service.layout import layout_of
-    from service.named_versions import check_versions
-    from streamer.detector.gain_choice import GainChoice
-    from streamer.readers.gain import gain_candidates
-    from streamer.runtime.device import device_of
-
-    settings = load_config(config, overrides)
-    layout = layout_of(settings)
-    GainChoice(layout.root, settings.movie.gain)
-    gain = settings.movie.gain or ", ".join(map(str, gain_candidates(layout.root)))
-    check_versions(settings)
-    device_of(settings.compute.device)
-    present = "" if layout.root.is_dir() else "  (does not exist yet)"
-    for name, value in (
-        ("watched root", f"{layout.root}{present}"),
-        ("output", layout.output),
-        ("state", layout.state),
-        ("local sockets", layout.runtime),
-        ("gain", gain or "none found yet"),
-        ("events", f"tcp://{settings.events.bind}:{settings.events.events_port}"),
-        ("journal", f"tcp://{settings.events.bind}:{settings.events.journal_port}"),
-        ("preview", f"tcp://{settings.events.bind}:{settings.events.preview_port}"),
-        ("metrics", f"http://{settings.events.bind}:{settings.metrics.port}/metrics"),
-    ):
-        click.echo(f"{name:>14}  {printable(str(value))}")
 
 
 @cli.command()
@@ -303,7 +278,7 @@ def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
 
 for command in (train_model, probe_model, train_super_resolution):
     models.add_command(command)
-for command in (process, motion, quality, super_resolve, denoise, movies, models, journal):
+for command in (check_config, process, motion, quality, super_resolve, denoise, movies, models, journal):
     cli.add_command(command)
 
 

@@ -174,7 +174,11 @@ def _session(config: Config, named: str | None = None) -> str:
             return latest
     sessions = sorted((state / "sessions").glob("*/models"), key=lambda p: p.stat().st_mtime_ns)
     if not sessions:
-        raise UsageError("there is no session with a model yet", where=state)
+        raise UsageError(
+            "there is no session with a model yet",
+            where=state,
+            hint="the first version appears after the first movies; is this the configuration of that daemon?",
+        )
     return sessions[-1].parent.name
 
 

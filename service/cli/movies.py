@@ -105,28 +105,27 @@ def list_movies(
 
 
 @movies.command("show")
-@click.argument("movie_id")
+@click.argument("name", metavar="MOVIE")
 @configured
 @_JSON
-def show_movie(movie_id: str, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
-    """Show everything that is known about a movie."""
+def show_movie(name: str, config: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Show everything that is known about a movie.
+
+    MOVIE is an id, a path, a file name or EPU's hole: FoilHole_123456, 123456, or 0013/123456 as the monitor shows it.
+    """
     with reading(load_config(config, overrides)) as journal:
-        movie = journal.movie(movie_id)
-    if movie is None:
-        raise UsageError(
-            "the journal does not know this movie", where=movie_id, hint="streamer movies list shows those it knows"
-        )
+        movie = journal.movies.named(name)
     whole = _summary(movie) | {"record": movie.plain_record}
     click.echo(jsontext.encode(whole, indent=None if as_json else 2).decode())
 
 
 @movies.command("retry")
-@click.argument("movie_ids", metavar="[MOVIE_ID]...", nargs=-1)
+@click.argument("names", metavar="[MOVIE]...", nargs=-1)
 @click.option("--state", type=click.Choice(_RETRIED), help="Retry all movies in this state.")
 @click.option("--what-was-shed", is_flag=True, help="Retry all movies with steps left out under load.")
 @configured
 def retry_movies(
-    movie_ids: tuple[str, ...],
+    names: tuple[str, ...],
     state: str | None,
     config: Path | None,
     overrides: tuple[str, ...],
@@ -135,28 +134,44 @@ def retry_movies(
 ) -> int:
     """Process movies again; a finished one gets a new revision.
 
-    With several movies, one that is refused does not stop the others; exit status 1 means that some were refused.
+    MOVIE is an id, a path, a file name or EPU's hole, as for movies show. With several, one that is refused does not
+    stop the others; exit status 1 means that some were refused.
     """
     settings = load_config(config, overrides)
-    if [bool(movie_ids), state is not None, what_was_shed].count(True) != 1:
-        raise UsageError("choose the movies in one way", expected="either MOVIE_ID..., --state or --what-was-shed")
-    chosen = list(dict.fromkeys(movie_ids)) or _chosen(settings, state)
+    if [bool(names), state is not None, what_was_shed].count(True) != 1:
+        what = "choose the movies in one way"
+        hint = "streamer movies list shows what there is"
+        raise UsageError(what, expected="either MOVIE..., --state or --what-was-shed", hint=hint)
+    chosen = list(names) or _chosen(settings, state)
     if not chosen:
         click.echo(f"no movie is {state}" if state else "no movie has steps left out", err=True)
         return 0
+    done: set[str] = set()
     refused = 0
     with operator(settings) as tell:
-        for movie_id in chosen:
+        for name in chosen:
             try:
+                movie_id = _meant(settings, name) if names else name
+                if movie_id in done:
+                    continue
                 result = tell("retry", movie_id=movie_id)
             except (UsageError, ProtocolError) as error:
-                if len(movie_ids) == 1:
+                if len(names) == 1:
                     raise
                 refused += 1
                 click.echo(printable(str(error)), err=True)
             else:
-                click.echo(f"{printable(movie_id)}: {result['state']}, revision {result['revision']}")
+                done.add(movie_id)
+                click.echo(f"{printable(name)}: {result['state']}, revision {result['revision']}")
     return int(refused > 0)
+
+
+def _meant(config: Config, name: str) -> str:
+    """Id of the movie that is meant; without a journal here the name itself, which a running daemon may know."""
+    if not layout_of(config).journal.is_file():
+        return name
+    with reading(config) as journal:
+        return journal.movies.named(name).movie_id
 
 
 def _chosen(config: Config, state: str | None) -> list[str]:
@@ -168,14 +183,18 @@ def _chosen(config: Config, state: str | None) -> list[str]:
 
 
 @movies.command("skip")
-@click.argument("movie_id")
+@click.argument("name", metavar="MOVIE")
 @click.option("--reason", default="by the operator", show_default=True, help="Recorded in the journal and the event.")
 @configured
-def skip_movie(movie_id: str, reason: str, config: Path | None, overrides: tuple[str, ...]) -> None:
-    """Skip a movie that is waiting, in progress or failed."""
-    with operator(load_config(config, overrides)) as tell:
-        tell("skip", movie_id=movie_id, reason=reason)
-    click.echo(f"{movie_id}: skipped")
+def skip_movie(name: str, reason: str, config: Path | None, overrides: tuple[str, ...]) -> None:
+    """Skip a movie that is waiting, in progress or failed.
+
+    MOVIE is an id, a path, a file name or EPU's hole, as for movies show.
+    """
+    settings = load_config(config, overrides)
+    with operator(settings) as tell:
+        tell("skip", movie_id=_meant(settings, name), reason=reason)
+    click.echo(f"{printable(name)}: skipped")
 
 
 def _summary(movie: JournalMovie) -> dict[str, Any]:

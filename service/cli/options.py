@@ -6,12 +6,17 @@ import json
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from service.config import Config, load
+from service.setting_values import QUANTITIES
+
+if TYPE_CHECKING:
+    from streamer.plausible import Quantity
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -19,12 +24,30 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Number(click.FloatRange):
     """A finite number within its bounds. Click's own range lets nan pass: it is neither below nor above a bound."""
 
+    name = "number"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Number in the range; anything else is a usage error."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Physical(Number):
+    """A quantity of the microscope; one that it cannot have is refused with the likely intention."""
+
+    def __init__(self, quantity: Quantity) -> None:
+        super().__init__(quantity.least, quantity.most)
+        self._quantity = quantity
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Number that the quantity can have; anything else is a usage error."""
+        with suppress(ValueError):
+            problem = self._quantity.problem(float(value))
+            if problem is not None:
+                self.fail(f"no microscope has this {self._quantity.name}: {problem}.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class OutputDirectory(click.Path):
@@ -47,11 +70,11 @@ class OutputDirectory(click.Path):
 SEED = click.IntRange(0, 2**31 - 1)
 
 _EXPOSURE = (
-    ("--pixel-size", "movie.pixel_size", Number(0.01, 100), "Pixel size of the file as stored, Å/px."),
-    ("--voltage-kv", "movie.voltage_kv", Number(20, 3000), "Acceleration voltage, kV."),
-    ("--cs-mm", "movie.cs_mm", Number(0, 100), "Spherical aberration, mm."),
-    ("--amplitude-contrast", "movie.amplitude_contrast", Number(0, 1), "Amplitude contrast, a fraction."),
-    ("--dose-per-frame", "movie.dose_per_frame", Number(0.001, 100), "Dose per frame, e⁻/Å²."),
+    ("--pixel-size", "movie.pixel_size", "Pixel size of the file as stored, Å/px."),
+    ("--voltage-kv", "movie.voltage_kv", "Acceleration voltage, kV."),
+    ("--cs-mm", "movie.cs_mm", "Spherical aberration, mm."),
+    ("--amplitude-contrast", "movie.amplitude_contrast", "Amplitude contrast, a fraction."),
+    ("--dose-per-frame", "movie.dose_per_frame", "Dose per frame, e⁻/Å²."),
 )
 
 
@@ -67,7 +90,8 @@ def configured(command: Command) -> Command:
 
 def exposure(command: Command) -> Command:
     """Add the exposure options; each overrides a setting in ``[movie]``."""
-    for option, setting, number, text in _EXPOSURE:
+    for option, setting, text in _EXPOSURE:
+        number = Physical(QUANTITIES[setting])
         command = click.option(option, type=number, callback=_as_override(setting), expose_value=False, help=text)(
             command
         )

@@ -25,7 +25,11 @@ def specimen_of(name: str, seed: int) -> Specimen | None:
     if Path(name).exists():
         return read_model(Path(name))
     raise UsageError(
-        "unknown specimen", where="--specimen", expected="apoferritin, random, ice, or a PDB or mmCIF file", found=name
+        "unknown specimen",
+        where="--specimen",
+        expected="apoferritin, random, ice, or a PDB or mmCIF file",
+        found=name,
+        hint="choose one of these, or check the name of the file",
     )
 
 
@@ -34,13 +38,21 @@ def _check(options: Mapping[str, Any]) -> None:
     low, high = options["defocus"]
     if low > high:
         raise UsageError(
-            "the range is empty", where="--defocus", expected="the minimum, then the maximum", found=f"{low:g} {high:g}"
+            "the range is empty",
+            where="--defocus",
+            expected="the minimum, then the maximum",
+            found=f"{low:g} {high:g}",
+            hint="exchange the two",
         )
     last = options["first"] + options["movies"] - 1
     for number in options["corrupt"]:
         if not options["first"] <= number <= last:
             raise UsageError(
-                "no movie has this number", where="--corrupt", expected=f"{options['first']} to {last}", found=number
+                "no movie has this number",
+                where="--corrupt",
+                expected=f"{options['first']} to {last}",
+                found=number,
+                hint="movies are counted from --first",
             )
 
 

@@ -56,10 +56,18 @@ def super_resolve(
     chosen = settings.super_resolution
     if per_movie and chosen.method != "zssr":
         raise UsageError(
-            "only cryo-ZSSR can be trained on a single movie", where="--per-movie", expected="--method zssr"
+            "only cryo-ZSSR can be trained on a single movie",
+            where="--per-movie",
+            expected="--method zssr",
+            hint="add --method zssr, or leave --per-movie out",
         )
     if per_movie and chosen.model is not None:
-        raise UsageError("use a version or train on the movie, not both", where="--per-movie", found="--model")
+        raise UsageError(
+            "use a version or train on the movie, not both",
+            where="--per-movie",
+            found="--model",
+            hint="leave one of the two out",
+        )
     if chosen.method == "zssr" and chosen.model is None:
         # one movie has no session to learn from
         settings = replace(settings, super_resolution=replace(chosen, per_movie=True))
@@ -103,7 +111,7 @@ def train_super_resolution(
     from service.offline.train_super_resolution import train_super_resolution as train
 
     if out.exists():
-        raise UsageError("a version of this name already exists", where=out)
+        raise UsageError("a version of this name already exists", where=out, hint="choose another name")
     settings = load_config(config, _overrides(overrides, method))
     result = train(paths, settings, out.absolute(), steps=steps, seed=seed)
     if as_json:

@@ -228,7 +228,11 @@ class Client:
                     return reply.result
         finally:
             link.close()
-        raise ServiceError("the command was not answered", where=self._source.journal)
+        raise ServiceError(
+            "the command was not answered",
+            where=self._source.journal,
+            hint="is the daemon still running? streamer monitor shows it; then try again",
+        )
 
     def _linked(self) -> RequestSocket:
         link = RequestSocket(self._context, self._source.journal, self._source.timeout_s)

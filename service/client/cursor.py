@@ -90,7 +90,12 @@ class FileCursor:
                 Path(temporary).unlink(missing_ok=True)
                 raise
         except OSError as error:
-            raise ServiceError("the cursor cannot be written", where=self.path, found=error) from error
+            raise ServiceError(
+                "the cursor cannot be written",
+                where=self.path,
+                found=error,
+                hint="free some space, or give the cursor a place that can be written",
+            ) from error
 
 
 class SqliteCursor:

@@ -127,6 +127,10 @@ def _connected(
     except zmq.ZMQError as error:
         socket.close()
         raise UsageError(
-            "not an endpoint", where=endpoint, expected="tcp://HOST:PORT or ipc://PATH", found=error
+            "not an endpoint",
+            where=endpoint,
+            expected="tcp://HOST:PORT or ipc://PATH",
+            found=error,
+            hint="streamer check-config shows the addresses that a configuration uses",
         ) from error
     return socket

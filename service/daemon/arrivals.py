@@ -79,7 +79,11 @@ class WatchThread:
         while not self._found.empty():
             yield self._found.get()
         if not self._thread.is_alive():
-            raise ServiceError("the watching thread has ended", where=str(self._watcher.root))
+            raise ServiceError(
+                "the watching thread has ended",
+                where=str(self._watcher.root),
+                hint="the daemon is started again; if it ends like this again, report what it wrote above",
+            )
 
     def close(self) -> None:
         """End the thread."""

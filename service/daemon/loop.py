@@ -32,6 +32,7 @@ from service.health import systemd
 from service.health.alarms import Alarms
 from service.health.logs import log_to_stderr
 from service.health.prometheus import Metrics
+from service.health.start_checks import refuse_hopeless
 from service.health.status import Status
 from service.journal.database import lock_instance
 from service.journal.journal import Journal
@@ -79,7 +80,7 @@ class Daemon:
             to_learn=lambda session, specimen: self.movies.to_learn(session, specimen),
             candidate=self.versions.judged,
             died=lambda ending: self.alarms.tell(
-                "trainer-died", f"the trainer exited ({ending}) and is being restarted"
+                "trainer-died", f"the training process ended ({ending}); another one is started"
             ),
             clock=clock,
         )
@@ -180,7 +181,8 @@ class Daemon:
         except Exception:
             self._bugs += 1
             traceback.print_exc()
-            self.alarms.tell("internal-error", traceback.format_exc(limit=-1).strip().splitlines()[-1], "critical")
+            bug = traceback.format_exc(limit=-1).strip().splitlines()[-1]
+            self.alarms.tell("internal-error", f"a fault of this program, please report it: {bug}", "critical")
             if self._bugs >= _BUGS_IN_A_ROW:
                 raise
 
@@ -253,7 +255,7 @@ class Daemon:
 
     def _worker_restarted(self, ending: str, given_up: list[str]) -> None:
         self.metrics.worker_restarted()
-        self.alarms.tell("worker-died", f"the worker exited ({ending}) and was restarted")
+        self.alarms.tell("worker-died", f"the worker process ended ({ending}); another one goes on")
         _log.warning("the worker exited (%s)", ending)
         for movie_id in given_up:
             self.movies.gave_up(movie_id)
@@ -339,6 +341,7 @@ def run(config: Config) -> int:
     """Run a daemon in the foreground until it is stopped; returns the exit status."""
     log_to_stderr()
     layout = layout_of(config)
+    refuse_hopeless(config, layout)
     prepare(layout)
     with lock_instance(layout.state):
         return Daemon(config, layout).run()

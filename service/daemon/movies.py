@@ -103,7 +103,11 @@ class MovieLifecycle:
             fault_point("ready", movie.relative)
             return
         if arrival.error is None:
-            reason = Reason(error="Skipped", message=f"{movie.relative}: has the same content as {twin}")
+            message, hint = (
+                f"{movie.relative}: has the same content as {twin}",
+                'watch.duplicates = "process" takes both',
+            )
+            reason = Reason(error="Skipped", message=message, hint=hint)
         else:
             reason = arrival.error.reason()
         incomplete = isinstance(arrival.error, MovieNotReady)
@@ -247,7 +251,8 @@ class MovieLifecycle:
         self.load.ended(movie_id)
         movie = self._journal.movie(movie_id)
         name = movie_id if movie is None else movie.relative
-        words = f"{name}: given up after repeated failures; to try again: streamer movies retry {movie_id}"
+        why = "" if movie is None or movie.reason is None else f" ({movie.reason.message})"
+        words = f"{name}: given up after repeated failures{why}; to try again: streamer movies retry {movie_id}"
         self._alarms.tell("movie-quarantined", words)
         _log.error("quarantined: %s", words)
 

@@ -100,7 +100,7 @@ class Operator:
             case "rollback":
                 return self._serve(arguments, self._previous(arguments), "rolled-back")
             case _:
-                raise UsageError("unknown verb", found=verb)
+                raise UsageError("unknown verb", found=verb, hint="it may be of a newer version of this program")
 
     def _session(self, arguments: Mapping[str, str]) -> str:
         return arguments.get("session") or self._commanded.movies.session
@@ -110,7 +110,11 @@ class Operator:
         store = ModelStore(self._commanded.layout.models(self._session(arguments)))
         current = self._commanded.versions.version(self._session(arguments))
         if current is None:
-            raise UsageError("no version is in use: there is nothing to roll back", where=store.directory)
+            raise UsageError(
+                "no version is in use: there is nothing to roll back",
+                where=store.directory,
+                hint="streamer models list shows the versions, streamer models promote chooses one",
+            )
         return store.before(current)
 
     def _serve(self, arguments: Mapping[str, str], model: str | None, result: str) -> dict[str, Any]:
@@ -129,5 +133,7 @@ class Operator:
 
 def _needed(arguments: Mapping[str, str], name: str) -> str:
     if not arguments.get(name):
-        raise UsageError("an argument is missing", expected=name)
+        raise UsageError(
+            "an argument is missing", expected=name, hint="see streamer movies --help and streamer models --help"
+        )
     return arguments[name]

@@ -30,7 +30,13 @@ def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]
     if record is None:
         found = "unknown" if movie is None else movie.state
         where = f"{picks.movie_id} r{picks.revision}"
-        raise UsageError("picks for a movie that is not done", where=where, expected="done", found=found)
+        raise UsageError(
+            "picks for a movie that is not done",
+            where=where,
+            expected="done",
+            found=found,
+            hint="hand picks in after the event that says done",
+        )
     image = next(file for file in record.outputs if file.role == "micrograph")
     height, width = image.shape or [0, 0]
     for x, y in picks.coordinates:
@@ -40,6 +46,7 @@ def take_picks(journal: Journal, layout: Layout, picks: Picks) -> dict[str, Any]
                 where=image.path,
                 expected=f"x below {width} and y below {height} px",
                 found=f"{x:g}, {y:g}",
+                hint="give pixels of the micrograph as written, counted from its lower left corner",
             )
     place = Path("picks") / Path(image.path).parent / f"{Path(image.path).stem}_{picks.picker}.star"
     n = len(picks.coordinates)

@@ -136,7 +136,9 @@ class SessionSpecimens:
             append_durably(self._path, self._end, data)
         except OSError as error:
             raise OutputError(
-                f"the specimen of a movie cannot be written: {error.strerror}", where=self._path
+                f"the specimen of a movie cannot be written: {error.strerror}",
+                where=self._path,
+                hint="free some space on the state volume, or give the daemon's user the right to write there",
             ) from error
         self._end += len(data)
 

@@ -231,8 +231,8 @@ class WorkerProcess:
                 continue
             reason = Reason(
                 error="WorkerDied",
-                message=f"the worker exited ({ending}) in stage {task.stage}",
-                hint=f"streamer movies retry {movie_id}",
+                message=f"processing broke off in stage {task.stage}: the worker process ended ({ending})",
+                hint=f"it is tried once more, alone; if it was given up: streamer movies retry {movie_id}",
             )
             if self._journal.worker_died(movie_id, revision, reason) == "quarantined":
                 given_up.append(movie_id)
@@ -241,7 +241,11 @@ class WorkerProcess:
             return
         self._restarted(ending, given_up)
         if ending == _ENDED_BY_CONFIG:
-            raise ConfigError("the worker cannot start with this configuration; see its messages above", where="worker")
+            raise ConfigError(
+                "the worker cannot start with this configuration; see its messages above",
+                where="worker",
+                hint="correct the setting that they name; streamer check-config tries it",
+            )
         self._fruitless += 1
         if self._fruitless > _STARTS_IN_A_ROW:
             raise DeviceError(

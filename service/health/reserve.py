@@ -21,8 +21,7 @@ class Reserve:
     """Decides whether there is room to start a movie."""
 
     def __init__(self, settings: InstanceSettings, alarms: Alarms) -> None:
-        self._bytes, self._share = settings.disk_reserve_gb * 1e9, settings.disk_reserve_percent / 100.0
-        self._alarms = alarms
+        self._settings, self._alarms = settings, alarms
         self._short: list[str] = []
 
     @property
@@ -38,11 +37,14 @@ class Reserve:
             return
         name = short[0]
         # rounded, so that the message does not change with every byte
-        words = f"{name} volume: {spaces[name].free / 1e9:.1f} GB free, reserve {self._kept(spaces[name]) / 1e9:.1f} GB"
+        reserve = kept_free(self._settings, spaces[name])
+        words = f"{name} volume: {spaces[name].free / 1e9:.1f} GB free, reserve {reserve / 1e9:.1f} GB"
         self._alarms.raise_(_ALARM, f"{words}; no movie is started until you free some space", "critical")
 
     def _is_short(self, name: str, space: Space) -> bool:
-        return space.free < self._kept(space) * (_AGAIN if name in self._short else 1.0)
+        return space.free < kept_free(self._settings, space) * (_AGAIN if name in self._short else 1.0)
 
-    def _kept(self, space: Space) -> float:
-        return min(self._bytes, self._share * space.total)
+
+def kept_free(settings: InstanceSettings, space: Space) -> float:
+    """Bytes that are kept free on a volume: the smaller of the two reserves."""
+    return min(settings.disk_reserve_gb * 1e9, settings.disk_reserve_percent / 100.0 * space.total)

@@ -48,7 +48,12 @@ def lock_instance(state_directory: Path) -> Iterator[None]:
         state_directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise ServiceError("the state directory cannot be written", where=path, found=error) from error
+        raise ServiceError(
+            "the state directory cannot be written",
+            where=path,
+            found=error,
+            hint="give the daemon's user the right to write there, or set instance.state",
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,6 +70,21 @@ def lock_instance(state_directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def is_locked(state_directory: Path) -> bool:
+    """Whether a daemon, or a command that changes something, holds the lock now; nothing is created."""
+    try:
+        descriptor = os.open(state_directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class Database:
@@ -101,7 +121,12 @@ class Database:
             if not read_only:
                 path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         except OSError as error:
-            raise ServiceError("the state directory cannot be created", where=path, found=error) from error
+            raise ServiceError(
+                "the state directory cannot be created",
+                where=path,
+                found=error,
+                hint="give the daemon's user the right to create it, or set instance.state",
+            ) from error
         with _mapped(path):
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",

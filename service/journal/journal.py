@@ -211,7 +211,8 @@ class Journal:
         """Make movies ready again that were being processed when the daemon died, or had to stop (not counted)."""
         with self._database.transaction():
             started = list(self.movies.every(STARTED))
-            reason = Reason(error=INTERRUPTED, message="the daemon stopped while this movie was being processed")
+            message = "the daemon stopped while this movie was being processed"
+            reason = Reason(error=INTERRUPTED, message=message, hint="it is processed again, nothing has to be done")
             for movie in started:
                 self._again(movie, reason if counted else None, attempt=movie.attempt - (0 if counted else 1))
             return len(started)
@@ -223,7 +224,12 @@ class Journal:
         with self._database.transaction():
             known = self._table.get(movie_id)
             if known.state in PENDING:
-                raise UsageError("the movie is already waiting or being processed", where=movie_id, found=known.state)
+                raise UsageError(
+                    "the movie is already waiting or being processed",
+                    where=movie_id,
+                    found=known.state,
+                    hint="wait for it; streamer movies show tells how far it is",
+                )
             if known.state == "done":
                 return self._insert(known, known.movie, detected_utc=known.detected_utc, ready_utc=self._now())
             return self._table.update(known, state=READY, **_AFRESH)
@@ -233,7 +239,12 @@ class Journal:
         with self._database.transaction():
             known = self._table.get(movie_id)
             if known.state in ("done", "skipped"):
-                raise UsageError("the movie can no longer be skipped", where=movie_id, found=known.state)
+                raise UsageError(
+                    "the movie can no longer be skipped",
+                    where=movie_id,
+                    found=known.state,
+                    hint="a result that is there stays; streamer movies retry makes a new one",
+                )
             return self._finish(known, known.bare_record("skipped", Reason(error="Skipped", message=reason)))
 
     # -------------------------------------------------------------------------------------------- changes

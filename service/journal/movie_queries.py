@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.journal.movie_table import PENDING, READY, JournalMovie, identity_of, journal_movie, relative_of
+from service.journal.movie_names import KnownMovie, movie_named
+from service.journal.movie_table import PENDING, READY, JournalMovie, identity_of, journal_movie, path_of, relative_of
 from streamer import jsontext
+from streamer.errors import ServiceError
 from streamer.movie_record import MovieRecord
 from streamer.runtime.clock import utc_seconds
 
@@ -24,6 +26,8 @@ _MAY_START = "SELECT * FROM movies WHERE state = ? AND (not_before <= ? OR not_b
 _NEXT_OLDEST, _NEXT_LATEST = f"{_MAY_START} ORDER BY number LIMIT 1", f"{_MAY_START} ORDER BY number DESC LIMIT 1"
 # One state at a time: then the index answers without counting. A movie that was processed by hand was never detected.
 _LONGEST_WAIT = "SELECT min(detected_utc) AS detected FROM movies WHERE state = ? AND detected_utc > ''"
+
+_NEWEST_REVISION = "SELECT * FROM movies WHERE movie_id = ? ORDER BY revision DESC LIMIT 1"
 
 
 class MovieQueries:
@@ -49,6 +53,25 @@ class MovieQueries:
             (fingerprint, movie_id, *PENDING),
         )
         return None if row is None else relative_of(row)
+
+    def named(self, name: str) -> JournalMovie:
+        """Newest revision of the movie that somebody means by its id, path, file name or hole.
+
+        Raises
+        ------
+        UsageError
+            There is none, or there are several.
+        """
+        row = self._database.row(_NEWEST_REVISION, (name.lower(),))
+        if row is None:
+            rows = self._database.rows("SELECT movie_id, relative, path FROM movies ORDER BY number")
+            # of each movie the newest revision: a root may have been moved since the first
+            known = {row["movie_id"]: KnownMovie(row["movie_id"], relative_of(row), path_of(row)) for row in rows}
+            meant = movie_named(name, list(known.values())[::-1])
+            row = self._database.row(_NEWEST_REVISION, (meant.movie_id,))
+        if row is None:
+            raise ServiceError("the journal has lost a movie while it was read", where=name, hint="try again")
+        return journal_movie(row)
 
     def with_shed(self) -> list[str]:
         """Ids of done movies that lack what was shed under load, oldest first."""

@@ -211,7 +211,7 @@ class MovieTable:
 def journal_movie(row: sqlite3.Row) -> JournalMovie:
     """Movie from its row."""
     movie = Movie(
-        path=_text(row["path"]),
+        path=path_of(row),
         relative=relative_of(row),
         session=row["session"],
         revision=row["revision"],
@@ -247,6 +247,11 @@ def identity_of(row: sqlite3.Row) -> FileIdentity:
 def relative_of(row: sqlite3.Row) -> str:
     """Path below the watched root."""
     return _text(row["relative"])
+
+
+def path_of(row: sqlite3.Row) -> str:
+    """Path of the file."""
+    return _text(row["path"])
 
 
 def _of_file(movie: Movie) -> dict[str, object]:

@@ -67,10 +67,18 @@ def compare(first: Path, second: Path, places: Sequence[Path], allowed: frozense
     if (made.resolution, made.low, made.ctf) != (made_2.resolution, made_2.low, made_2.ctf):
         bands = [f"{m.low:g}-{m.resolution:g} Å, phases {m.ctf}" for m in (made, made_2)]
         raise UsageError(
-            "losses of different bands cannot be compared", where=second, expected=bands[0], found=bands[1]
+            "losses of different bands cannot be compared",
+            where=second,
+            expected=bands[0],
+            found=bands[1],
+            hint="compare versions of the same session",
         )
     if made.ctf != "none":
-        raise UsageError("versions that learned from flipped phases cannot be compared here", where=first)
+        raise UsageError(
+            "versions that learned from flipped phases cannot be compared here",
+            where=first,
+            hint="streamer denoise --ctf applies each; streamer quality compares what they make",
+        )
     seen = {*made.trained_on, *made_2.trained_on}
     movies = [
         movie

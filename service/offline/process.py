@@ -73,6 +73,7 @@ def _model_directory(config: Config, model: str) -> Path:
             where="--model",
             expected="the directory of a version, the name of one in the state directory, or shipped",
             found=model if not found else ", ".join(map(str, found)),
+            hint="streamer models list shows the versions of a session",
         )
     return found[0]
 

@@ -108,7 +108,12 @@ def super_resolve_to(path: Path, config: Config, output: Path) -> SuperResolutio
     micrograph = pipeline.compute_micrograph(frames, source, job, Stopwatch())
     result = micrograph.super_resolution
     if result.image is None:
-        raise UsageError("nothing was fused", where=path, found=result.verdict.reason)
+        raise UsageError(
+            "nothing was fused",
+            where=path,
+            found=result.verdict.reason,
+            hint="super-resolution needs counts of physical pixels, and frames that have moved",
+        )
     image, stem, pixel = result.image.cpu().numpy(), Path(movie.relative).stem, source.pixel_size / 2.0
     labels = super_resolution_labels(result.verdict, filtered=config.super_resolution.filtered)
     target = output / f"{stem}_SR.mrc"
@@ -127,7 +132,7 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
     record, files = _finished(directory)
     source = record.source
     if source is None:
-        raise UsageError("the record does not describe the movie", where=directory)
+        raise UsageError("the record does not describe the movie", where=directory, hint="process the movie again")
     (even, odd), _ = same_size([files["even"], files["odd"]])
     model = SessionModel(model_directory)
     optics = None if ctf is None else optics_of(read_optics(ctf), files["micrograph"].name, ctf)
@@ -168,13 +173,18 @@ def _finished(directory: Path) -> tuple[MovieRecord, dict[str, Path]]:
             where=directory,
             expected="one .json record",
             found=str(len(sidecars)),
+            hint="give the directory that was written for one movie, such as …/name.tiff/r1",
         )
     try:
         record = jsontext.decode(sidecars[0].read_bytes(), MovieRecord)
     except (OSError, ValueError) as error:
-        raise UsageError(f"the record cannot be read: {error}", where=sidecars[0]) from error
+        raise UsageError(
+            f"the record cannot be read: {error}", where=sidecars[0], hint="process the movie again"
+        ) from error
     files = {output.role: directory / Path(output.path).name for output in record.outputs}
     missing = [role for role in ("micrograph", "even", "odd") if not files.get(role, Path()).is_file()]
     if missing:
-        raise UsageError("outputs are missing", where=directory, found=", ".join(missing))
+        raise UsageError(
+            "outputs are missing", where=directory, found=", ".join(missing), hint="process the movie again"
+        )
     return record, files

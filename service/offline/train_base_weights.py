@@ -82,5 +82,10 @@ def _own(directories: list[Path], device: torch.device) -> list[TrainingMovie]:
     found = [movie for movie in movies if 2.0 * movie.band.band_pixel_size < 1.05 * RESOLUTION]
     if directories and not found:
         expected = f"movies with signal and group sums to {RESOLUTION:g} Å (process --keep-groups)"
-        raise UsageError("nothing to learn from", where=directories[0], expected=expected)
+        raise UsageError(
+            "nothing to learn from",
+            where=directories[0],
+            expected=expected,
+            hint="process movies with --keep-groups first",
+        )
     return found

@@ -119,6 +119,7 @@ def _started(base: Path | None, network: str, seed: int, *, flipped: bool) -> tu
             "the version to start from learned from images of another kind",
             where=base,
             expected="phases flipped: give --ctf" if parent.ctf == "flip" else "phases as they are: omit --ctf",
+            hint="start from another version, or from scratch",
         )
     return net, parent
 
@@ -147,7 +148,13 @@ def probe(directory: Path, places: list[Path], ctf: Path | None) -> ProbeResult:
     unseen = [movie for movie in unseen if fits(movie, manifest)]
     if not unseen:
         expected = f"sums to {manifest.resolution:g} Å at {manifest.pixel_size:g} Å/px, not learned from"
-        raise UsageError("no movie to probe with", where=places[0], expected=expected, found=f"{len(movies)} others")
+        raise UsageError(
+            "no movie to probe with",
+            where=places[0],
+            expected=expected,
+            found=f"{len(movies)} others",
+            hint="give movies that the version was not trained on, processed with --keep-groups",
+        )
     found, limits = probes(net, unseen), Thresholds()
     highest = f"at most {limits.noise_coherence:g}"
     return ProbeResult(

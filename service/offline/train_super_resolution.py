@@ -118,7 +118,19 @@ def _check(paths: Sequence[Path], pixel_sizes: list[float], least: int) -> None:
     where = ", ".join(map(str, paths))
     if len(pixel_sizes) < least:
         expected, found = f"at least {least}", str(len(pixel_sizes))
-        raise UsageError("too few movies that can be fused", where=where, expected=expected, found=found)
+        raise UsageError(
+            "too few movies that can be fused",
+            where=where,
+            expected=expected,
+            found=found,
+            hint="give more movies that have drifted and are no super-resolution",
+        )
     if not all(is_same_pixel_size(pixel_size, pixel_sizes[-1]) for pixel_size in pixel_sizes):
         found = ", ".join(f"{pixel_size:g}" for pixel_size in sorted(set(pixel_sizes)))
-        raise UsageError("the movies differ in pixel size", where=where, expected="one", found=f"{found} Å/px")
+        raise UsageError(
+            "the movies differ in pixel size",
+            where=where,
+            expected="one",
+            found=f"{found} Å/px",
+            hint="train on movies of one magnification",
+        )

@@ -134,6 +134,8 @@ class Child:
         code = self._process.poll()
         if code is None:
             return "running"
+        if code == -signal.SIGKILL:
+            return "killed by SIGKILL, as the system does when memory is short"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     def stop(self, timeout_s: float) -> None:

@@ -156,7 +156,11 @@ class Worker:
             micrograph = pipeline.compute_micrograph(frames, source, job, stopwatch)
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            raise DeviceError("out of GPU memory", where=work.movie.path) from error
+            raise DeviceError(
+                "out of GPU memory",
+                where=work.movie.path,
+                hint="it is tried again with fewer steps, then on the CPU; other programs on the GPU take memory too",
+            ) from error
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
                 raise
@@ -197,7 +201,11 @@ class Worker:
         except (MovieNotReady, OSError) as error:
             # the movies wait for it: none of them is to blame
             what = error.what if isinstance(error, MovieNotReady) else error.strerror or str(error)
-            raise ConfigError(f"the gain reference cannot be used yet: {what}", where=path) from error
+            raise ConfigError(
+                f"the gain reference cannot be used yet: {what}",
+                where=path,
+                hint="the movies wait until it can be read: complete or correct it, or set movie.gain",
+            ) from error
         return self._gains[path][1]
 
     def _propose(self, directory: str, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
+from service.layout import EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE, SOCKET_PATH_BYTES
 from service.publishing.previews import preview_of
 from service.publishing.replies import Replies
 from service.wire.heartbeat import Heartbeat
@@ -35,10 +36,8 @@ if TYPE_CHECKING:
 
 EVENTS_ENDPOINT, JOURNAL_ENDPOINT = "tcp://127.0.0.1:5570", "tcp://127.0.0.1:5571"
 PREVIEW_ENDPOINT = "tcp://127.0.0.1:5572"
-EVENTS_FILE, JOURNAL_FILE, PREVIEW_FILE = "events.sock", "journal.sock", "preview.sock"
 
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):([0-9]{1,5}|\*)")
-_UNIX_PATH_BYTES = 107
 # Time for strangers in one turn of the daemon's loop: however much they ask, the loop continues.
 _TURN_S = 0.05
 
@@ -210,7 +209,9 @@ def _bind_tcp(socket: zmq.Socket[bytes], endpoint: str) -> str:
     """Bind and return the endpoint with its true port."""
     found = _TCP.fullmatch(endpoint)
     if found is None:
-        raise ConfigError("not an endpoint", where=endpoint, expected="tcp://127.0.0.1:PORT")
+        raise ConfigError(
+            "not an endpoint", where=endpoint, expected="tcp://127.0.0.1:PORT", hint="correct events.bind"
+        )
     host, port = found.groups()
     address = check_loopback(host, endpoint)
     socket.setsockopt(zmq.IPV6, int(":" in address))
@@ -224,23 +225,33 @@ def _bind_tcp(socket: zmq.Socket[bytes], endpoint: str) -> str:
 
 def _bind_ipc(socket: zmq.Socket[bytes], path: Path) -> str:
     """Bind a socket file that only user and group can open, and return its endpoint."""
-    if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise ConfigError(
             "the socket's path is too long",
             where=path,
-            expected=f"at most {_UNIX_PATH_BYTES} bytes",
-            hint="choose a shorter runtime directory",
+            expected=f"at most {SOCKET_PATH_BYTES} bytes",
+            hint="set instance.runtime to a directory with a shorter name",
         )
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
-        raise ServiceError("the runtime directory cannot be created", where=path, found=error) from error
+        raise ServiceError(
+            "the runtime directory cannot be created",
+            where=path,
+            found=error,
+            hint="set instance.runtime to a directory that the daemon's user can write",
+        ) from error
     # It must not be open to others even for a moment between bind and chmod.
     before = os.umask(0o117)
     try:
         socket.bind(f"ipc://{path}")
     except zmq.ZMQError as error:
-        raise ServiceError("the socket cannot be opened", where=path, found=error) from error
+        raise ServiceError(
+            "the socket cannot be opened",
+            where=path,
+            found=error,
+            hint="set instance.runtime to a directory that the daemon's user can write, on a local disk",
+        ) from error
     finally:
         os.umask(before)
     return f"ipc://{path}"

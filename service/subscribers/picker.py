@@ -73,7 +73,11 @@ def pick_movie(event: Event, output: Path, *, diameter: float, threshold: float 
     record = movie_record(event)
     files = {file.role: file for file in record.outputs}
     if "denoised" not in files or "micrograph" not in files:
-        raise UsageError("the event names no restored image", where=record.movie_id)
+        raise UsageError(
+            "the event names no restored image",
+            where=record.movie_id,
+            hint="process the movie again: streamer movies retry",
+        )
     session = output / record.session
     image_file, micrograph = files["denoised"], Path(files["micrograph"].path)
     found = _picks(session / image_file.path, record, image_file.pixel_size or 0.0, diameter, threshold)
@@ -93,4 +97,8 @@ def _picks(path: Path, record: MovieRecord, pixel_size: float, diameter: float, 
             image = torch.from_numpy(np.asarray(file.data, dtype=np.float32))
         return pick(image, pixel_size, diameter, threshold=threshold)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot be picked: {error}", where=path) from error
+        raise UsageError(
+            f"cannot be picked: {error}",
+            where=path,
+            hint="is the file still there? streamer movies retry makes it again",
+        ) from error

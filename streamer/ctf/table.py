@@ -34,7 +34,13 @@ def optics_of(table: dict[str, Optics], name: str, where: Path) -> Optics:
     optics = table.get(key_of(name))
     if optics is None:
         found = ", ".join(sorted(table)[:3])
-        raise UsageError("the CTF of a micrograph is missing", where=where, expected=key_of(name), found=f"{found} …")
+        raise UsageError(
+            "the CTF of a micrograph is missing",
+            where=where,
+            expected=key_of(name),
+            found=f"{found} …",
+            hint="give a STAR file that lists this micrograph, or leave it out",
+        )
     return optics
 
 

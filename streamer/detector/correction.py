@@ -88,7 +88,11 @@ def correction_for(
     """Prepare the correction of frames of (h, w) px on a device."""
     height, width = shape
     if len(defects) > 0.1 * height * width:
-        raise MovieCorrupt("more than a tenth of the pixels are defects", found=str(len(defects)))
+        raise MovieCorrupt(
+            "more than a tenth of the pixels are defects",
+            found=str(len(defects)),
+            hint="check the list or map of defects and the gain reference: is it of this camera and mode?",
+        )
     bad = np.zeros(shape, dtype=bool)
     bad[defects[:, 0], defects[:, 1]] = True
     near = defects[:, None, :] + np.array(_NEIGHBOURS)[None]

@@ -28,7 +28,12 @@ class GainChoice:
         self._root, self._clock = root, clock
         self._set = None if setting is None else Path(setting).absolute()
         if self._set is not None and not self._set.is_file():
-            raise ConfigError("the gain reference does not exist", where="movie.gain", found=self._set)
+            raise ConfigError(
+                "the gain reference does not exist",
+                where="movie.gain",
+                found=self._set,
+                hint="correct movie.gain, or leave it out to use the one beside the movies",
+            )
         self._seen: dict[Path, tuple[int, list[Path]]] = {}
         self._elsewhere: list[Path] = []
         self._next_look = -float("inf")
@@ -68,7 +73,9 @@ class GainChoice:
         except OSError as error:
             # the next directory up might contain another session's: better to wait
             what = f"a directory cannot be searched for gain references: {error.strerror}"
-            raise ConfigError(what, where=directory) from error
+            raise ConfigError(
+                what, where=directory, hint="give the daemon's user the right to list it, or set movie.gain"
+            ) from error
         return self._seen[directory][1]
 
 

@@ -95,7 +95,12 @@ def _read_mdoc(movie_path: Path) -> Acquisition | None:
         # SerialEM writes in the code page of its computer; only keys and numbers matter.
         found = mdoc.parse(document.decode("latin-1"), movie_path.name)
     except ValueError as error:
-        raise MovieMismatch("its mdoc cannot be read", where=path, found=str(error)) from error
+        raise MovieMismatch(
+            "its mdoc cannot be read",
+            where=path,
+            found=str(error),
+            hint="repair it or move it away, set what is then unknown in [movie], and: streamer movies retry",
+        ) from error
     return replace(found, sidecar=path.name)
 
 
@@ -114,7 +119,12 @@ def read_xml(path: Path) -> Acquisition | None:
     try:
         found = epu.parse(document)
     except ValueError as error:
-        raise MovieMismatch("its XML sidecar cannot be read", where=path, found=str(error)) from error
+        raise MovieMismatch(
+            "its XML sidecar cannot be read",
+            where=path,
+            found=str(error),
+            hint="repair it or move it away, set what is then unknown in [movie], and: streamer movies retry",
+        ) from error
     return None if found is None else replace(found, sidecar=path.name)
 
 
@@ -126,7 +136,14 @@ def _read(path: Path) -> bytes | None:
         with opened(path) as descriptor:
             document = read_up_to(descriptor, MAX_BYTES + 1, 0)
     except MovieUnsupported as error:
-        raise MovieMismatch("its sidecar is not a regular file", where=path) from error
+        raise MovieMismatch(
+            "its sidecar is not a regular file", where=path, hint="put the sidecar itself beside the movie"
+        ) from error
     if len(document) > MAX_BYTES:
-        raise MovieMismatch("its sidecar is too large", where=path, expected=f"at most {MAX_BYTES} bytes")
+        raise MovieMismatch(
+            "its sidecar is too large",
+            where=path,
+            expected=f"at most {MAX_BYTES} bytes",
+            hint="is it really the sidecar of this movie? remove it if it is not, then: streamer movies retry",
+        )
     return document

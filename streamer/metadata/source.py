@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch
 from streamer.movie_record import MovieSource
+from streamer.plausible import DOSE_PER_FRAME, EXPOSURE, PIXEL_SIZE, VOLTAGE
 from streamer.readers.movie import fingerprint
 
 if TYPE_CHECKING:
     from streamer.movie_record import Acquisition
+    from streamer.plausible import Quantity
     from streamer.records import Gain, Movie, MovieHeader
     from streamer.settings import DataPathSettings, MovieSettings
 
@@ -48,18 +50,20 @@ def describe_source(
         # people and sidecars give physical pixels, the header those of the grid
         settings=_finer(set_by_user.pixel_size, header),
         magnification=_finer(_by_magnification(told, set_by_user), header),
-        sidecar=_finer(told.pixel_size, header),
-        header=header.pixel_size,
+        sidecar=_finer(_possible(PIXEL_SIZE, told.pixel_size, "sidecar", flags), header),
+        header=_finer(_possible(PIXEL_SIZE, _coarser(header.pixel_size, header), "header", flags), header),
     )
     if pixel_size is None:
         raise MovieMismatch(
             "the pixel size is unknown",
             where=movie.path,
             expected="movie.pixel_size, or a sidecar or header that gives it",
+            found="; ".join(flags),
             hint="set movie.pixel_size in Å/px",
         )
     dose, doses = _dose(told, header, set_by_user.dose_per_frame, flags)
-    voltage = _choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv)
+    by_sidecar = _possible(VOLTAGE, told.voltage_kv, "sidecar", flags)
+    voltage = _choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=by_sidecar)
     if dose is None:
         flags.append("dose: unknown, frames are not weighted")
     if voltage is None:
@@ -116,6 +120,7 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             where=movie.path,
             expected=f"at least {_LEAST_SIDE} × {_LEAST_SIDE} px",
             found=f"{header.height} × {header.width} px",
+            hint="it is no movie of a camera: move it away, or leave its name out with watch.exclude",
         )
     if header.n_frames == 1 and _ONE_OF_A_SERIES.search(Path(movie.path).stem):
         raise MovieMismatch(
@@ -130,6 +135,7 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             where=movie.path,
             expected=f"{told.n_frames} ({told.sidecar})",
             found=str(found),
+            hint="a copy may have been cut: copy both again; a sidecar of another movie: move it away",
         )
 
 
@@ -140,10 +146,11 @@ def _dose(
 
     A dose of 0, which programs write when they do not know it, is unknown, and so is one below 0.
     """
-    by_sidecar, doses, total = _known(told.dose_per_frame), header.frame_doses, _known(told.dose_total)
+    by_sidecar = _possible(DOSE_PER_FRAME, _known(told.dose_per_frame), "sidecar", flags)
+    total, doses = _possible(EXPOSURE, _known(told.dose_total), "sidecar", flags), header.frame_doses
     if total is not None and (by_sidecar is None or header.n_raw_frames):
         by_sidecar = _known(total * _share_of_exposure(header) / header.n_frames)
-    mean = None if doses is None else _known(sum(doses) / len(doses))
+    mean = None if doses is None else _possible(DOSE_PER_FRAME, _known(sum(doses) / len(doses)), "header", flags)
     doses = None if mean is None else doses
     set_by_user = _known(set_by_user)
     dose = _choose("dose_per_frame", flags, settings=set_by_user, header=mean, sidecar=by_sidecar)
@@ -159,6 +166,14 @@ def _known(dose: float | None) -> float | None:
     return dose if dose is not None and math.isfinite(dose) and dose > 0 else None
 
 
+def _possible(quantity: Quantity, value: float | None, place: str, flags: list[str]) -> float | None:
+    """The value if a microscope can have it, else None, with a flag unless it is 0: that is how unknown is written."""
+    problem = quantity.problem(value) if value else None
+    if problem is not None:
+        flags.append(f"{quantity.name}: what the {place} says is impossible and not used: {problem}")
+    return None if problem is not None or not value else value
+
+
 def _share_of_exposure(header: MovieHeader) -> float:
     """Share of the exposure that is in the frames: all except raw frames that were left out."""
     return 1.0 - header.n_raw_frames_left_out / header.n_raw_frames if header.n_raw_frames else 1.0
@@ -170,6 +185,11 @@ def _by_magnification(told: Acquisition, settings: MovieSettings) -> float | Non
         return None
     sizes = {float(name): size for name, size in settings.pixel_size_by_magnification.items()}
     return sizes.get(float(told.magnification))
+
+
+def _coarser(pixel_size: float | None, header: MovieHeader) -> float | None:
+    """Å per physical pixel, from that on the grid of the frames."""
+    return None if pixel_size is None else pixel_size * header.upsampling
 
 
 def _finer(pixel_size: float | None, header: MovieHeader) -> float | None:

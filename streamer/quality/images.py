@@ -32,11 +32,26 @@ def image_of(path: Path) -> tuple[torch.Tensor, float]:
             image = np.squeeze(np.array(file.data, dtype=np.float32))
             pixel_size = float(file.voxel_size.x)
     except OSError as error:
-        raise UsageError(f"cannot be read as an image: {error.strerror or error}", where=path) from error
+        raise UsageError(
+            f"cannot be read as an image: {error.strerror or error}",
+            where=path,
+            hint="check the name, and that you may read it",
+        ) from error
     except ValueError as error:
-        raise MovieCorrupt(f"cannot be read as an image: {error}", where=path, expected="MRC") from error
+        raise MovieCorrupt(
+            f"cannot be read as an image: {error}",
+            where=path,
+            expected="MRC",
+            hint="give half images as MRC; newstack of IMOD converts others",
+        ) from error
     if image.ndim != 2:
-        raise MovieCorrupt("is not a single image", where=path, expected="(h, w)", found=str(image.shape))
+        raise MovieCorrupt(
+            "is not a single image",
+            where=path,
+            expected="one image",
+            found=" × ".join(map(str, image.shape)) + " px",
+            hint="give one half image of one micrograph",
+        )
     return torch.from_numpy(image), pixel_size
 
 
@@ -59,6 +74,12 @@ def same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float]:
         pixel_size = pixel_size or told
         if images and images[0].shape != image.shape:
             expected, found = f"{tuple(images[0].shape)}", f"{tuple(image.shape)}"
-            raise UsageError("the images differ in size", where=path, expected=expected, found=found)
+            raise UsageError(
+                "the images differ in size",
+                where=path,
+                expected=expected,
+                found=found,
+                hint="give halves of the same micrograph",
+            )
         images.append(image)
     return images, pixel_size

@@ -109,7 +109,13 @@ def quality_of(
     low, high = band[0], max(band[1], 1.0 / finest)
     mask = (shells.frequency >= 1.0 / low) & (shells.frequency <= 1.0 / high + 1e-12) & (shells.frequency > 0)
     if not bool(mask.any()):
-        raise UsageError("the band contains no ring", where="--band", expected="low > high, both in Å", found=str(band))
+        raise UsageError(
+            "the band contains no ring",
+            where="--band",
+            expected="low > high, both in Å",
+            found=f"{band[0]:g} and {band[1]:g} Å",
+            hint="give the coarse end first, as in --band 100 6; it has to be coarser than twice the pixel size",
+        )
     judged = _Judged(shells, ctf, (low, high))
     for one, (_, pixel) in zip(sets, geometry, strict=True):
         judged.add(one, pixel)
@@ -256,7 +262,11 @@ def _per_pixel(shape: fourier.Shape) -> float:
 def _sets(even: Path, odd: Path, denoised_even: Path | None, denoised_odd: Path | None) -> list[_Set]:
     """The files that belong together."""
     if (denoised_even is None) != (denoised_odd is None):
-        raise UsageError("both denoised halves are needed", expected="--denoised-even and --denoised-odd")
+        raise UsageError(
+            "both denoised halves are needed",
+            expected="--denoised-even and --denoised-odd",
+            hint="a denoiser is judged by what it makes of each half: give both, or neither",
+        )
     places = [even, odd, *(place for place in (denoised_even, denoised_odd) if place is not None)]
     for place in places:
         if not place.exists():
@@ -264,17 +274,31 @@ def _sets(even: Path, odd: Path, denoised_even: Path | None, denoised_odd: Path 
     if not any(place.is_dir() for place in places):
         return [_set_of(places)]
     if not all(place.is_dir() for place in places):
-        raise UsageError("files and directories are mixed", where=places[0], expected="all files, or all directories")
+        raise UsageError(
+            "files and directories are mixed",
+            where=places[0],
+            expected="all files, or all directories",
+            hint="give a file for each, or a directory for each",
+        )
     listed = [_named(place) for place in places]
     keys = sorted(set(listed[0]).intersection(*listed[1:]))
     alone = sorted(set().union(*listed) - set(keys))
     if not keys:
         found = "; ".join(f"{place.name}: {next(iter(names), 'no MRC file')}" for place, names in
                           zip(places, listed, strict=True))  # fmt: skip
-        raise UsageError("no images with the same name", where=even, expected="one of each micrograph", found=found)
+        raise UsageError(
+            "no images with the same name",
+            where=even,
+            expected="one of each micrograph",
+            found=found,
+            hint="give the halves of one micrograph the same name, apart from EVN and ODD, even and odd",
+        )
     if alone:
         raise UsageError(
-            f"{len(alone)} micrographs are not in all of the directories", where=even, found=", ".join(alone[:3])
+            f"{len(alone)} micrographs are not in all of the directories",
+            where=even,
+            found=", ".join(alone[:3]),
+            hint="move those away, or make their other halves",
         )
     return [_set_of([names[key] for names in listed]) for key in keys]
 
@@ -290,7 +314,12 @@ def _named(directory: Path) -> dict[str, Path]:
         if path.suffix.lower() in _MRC:
             key = key_of(path.name)
             if key in found:
-                raise UsageError("two images of one micrograph", where=path, found=found[key].name)
+                raise UsageError(
+                    "two images of one micrograph",
+                    where=path,
+                    found=found[key].name,
+                    hint="keep one image of each micrograph in a directory",
+                )
             found[key] = path
     return found
 
@@ -307,4 +336,9 @@ def _geometry(path: Path, pixel_size: float | None) -> tuple[fourier.Shape, floa
 def _check_pair(pair: list[Tensor], where: Path, what: str) -> None:
     """Two halves have noise of their own; identical images have none, and every figure from them is meaningless."""
     if len(pair) == 2 and torch.equal(*pair):
-        raise UsageError(what, where=where, expected="two images that share no frame")
+        raise UsageError(
+            what,
+            where=where,
+            expected="two images that share no frame",
+            hint="give two halves; the same image twice agrees with itself everywhere",
+        )

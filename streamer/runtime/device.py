@@ -17,7 +17,13 @@ def device_of(name: str) -> torch.device:
     known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
     if known is None:
         expected = "auto, cpu, cuda or cuda:NUMBER"
-        raise ConfigError("unknown device", where="compute.device", expected=expected, found=name)
+        raise ConfigError(
+            "unknown device",
+            where="compute.device",
+            expected=expected,
+            found=name,
+            hint='"auto" takes the GPU if there is one',
+        )
     if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
         raise ConfigError(
             "there is no such CUDA device", where="compute.device", found=name, hint='use "auto" or "cpu"'

@@ -67,7 +67,13 @@ def _parsed(text: str) -> tuple[_Armed, ...]:
     for one in filter(None, text.split(",")):
         found = _FORM.fullmatch(one)
         if found is None or found[4] not in _ACTIONS:
-            raise ConfigError("not a fault", where=VARIABLE, expected="point=subject@time:action", found=one)
+            raise ConfigError(
+                "not a fault",
+                where=VARIABLE,
+                expected="point=subject@time:action",
+                found=one,
+                hint="unset it: it is for tests",
+            )
         armed.append(_Armed(found[1], found[2] or "", int(found[3] or 1), found[4]))
     return tuple(armed)
 

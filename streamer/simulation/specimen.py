@@ -76,7 +76,7 @@ def read_model(path: Path) -> Specimen:
     sites = [site for model in list(structure)[:1] for site in model.all()]
     atoms = [(site.atom.pos.tolist(), site.atom.element.name.upper()) for site in sites]
     if not atoms:
-        raise UsageError("the atomic model is empty", where=path)
+        raise UsageError("the atomic model is empty", where=path, hint="give a PDB or mmCIF file with atoms in it")
     positions = np.array([position for position, _ in atoms], dtype=np.float32)
     hydrogens = 0.0 if any(element == "H" for _, element in atoms) else _HYDROGENS_PER_ATOM * _SCATTERING_FACTOR["H"]
     factors = np.array([_SCATTERING_FACTOR.get(element, 2.5) + hydrogens for _, element in atoms], dtype=np.float32)

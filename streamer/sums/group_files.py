@@ -45,7 +45,12 @@ def read_groups(path: Path) -> tuple[str, GroupSums]:
     description, tensors = read_tensors(path, _Description, FORMAT, "frame-group sums")
     groups = tensors.get("groups", torch.empty(0))
     if groups.ndim != 3 or len(groups) != len(description.exposures) or not bool(torch.isfinite(groups).all()):
-        raise ModelError("damaged frame-group sums", where=path, found=str(tuple(groups.shape)))
+        raise ModelError(
+            "damaged frame-group sums",
+            where=path,
+            found=str(tuple(groups.shape)),
+            hint="remove it: its movie is left out of the training",
+        )
     sums = GroupSums(
         groups=groups,
         exposures=description.exposures,

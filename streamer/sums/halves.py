@@ -39,7 +39,11 @@ def finite(sums: HalfSums) -> HalfSums:
     """Return the sums; raise StageError if they are not finite."""
     for half in (sums.even, sums.odd):
         if not bool(torch.isfinite(half).all()):
-            raise StageError("the aligned sum contains values that are not finite", where="fuse")
+            raise StageError(
+                "the aligned sum contains values that are not finite",
+                where="fuse",
+                hint="look at the movie and at the gain reference, for example with 3dmod: one of them is damaged",
+            )
     return sums
 
 

@@ -38,7 +38,18 @@ def read_tensors(path: Path, kind: type[D], expected: str, what: str) -> tuple[D
             description = msgspec.json.decode(text, type=kind)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, safetensors.SafetensorError, msgspec.DecodeError) as error:
-        raise ModelError(f"the {what} cannot be read: {error}", where=path, expected=expected) from error
+        raise ModelError(
+            f"the {what} cannot be read: {error}",
+            where=path,
+            expected=expected,
+            hint="remove it: its movie is left out of the training",
+        ) from error
     if description.format != expected:
-        raise ModelError(f"the {what} are in another format", where=path, expected=expected, found=description.format)
+        raise ModelError(
+            f"the {what} are in another format",
+            where=path,
+            expected=expected,
+            found=description.format,
+            hint="remove it: its movie is left out of the training",
+        )
     return description, tensors

@@ -134,7 +134,7 @@ def accumulate(
         kept.append(t)
         total += mean
     if not kept:
-        raise StageError("no frame contains anything", where="super-resolution", expected="pixels that differ")
+        raise StageError("no frame contains anything", where="super-resolution", hint="look at the movie: is it blank?")
     at = torch.tensor(kept)
     return AliasSums(
         tiles=tiles,

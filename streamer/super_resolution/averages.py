@@ -68,7 +68,13 @@ def average(frame: Callable[[int], Tensor], motion: Motion, chosen: Tensor | Non
     everything = torch.arange(len(motion.shifts)) if chosen is None else chosen
     held = torch.tensor([t for t in everything.tolist() if _holds_something(frame(t))], dtype=torch.int64)
     if len(held) < 2:
-        raise StageError("too few frames", where="averages", expected="2 or more with numbers", found=str(len(held)))
+        raise StageError(
+            "too few frames",
+            where="averages",
+            expected="2 or more with numbers",
+            found=str(len(held)),
+            hint='take movies with more frames, or method = "fusion"',
+        )
     half = len(held) // 2
     sums = [_sum(frame, motion, part) for part in (held[:half], held[half:])]
     early, late = sums[0] / half, sums[1] / (len(held) - half)

@@ -118,11 +118,20 @@ def read_training_data(path: Path, device: torch.device | str = "cpu") -> tuple[
         rest = {name: tensors[name] for name in ("group_of", "fractions", "exposures")}
         prior = tensors["prior"].to(device)
     except (KeyError, RuntimeError) as error:
-        raise ModelError(f"damaged sums of the fine grid: {error}", where=path) from error
+        raise ModelError(
+            f"damaged sums of the fine grid: {error}",
+            where=path,
+            hint="remove it: its movie is left out of the training",
+        ) from error
     frames, tiles = (int(size) for size in rest["fractions"].shape[:2])
     consistent = len(rest["group_of"]) == len(rest["exposures"]) == frames and groups.shape[2] == tiles
     if not consistent or not all(bool(torch.isfinite(t).all()) for t in (groups.abs(), prior, *rest.values())):
-        raise ModelError("damaged sums of the fine grid", where=path, found=str(tuple(groups.shape)))
+        raise ModelError(
+            "damaged sums of the fine grid",
+            where=path,
+            found=str(tuple(groups.shape)),
+            hint="remove it: its movie is left out of the training",
+        )
     grid = AliasGrid(
         int(prior.shape[1]), told.pixel_size, told.voltage_kv, weighted=told.weighted, transfer=transfer, device=device
     )
@@ -162,10 +171,15 @@ def read_averages(path: Path, device: torch.device | str = "cpu") -> tuple[str, 
     """Movie id, averages and pixel size in Å of a file; ModelError if it is not one or not finite."""
     told, tensors = read_tensors(path, _AverageDescription, AVERAGES_FORMAT, "averages")
     if not {"early", "late", "offsets"} <= tensors.keys():
-        raise ModelError("damaged averages", where=path, found=", ".join(tensors))
+        raise ModelError(
+            "damaged averages",
+            where=path,
+            found=", ".join(tensors),
+            hint="remove it: its movie is left out of the training",
+        )
     images = {name: tensors[name].float().to(device) for name in ("early", "late")}
     if len({tuple(t.shape) for t in images.values()}) > 1 or not all(bool(t.isfinite().all()) for t in images.values()):
-        raise ModelError("damaged averages", where=path)
+        raise ModelError("damaged averages", where=path, hint="remove it: its movie is left out of the training")
     # they were divided by their scale
     found = Averages(**images, early_share=told.early_share, offsets=tensors["offsets"], scale=1.0)
     return told.movie_id, found, told.pixel_size

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from streamer.errors import ConfigError
 from streamer.settings import Table
 
 
 class WatchSettings(Table, frozen=True):
     """Where movies appear, and when one counts as complete."""
 
-    root: Annotated[str, Meta(description="directory below which the detector writes; it need not exist yet")] = (
-        "movies"
-    )
+    root: Annotated[
+        str | None,
+        Meta(description="directory below which the detector writes; a daemon needs it; it need not exist yet"),
+    ] = None
     include: Annotated[tuple[str, ...], Meta(description="file names that are movies; case does not matter")] = (
         "*.mrc",
         "*.mrcs",
@@ -56,3 +60,13 @@ class WatchSettings(Table, frozen=True):
     incomplete_after_s: Annotated[
         float, Meta(gt=0, description="a file unchanged for this long and still incomplete is reported, s")
     ] = 1800.0
+
+    def directory(self) -> Path:
+        """The root, absolute, its links as they are; raises ConfigError where none is set."""
+        if self.root is None:
+            raise ConfigError(
+                "watch.root is not set",
+                expected="the directory that movies are written to",
+                hint="set watch.root to the directory below which the microscope's movies appear",
+            )
+        return Path(os.path.abspath(self.root))  # noqa: PTH100 - links in the root stay as they are

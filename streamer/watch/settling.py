@@ -258,7 +258,9 @@ class Settling:
         """Find what proves the number of frames, and how long the file must stay unchanged for it."""
         if candidate.identity.mtime_ns < _YEAR_1980_NS:
             # Copy programs date a file to 1970 until it is complete.
-            raise MovieNotReady("has the date of an unfinished copy", where=path)
+            raise MovieNotReady(
+                "has the date of an unfinished copy", where=path, hint="it is taken once its date is right"
+            )
         if candidate.header is None:
             candidate.header = header_check(path)
             self._compare_proofs(relative, candidate.identity, candidate.header)
@@ -339,4 +341,5 @@ def _check_count(path: Path, found: int, told: int) -> None:
             hint="still being written, or cut",
         )
     if found > told:
-        raise MovieMismatch("has more frames than its sidecar says", where=path, expected=told, found=found)
+        hint = "is the sidecar that of another movie? move it away"
+        raise MovieMismatch("has more frames than its sidecar says", where=path, expected=told, found=found, hint=hint)

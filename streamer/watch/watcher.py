@@ -88,7 +88,7 @@ class Watcher:
         header_check: HeaderCheck = movie_reader.read_header,
         sidecar_read: SidecarRead = sidecars.read_sidecar,
     ) -> None:
-        self.root = Path(os.path.abspath(settings.root))  # noqa: PTH100 - links in the root stay as they are
+        self.root = settings.directory()
         self.scan_s = 0.0
         """How long the last full scan took, s."""
         self._settings, self._clock = settings, clock

@@ -79,7 +79,11 @@ class _Directory:
         """Write an image as MRC."""
         exact = _array(image)
         if not np.isfinite(exact).all():
-            raise StageError(f"the {role} image contains values that are not finite", where="write")
+            raise StageError(
+                f"the {role} image contains values that are not finite",
+                where="write",
+                hint="look at the movie and at the gain reference, for example with 3dmod: one of them is damaged",
+            )
         values = fitting(exact, dtype)
         if values.dtype.name != dtype:
             self.flags.append(f"outputs: {role} as float32, its values do not fit {dtype}")

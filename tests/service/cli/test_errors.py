@@ -1,5 +1,6 @@
 """What is typed wrongly: one line that says what, an exit status of its own, and nothing computed or removed before."""
 
+import json
 import os
 
 import pytest
@@ -187,18 +188,27 @@ def test_models_train_looks_at_the_name_of_the_new_version_first(refuse, tmp_pat
     assert "already exists" in refuse("models", "train", "nothing", "--out", "v0001")
 
 
-def test_check_config_refuses_what_run_would(refuse, streamer, tmp_path):
-    places = ("--set", f"watch.root={tmp_path / 'in'}")
-    assert "unknown device" in refuse("check-config", *places, "--set", "compute.device=abacus", status=78)
-    (tmp_path / "v").mkdir()
-    base = ("--set", f"session_model.base={tmp_path / 'v'}")
-    assert "session_model.base" in refuse("check-config", *places, *base, status=78)
-    assert streamer("check-config", *places, *base, "--set", "session_model.enabled=false")[0] == 0
-
-
-def test_check_config_refuses_a_gpu_that_is_not_there(refuse, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert "there is no such CUDA device" in refuse("check-config", "--set", "compute.device=cuda", status=78)
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("motion", "m.mrc", "--pixel-size", "1.5e-10"), "in Å/px; 1.5e-10 looks like metres: 1.5"),
+        (("process", "m.mrc", "--output", "out", "--voltage-kv", "300000"), "in kV; 300000 looks like volts: 300"),
+        (("motion", "m.mrc", "--cs-mm", "2700"), "in mm; 2700 looks like µm: 2.7"),
+        (("motion", "m.mrc", "--amplitude-contrast", "10"), "10 looks like percent: 0.1"),
+        (
+            ("super-resolve", "m.mrc", "--output", "out", "--dose-per-frame", "50"),
+            "looks like the dose of the whole movie",
+        ),
+        (("quality", "a.mrc", "b.mrc", "--pixel-size", "1e-10"), "1e-10 looks like metres: 1"),
+        (("motion", "m.mrc", "--pixel-size", "1,5"), "'1,5' is not a valid number"),
+    ],
+    ids=lambda words: words[-2] if isinstance(words, tuple) else "",
+)
+def test_an_option_that_no_microscope_has_is_refused_with_the_likely_intention(refuse, tmp_path, words, meant):
+    line = refuse(*words)
+    assert meant in line
+    assert words[-2] in line
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------ files and names
@@ -281,6 +291,32 @@ def test_a_movie_that_cannot_be_retried_does_not_stop_the_others(streamer, state
     assert streamer("movies", "retry", a)[0] == 64
     assert streamer("movies", "retry")[0] == 64
     assert streamer("movies", "retry", a, "--state", "failed")[0] == 64
+
+
+def test_movies_are_named_by_what_people_know_of_them(streamer, state, ended, tmp_path):
+    a, path = ended["grid1/a.tif"], str(tmp_path / "movies" / "grid1" / "a.tif")
+    for name in (a, "grid1/a.tif", "a.tif", "a", "./grid1/a.tif"):
+        code, out, _ = streamer("movies", "show", name, "--json")
+        assert (code, json.loads(out)["movie_id"]) == (0, a), name
+    code, out, _ = streamer("movies", "retry", "a.tif", a, "grid1/b.tif")
+    assert (code, out) == (0, "a.tif: ready, revision 1\ngrid1/b.tif: ready, revision 1\n")
+    assert streamer("movies", "skip", "b")[:2] == (0, "b: skipped\n")
+    assert [states_of(state)[ended[name]] for name in ("grid1/a.tif", "grid1/b.tif")] == ["ready", "skipped"]
+    code, _, (line,) = streamer("movies", "show", "d.tif")
+    assert code == 64
+    assert "did you mean" in line
+    assert streamer("movies", "skip", path)[0] == 64  # elsewhere
+
+
+def test_the_newest_revision_is_meant(streamer, state):
+    state.mkdir(parents=True)
+    journal = Journal.open(state / "journal.sqlite")
+    movie = make_movie("grid1/GridSquare_7/Data/FoilHole_12_Data_3_4_x_Fractions.tiff")
+    journal.add_final(movie, make_record(movie.relative, state="done"), UTC)
+    journal.retry(movie.movie_id)
+    journal.close()
+    code, out, _ = streamer("movies", "show", "FoilHole_12", "--json")
+    assert (code, json.loads(out)["revision"]) == (0, 2)
 
 
 def test_a_running_daemon_is_asked_about_each_movie(streamer, server, state, monkeypatch):

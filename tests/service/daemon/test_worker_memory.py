@@ -56,7 +56,10 @@ def test_a_worker_over_the_limit_is_replaced_and_its_movie_counted_with_both_fig
     row = journal.movie(movie.movie_id)
     assert (row.state, row.attempt, row.deaths) == ("ready", 1, 1)
     assert row.reason.error == "WorkerDied"
-    assert row.reason.message == ("the worker exited (killed at 5.3 GiB of memory, 4.0 GiB are allowed) in stage fuse")
+    assert row.reason.message == (
+        "processing broke off in stage fuse: "
+        "the worker process ended (killed at 5.3 GiB of memory, 4.0 GiB are allowed)"
+    )
     scene.gib = 0.0
     scene.clock.now += 1.0
     scene.process.attend()

@@ -1,0 +1,209 @@
+"""What the types of the settings cannot express, and what is wrong with a value in the words of who typed it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from streamer.errors import ConfigError
+from streamer.plausible import (
+    AMPLITUDE_CONTRAST,
+    CS,
+    DOSE_PER_FRAME,
+    EXPOSURE,
+    MAGNIFICATION,
+    PIXEL_SIZE,
+    RESOLUTION,
+    VOLTAGE,
+    Quantity,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamer.settings import DataPathSettings
+
+QUANTITIES: Mapping[str, Quantity] = {
+    "movie.pixel_size": PIXEL_SIZE,
+    "movie.voltage_kv": VOLTAGE,
+    "movie.cs_mm": CS,
+    "movie.amplitude_contrast": AMPLITUDE_CONTRAST,
+    "movie.dose_per_frame": DOSE_PER_FRAME,
+    "movie.pre_exposure": EXPOSURE,
+    "eer.dose_per_fraction": DOSE_PER_FRAME,
+    "denoise.resolution": RESOLUTION,
+    "denoise.low": RESOLUTION,
+    "quality.band_low": RESOLUTION,
+    "quality.band_high": RESOLUTION,
+}
+"""Settings that are quantities of the microscope."""
+_CALIBRATION = "pixel_size_by_magnification"
+
+_PLACE = re.compile(r"(.*?)(?: - at `(?:key in )?\$\.?([^`]*)`)?", re.DOTALL)
+_OTHER_TYPE = re.compile(r"Expected `([^`]+)`, got `[^`]+`")
+_BOUND = re.compile(r"Expected `[^`]+` (>=|<=|>|<) (\S+)")
+_TYPES = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text in quotes",
+    "bool": "true or false",
+    "array": "a list, [ ]",
+    "object": "a table, { }",
+}
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+
+
+def check_plausible(tables: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError for a quantity that no microscope has, with the likely intention.
+
+    Parameters
+    ----------
+    tables : as read, so that a value beyond the type's range is explained too.
+    where : file, or the option, that the settings come from.
+    """
+    for setting, quantity, value in _quantities(tables):
+        if value <= 0 or not math.isfinite(value):
+            continue  # explained as such
+        problem = quantity.problem(value)
+        if problem is not None:
+            raise ConfigError(
+                f"no microscope has this {quantity.name}",
+                where=where,
+                expected=quantity.range,
+                found=f"{setting} = {value:g}",
+                hint=problem,
+            )
+
+
+def doubts(settings: DataPathSettings) -> list[str]:
+    """What is possible but unusual in the settings, one sentence each."""
+    names = {setting.split(".")[0] for setting in QUANTITIES}
+    tables = {name: msgspec.structs.asdict(getattr(settings, name)) for name in names}
+    found = [(setting, quantity.doubt(value)) for setting, quantity, value in _quantities(tables) if value > 0]
+    return [f"{setting}: {doubt}" for setting, doubt in found if doubt is not None]
+
+
+def _quantities(tables: Mapping[str, Any]) -> Iterator[tuple[str, Quantity, float]]:
+    """Settings that are quantities, and that are numbers."""
+    for setting, quantity in QUANTITIES.items():
+        table, key = setting.split(".")
+        value = tables.get(table, {}).get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield setting, quantity, value
+    calibration = tables.get("movie", {}).get(_CALIBRATION)
+    for magnification, size in calibration.items() if isinstance(calibration, Mapping) else ():
+        if str(magnification).isdecimal():
+            yield f"movie.{_CALIBRATION}: magnification", MAGNIFICATION, float(magnification)
+        if isinstance(size, int | float) and not isinstance(size, bool):
+            yield f"movie.{_CALIBRATION}: {magnification}", PIXEL_SIZE, size
+
+
+def explained(
+    error: msgspec.ValidationError, tables: Mapping[str, Any], kinds: Mapping[str, type], where: str
+) -> ConfigError:
+    """What is wrong with a value of the wrong type or range: setting, what it can be, what was given, what it means.
+
+    Parameters
+    ----------
+    kinds : class of each table.
+    """
+    match = _PLACE.fullmatch(str(error))
+    said, place = (match[1], match[2] or "") if match else (str(error), "")
+    table, _, key = place.partition(".")
+    key = re.split(r"[.\[]", key)[0]
+    hints = get_type_hints(kinds[table], include_extras=True) if table in kinds else {}
+    if key not in hints:
+        return ConfigError(
+            said,
+            where=where,
+            found=f"[{table}]" if table else "",
+            hint="correct that table; config.toml of streamer init explains its settings",
+        )
+    value = tables[table][key]
+    return ConfigError(
+        "a setting has a value that it cannot have",
+        where=where,
+        expected=_expected(said, hints[key]) or said,
+        found=f"{table}.{key} = {_shown(value)}",
+        hint=_cure(value, hints[key]),
+    )
+
+
+def _expected(said: str, hint: Any) -> str:
+    """What the setting can be, in words; empty if the words are already fit to be read."""
+    if choices := _choices(hint):
+        return "one of " + ", ".join(_shown(choice) for choice in choices)
+    if bound := _BOUND.fullmatch(said):
+        return f"{_BOUNDS[bound[1]]} {float(bound[2]):g}"
+    if other := _OTHER_TYPE.fullmatch(said):
+        kinds = [kind.strip() for kind in other[1].split("|")]
+        return " or ".join(_TYPES.get(kind, kind) for kind in kinds if kind != "null")
+    return ""
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Values of a setting that has only certain ones."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _cure(value: object, hint: Any) -> str:
+    """What to type instead."""
+    number = re.match(r"\s*([-+]?\d+)([.,]\d+)?\s*(.*)", value) if isinstance(value, str) else None
+    if number and number[2] and number[2].startswith(","):
+        return f"decimals have a point: {number[1]}.{number[2][1:]}"
+    if number and not _choices(hint):
+        return f"give the number alone, without quotes and unit: {number[1]}{number[2] or ''}"
+    described = [part.description for part in get_args(hint)[1:] if isinstance(part, Meta) and part.description]
+    return f"meaning: {described[0]}" if described else ""
+
+
+def _shown(value: object) -> str:
+    """A value as it is typed."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def check_super_resolution(settings: DataPathSettings, where: str) -> None:
+    """Raise ConfigError where settings of super-resolution contradict each other."""
+    chosen = settings.super_resolution
+    if chosen.network and chosen.method == "zssr":
+        found = 'super_resolution.network = true with super_resolution.method = "zssr"'
+        hint = 'cryo-ZSSR is itself a network: set super_resolution.network = false, or method = "fusion"'
+        raise ConfigError("the network on top of fusion needs fusion", where=where, found=found, hint=hint)
+    if chosen.per_movie and (chosen.method == "fusion" or chosen.model is not None):
+        found = "super_resolution.per_movie = true with super_resolution.model, or with fusion"
+        hint = 'set per_movie = false, or method = "zssr" and no model'
+        what = "only cryo-ZSSR without a version can be trained on every movie"
+        raise ConfigError(what, where=where, found=found, hint=hint)
+
+
+def check_numbers(settings: DataPathSettings, where: str) -> None:
+    """Raise ConfigError for numbers that are not finite, optional ones that are not positive, and empty bands."""
+    for table in settings.__struct_fields__:
+        for key, value in msgspec.structs.asdict(getattr(settings, table)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                hint = "give a number, or leave the setting out"
+                raise ConfigError("not a finite number", where=where, found=f"{table}.{key} = {value}", hint=hint)
+    for key in ("pixel_size", "voltage_kv", "dose_per_frame"):
+        value = getattr(settings.movie, key)
+        if value is not None and value <= 0:
+            hint = "leave it out if it is unknown"
+            found = f"movie.{key} = {value}"
+            raise ConfigError("must be positive", where=where, expected="> 0", found=found, hint=hint)
+    for table, low, high in (("quality", "band_low", "band_high"), ("denoise", "low", "resolution")):
+        coarse, fine = getattr(getattr(settings, table), low), getattr(getattr(settings, table), high)
+        if coarse <= fine:
+            raise ConfigError(
+                "the band is empty",
+                where=where,
+                expected=f"{table}.{low} > {table}.{high}",
+                found=f"{coarse:g} and {fine:g} Å",
+                hint="both are in Å, the coarse end is the larger number",
+            )

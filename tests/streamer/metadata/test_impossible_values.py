@@ -1,0 +1,50 @@
+"""A sidecar or header whose value no microscope has: unknown, and said."""
+
+from dataclasses import replace
+
+import pytest
+
+from streamer.errors import MovieMismatch
+from tests.streamer.metadata.test_source import HEADER, TOLD, describe  # noqa: F401 (a fixture)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "name", "said"),
+    [
+        ("pixel_size", 1.5e-10, "pixel size", "1.5e-10 looks like metres: 1.5"),
+        ("pixel_size", 0.0834, "pixel size", "0.0834 looks like nm: 0.834"),
+        ("voltage_kv", 300000.0, "acceleration voltage", "300000 looks like volts: 300"),
+        ("dose_per_frame", 48.0, "dose per frame", "48 looks like the dose of the whole movie"),
+        ("dose_total", 5e21, "exposure", "5e+21 looks like e⁻/m²: 50"),
+    ],
+)
+def test_an_impossible_value_of_the_sidecar_is_unknown_and_said(describe, field, value, name, said):  # noqa: F811
+    header = replace(HEADER, pixel_size=0.9)
+    source, flags = describe(replace(TOLD, **({"dose_total": None} | {field: value})), header)
+    used = {"pixel_size": source.pixel_size, "voltage_kv": source.voltage_kv}.get(field, source.dose_per_frame)
+    assert used == (0.9 if field == "pixel_size" else None)
+    assert source.acquisition.voltage_kv == (value if field == "voltage_kv" else 300.0)
+    (flag,) = [flag for flag in flags if said in flag]
+    assert flag.startswith(f"{name}: what the sidecar says is impossible and not used: in ")
+
+
+def test_an_impossible_header_is_no_better(describe):  # noqa: F811
+    source, flags = describe(header=replace(HEADER, pixel_size=1.5e-10))
+    assert source.pixel_size == 1.2
+    assert flags == (
+        "pixel size: what the header says is impossible and not used: in Å/px; 1.5e-10 looks like metres: 1.5",
+    )
+    with pytest.raises(MovieMismatch, match=r"the pixel size is unknown.*looks like metres.*set movie.pixel_size"):
+        describe(replace(TOLD, pixel_size=None), replace(HEADER, pixel_size=1.5e-10))
+
+
+def test_the_fine_grid_of_an_eer_movie_is_held_against_its_physical_pixel(describe):  # noqa: F811
+    header = replace(HEADER, upsampling=4, pixel_size=0.15)
+    source, flags = describe(replace(TOLD, pixel_size=0.6), header)
+    assert (source.pixel_size, flags) == (0.15, ())
+
+
+def test_a_dose_of_few_frames_may_be_large_and_0_is_unknown(describe):  # noqa: F811
+    source, flags = describe(replace(TOLD, n_frames=2, dose_total=50.0), replace(HEADER, n_frames=2))
+    assert (source.dose_per_frame, flags) == (25.0, ())
+    assert describe(replace(TOLD, voltage_kv=0.0))[0].voltage_kv is None
