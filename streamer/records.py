@@ -67,6 +67,8 @@ class MovieHeader:
     """e⁻/Å² of each frame, where the file or its integration file gives them."""
     upsampling: int = 1
     """How much finer than the detector's pixels the grid is, along each axis."""
+    gain_reference: str | None = None
+    """Base name of the gain reference that the file itself names."""
 
     def frames_told(self, told: int) -> int:
         """Number of frames to compare with what a sidecar says: for an EER movie the raw ones.

@@ -2,6 +2,10 @@
 
 Above means in the movie's own directory or in one of its parents up to the watched root, so that sessions with
 references of their own do not mix. Where there is none, a single one anywhere below the root is used.
+
+Where there are several, the one is used that the movie's sidecar names, else the one that the movie itself names, as
+EER movies do: the nearest of this name above the movie. Names are compared without suffix, as the named one may have
+been converted. A reference that nobody names is used where it is the only one in the nearest place.
 """
 
 from __future__ import annotations
@@ -10,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
+from streamer.readers.eer_metadata import gain_named_by
 from streamer.readers.gain import gain_candidates, gains_in
+from streamer.readers.gain_names import named_among
 from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
@@ -38,7 +44,7 @@ class GainChoice:
 
         Parameters
         ----------
-        named : base name that the movie's sidecar gives; decides between several in one directory.
+        named : base name that the movie's sidecar gives; decides between several.
 
         Raises
         ------
@@ -47,16 +53,19 @@ class GainChoice:
         """
         if self._set is not None:
             return self._set
+        above = []
         for directory in movie.parents:
             if not directory.is_relative_to(self._root):
                 break
             if candidates := self._in(directory):
-                return _the_one(candidates, named, directory)
+                above.append((directory, candidates))
+        if above:
+            return _the_one(above, named, movie)
         if self._clock.monotonic() >= self._next_look:
             began = self._clock.monotonic()
             self._elsewhere = gain_candidates(self._root)
             self._next_look = began + (self._clock.monotonic() - began) / _LOOK_SHARE
-        return _the_one(self._elsewhere, named, self._root) if self._elsewhere else None
+        return _the_one([(self._root, self._elsewhere)], named, movie) if self._elsewhere else None
 
     def _in(self, directory: Path) -> list[Path]:
         try:
@@ -72,16 +81,35 @@ class GainChoice:
         return self._seen[directory][1]
 
 
-def _the_one(candidates: list[Path], named: str | None, where: Path) -> Path:
-    if len(candidates) == 1:
-        return candidates[0]
-    fitting = [path for path in candidates if path.name == named]
-    if len(fitting) == 1:
-        return fitting[0]
+def _the_one(places: list[tuple[Path, list[Path]]], named: str | None, movie: Path) -> Path:
+    """The reference that is named, nearest first, else the only one in the nearest place.
+
+    Parameters
+    ----------
+    places : directories with their references, the nearest first.
+    """
+    where, nearest = places[0]
+    if len(places) == 1 and len(nearest) == 1:
+        return nearest[0]
+    names = [named, None if _means_one(places, named) else gain_named_by(movie)]
+    for name in names:
+        if (found := _means_one(places, name)) is not None:
+            return found
+    if len(nearest) == 1:
+        return nearest[0]
+    told = next((name for name in names if name is not None), None)
     raise ConfigError(
         "several gain references could apply",
         where=where,
-        expected="one" if named is None else f"one, or {named}",
-        found=", ".join(str(path) for path in candidates),
+        expected="one" if told is None else f"one, or {told}",
+        found=", ".join(str(path) for path in nearest),
         hint="set movie.gain to the right one, or leave only that one there",
     )
+
+
+def _means_one(places: list[tuple[Path, list[Path]]], name: str | None) -> Path | None:
+    """The only one of this name in the nearest place that has any."""
+    for _, candidates in places:
+        if found := named_among(candidates, name):
+            return found[0] if len(found) == 1 else None
+    return None

@@ -52,6 +52,7 @@ def test_epu_beside_the_movie(tmp_path, suffix):
     found = read_sidecar(movie)
     assert found == Acquisition(
         sidecar="FoilHole_11_Data_22_33_20240101_000000.xml",
+        program="EPU",
         n_frames=40,
         pixel_size=pytest.approx(0.83),
         voltage_kv=300.0,
@@ -179,15 +180,18 @@ def test_mdoc_beside_the_movie(tmp_path):
     (tmp_path / "a.tif.mdoc").write_bytes(MDOC.replace("\n", "\r\n").encode("latin-1"))
     assert read_sidecar(movie) == Acquisition(
         sidecar="a.tif.mdoc",
+        program="SerialEM",
+        binning=0.5,
         n_frames=10,
+        frame_doses=(1.0,) * 4 + (2.0,) * 6,
         pixel_size=1.25,
         voltage_kv=300.0,
         dose_total=20.0,
         dose_per_frame=pytest.approx(1.6),
         magnification=33000.0,
         defocus_target_um=4.5,
-        beam_shift_x=2.5,
-        beam_shift_y=-0.5,
+        image_shift_x_um=2.5,
+        image_shift_y_um=-0.5,
         stage_x_um=-142.82,
         stage_y_um=-457.442,
         stage_z_um=-13.7196,
@@ -235,7 +239,7 @@ def test_titles_are_no_sections():
     assert (found.voltage_kv, found.n_frames) == (200, 5)
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "binary \0 rubbish", "NumSubFrames = 3\nhalf a li"])
+@pytest.mark.parametrize("text", ["", "\n\n", "binary \0 rubbish", "[FrameSet = 0]\nhalf a li"])
 def test_what_is_no_mdoc_is_a_mismatch(tmp_path, text):
     (tmp_path / "a.tif.mdoc").write_text(text)
     with pytest.raises(MovieMismatch):
