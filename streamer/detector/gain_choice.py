@@ -20,7 +20,12 @@ from streamer.readers.gain_names import named_among
 from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from streamer.runtime.clock import Clock
+
+_Place = tuple[Path, list[Path]]
+"""A directory and the references in it."""
 
 _LOOK_SHARE = 0.05
 """Share of the time that searching the whole tree for a gain may take."""
@@ -53,19 +58,22 @@ class GainChoice:
         """
         if self._set is not None:
             return self._set
-        above = []
-        for directory in movie.parents:
-            if not directory.is_relative_to(self._root):
-                break
-            if candidates := self._in(directory):
-                above.append((directory, candidates))
-        if above:
-            return _the_one(above, named, movie)
+        above = self._above(movie)
+        if (nearest := next(above, None)) is not None:
+            return _the_one(nearest, above, named, movie)
         if self._clock.monotonic() >= self._next_look:
             began = self._clock.monotonic()
             self._elsewhere = gain_candidates(self._root)
             self._next_look = began + (self._clock.monotonic() - began) / _LOOK_SHARE
-        return _the_one([(self._root, self._elsewhere)], named, movie) if self._elsewhere else None
+        return _the_one((self._root, self._elsewhere), iter(()), named, movie) if self._elsewhere else None
+
+    def _above(self, movie: Path) -> Iterator[_Place]:
+        """Directories above a movie that have references, the nearest first."""
+        for directory in movie.parents:
+            if not directory.is_relative_to(self._root):
+                return
+            if candidates := self._in(directory):
+                yield directory, candidates
 
     def _in(self, directory: Path) -> list[Path]:
         try:
@@ -81,33 +89,33 @@ class GainChoice:
         return self._seen[directory][1]
 
 
-def _the_one(places: list[tuple[Path, list[Path]]], named: str | None, movie: Path) -> Path:
+def _the_one(nearest: _Place, farther: Iterator[_Place], named: str | None, movie: Path) -> Path:
     """The reference that is named, nearest first, else the only one in the nearest place.
 
-    Parameters
-    ----------
-    places : directories with their references, the nearest first.
+    Places that are farther are looked into only where the nearest leaves a choice.
     """
-    where, nearest = places[0]
-    if len(places) == 1 and len(nearest) == 1:
-        return nearest[0]
-    names = [named, None if _means_one(places, named) else gain_named_by(movie)]
-    for name in names:
-        if (found := _means_one(places, name)) is not None:
-            return found
-    if len(nearest) == 1:
-        return nearest[0]
-    told = next((name for name in names if name is not None), None)
+    where, candidates = nearest
+    if len(candidates) == 1 and (named is None or named_among(candidates, named)):
+        return candidates[0]
+    places = [nearest, *farther]
+    if (found := _means_one(places, named)) is not None:
+        return found
+    own = gain_named_by(movie)
+    if (found := _means_one(places, own)) is not None:
+        return found
+    if len(candidates) == 1:
+        return candidates[0]
+    told = named or own
     raise ConfigError(
         "several gain references could apply",
         where=where,
         expected="one" if told is None else f"one, or {told}",
-        found=", ".join(str(path) for path in nearest),
+        found=", ".join(str(path) for path in candidates),
         hint="set movie.gain to the right one, or leave only that one there",
     )
 
 
-def _means_one(places: list[tuple[Path, list[Path]]], name: str | None) -> Path | None:
+def _means_one(places: list[_Place], name: str | None) -> Path | None:
     """The only one of this name in the nearest place that has any."""
     for _, candidates in places:
         if found := named_among(candidates, name):

@@ -168,13 +168,15 @@ def _microscope_image(root: ElementTree.Element) -> Acquisition:
         frame_doses=_where_they_differ(doses),
         pre_exposure=before or _before(camera, _dose(custom), exposure_time),
         magnification=positive(number(_text(root, *optics, "TemMagnification", "NominalMagnification"))),
-        defocus_target_um=_scaled(custom.get("AppliedDefocus"), -1e6),  # m, negative underfocus, to µm, positive
+        defocus_target_um=_rounded(
+            _scaled(custom.get("AppliedDefocus"), -1e6)
+        ),  # m, negative underfocus, to µm, positive
         beam_shift_x=number(_text(root, *optics, "BeamShift", "_x")),
         beam_shift_y=number(_text(root, *optics, "BeamShift", "_y")),
-        stage_x_um=_scaled(_text(root, *stage, "X"), 1e6),
-        stage_y_um=_scaled(_text(root, *stage, "Y"), 1e6),
-        stage_z_um=_scaled(_text(root, *stage, "Z"), 1e6),
-        tilt_deg=_scaled(_text(root, *stage, "A"), 180.0 / math.pi),
+        stage_x_um=_rounded(_scaled(_text(root, *stage, "X"), 1e6)),
+        stage_y_um=_rounded(_scaled(_text(root, *stage, "Y"), 1e6)),
+        stage_z_um=_rounded(_scaled(_text(root, *stage, "Z"), 1e6)),
+        tilt_deg=_rounded(_scaled(_text(root, *stage, "A"), 180.0 / math.pi)),
         super_res_factor=whole(number(_plain(special.get("SuperResolutionFactor")))),
         gain_reference=base_name(detector.get("EerGainReference") or detector.get("GainReference")),
         counts_per_electron=None if electrons_per_count is None else 1.0 / electrons_per_count,
@@ -316,6 +318,11 @@ def _scaled(text: str | None, factor: float) -> float | None:
     """The number in our unit; None where there is no finite one."""
     value = number(text)
     return None if value is None or not math.isfinite(value * factor) else value * factor + 0.0
+
+
+def _rounded(value: float | None) -> float | None:
+    """µm or degrees to a millionth: what is behind it comes from the change of the unit."""
+    return None if value is None else round(value, 6) + 0.0
 
 
 def _truth(text: str | None) -> bool | None:

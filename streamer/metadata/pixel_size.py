@@ -35,8 +35,8 @@ _CROPPED = 0.01
 """Programs crop binned images by up to this share, to sizes that their camera likes."""
 _COUNTING = ((4092, 5760), (3838, 3710))
 """Physical pixels of K3 and K2; their movies have these, twice, or after binning half of them."""
-_SENSORS = {size for whole in ((4096, 4096), *_COUNTING) for size in (whole, (2 * whole[0], 2 * whole[1]))}
-"""What cameras read out at most, with super-resolution."""
+_SENSORS = ((4096, 4096), *_COUNTING)
+"""What cameras read out without binning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def _of_sidecar(told: Acquisition, header: MovieHeader) -> _Told:
         size = f"{image[1]} × {image[0]} px, which is no binning of the movie's {shape[1]} × {shape[0]}"
         return _Told(flag=f"pixel_size: the sidecar's {told.pixel_size:g} is of an image of {size}: not used")
     binning = told.binning or 1.0
-    read_out = tuple(round(side * binning) for side in image)
+    read_out = (round(image[0] * binning), round(image[1] * binning))
     if ratio == 1.0 and binning > 1.0 and read_out not in _SENSORS and read_out[::-1] not in _SENSORS:
         other = told.pixel_size / binning
         flag = (
