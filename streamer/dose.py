@@ -5,6 +5,8 @@ Units: exposure N in e⁻/Å², spatial frequency k in 1/Å.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,15 +49,27 @@ def frame_exposures(
 ) -> Tensor:
     """Exposure at the end of each frame, (t,) float64 in e⁻/Å²; zeros when the dose is unknown: no weighting.
 
-    ``frame_doses`` gives the doses where they differ, as EER movies can be divided. Counted from the beginning of the
-    movie: earlier exposure weakens all frames by the same factor at each frequency, which a sum divided by the root of
-    Σw² does not see.
+    ``frame_doses`` gives the doses where they differ, as fractions may be of unequal length. Counted from the beginning
+    of the movie: earlier exposure weakens all frames by the same factor at each frequency, which a sum divided by the
+    root of Σw² does not see.
     """
     if dose_per_frame is None:
         return torch.zeros(n_frames, dtype=torch.float64)
     if frame_doses is not None:
         return torch.tensor(frame_doses, dtype=torch.float64).cumsum(0)
     return dose_per_frame * torch.arange(1, n_frames + 1, dtype=torch.float64)
+
+
+def frames_within(
+    exposure: float, n_frames: int, dose_per_frame: float | None, frame_doses: tuple[float, ...] | None = None
+) -> int | None:
+    """How many frames it takes to receive this exposure in e⁻/Å², at most all; None when the dose is unknown."""
+    if dose_per_frame is None:
+        return None
+    if frame_doses is None:
+        return math.ceil(min(exposure / dose_per_frame, n_frames))
+    received = frame_exposures(n_frames, dose_per_frame, frame_doses)
+    return min(int((received < exposure).sum()) + 1, n_frames)
 
 
 def sum_of_squares(exposures: Tensor, rate: Tensor) -> Tensor:

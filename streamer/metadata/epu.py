@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from streamer.metadata.agreement import agree
+from streamer.metadata.elements import child_of, local_name, pairs, plain, rounded, scaled, text_of, truth
 from streamer.metadata.numbers import number, positive, whole
 from streamer.movie_record import Acquisition
 from streamer.readers.gain_names import base_name
 from streamer.readers.xml import parse_xml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from xml.etree import ElementTree
 
 MAX_TEXT = 64
@@ -85,7 +85,7 @@ def parse(document: bytes) -> Acquisition | None:
 def read(document: bytes) -> Acquisition | Recorded | None:
     """Read as ``parse`` does, and keep what only ``merge`` needs."""
     root = parse_xml(document)
-    kind = _local(root)
+    kind = local_name(root)
     if kind == "MicroscopeImage":
         return _microscope_image(root)
     return _recorded(root) if kind == "Acquisition" else None
@@ -143,15 +143,15 @@ def _where_they_differ(doses: tuple[float, ...] | None) -> tuple[float, ...] | N
 
 
 def _microscope_image(root: ElementTree.Element) -> Acquisition:
-    custom = {key: _plain(value) for key, value in _pairs(root, "CustomData").items()}
-    camera = _child(root, "microscopeData", "acquisition", "camera")
-    special = _pairs(root, "microscopeData", "acquisition", "camera", "CameraSpecificInput")
-    name = _text(root, "microscopeData", "acquisition", "camera", "Name")
+    custom = {key: plain(value) for key, value in pairs(root, "CustomData").items()}
+    camera = child_of(root, "microscopeData", "acquisition", "camera")
+    special = pairs(root, "microscopeData", "acquisition", "camera", "CameraSpecificInput")
+    name = text_of(root, "microscopeData", "acquisition", "camera", "Name")
     detector = _of_detector(custom, custom.get("BinaryResult.Detector") or name)
     optics, stage = ("microscopeData", "optics"), ("microscopeData", "stage", "Position")
     n_frames, doses, before = _fractions(special.get("FractionationSettings"), _dose(custom))
     pixel_size, reference, remarks = _pixel_size(root)
-    exposure_time = positive(number(_text(root, "microscopeData", "acquisition", "camera", "ExposureTime")))
+    exposure_time = positive(number(text_of(root, "microscopeData", "acquisition", "camera", "ExposureTime")))
     slit = ("EnergyFilter", "EnergySelectionSlitInserted"), ("EnergyFilter", "EnergySelectionSlitWidth")
     electrons_per_count = positive(number(detector.get("CountsToElectrons")))
     return Acquisition(
@@ -159,51 +159,59 @@ def _microscope_image(root: ElementTree.Element) -> Acquisition:
         n_frames=n_frames,
         pixel_size=pixel_size,
         reference_pixel_size=reference,
-        image_height=whole(number(_text(camera, "ReadoutArea", "height"))),
-        image_width=whole(number(_text(camera, "ReadoutArea", "width"))),
-        binning=positive(number(_text(camera, "Binning", "x"))),
-        voltage_kv=positive(_scaled(_text(root, "microscopeData", "gun", "AccelerationVoltage"), 1e-3)),
+        image_height=whole(number(text_of(camera, "ReadoutArea", "height"))),
+        image_width=whole(number(text_of(camera, "ReadoutArea", "width"))),
+        binning=positive(number(text_of(camera, "Binning", "x"))),
+        voltage_kv=positive(scaled(text_of(root, "microscopeData", "gun", "AccelerationVoltage"), 1e-3)),
         dose_total=_dose(custom),
         dose_per_frame=per_frame(_saved(doses, _dose(custom)), n_frames),
         frame_doses=_where_they_differ(doses),
         pre_exposure=before or _before(camera, _dose(custom), exposure_time),
-        magnification=positive(number(_text(root, *optics, "TemMagnification", "NominalMagnification"))),
-        defocus_target_um=_rounded(
-            _scaled(custom.get("AppliedDefocus"), -1e6)
+        magnification=positive(number(text_of(root, *optics, "TemMagnification", "NominalMagnification"))),
+        defocus_target_um=rounded(
+            scaled(custom.get("AppliedDefocus"), -1e6)
         ),  # m, negative underfocus, to µm, positive
-        beam_shift_x=number(_text(root, *optics, "BeamShift", "_x")),
-        beam_shift_y=number(_text(root, *optics, "BeamShift", "_y")),
-        stage_x_um=_rounded(_scaled(_text(root, *stage, "X"), 1e6)),
-        stage_y_um=_rounded(_scaled(_text(root, *stage, "Y"), 1e6)),
-        stage_z_um=_rounded(_scaled(_text(root, *stage, "Z"), 1e6)),
-        tilt_deg=_rounded(_scaled(_text(root, *stage, "A"), 180.0 / math.pi)),
-        super_res_factor=whole(number(_plain(special.get("SuperResolutionFactor")))),
+        beam_shift_x=number(text_of(root, *optics, "BeamShift", "_x")),
+        beam_shift_y=number(text_of(root, *optics, "BeamShift", "_y")),
+        stage_x_um=rounded(scaled(text_of(root, *stage, "X"), 1e6)),
+        stage_y_um=rounded(scaled(text_of(root, *stage, "Y"), 1e6)),
+        stage_z_um=rounded(scaled(text_of(root, *stage, "Z"), 1e6)),
+        tilt_deg=rounded(scaled(text_of(root, *stage, "A"), 180.0 / math.pi)),
+        super_res_factor=whole(number(plain(special.get("SuperResolutionFactor")))),
         gain_reference=base_name(detector.get("EerGainReference") or detector.get("GainReference")),
         counts_per_electron=None if electrons_per_count is None else 1.0 / electrons_per_count,
-        electron_counting=_truth(_plain(special.get("ElectronCountingEnabled")) or detector.get("ElectronCounted")),
+        electrons_per_pixel=_on_camera(custom, detector) if _dose(custom) is None else None,
+        electron_counting=truth(plain(special.get("ElectronCountingEnabled")) or detector.get("ElectronCounted")),
         camera=(detector.get("CommercialName") or custom.get("DetectorCommercialName") or name or "")[:MAX_TEXT]
         or None,
         exposure_time_s=exposure_time,
-        spot_size=whole(number(_text(root, *optics, "SpotIndex"))),
+        spot_size=whole(number(text_of(root, *optics, "SpotIndex"))),
         c2_aperture_um=positive(number(custom.get("Aperture[C2].Name"))),
-        slit_width_ev=positive(number(_text(root, *optics, *slit[1])))
-        if _truth(_text(root, *optics, *slit[0]))
+        slit_width_ev=positive(number(text_of(root, *optics, *slit[1])))
+        if truth(text_of(root, *optics, *slit[0]))
         else None,
-        phase_plate=_truth(custom.get("PhasePlateUsed")),
-        acquired=(_text(root, "microscopeData", "acquisition", "acquisitionDateTime") or "")[:MAX_TEXT] or None,
+        phase_plate=truth(custom.get("PhasePlateUsed")),
+        acquired=(text_of(root, "microscopeData", "acquisition", "acquisitionDateTime") or "")[:MAX_TEXT] or None,
         remarks=remarks,
     )
 
 
 def _dose(custom: dict[str, str]) -> float | None:
     """e⁻/Å² of the exposure; EPU writes e⁻/m², and 0 for what it does not know."""
-    return positive(_scaled(custom.get("Dose"), 1e-20))
+    return positive(scaled(custom.get("Dose"), 1e-20))
+
+
+def _on_camera(custom: dict[str, str], detector: dict[str, str]) -> float | None:
+    """e⁻/px on the camera, as EPU says it in one of three ways."""
+    rate, time = (positive(number(detector.get(name))) for name in ("DoseRate", "ExposureTime"))
+    told = positive(number(custom.get("DoseOnCamera"))) or positive(number(detector.get("TotalDose")))
+    return told or (rate * time if rate is not None and time is not None else None)
 
 
 def _pixel_size(root: ElementTree.Element) -> tuple[float | None, float | None, tuple[str, ...]]:
     """Å/px of the image, the same by the transformation to the stage, and what is wrong with them."""
-    x, y = (positive(_scaled(_text(root, "SpatialScale", "pixelSize", axis, "numericValue"), 1e10)) for axis in "xy")
-    matrix = [number(_text(root, "ReferenceTransformation", "matrix", f"_m{place}")) for place in ("11", "12")]
+    x, y = (positive(scaled(text_of(root, "SpatialScale", "pixelSize", axis, "numericValue"), 1e10)) for axis in "xy")
+    matrix = [number(text_of(root, "ReferenceTransformation", "matrix", f"_m{place}")) for place in ("11", "12")]
     known = [value for value in matrix if value is not None]
     reference = positive(math.hypot(*known) * 1e10) if len(known) == 2 else None
     if x is not None and y is not None and not agree(x, y):
@@ -213,7 +221,7 @@ def _pixel_size(root: ElementTree.Element) -> tuple[float | None, float | None, 
 
 def _before(camera: ElementTree.Element | None, dose: float | None, exposure_time: float | None) -> float | None:
     """e⁻/Å² of the exposure that the camera makes before the frames, at the same rate."""
-    time = positive(number(_text(camera, "PreExposureTime")))
+    time = positive(number(text_of(camera, "PreExposureTime")))
     return None if time is None or dose is None or exposure_time is None else dose * time / exposure_time
 
 
@@ -239,9 +247,9 @@ def _fractions(
     """
     if settings is None:
         return None, None, None
-    stated = whole(number(_text(settings, "NumberOffractions")))
-    listed = list(_child(settings, "DoseFractions") or ())
-    ranges = [[whole(number(_text(child, f"{end}FrameNumber"))) for end in ("Start", "End")] for child in listed]
+    stated = whole(number(text_of(settings, "NumberOffractions")))
+    listed = list(child_of(settings, "DoseFractions") or ())
+    ranges = [[whole(number(text_of(child, f"{end}FrameNumber"))) for end in ("Start", "End")] for child in listed]
     known = [(start, end) for start, end in ranges if start is not None and end is not None and end >= start]
     n_frames = stated or len(listed) or None
     if dose is None or not known or len(known) != n_frames:
@@ -253,77 +261,30 @@ def _fractions(
 
 def _recorded(root: ElementTree.Element) -> Recorded:
     """The camera's list of fractions: their hardware frames, times and mean counts."""
-    fractions = [child for child in _child(root, "Fractions") or () if _local(child) == "Fraction"]
+    fractions = [child for child in child_of(root, "Fractions") or () if local_name(child) == "Fraction"]
 
     def each(name: str) -> tuple[float, ...] | None:
-        values = [positive(number(_text(fraction, name))) for fraction in fractions]
+        values = [positive(number(text_of(fraction, name))) for fraction in fractions]
         known = tuple(value for value in values if value is not None)
         return known if known and len(known) == len(values) else None
 
     times, lengths, means = each("ExposureTime"), each("NumberOfFrames"), each("MeanPixelValue")
     electrons, counts = each("CountsToElectrons"), each("PixelValueToCameraCounts")
-    first = number(_text(fractions[0], "StartFrame")) if fractions else None
+    first = number(text_of(fractions[0], "StartFrame")) if fractions else None
     counted = None
     if means is not None and electrons is not None:
         counted = math.fsum(map(math.prod, zip(means, electrons, counts or (1.0,) * len(means), strict=True)))
     return Recorded(
         acquisition=Acquisition(
             program="EPU",
-            n_frames=whole(number(_text(root, "Info", "RecordedNumberOfFractions"))),
+            n_frames=whole(number(text_of(root, "Info", "RecordedNumberOfFractions"))),
             electrons_per_pixel=counted,
             counts_per_electron=1.0 / electrons[0] if electrons is not None and len(set(electrons)) == 1 else None,
-            electron_counting=_truth(_text(root, "Info", "ElectronCounting")),
-            gain_corrected=_truth(_text(root, "Info", "GainCorrection")),
-            camera=(_text(root, "Info", "Detector") or "")[:MAX_TEXT] or None,
+            electron_counting=truth(text_of(root, "Info", "ElectronCounting")),
+            gain_corrected=truth(text_of(root, "Info", "GainCorrection")),
+            camera=(text_of(root, "Info", "Detector") or "")[:MAX_TEXT] or None,
         ),
         shares=times or lengths,
         are_times=times is not None,
         frames_before=int(first) if first is not None and first > 0 else 0,
     )
-
-
-def _local(element: ElementTree.Element) -> str:
-    """Name of an element without its namespace: EPU's versions differ in prefixes, not in names."""
-    return element.tag.rpartition("}")[2]
-
-
-def _child(element: ElementTree.Element | None, *path: str) -> ElementTree.Element | None:
-    found = element
-    for name in path:
-        found = None if found is None else next((child for child in found if _local(child) == name), None)
-    return found
-
-
-def _text(element: ElementTree.Element | None, *path: str) -> str | None:
-    return _plain(_child(element, *path)) or None
-
-
-def _plain(element: ElementTree.Element | None) -> str:
-    return "" if element is None or element.text is None else element.text.strip()
-
-
-def _pairs(root: ElementTree.Element, *path: str) -> dict[str, ElementTree.Element]:
-    """Key-value list of EPU, with the elements that contain the values."""
-
-    def pairs() -> Iterator[tuple[str, ElementTree.Element]]:
-        for pair in _child(root, *path) or ():
-            key, value = _text(pair, "Key"), _child(pair, "Value")
-            if key is not None and value is not None:
-                yield key, value
-
-    return dict(pairs())
-
-
-def _scaled(text: str | None, factor: float) -> float | None:
-    """The number in our unit; None where there is no finite one."""
-    value = number(text)
-    return None if value is None or not math.isfinite(value * factor) else value * factor + 0.0
-
-
-def _rounded(value: float | None) -> float | None:
-    """µm or degrees to a millionth: what is behind it comes from the change of the unit."""
-    return None if value is None else round(value, 6) + 0.0
-
-
-def _truth(text: str | None) -> bool | None:
-    return {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}.get((text or "").lower())

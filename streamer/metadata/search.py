@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch
 from streamer.metadata import epu
-from streamer.metadata.sidecars import read_sidecar, read_xml, with_position
+from streamer.metadata.sidecars import read_recorded, read_sidecar, read_xml, with_position
 from streamer.readers.files import entries
 
 if TYPE_CHECKING:
@@ -41,13 +41,15 @@ class SidecarSearch:
         """Content of the sidecar, None where there is none; raises as ``read_sidecar``, and for ambiguous matches."""
         found = read_sidecar(movie)
         exposure = _EXPOSURE.fullmatch(epu.exposure_stem(movie.stem))
-        if found is not None or exposure is None:
+        recorded = None if exposure is None else read_recorded(movie)
+        # the camera's list of fractions may lie next to the movie, and EPU's document elsewhere
+        if exposure is None or (found is not None and found != _alone(recorded, movie)):
             return found
         places = [movie.parent] if self._root is None else [movie.parent, *self._below(self._root)]
         path = _the_one(movie, exposure, [path for place in places for path in self._listed(place)[0]])
-        image = None if path is None else read_xml(path)
+        image = None if path is None else epu.merge(read_xml(path), recorded)
         if path is None or image is None:
-            return None
+            return found
         position = with_position(image, path.as_posix())
         own = with_position(image, movie.as_posix())
         return replace(own, grid_square=own.grid_square or position.grid_square, sidecar=path.name)
@@ -80,6 +82,11 @@ class SidecarSearch:
             return [], []
         self._seen[place] = (changed, files, sorted(directories))
         return files, sorted(directories)
+
+
+def _alone(recorded: Acquisition | epu.Recorded | None, movie: Path) -> Acquisition | None:
+    """What a movie's sidecar says where the camera's list is all that lies next to it."""
+    return with_position(recorded.acquisition, movie.as_posix()) if isinstance(recorded, epu.Recorded) else None
 
 
 def _the_one(movie: Path, exposure: re.Match[str], files: list[Path]) -> Path | None:

@@ -116,10 +116,17 @@ def _parsed(path: Path, text: str, movie_name: str) -> Acquisition:
 
 
 def _read_epu(movie_path: Path) -> Acquisition | None:
+    image = read_xml(movie_path.with_name(epu.exposure_stem(movie_path.stem) + ".xml"))
+    return epu.merge(image, read_recorded(movie_path))
+
+
+def read_recorded(movie_path: Path) -> Acquisition | epu.Recorded | None:
+    """What the camera's computer wrote about the fractions next to a movie; None where there is nothing.
+
+    Raises as ``read_sidecar``.
+    """
     stem = movie_path.stem
-    image = read_xml(movie_path.with_name(epu.exposure_stem(stem) + ".xml"))
-    recorded = _read_document(movie_path.with_name(stem + ".xml")) if epu.is_fractions(stem) else None
-    return epu.merge(image, recorded)
+    return _read_document(movie_path.with_name(stem + ".xml")) if epu.is_fractions(stem) else None
 
 
 def read_xml(path: Path) -> Acquisition | None:

@@ -170,6 +170,21 @@ def test_what_the_camera_counted_serves_where_nobody_tells_a_dose():
     assert chosen(replace(told, dose_total=60.0), replace(TIFF, n_frames=2)) == (30.0, None, [])
 
 
+@pytest.mark.parametrize(
+    "custom",
+    [
+        {"DoseOnCamera": 62.5},
+        {"Detectors[EF-CCD].TotalDose": 62.5},
+        {"Detectors[EF-CCD].DoseRate": 25, "Detectors[EF-CCD].ExposureTime": 2.5},
+    ],
+)
+def test_so_does_what_epu_says_of_the_camera(custom):
+    mean, _, flags = by_epu(dose=None, custom=custom)
+    assert mean == pytest.approx(62.5 / 1.25**2 / 10)
+    assert flags[0].startswith("dose: only what the camera counted is known, 4 e⁻/Å² per frame")
+    assert by_epu(dose=50.0, custom=custom) == (5.0, None, [])
+
+
 # --------------------------------------------------------------------------------------- raw frames of EER
 
 

@@ -6,6 +6,7 @@ from streamer.errors import MovieMismatch
 from streamer.metadata.search import SidecarSearch
 from streamer.simulation.microscope import Plan, expose
 from streamer.simulation.movie import Microscope
+from tests.streamer.metadata.documents import recorded_xml
 
 SCOPE = Microscope(shape=(64, 64), n_frames=2, pixel_size=1.37)
 
@@ -97,3 +98,18 @@ def test_other_names_and_a_missing_root_tell_nothing(site):
     assert SidecarSearch("/nowhere/at/all")(movies / "FoilHole_5_Data_2_3_20260101_120000_fractions.tiff") is None
     assert SidecarSearch()(movies / "session_0001.tif") is None
     assert SidecarSearch()(movies / "FoilHole_5_Data_2_3_99999999_999999_fractions.tiff") is None
+
+
+def test_what_the_camera_recorded_beside_the_movie_completes_epus_document_elsewhere(site):
+    movies, session, xml = site
+    movie = movies / "FoilHole_5_Data_2_3_20260101_120007_fractions.mrc"
+    fractions = [{"NumberOfFrames": 1}, {"NumberOfFrames": 3}]
+    movie.with_suffix(".xml").write_text(recorded_xml(fractions, GainCorrection="On"))
+    search = SidecarSearch(str(session))
+    alone = search(movie)
+    assert (alone.n_frames, alone.pixel_size, alone.gain_corrected) == (2, None, True)
+    xml("FoilHole_5_Data_2_3_20260101_120000")
+    found = search(movie)
+    assert (found.sidecar, found.n_frames) == ("FoilHole_5_Data_2_3_20260101_120000.xml", 2)
+    assert (found.pixel_size, found.gain_corrected) == (pytest.approx(1.37), True)
+    assert found.frame_doses == pytest.approx((found.dose_total / 4, found.dose_total * 3 / 4))
