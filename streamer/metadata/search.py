@@ -1,8 +1,9 @@
-"""Finds the XML file of an EPU exposure whose movie is elsewhere, or has another time in its name.
+"""Finds the sidecar of a movie where it does not lie next to it under its name.
 
 EPU names an exposure ``FoilHole_<hole>_Data_<template>_<acquisition>_<date>_<time>``. The movie may be on a different
 disk from the session's directory, and its time may be that of the camera's computer: they are then matched by hole,
 template and acquisition, and by time only where a hole was exposed more than once. Ambiguous matches are not guessed.
+For other movies there may be an ``.mdoc`` of all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch
 from streamer.metadata import epu
+from streamer.metadata.shared_mdoc import SharedMdocs
 from streamer.metadata.sidecars import read_recorded, read_sidecar, read_xml, with_position
 from streamer.readers.files import entries
 
@@ -35,19 +37,25 @@ class SidecarSearch:
     def __init__(self, metadata_root: str | None = None) -> None:
         """Also look below ``metadata_root``; directories are listed again only when they change."""
         self._root = None if metadata_root is None else Path(metadata_root)
+        self._shared = SharedMdocs()
         self._seen: dict[Path, tuple[int, list[Path], list[Path]]] = {}
 
     def __call__(self, movie: Path) -> Acquisition | None:
         """Content of the sidecar, None where there is none; raises as ``read_sidecar``, and for ambiguous matches."""
         found = read_sidecar(movie)
+        if found is not None and found.pixel_size is not None:
+            return found
         exposure = _EXPOSURE.fullmatch(epu.exposure_stem(movie.stem))
-        recorded = None if exposure is None else read_recorded(movie)
+        if exposure is None:
+            return found or self._shared(movie)
+        recorded = read_recorded(movie)
         # the camera's list of fractions may lie next to the movie, and EPU's document elsewhere
-        if exposure is None or (found is not None and found != _alone(recorded, movie)):
+        if found is not None and found != _alone(recorded, movie):
             return found
         places = [movie.parent] if self._root is None else [movie.parent, *self._below(self._root)]
         path = _the_one(movie, exposure, [path for place in places for path in self._listed(place)[0]])
-        image = None if path is None else epu.merge(read_xml(path), recorded)
+        requested = None if path is None else read_xml(path)
+        image = None if requested is None else epu.merge(requested, recorded)
         if path is None or image is None:
             return found
         position = with_position(image, path.as_posix())

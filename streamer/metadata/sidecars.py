@@ -92,23 +92,25 @@ def _read_mdoc(movie_path: Path) -> Acquisition | None:
     name, stem = movie_path.name, movie_path.stem
     for ending in _MDOC:
         for own in (name, stem):
-            if (text := _mdoc_text(movie_path.with_name(own + ending))) is not None:
-                return _parsed(movie_path.with_name(own + ending), text, name)
+            if (text := read_mdoc(movie_path.with_name(own + ending))) is not None:
+                return parsed_mdoc(movie_path.with_name(own + ending), text, name)
     for suffix in _CONVERTED:
         # of the movie before it was converted, or of another image with this stem
         path = movie_path.with_name(stem + suffix + _MDOC[0])
-        text = None if path.name == name + _MDOC[0] else _mdoc_text(path)
+        text = None if path.name == name + _MDOC[0] else read_mdoc(path)
         if text is not None and mdoc.names_movie(text, name):
-            return _parsed(path, text, name)
+            return parsed_mdoc(path, text, name)
     return None
 
 
-def _mdoc_text(path: Path) -> str | None:
+def read_mdoc(path: Path) -> str | None:
+    """Text of an mdoc, None where there is none; raises as ``read_sidecar``."""
     document = _read(path)
     return None if document is None else mdoc.decoded(document)
 
 
-def _parsed(path: Path, text: str, movie_name: str) -> Acquisition:
+def parsed_mdoc(path: Path, text: str, movie_name: str) -> Acquisition:
+    """What an mdoc says about one movie; raises MovieMismatch for what is none."""
     try:
         return replace(mdoc.parse(text, movie_name), sidecar=path.name)
     except ValueError as error:
