@@ -58,7 +58,7 @@ class GainChoice:
         """
         if self._set is not None:
             return self._set
-        above = self._above(movie)
+        above = ((place, found) for place in self._above(movie) if (found := self._in(place)))
         if (nearest := next(above, None)) is not None:
             return _the_one(nearest, above, named, movie)
         if self._clock.monotonic() >= self._next_look:
@@ -67,13 +67,9 @@ class GainChoice:
             self._next_look = began + (self._clock.monotonic() - began) / _LOOK_SHARE
         return _the_one((self._root, self._elsewhere), iter(()), named, movie) if self._elsewhere else None
 
-    def _above(self, movie: Path) -> Iterator[_Place]:
-        """Directories above a movie that have references, the nearest first."""
-        for directory in movie.parents:
-            if not directory.is_relative_to(self._root):
-                return
-            if candidates := self._in(directory):
-                yield directory, candidates
+    def _above(self, movie: Path) -> Iterator[Path]:
+        """Directories above a movie, the nearest first."""
+        return (directory for directory in movie.parents if directory.is_relative_to(self._root))
 
     def _in(self, directory: Path) -> list[Path]:
         try:
