@@ -51,7 +51,7 @@ class Acquisition:
     binning: float | None = None
     """Of that image on the camera; 0.5: super-resolution."""
     reference_pixel_size: float | None = None
-    """Å/px by the transformation from the image to the stage, where a sidecar has one besides ``pixel_size``."""
+    """A second value for the same image: by EPU's ReferenceTransformation, or SerialEM's RefinedPixelSpacing, Å/px."""
     frame_doses: tuple[float, ...] | None = None
     """e⁻/Å² of each frame that the sidecar counts, where they differ."""
     pre_exposure: float | None = None

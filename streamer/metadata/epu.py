@@ -106,7 +106,7 @@ def merge(image: Acquisition | None, recorded: Acquisition | Recorded | None) ->
     n_frames, total, doses = told.n_frames or image.n_frames, image.dose_total, image.frame_doses
     pre_exposure = image.pre_exposure
     if total is not None and recorded.shares is not None and len(recorded.shares) == n_frames:
-        of_all = math.fsum(recorded.shares) + (0 if recorded.are_times else recorded.frames_before)
+        of_all = sum(recorded.shares) + (0 if recorded.are_times else recorded.frames_before)
         if recorded.are_times and image.exposure_time_s is not None and not agree(image.exposure_time_s, of_all):
             of_all = max(of_all, image.exposure_time_s)
         doses = tuple(total * share / of_all for share in recorded.shares)
@@ -134,7 +134,7 @@ def per_frame(dose_total: float | None, n_frames: int | None) -> float | None:
 
 def _saved(doses: tuple[float, ...] | None, total: float | None) -> float | None:
     """Exposure of all fractions together; exactly the total where they have all of it."""
-    saved = total if doses is None else math.fsum(doses)
+    saved = total if doses is None else sum(doses)
     return total if saved is not None and total is not None and math.isclose(saved, total) else saved
 
 
@@ -273,7 +273,7 @@ def _recorded(root: ElementTree.Element) -> Recorded:
     first = number(text_of(fractions[0], "StartFrame")) if fractions else None
     counted = None
     if means is not None and electrons is not None:
-        counted = math.fsum(map(math.prod, zip(means, electrons, counts or (1.0,) * len(means), strict=True)))
+        counted = sum(map(math.prod, zip(means, electrons, counts or (1.0,) * len(means), strict=True)))
     return Recorded(
         acquisition=Acquisition(
             program="EPU",

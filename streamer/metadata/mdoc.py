@@ -8,7 +8,6 @@ used, and that is said too. Lines that are not understood are skipped.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -36,6 +35,7 @@ _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]")
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _MAX_SECTIONS = 100_000
 _MAX_NAMED = 4
+_MOST_DOSES = 20_000
 _JEOL = re.compile(r"JEOL|JEM|CRYO[ _-]?ARM", re.IGNORECASE)
 _LARGEST_SHIFT_UM = 50.0
 """No microscope shifts the image by more; JEOL's numbers, in a unit of their own, are mostly larger."""
@@ -97,6 +97,7 @@ def parse(text: str, movie_name: str) -> Acquisition:
         program="SerialEM",
         n_frames=n_frames,
         pixel_size=positive(number(values.get("PixelSpacing"), LENGTH)),
+        reference_pixel_size=positive(number(values.get("RefinedPixelSpacing"), LENGTH)),
         image_width=whole(size[0]) if len(size) == 2 else None,
         image_height=whole(size[1]) if len(size) == 2 else None,
         binning=positive(binning),
@@ -197,8 +198,11 @@ def _frames(
     if exposure <= 0 or min(doses) < 0:
         return total, None, None, ()
     differ = max(doses) - min(doses) > 1e-3 * max(doses)
-    each = [dose for dose, count in zip(doses, known, strict=True) for _ in range(count)]
-    return total, exposure, tuple(each) if differ else None, ()
+    if not differ:
+        return total, exposure, None, ()
+    if total > _MOST_DOSES:
+        return total, exposure, None, (f"dose: the sidecar's {key} is of {total} frames: its average was used",)
+    return total, exposure, tuple(dose for dose, count in zip(doses, known, strict=True) for _ in range(count)), ()
 
 
 def _pre_exposure(values: dict[str, str]) -> float | None:
@@ -209,7 +213,7 @@ def _pre_exposure(values: dict[str, str]) -> float | None:
     time = positive(number(values.get("ExposureTime"), SECONDS))
     own = dose * before / time if dose is not None and before is not None and time is not None else None
     known = [part for part in (prior, own) if part is not None]
-    return math.fsum(known) if known else None
+    return sum(known) if known else None
 
 
 def _image_shift(values: dict[str, str], text: str) -> tuple[float | None, float | None]:

@@ -11,8 +11,8 @@ with any other ratio the value is not used. EPU's value is of an image of the si
 binning that is written with it, and the size of a K2 or K3 movie shows which binning that movie has.
 
 ``header``: the movie's own, where nobody else knows; where it agrees with another value of the sidecar, that of EPU's
-ReferenceTransformation or the one for the other image that could be meant; or where it differs by a factor of 2 or 4
-from a sidecar that does not tell the size of its image: binning explains that.
+ReferenceTransformation, SerialEM's RefinedPixelSpacing or the one for the other image that could be meant; or where it
+differs by a factor of 2 or 4 from a sidecar that does not tell the size of its image: binning explains that.
 
 A value that differs by more than 1 % from the chosen one is flagged, and so is a choice that binning may spoil.
 """
@@ -132,12 +132,13 @@ def _of_sidecar(told: Acquisition, header: MovieHeader) -> _Told:
 
 
 def _with_reference(told: Acquisition, value: float, others: tuple[float, ...], *, is_certain: bool) -> _Told:
-    """Add what the transformation to the stage says, where it contradicts the sidecar's own pixel size."""
+    """Add the second value that a sidecar may have of the same image, where it contradicts the first."""
     own, reference = told.pixel_size or value, told.reference_pixel_size
     flag = None
     if reference is not None and not agree(own, reference):
         others = (*others, reference * value / own)
-        flag = f"pixel_size: sidecar says {own:g}, its ReferenceTransformation says {reference:g}"
+        place = "RefinedPixelSpacing" if told.program == "SerialEM" else "ReferenceTransformation"
+        flag = f"pixel_size: sidecar says {own:g}, its {place} says {reference:g}"
     return _Told(values=(value, *others), scaled=value != own, is_certain=is_certain, flag=flag)
 
 

@@ -267,3 +267,18 @@ def test_a_binning_that_the_size_does_not_explain_is_doubtful():
 )
 def test_the_size_of_serialems_image_tells_it_too(size, image, pixel_size, rule):
     assert by_serialem(movie(*size), ImageSize=image, Binning=1) == (pixel_size, rule, [])
+
+
+def test_serialems_refined_value_is_a_second_opinion():
+    told = {"RefinedPixelSpacing": 1.31}
+    assert by_serialem(movie(4096, 4096), **told) == (
+        1.25,
+        "sidecar",
+        ["pixel_size: sidecar says 1.25, its RefinedPixelSpacing says 1.31"],
+    )
+    assert by_serialem(movie(4096, 4096, 1.31), **told) == (
+        1.31,
+        "header",
+        ["pixel_size: header says 1.31, sidecar says 1.25"],
+    )
+    assert by_serialem(movie(4096, 4096), RefinedPixelSpacing=1.251) == (1.25, "sidecar", [])

@@ -257,6 +257,25 @@ def test_mdoc_raises_nothing_but_value_errors(text):
         pass
 
 
+@pytest.mark.parametrize("value", ["1E308", "1E-308", "-1", "0", "1E+400", "99999999999999999999"])
+@pytest.mark.parametrize("length", ["ExposureTime", "NumberOfFrames", "MeanPixelValue", "CountsToElectrons"])
+def test_no_number_makes_the_camera_s_list_fail(value, length):
+    one = f"<Fraction><StartFrame>{value}</StartFrame><CountsToElectrons>{value}</CountsToElectrons>"
+    one += f"<{length}>{value}</{length}><{length}>{value}</{length}></Fraction>"
+    recorded = epu.read(f"<Acquisition><Info/><Fractions>{one * 3}</Fractions></Acquisition>".encode())
+    for dose in ("5E+21", value):
+        listed = f"<b:a><b:StartFrameNumber>{value}</b:StartFrameNumber><b:EndFrameNumber>9</b:EndFrameNumber></b:a>"
+        image = epu.parse(epu_xml(f"<b:DoseFractions>{listed * 3}</b:DoseFractions>", dose).encode())
+        assert epu.merge(image, recorded).n_frames == 3
+
+
+@pytest.mark.parametrize("value", ["1E308", "1E-308", "-1", "0", "1E+400", "99999999999999999999", "1E308 1 1E308 1"])
+@pytest.mark.parametrize("line", MDOC.splitlines()[3:])
+def test_no_number_makes_an_mdoc_fail(line, value):
+    key = line.partition(" = ")[0]
+    assert mdoc.parse(MDOC.replace(line, f"{key} = {value}"), "a.tif").voltage_kv == 300
+
+
 @settings(max_examples=100, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), max_size=4), cut=st.integers(0, 2500))
 def test_xml_raises_nothing_but_value_errors(flips, cut):
