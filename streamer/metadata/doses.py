@@ -132,7 +132,9 @@ def _contradictions(told: Acquisition, counted: float | None) -> list[str]:
     if of_frames is None:
         of_frames, total = total, None
     flags = []
-    if of_frames is not None and total is not None and _differ(of_frames, total):
+    # EPU's total has the hardware frames before the first fraction in it
+    before = told.pre_exposure or 0.0 if told.program == "EPU" else 0.0
+    if of_frames is not None and total is not None and _differ(of_frames, total) and _differ(of_frames + before, total):
         flags.append(
             f"dose: the sidecar's frames add up to {of_frames:.4g} e⁻/Å², its total is {total:.4g}: that of the "
             "frames was used"

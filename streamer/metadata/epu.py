@@ -146,8 +146,9 @@ def _microscope_image(root: ElementTree.Element) -> Acquisition:
     custom = {key: plain(value) for key, value in pairs(root, "CustomData").items()}
     camera = child_of(root, "microscopeData", "acquisition", "camera")
     special = pairs(root, "microscopeData", "acquisition", "camera", "CameraSpecificInput")
+    settings = {key: plain(value) for key, value in special.items()}
     name = text_of(root, "microscopeData", "acquisition", "camera", "Name")
-    detector = _of_detector(custom, custom.get("BinaryResult.Detector") or name)
+    detector = _of_detector(settings | custom, custom.get("BinaryResult.Detector") or name)
     optics, stage = ("microscopeData", "optics"), ("microscopeData", "stage", "Position")
     n_frames, doses, before = _fractions(special.get("FractionationSettings"), _dose(custom))
     pixel_size, reference, remarks = _pixel_size(root)
@@ -177,12 +178,12 @@ def _microscope_image(root: ElementTree.Element) -> Acquisition:
         stage_y_um=rounded(scaled(text_of(root, *stage, "Y"), 1e6)),
         stage_z_um=rounded(scaled(text_of(root, *stage, "Z"), 1e6)),
         tilt_deg=rounded(scaled(text_of(root, *stage, "A"), 180.0 / math.pi)),
-        super_res_factor=whole(number(plain(special.get("SuperResolutionFactor")))),
+        super_res_factor=whole(number(detector.get("SuperResolutionFactor"))),
         gain_reference=base_name(detector.get("EerGainReference") or detector.get("GainReference")),
         counts_per_electron=None if electrons_per_count is None else 1.0 / electrons_per_count,
         electrons_per_pixel=_on_camera(custom, detector) if _dose(custom) is None else None,
-        electron_counting=truth(plain(special.get("ElectronCountingEnabled")) or detector.get("ElectronCounted")),
-        camera=(detector.get("CommercialName") or custom.get("DetectorCommercialName") or name or "")[:MAX_TEXT]
+        electron_counting=truth(detector.get("ElectronCountingEnabled") or detector.get("ElectronCounted")),
+        camera=(detector.get("CommercialName") or detector.get("DetectorCommercialName") or name or "")[:MAX_TEXT]
         or None,
         exposure_time_s=exposure_time,
         spot_size=whole(number(text_of(root, *optics, "SpotIndex"))),
@@ -225,15 +226,15 @@ def _before(camera: ElementTree.Element | None, dose: float | None, exposure_tim
     return None if time is None or dose is None or exposure_time is None else dose * time / exposure_time
 
 
-def _of_detector(custom: dict[str, str], name: str | None) -> dict[str, str]:
-    """What the custom data say about the detector of this name, else about the only one."""
-    found: dict[str, dict[str, str]] = {}
-    for key, value in custom.items():
+def _of_detector(told: dict[str, str], name: str | None) -> dict[str, str]:
+    """What is said about the detector of this name, else about the only one, or without the name of any."""
+    plainly = {key: value for key, value in told.items() if _DETECTOR.fullmatch(key) is None}
+    found: dict[str | None, dict[str, str]] = {}
+    for key, value in told.items():
         if (match := _DETECTOR.fullmatch(key)) is not None:
             found.setdefault(match[1], {})[match[2]] = value
-    if name in found:
-        return found[name]
-    return next(iter(found.values())) if len(found) == 1 else {}
+    own = found.get(name, next(iter(found.values())) if len(found) == 1 else {})
+    return plainly | own
 
 
 def _fractions(

@@ -274,6 +274,18 @@ def test_epus_custom_data_are_read(detector):
     assert (found.c2_aperture_um, found.phase_plate, found.exposure_time_s) == (50, False, 3.2)
 
 
+def test_what_is_told_without_the_name_of_a_detector_is_read_too():
+    custom = {
+        "CountsToElectrons": "0,04",
+        "EerGainReference": "C:\\Gains\\a.gain",
+        "DetectorCommercialName": "Falcon 4",
+    }
+    found = epu.parse(epu_xml(custom=custom).encode())
+    assert (found.counts_per_electron, found.gain_reference, found.camera) == (25.0, "a.gain", "Falcon 4")
+    both = custom | {"Detectors[EF-CCD].CountsToElectrons": "0.05"}
+    assert epu.parse(epu_xml(custom=both).encode()).counts_per_electron == 20.0
+
+
 def test_custom_data_of_several_detectors_are_not_guessed():
     custom = {"Detectors[A].CommercialName": "one", "Detectors[B].CommercialName": "two"}
     assert epu.parse(epu_xml(custom=custom).encode()).camera == "EF-CCD"

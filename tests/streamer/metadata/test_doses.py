@@ -110,10 +110,19 @@ def test_serialems_are_kept_frame_by_frame_and_weighted_so(frames, doses):
 )
 def test_epus_fractions_of_unequal_length_have_their_own(fractions, doses, before):
     told = epu.parse(epu_xml(fractions=fractions).encode())
-    mean, each, _ = chosen(told, replace(TIFF, n_frames=len(fractions)))
+    mean, each, flags = chosen(told, replace(TIFF, n_frames=len(fractions)))
     assert each == pytest.approx(doses)
+    assert flags == []
     assert mean == pytest.approx(sum(doses) / len(doses))
     assert told.pre_exposure == (None if before is None else pytest.approx(before))
+
+
+def test_what_is_missing_between_epus_fractions_is_told():
+    assert by_epu(replace(TIFF, n_frames=2), fractions=[(1, 2), (9, 10)]) == (
+        10.0,
+        None,
+        ["dose: the sidecar's frames add up to 20 e⁻/Å², its total is 50: that of the frames was used"],
+    )
 
 
 def test_equal_fractions_are_one_number():
