@@ -5,8 +5,6 @@ Units: exposure N in e⁻/Å², spatial frequency k in 1/Å.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -58,18 +56,6 @@ def frame_exposures(
     if frame_doses is not None:
         return torch.tensor(frame_doses, dtype=torch.float64).cumsum(0)
     return dose_per_frame * torch.arange(1, n_frames + 1, dtype=torch.float64)
-
-
-def frames_within(
-    exposure: float, n_frames: int, dose_per_frame: float | None, frame_doses: tuple[float, ...] | None = None
-) -> int | None:
-    """How many frames it takes to receive this exposure in e⁻/Å², at most all; None when the dose is unknown."""
-    if dose_per_frame is None:
-        return None
-    if frame_doses is None:
-        return math.ceil(min(exposure / dose_per_frame, n_frames))
-    received = frame_exposures(n_frames, dose_per_frame, frame_doses)
-    return min(int((received < exposure).sum()) + 1, n_frames)
 
 
 def sum_of_squares(exposures: Tensor, rate: Tensor) -> Tensor:

@@ -63,6 +63,8 @@ class MovieHeader:
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     n_raw_frames_left_out: int = 0
     """Those that did not fill a last frame."""
+    fraction_sizes: tuple[int, ...] | None = None
+    """How many of them are in each frame, where all are spread over the frames and do not divide evenly."""
     frame_doses: tuple[float, ...] | None = None
     """e⁻/Å² of each frame, where the file or its integration file gives them."""
     upsampling: int = 1

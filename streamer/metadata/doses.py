@@ -57,7 +57,8 @@ def choose_doses(
     if mean is None:
         return _by_counts(counted, header, flags), None
     if set_by_user is not None:
-        return mean, None
+        # what is given for a fraction is that of one of average size
+        return mean, _by_size(mean * header.n_frames, header)
     doses = own or by_sidecar or ()
     if own is None:
         flags += _contradictions(told, counted)
@@ -88,7 +89,15 @@ def _of_sidecar(told: Acquisition, header: MovieHeader) -> Doses | None:
     of_frames = None if per_frame is None or n_told is None else per_frame * n_told
     if total is None or (of_frames is not None and _differ(of_frames, total)):
         total = of_frames
-    return None if total is None else (total * _share(header) / n,) * n
+    if total is None:
+        return None
+    return _by_size(total, header) or (total * _share(header) / n,) * n
+
+
+def _by_size(total: float, header: MovieHeader) -> Doses | None:
+    """An exposure divided by the raw frames of each fraction; None where they do not differ."""
+    sizes = header.fraction_sizes
+    return None if sizes is None else tuple(total * size / sum(sizes) for size in sizes)
 
 
 def _spread(told: Doses, header: MovieHeader) -> Doses:
@@ -99,7 +108,8 @@ def _spread(told: Doses, header: MovieHeader) -> Doses:
     told : of each part; together they are all raw frames.
     """
     raw = header.n_raw_frames or header.n_frames
-    edges = np.linspace(0.0, raw - header.n_raw_frames_left_out, header.n_frames + 1)
+    sizes = header.fraction_sizes or ((raw - header.n_raw_frames_left_out) / header.n_frames,) * header.n_frames
+    edges = np.concatenate([[0.0], np.cumsum(sizes)])
     received = np.concatenate([[0.0], np.cumsum(told)])
     at = np.interp(edges, np.linspace(0.0, raw, len(received)), received)
     return tuple(float(dose) for dose in np.diff(at))

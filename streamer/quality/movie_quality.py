@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from streamer import restore
-from streamer.dose import frames_within
 from streamer.motion import align, field
 from streamer.movie_record import MovieQuality, SuperResolutionVerdict
 from streamer.quality import estimators
@@ -45,7 +45,8 @@ def movie_quality(
         name: estimators.pooled(estimators.estimate((even, odd), pair, shape), mask) for name, pair in halves.items()
     }
     snr_half = float(pooled["raw"].snr)
-    early = frames_within(_EARLY_EXPOSURE, len(motion.shifts), frames.dose_per_frame, frames.frame_doses)
+    dose = frames.dose_per_frame
+    early = None if dose is None else math.ceil(min(_EARLY_EXPOSURE / dose, len(motion.shifts)))
     total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
     local_motion = field.largest_bending(motion) * pixel_size
     resolution = estimators.resolution_at(spectrum, pixel_size)

@@ -79,21 +79,3 @@ def test_the_exposure_filter_is_torch_fourier_filters(shape, voltage_kv):
     weights = torch.exp(-exposures.float()[:, None, None] * rate)
     ours = (weights * frames).sum(0) * dose.sum_of_squares(exposures, rate).rsqrt()
     torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("dose_per_frame", "frame_doses", "expected"),
-    [
-        (2.0, None, 2),
-        (1.5, None, 3),
-        (0.1, None, 10),  # all
-        (5e-324, None, 10),
-        (9.0, None, 1),
-        (None, None, None),
-        (1.9, (1.0,) * 5 + (2.8,) * 5, 4),
-        (1.9, (0.5,) * 5 + (3.3,) * 5, 6),  # not 3, as an average would have it
-        (0.19, (0.1,) * 5 + (0.28,) * 5, 10),
-    ],
-)
-def test_frames_that_receive_an_exposure(dose_per_frame, frame_doses, expected):
-    assert dose.frames_within(4.0, 10, dose_per_frame, frame_doses) == expected

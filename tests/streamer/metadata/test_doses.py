@@ -226,6 +226,18 @@ def test_uneven_raw_frames_are_added_up_to_our_fractions():
     assert flags == ["eer: 25 raw frames that do not fill a fraction are left out"]
 
 
+def test_fractions_of_unequal_length_have_unequal_doses():
+    header = replace(EER, n_frames=3, n_raw_frames=10, fraction_sizes=(3, 3, 4))
+    assert by_serialem(header, FrameDosesAndNumber="2 10", ExposureDose=20)[:2] == (
+        pytest.approx(20 / 3),
+        pytest.approx((6.0, 6.0, 8.0)),
+    )
+    uneven = by_serialem(header, FrameDosesAndNumber="1 5 3 5", ExposureDose=20)[1]
+    assert uneven == pytest.approx((3.0, 5.0, 12.0))
+    told = mdoc.parse(mdoc_text(FrameDosesAndNumber="2 10", ExposureDose=20), "a.tif")
+    assert chosen(told, header, set_by_user=10.0)[:2] == (10.0, pytest.approx((9.0, 9.0, 12.0)))
+
+
 def test_a_dose_of_frames_that_are_not_counted_says_nothing_of_fractions():
     assert chosen(Acquisition(dose_per_frame=0.05), EER) == (None, None, [])
 
