@@ -47,9 +47,9 @@ def frame_exposures(
 ) -> Tensor:
     """Exposure at the end of each frame, (t,) float64 in e⁻/Å²; zeros when the dose is unknown: no weighting.
 
-    ``frame_doses`` gives the doses where they differ, as fractions may be of unequal length. Counted from the beginning
-    of the movie: earlier exposure weakens all frames by the same factor at each frequency, which a sum divided by the
-    root of Σw² does not see.
+    ``frame_doses`` gives the doses where they differ, as EER movies can be divided. Counted from the beginning of the
+    movie: earlier exposure weakens all frames by the same factor at each frequency, which a sum divided by the root of
+    Σw² does not see.
     """
     if dose_per_frame is None:
         return torch.zeros(n_frames, dtype=torch.float64)
