@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
 from streamer.readers.eer_metadata import gain_named_by
-from streamer.readers.gain import gain_candidates, gains_in
-from streamer.readers.gain_names import named_among
+from streamer.readers.gain import gain_candidates, gains_in, named_among
 from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from streamer.metadata.agreement import agree
 from streamer.metadata.elements import child_of, local_name, pairs, plain, rounded, scaled, text_of, truth
 from streamer.metadata.numbers import number, positive, whole
 from streamer.movie_record import Acquisition
-from streamer.readers.gain_names import base_name
+from streamer.readers.gain import base_name
 from streamer.readers.xml import parse_xml
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from streamer.metadata.numbers import (
     whole,
 )
 from streamer.movie_record import Acquisition
-from streamer.readers.gain_names import base_name
+from streamer.readers.gain import base_name
 
 _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]")
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")

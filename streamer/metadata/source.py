@@ -16,7 +16,7 @@ from streamer.metadata.agreement import choose
 from streamer.metadata.doses import choose_doses
 from streamer.metadata.pixel_size import choose_pixel_size
 from streamer.movie_record import MovieSource
-from streamer.readers import gain_names
+from streamer.readers import gain as gain_reader
 from streamer.readers.movie import fingerprint
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set:
         return ["gain: none"]
     path, flags = Path(gain.path), []
     told = [("sidecar", movie.acquisition.gain_reference), ("movie", header.gain_reference)]
-    stems = [None if named is None else gain_names.stem(named) for _, named in told]
+    stems = [None if named is None else gain_reader.stem(named) for _, named in told]
     for (place, named), stem in zip(told, stems, strict=True):
-        if stem not in (None, gain_names.stem(path.name)) and (place == "sidecar" or stem != stems[0]):
+        if stem not in (None, gain_reader.stem(path.name)) and (place == "sidecar" or stem != stems[0]):
             flags.append(f"gain: the {place} names {named}, {path.name} was used")
     if movie.acquisition.gain_corrected:
         flags.append(f"gain: the camera has corrected the frames, says the sidecar, and {path.name} was used as well")

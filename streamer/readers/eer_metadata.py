@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
 from streamer.errors import MovieCorrupt, StreamerError
 from streamer.readers.files import opened
-from streamer.readers.gain_names import base_name
 from streamer.readers.tiff_pages import first_eer_metadata
 from streamer.readers.xml import parse_xml
 
@@ -57,7 +57,7 @@ def parse_metadata(path: Path, document: bytes | None) -> Metadata:
         pixel_size=None if metres is None else metres * 1e10,
         dose_per_pixel=dose,
         exposure_time_s=_number(items.get("exposureTime")),
-        gain_reference=base_name(items.get("eerGainReference")),
+        gain_reference=PureWindowsPath(items.get("eerGainReference", "")).name or None,
     )
 
 

@@ -8,7 +8,7 @@ from streamer.detector.gain_choice import GainChoice
 from streamer.errors import ConfigError
 from streamer.metadata.sidecars import read_sidecar
 from streamer.readers.eer_metadata import gain_named_by
-from streamer.readers.gain_names import base_name, named_among, stem
+from streamer.readers.gain import base_name, named_among, stem
 from streamer.readers.movie import read_header
 from streamer.simulation import eer_encoder
 from tests.clocks import AskedClock
