@@ -30,7 +30,7 @@ class Acquisition:
     defocus_target_um: float | None = None
     """As requested by the operator, positive underfocus."""
     beam_shift_x: float | None = None
-    """In the unit of the writing program."""
+    """As EPU writes it, without a unit; from SerialEM there is ``image_shift_x_um``."""
     beam_shift_y: float | None = None
     stage_x_um: float | None = None
     stage_y_um: float | None = None
@@ -43,6 +43,38 @@ class Acquisition:
     template: str | None = None
     acquired: str | None = None
     """Date and time as written by the microscope."""
+    program: Literal["EPU", "SerialEM"] | None = None
+    """Which program's sidecar it is."""
+    image_height: int | None = None
+    """Of the image that ``pixel_size`` belongs to, px; it may be another than the movie, such as a binned preview."""
+    image_width: int | None = None
+    binning: float | None = None
+    """Of that image on the camera; 0.5: super-resolution."""
+    reference_pixel_size: float | None = None
+    """A second value for the same image: by EPU's ReferenceTransformation, or SerialEM's RefinedPixelSpacing, Å/px."""
+    frame_doses: tuple[float, ...] | None = None
+    """e⁻/Å² of each frame that the sidecar counts, where they differ."""
+    pre_exposure: float | None = None
+    """e⁻/Å² before the first frame."""
+    electrons_per_pixel: float | None = None
+    """On the camera over the whole movie, by mean counts and ``counts_per_electron``: behind the specimen."""
+    counts_per_electron: float | None = None
+    electron_counting: bool | None = None
+    gain_corrected: bool | None = None
+    """Whether the camera has multiplied the frames with its gain reference."""
+    image_shift_x_um: float | None = None
+    """As SerialEM writes it, µm; None on microscopes where its unit is another."""
+    image_shift_y_um: float | None = None
+    camera: str | None = None
+    exposure_time_s: float | None = None
+    spot_size: int | None = None
+    c2_aperture_um: float | None = None
+    slit_width_ev: float | None = None
+    """Of the energy filter; None also where the slit is out."""
+    phase_plate: bool | None = None
+    tilt_deg: float | None = None
+    remarks: tuple[str, ...] = ()
+    """What in the sidecar contradicts itself or was not used; flags of the movie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +108,8 @@ class MovieSource:
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     upsampling: int = 1
     """How much finer than the detector's pixels the frames are, along each axis."""
+    pixel_size_from: str | None = None
+    """Which rule chose the pixel size, see ``streamer.metadata.pixel_size``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

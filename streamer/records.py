@@ -63,10 +63,14 @@ class MovieHeader:
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     n_raw_frames_left_out: int = 0
     """Those that did not fill a last frame."""
+    fraction_sizes: tuple[int, ...] | None = None
+    """How many of them are in each frame, where all are spread over the frames and do not divide evenly."""
     frame_doses: tuple[float, ...] | None = None
     """e⁻/Å² of each frame, where the file or its integration file gives them."""
     upsampling: int = 1
     """How much finer than the detector's pixels the grid is, along each axis."""
+    gain_reference: str | None = None
+    """Base name of the gain reference that the file itself names."""
 
     def frames_told(self, told: int) -> int:
         """Number of frames to compare with what a sidecar says: for an EER movie the raw ones.

@@ -43,7 +43,10 @@ class MovieSettings(Table, frozen=True):
             "not pixel_size"
         ),
     ] = {}
-    pre_exposure: Annotated[float, Meta(ge=0, description="e-/Å2 received before the first frame")] = 0.0
+    pre_exposure: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="e-/Å2 received before the first frame; unset: from the sidecar, else 0"),
+    ] = None
     gain: Annotated[
         str | None,
         Meta(description="gain reference; unset: the nearest one above the movie, else the only one below the root"),

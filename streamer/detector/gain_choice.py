@@ -2,6 +2,10 @@
 
 Above means in the movie's own directory or in one of its parents up to the watched root, so that sessions with
 references of their own do not mix. Where there is none, a single one anywhere below the root is used.
+
+Where there are several, the one is used that the movie's sidecar names, else the one that the movie itself names, as
+EER movies do: the nearest of this name above the movie. Names are compared without suffix, as the named one may have
+been converted. A reference that nobody names is used where it is the only one in the nearest place.
 """
 
 from __future__ import annotations
@@ -10,11 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
-from streamer.readers.gain import gain_candidates, gains_in
+from streamer.readers.eer_metadata import gain_named_by
+from streamer.readers.gain import gain_candidates, gains_in, named_among
 from streamer.runtime.clock import SYSTEM
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from streamer.runtime.clock import Clock
+
+_Place = tuple[Path, list[Path]]
+"""A directory and the references in it."""
 
 _LOOK_SHARE = 0.05
 """Share of the time that searching the whole tree for a gain may take."""
@@ -43,7 +53,7 @@ class GainChoice:
 
         Parameters
         ----------
-        named : base name that the movie's sidecar gives; decides between several in one directory.
+        named : base name that the movie's sidecar gives; decides between several.
 
         Raises
         ------
@@ -52,16 +62,18 @@ class GainChoice:
         """
         if self._set is not None:
             return self._set
-        for directory in movie.parents:
-            if not directory.is_relative_to(self._root):
-                break
-            if candidates := self._in(directory):
-                return _the_one(candidates, named, directory)
+        above = ((place, found) for place in self._above(movie) if (found := self._in(place)))
+        if (nearest := next(above, None)) is not None:
+            return _the_one(nearest, above, named, movie)
         if self._clock.monotonic() >= self._next_look:
             began = self._clock.monotonic()
             self._elsewhere = gain_candidates(self._root)
             self._next_look = began + (self._clock.monotonic() - began) / _LOOK_SHARE
-        return _the_one(self._elsewhere, named, self._root) if self._elsewhere else None
+        return _the_one((self._root, self._elsewhere), iter(()), named, movie) if self._elsewhere else None
+
+    def _above(self, movie: Path) -> Iterator[Path]:
+        """Directories above a movie, the nearest first."""
+        return (directory for directory in movie.parents if directory.is_relative_to(self._root))
 
     def _in(self, directory: Path) -> list[Path]:
         try:
@@ -79,16 +91,35 @@ class GainChoice:
         return self._seen[directory][1]
 
 
-def _the_one(candidates: list[Path], named: str | None, where: Path) -> Path:
+def _the_one(nearest: _Place, farther: Iterator[_Place], named: str | None, movie: Path) -> Path:
+    """The reference that is named, nearest first, else the only one in the nearest place.
+
+    Places that are farther are looked into only where the nearest leaves a choice.
+    """
+    where, candidates = nearest
+    if len(candidates) == 1 and (named is None or named_among(candidates, named)):
+        return candidates[0]
+    places = [nearest, *farther]
+    if (found := _means_one(places, named)) is not None:
+        return found
+    own = gain_named_by(movie)
+    if (found := _means_one(places, own)) is not None:
+        return found
     if len(candidates) == 1:
         return candidates[0]
-    fitting = [path for path in candidates if path.name == named]
-    if len(fitting) == 1:
-        return fitting[0]
+    told = named or own
     raise ConfigError(
         "several gain references could apply",
         where=where,
-        expected="one" if named is None else f"one, or {named}",
+        expected="one" if told is None else f"one, or {told}",
         found=", ".join(str(path) for path in candidates),
         hint="set movie.gain to the right one, or leave only that one there",
     )
+
+
+def _means_one(places: list[_Place], name: str | None) -> Path | None:
+    """The only one of this name in the nearest place that has any."""
+    for _, candidates in places:
+        if found := named_among(candidates, name):
+            return found[0] if len(found) == 1 else None
+    return None

@@ -1,16 +1,44 @@
-"""SerialEM's ``.mdoc`` sidecars: ``key = value`` lines, some of them in sections."""
+"""SerialEM's ``.mdoc`` sidecars: ``key = value`` lines, some of them in sections; Tomo5 writes them too.
+
+A file may have sections of many movies. The one that counts is the frame set that names the movie's file, else the only
+frame set if it names none, else any other section that names the file, else the only section. A single section that
+names another file is used, as files are renamed, and said. Where several sections name other files, none of them is
+used, and that is said too. Lines that are not understood are skipped.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import PureWindowsPath
+from pathlib import PurePath
 
-from streamer.metadata.epu import MAX_COUNT, MAX_TEXT, per_frame
+from streamer.metadata.epu import MAX_TEXT, per_frame
+from streamer.metadata.numbers import (
+    DEGREES,
+    ELECTRONVOLTS,
+    EXPOSURE,
+    LENGTH,
+    MAX_COUNT,
+    MICROMETRES,
+    SECONDS,
+    VOLTS,
+    kilovolts,
+    number,
+    numbers,
+    positive,
+    whole,
+)
 from streamer.movie_record import Acquisition
+from streamer.readers.gain import base_name
 
-_SECTION = re.compile(r"\[(\w+) = (.*)\]")
+_SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]")
+_LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _MAX_SECTIONS = 100_000
+_MAX_NAMED = 4
+_MOST_DOSES = 20_000
+_JEOL = re.compile(r"JEOL|JEM|CRYO[ _-]?ARM", re.IGNORECASE)
+_LARGEST_SHIFT_UM = 50.0
+"""No microscope shifts the image by more; JEOL's numbers, in a unit of their own, are mostly larger."""
 
 
 @dataclass(slots=True)
@@ -18,13 +46,37 @@ class _Section:
     kind: str
     values: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def names(self) -> str | None:
+        """Base name of the movie that it is about."""
+        return base_name(self.values.get("SubFramePath"))
+
+
+def decoded(document: bytes) -> str:
+    """Text of an mdoc: UTF-8 with a mark or UTF-16 with or without one, else the code page of SerialEM's computer."""
+    if document[:3] == b"\xef\xbb\xbf":
+        return document.decode("utf-8-sig", "replace")
+    if document[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return document.decode("utf-16", "replace")
+    start = document[:64]
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(start) >= 4 and not any(start[first::2]) and all(start[1 - first :: 2]):
+            return document.decode(encoding, "replace")
+    # only keys and numbers matter
+    return document.decode("latin-1")
+
+
+def names_movie(text: str, movie_name: str) -> bool:
+    """Whether a section of an mdoc says that it is about this file."""
+    return any(_same_file(section.names, movie_name) for section in _sections(text)[1])
+
 
 def parse(text: str, movie_name: str) -> Acquisition:
     """Read what an mdoc says about one movie.
 
     Parameters
     ----------
-    movie_name : its file name, to find its section in the mdoc of a tilt series.
+    movie_name : its file name, to find its section.
 
     Raises
     ------
@@ -32,36 +84,52 @@ def parse(text: str, movie_name: str) -> Acquisition:
         It is not an mdoc.
     """
     head, sections = _sections(text)
-    if not sections and not head.values:
+    if not head.values and not any(section.values for section in sections):
         raise ValueError("contains no 'key = value' line")
-    values = head.values | _section_of(sections, movie_name).values
-    binning, defocus = _number(values, "Binning"), _number(values, "TargetDefocus")
-    n_frames, dose_per_frame = _frames(values)
-    shift, stage = _numbers(values, "ImageShift"), _numbers(values, "StagePosition")
+    section, remarks = _section_of(sections, movie_name)
+    values = head.values | section.values
+    n_frames, dose_per_frame, doses, doubts = _frames(values)
+    binning, defocus = number(values.get("Binning")), number(values.get("TargetDefocus"), MICROMETRES)
+    stage, size = numbers(values.get("StagePosition")), numbers(values.get("ImageSize"))
+    shift = _image_shift(values, text)
+    slit = numbers(values.get("FilterSlitAndLoss"))
     return Acquisition(
+        program="SerialEM",
         n_frames=n_frames,
-        pixel_size=_positive(values, "PixelSpacing"),
-        voltage_kv=_positive(values, "Voltage"),
-        dose_total=_positive(values, "ExposureDose"),
+        pixel_size=positive(number(values.get("PixelSpacing"), LENGTH)),
+        reference_pixel_size=positive(number(values.get("RefinedPixelSpacing"), LENGTH)),
+        image_width=whole(size[0]) if len(size) == 2 else None,
+        image_height=whole(size[1]) if len(size) == 2 else None,
+        binning=positive(binning),
+        voltage_kv=kilovolts(positive(number(values.get("Voltage"), VOLTS))),
+        dose_total=positive(number(values.get("ExposureDose"), EXPOSURE)),
         dose_per_frame=dose_per_frame,
-        magnification=_positive(values, "Magnification"),
+        frame_doses=doses,
+        pre_exposure=_pre_exposure(values),
+        magnification=positive(number(values.get("Magnification"))),
         defocus_target_um=None if defocus is None else -defocus + 0.0,  # SerialEM: negative underfocus
-        beam_shift_x=shift[0] if len(shift) == 2 else None,
-        beam_shift_y=shift[1] if len(shift) == 2 else None,
+        image_shift_x_um=shift[0],
+        image_shift_y_um=shift[1],
         stage_x_um=stage[0] if len(stage) == 2 else None,
         stage_y_um=stage[1] if len(stage) == 2 else None,
-        stage_z_um=_number(values, "StageZ"),
+        stage_z_um=number(values.get("StageZ"), MICROMETRES),
+        tilt_deg=number(values.get("TiltAngle"), DEGREES),
         super_res_factor=None if binning is None else 2 if binning == 0.5 else 1,
-        gain_reference=_base_name(values.get("GainReference")),
+        gain_reference=base_name(values.get("GainReference")),
+        counts_per_electron=positive(number(values.get("CountsPerElectron"))),
+        exposure_time_s=positive(number(values.get("ExposureTime"), SECONDS)),
+        spot_size=whole(number(values.get("SpotSize"))),
+        slit_width_ev=positive(number(values.get("FilterSlitAndLoss"), ELECTRONVOLTS) if not slit else slit[0]),
         acquired=values.get("DateTime", "")[:MAX_TEXT] or None,
+        remarks=(*remarks, *doubts),
     )
 
 
 def _sections(text: str) -> tuple[_Section, list[_Section]]:
     head = _Section("head")
     sections: list[_Section] = []
-    for line in text.splitlines():
-        stripped = line.strip()
+    for line in _LINE_ENDS.split(text):
+        stripped = line.strip().lstrip("\ufeff")
         start = _SECTION.fullmatch(stripped)
         if start is not None:
             # Titles, in square brackets of their own, are between the global lines and the sections.
@@ -71,61 +139,86 @@ def _sections(text: str) -> tuple[_Section, list[_Section]]:
                 raise ValueError(f"has more than {_MAX_SECTIONS} sections")
             continue
         key, equals, value = stripped.partition("=")
-        if equals:
+        if equals and key.strip():
             (sections[-1] if sections else head).values[key.strip()] = value.strip()
-        elif stripped:
-            raise ValueError(f"contains a line that is neither a section nor 'key = value': {stripped[:60]!r}")
     return head, sections
 
 
-def _section_of(sections: list[_Section], movie_name: str) -> _Section:
-    """Find the section of this movie: its frame set, else the one that names its file, else the only one."""
-    for section in sections:
-        if section.kind == "FrameSet":
-            return section
-    for section in sections:
-        if _base_name(section.values.get("SubFramePath")) == movie_name:
-            return section
-    return sections[0] if len(sections) == 1 else _Section("none")
+def _section_of(sections: list[_Section], movie_name: str) -> tuple[_Section, tuple[str, ...]]:
+    """The section of this movie, empty where there is none, and what a user should know of the choice."""
+    sets = [section for section in sections if section.kind == "FrameSet"]
+    about = [section for section in sets if _same_file(section.names, movie_name)]
+    about += [section for section in sets if len(sets) == 1 and section.names is None]
+    about = about or [section for section in sections if _same_file(section.names, movie_name)]
+    if about:
+        # a file that is recorded again is added at the end
+        return about[-1], ()
+    single = sets if len(sets) == 1 else sections if len(sections) == 1 else []
+    if single:
+        named = single[0].names
+        return single[0], () if named is None else (f"sidecar: it names {named}, not this file",)
+    if not sections:
+        return _Section("none"), ()
+    named_others = sorted({section.names for section in sections if section.names is not None})
+    some = ", ".join(named_others[:_MAX_NAMED]) + (", …" if len(named_others) > _MAX_NAMED else "")
+    what = f"names {some}, not this file" if some else "names no file"
+    return _Section("none"), (f"sidecar: it has {len(sections)} sections and {what}: they were not used",)
 
 
-def _frames(values: dict[str, str]) -> tuple[int | None, float | None]:
-    """Number of frames, and exposure per frame in e⁻/Å².
+def _same_file(named: str | None, movie_name: str) -> bool:
+    """Whether a name is that of the movie; it may have been converted, and Windows does not know the case."""
+    if named is None:
+        return False
+    one, other = PurePath(named.lower()), PurePath(movie_name.lower())
+    return one.name == other.name or (one.stem == other.stem and one.suffix != "")
+
+
+def _frames(
+    values: dict[str, str],
+) -> tuple[int | None, float | None, tuple[float, ...] | None, tuple[str, ...]]:
+    """Number of frames, e⁻/Å² per frame on average and of each where they differ, and what does not fit.
 
     The doses of the frames take precedence over the total: after a continuous tilt series the total also counts
     exposure that was not saved.
     """
-    count = _number(values, "NumSubFrames")
-    n_frames = int(count) if count is not None and 1 <= count <= MAX_COUNT else None
-    pairs = _numbers(values, "FrameDosesAndNumbers") or _numbers(values, "FrameDosesAndNumber")
-    doses, numbers = pairs[0::2], pairs[1::2]
-    total = sum(numbers)
-    if len(doses) == len(numbers) and 1 <= total <= MAX_COUNT and n_frames in (None, total):
-        exposure = sum(dose * number for dose, number in zip(doses, numbers, strict=True)) / total
-        return int(total), exposure if exposure > 0 else None
-    return n_frames, per_frame(_positive(values, "ExposureDose"), n_frames)
+    n_frames = whole(number(values.get("NumSubFrames")))
+    key = next((key for key in ("FrameDosesAndNumbers", "FrameDosesAndNumber") if values.get(key)), None)
+    pairs = [] if key is None else numbers(values[key])
+    doses, counts = pairs[0::2], [whole(count) for count in pairs[1::2]]
+    known = [count for count in counts if count is not None]
+    evenly = per_frame(positive(number(values.get("ExposureDose"), EXPOSURE)), n_frames)
+    if not pairs or len(doses) != len(known):
+        doubt = () if key is None else (f"dose: the sidecar's {key} cannot be read: {values[key][:MAX_TEXT]}",)
+        return n_frames, evenly, None, doubt
+    total = sum(known)
+    if total > MAX_COUNT or n_frames not in (None, total):
+        told = f"dose: the sidecar's {key} is of {total} frames, its NumSubFrames {n_frames}"
+        return n_frames, evenly, None, (f"{told}: its total was divided evenly",)
+    exposure = sum(dose * count for dose, count in zip(doses, known, strict=True)) / total
+    if exposure <= 0 or min(doses) < 0:
+        return total, None, None, ()
+    differ = max(doses) - min(doses) > 1e-3 * max(doses)
+    if not differ:
+        return total, exposure, None, ()
+    if total > _MOST_DOSES:
+        return total, exposure, None, (f"dose: the sidecar's {key} is of {total} frames: its average was used",)
+    return total, exposure, tuple(dose for dose, count in zip(doses, known, strict=True) for _ in range(count)), ()
 
 
-def _numbers(values: dict[str, str], key: str) -> list[float]:
-    """Numbers of a line; none at all where one of the words is not a number."""
-    try:
-        numbers = [float(word) for word in values.get(key, "").split()]
-    except ValueError:
-        return []
-    return numbers if all(abs(number) < float("inf") for number in numbers) else []
+def _pre_exposure(values: dict[str, str]) -> float | None:
+    """e⁻/Å² before the first frame: of earlier images, and of a camera's pre-exposure at the rate of the exposure."""
+    prior = positive(number(values.get("PriorRecordDose"), EXPOSURE))
+    dose = positive(number(values.get("ExposureDose"), EXPOSURE))
+    before = positive(number(values.get("DE12-PreexposureTime(s)"), SECONDS))
+    time = positive(number(values.get("ExposureTime"), SECONDS))
+    own = dose * before / time if dose is not None and before is not None and time is not None else None
+    known = [part for part in (prior, own) if part is not None]
+    return sum(known) if known else None
 
 
-def _number(values: dict[str, str], key: str) -> float | None:
-    numbers = _numbers(values, key)
-    return numbers[0] if len(numbers) == 1 else None
-
-
-def _positive(values: dict[str, str], key: str) -> float | None:
-    """SerialEM writes 0 for what is not calibrated."""
-    number = _number(values, key)
-    return number if number is not None and number > 0 else None
-
-
-def _base_name(path: str | None) -> str | None:
-    """Name of a file that SerialEM, on Windows, gives with its path."""
-    return PureWindowsPath(path).name[:255] or None if path else None
+def _image_shift(values: dict[str, str], text: str) -> tuple[float | None, float | None]:
+    """µm along x and y; on a JEOL the numbers have a unit of their own."""
+    shift = numbers(values.get("ImageShift"))
+    if len(shift) != 2 or max(map(abs, shift)) > _LARGEST_SHIFT_UM or _JEOL.search(text[:4096]) is not None:
+        return None, None
+    return shift[0], shift[1]

@@ -1,8 +1,9 @@
-"""Finds the XML file of an EPU exposure whose movie is elsewhere, or has another time in its name.
+"""Finds the sidecar of a movie where it does not lie next to it under its name.
 
 EPU names an exposure ``FoilHole_<hole>_Data_<template>_<acquisition>_<date>_<time>``. The movie may be on a different
 disk from the session's directory, and its time may be that of the camera's computer: they are then matched by hole,
 template and acquisition, and by time only where a hole was exposed more than once. Ambiguous matches are not guessed.
+For other movies there may be an ``.mdoc`` of all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch
 from streamer.metadata import epu
-from streamer.metadata.sidecars import read_sidecar, read_xml, with_position
+from streamer.metadata.shared_mdoc import SharedMdocs
+from streamer.metadata.sidecars import read_recorded, read_sidecar, read_xml, with_position
 from streamer.readers.files import entries
 
 if TYPE_CHECKING:
@@ -35,19 +37,27 @@ class SidecarSearch:
     def __init__(self, metadata_root: str | None = None) -> None:
         """Also look below ``metadata_root``; directories are listed again only when they change."""
         self._root = None if metadata_root is None else Path(metadata_root)
+        self._shared = SharedMdocs()
         self._seen: dict[Path, tuple[int, list[Path], list[Path]]] = {}
 
     def __call__(self, movie: Path) -> Acquisition | None:
         """Content of the sidecar, None where there is none; raises as ``read_sidecar``, and for ambiguous matches."""
         found = read_sidecar(movie)
+        if found is not None and found.pixel_size is not None:
+            return found
         exposure = _EXPOSURE.fullmatch(epu.exposure_stem(movie.stem))
-        if found is not None or exposure is None:
+        if exposure is None:
+            return found or self._shared(movie)
+        recorded = read_recorded(movie)
+        # the camera's list of fractions may lie next to the movie, and EPU's document elsewhere
+        if found is not None and found != _alone(recorded, movie):
             return found
         places = [movie.parent] if self._root is None else [movie.parent, *self._below(self._root)]
         path = _the_one(movie, exposure, [path for place in places for path in self._listed(place)[0]])
-        image = None if path is None else read_xml(path)
+        requested = None if path is None else read_xml(path)
+        image = None if requested is None else epu.merge(requested, recorded)
         if path is None or image is None:
-            return None
+            return found
         position = with_position(image, path.as_posix())
         own = with_position(image, movie.as_posix())
         return replace(own, grid_square=own.grid_square or position.grid_square, sidecar=path.name)
@@ -80,6 +90,11 @@ class SidecarSearch:
             return [], []
         self._seen[place] = (changed, files, sorted(directories))
         return files, sorted(directories)
+
+
+def _alone(recorded: Acquisition | epu.Recorded | None, movie: Path) -> Acquisition | None:
+    """What a movie's sidecar says where the camera's list is all that lies next to it."""
+    return with_position(recorded.acquisition, movie.as_posix()) if isinstance(recorded, epu.Recorded) else None
 
 
 def _the_one(movie: Path, exposure: re.Match[str], files: list[Path]) -> Path | None:

@@ -22,11 +22,13 @@ MAX_BYTES = 16 << 20
 MAX_SESSION = 64
 
 
+_MDOC = (".mdoc", ".MDOC")
+_CONVERTED = (".tif", ".tiff", ".mrc", ".mrcs", ".eer")
 _NO_SESSION = ("images-disc*", "gridsquare_*", "data")
 
 
 def read_sidecar(movie_path: Path) -> Acquisition | None:
-    """Read the sidecar of a movie: SerialEM's ``<file>.mdoc`` or EPU's ``<exposure>.xml``.
+    """Read the sidecar of a movie: SerialEM's ``<file>.mdoc``, Tomo5's ``<stem>.mdoc`` or EPU's ``<exposure>.xml``.
 
     Returns
     -------
@@ -87,13 +89,30 @@ def _restricted(name: str) -> str:
 
 
 def _read_mdoc(movie_path: Path) -> Acquisition | None:
-    path = movie_path.with_name(movie_path.name + ".mdoc")
+    name, stem = movie_path.name, movie_path.stem
+    for ending in _MDOC:
+        for own in (name, stem):
+            if (text := read_mdoc(movie_path.with_name(own + ending))) is not None:
+                return parsed_mdoc(movie_path.with_name(own + ending), text, name)
+    for suffix in _CONVERTED:
+        # of the movie before it was converted, or of another image with this stem
+        path = movie_path.with_name(stem + suffix + _MDOC[0])
+        text = None if path.name == name + _MDOC[0] else read_mdoc(path)
+        if text is not None and mdoc.names_movie(text, name):
+            return parsed_mdoc(path, text, name)
+    return None
+
+
+def read_mdoc(path: Path) -> str | None:
+    """Text of an mdoc, None where there is none; raises as ``read_sidecar``."""
     document = _read(path)
-    if document is None:
-        return None
+    return None if document is None else mdoc.decoded(document)
+
+
+def parsed_mdoc(path: Path, text: str, movie_name: str) -> Acquisition:
+    """What an mdoc says about one movie; raises MovieMismatch for what is none."""
     try:
-        # SerialEM writes in the code page of its computer; only keys and numbers matter.
-        found = mdoc.parse(document.decode("latin-1"), movie_path.name)
+        return replace(mdoc.parse(text, movie_name), sidecar=path.name)
     except ValueError as error:
         raise MovieMismatch(
             "its mdoc cannot be read",
@@ -101,23 +120,34 @@ def _read_mdoc(movie_path: Path) -> Acquisition | None:
             found=str(error),
             hint="repair it or move it away, set what is then unknown in [movie], and: streamer movies retry",
         ) from error
-    return replace(found, sidecar=path.name)
 
 
 def _read_epu(movie_path: Path) -> Acquisition | None:
+    image = read_xml(movie_path.with_name(epu.exposure_stem(movie_path.stem) + ".xml"))
+    return epu.merge(image, read_recorded(movie_path))
+
+
+def read_recorded(movie_path: Path) -> Acquisition | epu.Recorded | None:
+    """What the camera's computer wrote about the fractions next to a movie; None where there is nothing.
+
+    Raises as ``read_sidecar``.
+    """
     stem = movie_path.stem
-    image = read_xml(movie_path.with_name(epu.exposure_stem(stem) + ".xml"))
-    recorded = read_xml(movie_path.with_name(stem + ".xml")) if epu.is_fractions(stem) else None
-    return epu.merge(image, recorded)
+    return _read_document(movie_path.with_name(stem + ".xml")) if epu.is_fractions(stem) else None
 
 
 def read_xml(path: Path) -> Acquisition | None:
     """Read one XML sidecar of EPU; None where there is none, or one of another kind."""
+    found = _read_document(path)
+    return found.acquisition if isinstance(found, epu.Recorded) else found
+
+
+def _read_document(path: Path) -> Acquisition | epu.Recorded | None:
     document = _read(path)
     if document is None:
         return None
     try:
-        found = epu.parse(document)
+        found = epu.read(document)
     except ValueError as error:
         raise MovieMismatch(
             "its XML sidecar cannot be read",
@@ -125,6 +155,8 @@ def read_xml(path: Path) -> Acquisition | None:
             found=str(error),
             hint="repair it or move it away, set what is then unknown in [movie], and: streamer movies retry",
         ) from error
+    if isinstance(found, epu.Recorded):
+        return replace(found, acquisition=replace(found.acquisition, sidecar=path.name))
     return None if found is None else replace(found, sidecar=path.name)
 
 

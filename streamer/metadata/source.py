@@ -1,30 +1,31 @@
 """A movie's settings, sidecar and header combined, disagreements flagged.
 
 A value from the settings overrides the sidecar's, and the sidecar's overrides the header's; where two of them differ by
-more than 1 %, a flag says so. A value that is given nowhere stays unknown.
+more than 1 %, a flag says so. A value that is given nowhere stays unknown. The rules for the pixel size and for the
+exposure stand in ``pixel_size`` and ``doses``.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch
+from streamer.metadata.agreement import choose
+from streamer.metadata.doses import choose_doses
+from streamer.metadata.pixel_size import choose_pixel_size
+from streamer.metadata.possible import possible
 from streamer.movie_record import MovieSource
-from streamer.plausible import DOSE_PER_FRAME, EXPOSURE, PIXEL_SIZE, VOLTAGE
+from streamer.readers import gain as gain_reader
 from streamer.readers.movie import fingerprint
 
 if TYPE_CHECKING:
-    from streamer.movie_record import Acquisition
-    from streamer.plausible import Quantity
     from streamer.records import Gain, Movie, MovieHeader
-    from streamer.settings import DataPathSettings, MovieSettings
+    from streamer.settings import DataPathSettings
 
 _LEAST_SIDE = 16
 _ONE_OF_A_SERIES = re.compile(r"(?:frame|frm|fraction|subframe)[_-]?\d+$|[-_]n\d+$|-\d{4}$", re.IGNORECASE)
-_AGREE = 0.01
 
 
 def describe_source(
@@ -41,34 +42,26 @@ def describe_source(
     MovieMismatch
         If the pixel size is given nowhere, or the sidecar gives a different number of frames.
     """
-    told, set_by_user = movie.acquisition, settings.movie
+    set_by_user, flags = settings.movie, list(movie.acquisition.remarks)
     _check_frames(movie, header)
-    flags: list[str] = []
-    pixel_size = _choose(
-        "pixel_size",
-        flags,
-        # people and sidecars give physical pixels, the header those of the grid
-        settings=_finer(set_by_user.pixel_size, header),
-        magnification=_finer(_by_magnification(told, set_by_user), header),
-        sidecar=_finer(_possible(PIXEL_SIZE, told.pixel_size, "sidecar", flags), header),
-        header=_finer(_possible(PIXEL_SIZE, _coarser(header.pixel_size, header), "header", flags), header),
-    )
+    told, header = possible(movie.acquisition, header, flags)
+    pixel_size, pixel_size_from = choose_pixel_size(told, header, set_by_user, flags)
     if pixel_size is None:
         raise MovieMismatch(
             "the pixel size is unknown",
             where=movie.path,
             expected="movie.pixel_size, or a sidecar or header that gives it",
-            found="; ".join(flags),
+            found="; ".join(flag for flag in flags if flag.startswith(("pixel_size:", "pixel size:"))),
             hint="set movie.pixel_size in Å/px",
         )
-    dose, doses = _dose(told, header, set_by_user.dose_per_frame, flags)
-    by_sidecar = _possible(VOLTAGE, told.voltage_kv, "sidecar", flags)
-    voltage = _choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=by_sidecar)
+    dose, doses = choose_doses(told, header, set_by_user.dose_per_frame, pixel_size, flags)
+    voltage = choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv)
+    before = choose("pre_exposure", flags, settings=set_by_user.pre_exposure, sidecar=told.pre_exposure)
     if dose is None:
         flags.append("dose: unknown, frames are not weighted")
     if voltage is None:
         flags.append("voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star")
-    flags += _gain_flags(movie, gain, is_set=set_by_user.gain is not None)
+    flags += _gain_flags(movie, header, gain, is_set=set_by_user.gain is not None)
     if movie.evidence == "unproven":
         flags.append("frame count: unproven")
     if movie.usual_frames is not None and header.n_frames < movie.usual_frames:
@@ -84,6 +77,7 @@ def describe_source(
         width=header.width,
         evidence=movie.evidence,
         pixel_size=pixel_size,
+        pixel_size_from=pixel_size_from,
         voltage_kv=voltage,
         cs_mm=set_by_user.cs_mm,
         amplitude_contrast=set_by_user.amplitude_contrast,
@@ -91,21 +85,26 @@ def describe_source(
         frame_doses=doses,
         n_raw_frames=header.n_raw_frames,
         upsampling=header.upsampling,
-        pre_exposure=set_by_user.pre_exposure,
+        pre_exposure=before or 0.0,
         gain=gain.sha256 if gain else None,
         gain_path=gain.path if gain else None,
-        acquisition=told,
+        acquisition=movie.acquisition,
     )
     return source, tuple(flags)
 
 
-def _gain_flags(movie: Movie, gain: Gain | None, *, is_set: bool) -> list[str]:
+def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set: bool) -> list[str]:
     """What a user should know about how the gain reference was chosen."""
     if gain is None:
         return ["gain: none"]
-    path, named, flags = Path(gain.path), movie.acquisition.gain_reference, []
-    if named is not None and Path(named).stem.lower() != path.stem.lower():
-        flags.append(f"gain: the sidecar names {named}, {path.name} was used")
+    path, flags = Path(gain.path), []
+    told = [("sidecar", movie.acquisition.gain_reference), ("movie", header.gain_reference)]
+    stems = [None if named is None else gain_reader.stem(named) for _, named in told]
+    for (place, named), stem in zip(told, stems, strict=True):
+        if stem not in (None, gain_reader.stem(path.name)) and (place == "sidecar" or stem != stems[0]):
+            flags.append(f"gain: the {place} names {named}, {path.name} was used")
+    if movie.acquisition.gain_corrected:
+        flags.append(f"gain: the camera has corrected the frames, says the sidecar, and {path.name} was used as well")
     if not is_set and path.parent not in Path(movie.path).parents:
         flags.append(f"gain: {path} does not lie above the movie, but is the only one")
     return flags
@@ -137,73 +136,3 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             found=str(found),
             hint="a copy may have been cut: copy both again; a sidecar of another movie: move it away",
         )
-
-
-def _dose(
-    told: Acquisition, header: MovieHeader, set_by_user: float | None, flags: list[str]
-) -> tuple[float | None, tuple[float, ...] | None]:
-    """e⁻/Å² per frame on average, and of each frame where they differ and the settings do not override them.
-
-    A dose of 0, which programs write when they do not know it, is unknown, and so is one below 0.
-    """
-    by_sidecar = _possible(DOSE_PER_FRAME, _known(told.dose_per_frame), "sidecar", flags)
-    total, doses = _possible(EXPOSURE, _known(told.dose_total), "sidecar", flags), header.frame_doses
-    if total is not None and (by_sidecar is None or header.n_raw_frames):
-        by_sidecar = _known(total * _share_of_exposure(header) / header.n_frames)
-    mean = None if doses is None else _possible(DOSE_PER_FRAME, _known(sum(doses) / len(doses)), "header", flags)
-    doses = None if mean is None else doses
-    set_by_user = _known(set_by_user)
-    dose = _choose("dose_per_frame", flags, settings=set_by_user, header=mean, sidecar=by_sidecar)
-    if header.n_raw_frames_left_out:
-        flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
-    if doses is None or set_by_user is not None or max(doses) == min(doses):
-        return dose, None
-    return dose, doses
-
-
-def _known(dose: float | None) -> float | None:
-    """The dose if it can be one, else None."""
-    return dose if dose is not None and math.isfinite(dose) and dose > 0 else None
-
-
-def _possible(quantity: Quantity, value: float | None, place: str, flags: list[str]) -> float | None:
-    """The value if a microscope can have it, else None, with a flag unless it is 0: that is how unknown is written."""
-    problem = quantity.problem(value) if value else None
-    if problem is not None:
-        flags.append(f"{quantity.name}: what the {place} says is impossible and not used: {problem}")
-    return None if problem is not None or not value else value
-
-
-def _share_of_exposure(header: MovieHeader) -> float:
-    """Share of the exposure that is in the frames: all except raw frames that were left out."""
-    return 1.0 - header.n_raw_frames_left_out / header.n_raw_frames if header.n_raw_frames else 1.0
-
-
-def _by_magnification(told: Acquisition, settings: MovieSettings) -> float | None:
-    """Å/px that the settings give for the sidecar's magnification."""
-    if told.magnification is None:
-        return None
-    sizes = {float(name): size for name, size in settings.pixel_size_by_magnification.items()}
-    return sizes.get(float(told.magnification))
-
-
-def _coarser(pixel_size: float | None, header: MovieHeader) -> float | None:
-    """Å per physical pixel, from that on the grid of the frames."""
-    return None if pixel_size is None else pixel_size * header.upsampling
-
-
-def _finer(pixel_size: float | None, header: MovieHeader) -> float | None:
-    """Å/px on the grid of the frames."""
-    return None if pixel_size is None else pixel_size / header.upsampling
-
-
-def _choose(name: str, flags: list[str], **candidates: float | None) -> float | None:
-    """First known value; a flag for each other one that disagrees with it."""
-    known = [(place, value) for place, value in candidates.items() if value is not None]
-    if not known:
-        return None
-    place, value = known[0]
-    for other_place, other in known[1:]:
-        if abs(other - value) > _AGREE * abs(value):
-            flags.append(f"{name}: {place} says {value:g}, {other_place} says {other:g}")
-    return value

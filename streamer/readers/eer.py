@@ -160,6 +160,7 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
         proves_its_length=metadata.n_frames is not None,
         frame_doses=doses,
         upsampling=scale,
+        gain_reference=metadata.gain_reference,
     )
     return EerFile(
         path=path,

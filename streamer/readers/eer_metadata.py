@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
-from streamer.errors import MovieCorrupt
+from streamer.errors import MovieCorrupt, StreamerError
+from streamer.readers.files import opened
+from streamer.readers.tiff_pages import first_eer_metadata
 from streamer.readers.xml import parse_xml
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ class Metadata:
     """e⁻ per physical pixel over the whole exposure."""
     exposure_time_s: float | None = None
     gain_reference: str | None = None
+    """Base name."""
 
 
 def parse_metadata(path: Path, document: bytes | None) -> Metadata:
@@ -53,8 +57,19 @@ def parse_metadata(path: Path, document: bytes | None) -> Metadata:
         pixel_size=None if metres is None else metres * 1e10,
         dose_per_pixel=dose,
         exposure_time_s=_number(items.get("exposureTime")),
-        gain_reference=items.get("eerGainReference") or None,
+        gain_reference=PureWindowsPath(items.get("eerGainReference", "")).name or None,
     )
+
+
+def gain_named_by(path: Path) -> str | None:
+    """Base name of the gain reference that an EER movie names; None where it names none or cannot be read."""
+    try:
+        with opened(path) as descriptor:
+            document = first_eer_metadata(path, descriptor)
+        return parse_metadata(path, document).gain_reference
+    except StreamerError:
+        # the reader says what is wrong with the movie
+        return None
 
 
 def _number(text: str | None) -> float | None:

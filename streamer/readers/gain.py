@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +18,16 @@ from streamer.readers.files import opened, read_up_to
 from streamer.records import Gain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 _SUFFIXES = frozenset({".mrc", ".mrcs", ".tif", ".tiff", ".gain", ".dm4", ".dm3"})
 # "gain" as a word of its own: "bargain_001.tif" is a movie. CountRef and SuperRef, with CDS in between, are
 # what DigitalMicrograph and SerialEM call the references of K2 and K3.
 _NAME = re.compile(r"(?:^|[^a-z])gain|(?:count|super)(?:cds)?ref", re.IGNORECASE)
+_NAMED_SUFFIXES = (*sorted(_SUFFIXES), ".raw")
+_MAX_NAME = 255
 _REFUSED = {".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc"}
 
 
@@ -123,3 +127,33 @@ def _checked(path: Path, values: np.ndarray) -> np.ndarray:
 def _sha256(path: Path) -> str:
     with opened(path) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------- names: programs tell that of the original, people convert it
+
+
+def base_name(path: str | None) -> str | None:
+    """Name of a file that a program gives with its path, a Windows one or not; None where there is none."""
+    return PureWindowsPath(path.strip().strip('"')).name[:_MAX_NAME] or None if path else None
+
+
+def stem(name: str) -> str:
+    """The name without its suffixes and without the case of its letters: ``A.dm4.mrc`` and ``a.gain`` are both a."""
+    short = name.lower()
+    while (suffix := next((end for end in _NAMED_SUFFIXES if short.endswith(end) and short != end), None)) is not None:
+        short = short.removesuffix(suffix)
+    return short
+
+
+def named_among(candidates: Iterable[Path], name: str | None) -> list[Path]:
+    """The files that a name means: those that are called so, else those of the same stem."""
+    if name is None:
+        return []
+    known = list(candidates)
+    for fits in (
+        lambda path: path.name.lower() == name.lower(),
+        lambda path: stem(path.name) == stem(name),
+    ):
+        if found := [path for path in known if fits(path)]:
+            return found
+    return []

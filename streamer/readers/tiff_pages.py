@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
-from streamer.readers.tiff_tags import Tags, TiffFile, open_tiff, read_tags, tag_value, tag_values
+from streamer.readers.files import read_up_to
+from streamer.readers.tiff_tags import Tags, TiffFile, is_tiff, open_tiff, read_tags, tag_value, tag_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,6 +107,14 @@ def first_compression(path: Path, descriptor: int) -> int:
         return 0
     tags, _ = read_tags(file, offset, 0)
     return tag_value(file, tags, _COMPRESSION, 0, 1)
+
+
+def first_eer_metadata(path: Path, descriptor: int) -> bytes | None:
+    """The document about the acquisition in the first page of an EER file; None where there is none."""
+    if not is_tiff(read_up_to(descriptor, 4, 0)):
+        return None
+    file, offset = open_tiff(path, descriptor)
+    return _bytes(file, read_tags(file, offset, 0)[0], _EER_METADATA) if offset >= 8 else None
 
 
 def _walk(file: TiffFile, offset: int) -> Pages:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 MAX_ELEMENTS = 500_000
+_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+"""By the first two bytes: a mark of the byte order, or the first sign without one."""
 
 
 def parse_xml(document: bytes) -> ElementTree.Element:
@@ -16,8 +18,7 @@ def parse_xml(document: bytes) -> ElementTree.Element:
         It is not XML, has a DTD or entities, or is larger than a sidecar can be.
     """
     # Decoded here, so that no other encoding can hide a DTD from the check that follows.
-    utf16 = document[:2] in (b"\xff\xfe", b"\xfe\xff")
-    text = document.decode("utf-16" if utf16 else "utf-8-sig")
+    text = document.decode(_ENCODINGS.get(document[:2], "utf-8-sig"))
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("XML with a document type or entities is not accepted")
     if text.count("<") > 2 * MAX_ELEMENTS:

@@ -16,11 +16,12 @@ from tests.streamer.metadata.test_source import HEADER, TOLD, describe  # noqa: 
         ("voltage_kv", 300000.0, "acceleration voltage", "300000 looks like volts: 300"),
         ("dose_per_frame", 48.0, "dose per frame", "48 looks like the dose of the whole movie"),
         ("dose_total", 5e21, "exposure", "5e+21 looks like e⁻/m²: 50"),
+        ("frame_doses", (48.0, 52.0), "dose per frame", "50 looks like the dose of the whole movie"),
     ],
 )
 def test_an_impossible_value_of_the_sidecar_is_unknown_and_said(describe, field, value, name, said):  # noqa: F811
     header = replace(HEADER, pixel_size=0.9)
-    source, flags = describe(replace(TOLD, **({"dose_total": None} | {field: value})), header)
+    source, flags = describe(replace(TOLD, **({"dose_total": None, "dose_per_frame": None} | {field: value})), header)
     used = {"pixel_size": source.pixel_size, "voltage_kv": source.voltage_kv}.get(field, source.dose_per_frame)
     assert used == (0.9 if field == "pixel_size" else None)
     assert source.acquisition.voltage_kv == (value if field == "voltage_kv" else 300.0)
@@ -48,3 +49,11 @@ def test_a_dose_of_few_frames_may_be_large_and_0_is_unknown(describe):  # noqa: 
     source, flags = describe(replace(TOLD, n_frames=2, dose_total=50.0), replace(HEADER, n_frames=2))
     assert (source.dose_per_frame, flags) == (25.0, ())
     assert describe(replace(TOLD, voltage_kv=0.0))[0].voltage_kv is None
+
+
+def test_an_impossible_exposure_before_the_movie_is_not_used(describe):  # noqa: F811
+    source, flags = describe(replace(TOLD, pre_exposure=1e20))
+    assert (source.pre_exposure, len(flags)) == (0.0, 1)
+    assert flags[0] == "exposure: what the sidecar says is impossible and not used: in e⁻/Å²; 1e+20 looks like e⁻/m²: 1"
+    source, flags = describe(replace(TOLD, pre_exposure=45.0))
+    assert (source.pre_exposure, flags) == (45.0, ())

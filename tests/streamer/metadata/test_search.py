@@ -3,9 +3,11 @@ import os
 import pytest
 
 from streamer.errors import MovieMismatch
+from streamer.metadata import shared_mdoc
 from streamer.metadata.search import SidecarSearch
 from streamer.simulation.microscope import Plan, expose
 from streamer.simulation.movie import Microscope
+from tests.streamer.metadata.documents import recorded_xml
 
 SCOPE = Microscope(shape=(64, 64), n_frames=2, pixel_size=1.37)
 
@@ -97,3 +99,61 @@ def test_other_names_and_a_missing_root_tell_nothing(site):
     assert SidecarSearch("/nowhere/at/all")(movies / "FoilHole_5_Data_2_3_20260101_120000_fractions.tiff") is None
     assert SidecarSearch()(movies / "session_0001.tif") is None
     assert SidecarSearch()(movies / "FoilHole_5_Data_2_3_99999999_999999_fractions.tiff") is None
+
+
+def test_what_the_camera_recorded_beside_the_movie_completes_epus_document_elsewhere(site):
+    movies, session, xml = site
+    movie = movies / "FoilHole_5_Data_2_3_20260101_120007_fractions.mrc"
+    fractions = [{"NumberOfFrames": 1}, {"NumberOfFrames": 3}]
+    movie.with_suffix(".xml").write_text(recorded_xml(fractions, GainCorrection="On"))
+    search = SidecarSearch(str(session))
+    alone = search(movie)
+    assert (alone.n_frames, alone.pixel_size, alone.gain_corrected) == (2, None, True)
+    xml("FoilHole_5_Data_2_3_20260101_120000")
+    found = search(movie)
+    assert (found.sidecar, found.n_frames) == ("FoilHole_5_Data_2_3_20260101_120000.xml", 2)
+    assert (found.pixel_size, found.gain_corrected) == (pytest.approx(1.37), True)
+    assert found.frame_doses == pytest.approx((found.dose_total / 4, found.dose_total * 3 / 4))
+
+
+# -------------------------------------------------------------------------------------- one mdoc for many movies
+
+
+def shared(*names):
+    return "Voltage = 200\n" + "".join(
+        f"[FrameSet = {n}]\nNumSubFrames = {n + 1}\nSubFramePath = D:\\x\\{name}\n" for n, name in enumerate(names)
+    )
+
+
+@pytest.mark.parametrize("name", ["session.mdoc", "frames of today.mdoc", "zzz.MDOC"])
+def test_an_mdoc_of_many_movies_is_found_by_what_it_contains(tmp_path, name):
+    (tmp_path / name).write_text(shared("a.tif", "b.tif"))
+    search = SidecarSearch()
+    for movie, n_frames in (("a.tif", 1), ("b.tif", 2)):
+        found = search(tmp_path / movie)
+        assert (found.n_frames, found.sidecar, found.voltage_kv) == (n_frames, name, 200)
+    assert search(tmp_path / "c.tif") is None
+    (tmp_path / name).write_text(shared("a.tif", "b.tif", "c.tif"))
+    assert search(tmp_path / "c.tif").n_frames == 3
+
+
+def test_a_movies_own_comes_first_and_those_of_other_images_are_not_looked_at(tmp_path):
+    (tmp_path / "session.mdoc").write_text(shared("a.tif"))
+    (tmp_path / "a.tif.mdoc").write_text("[FrameSet = 0]\nNumSubFrames = 9\nPixelSpacing = 1\n")
+    assert SidecarSearch()(tmp_path / "a.tif").n_frames == 9
+    (tmp_path / "stack.mrc").touch()
+    (tmp_path / "stack.mrc.mdoc").write_text(shared("b.tif"))
+    assert SidecarSearch()(tmp_path / "b.tif") is None
+
+
+def test_a_damaged_one_stops_no_movie_and_each_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "old.mdoc").write_bytes(b"only words")
+    (tmp_path / "link.mdoc").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "session.mdoc").write_text(shared("a.tif", "b.tif"))
+    read = []
+    genuine = shared_mdoc.read_mdoc
+    monkeypatch.setattr(shared_mdoc, "read_mdoc", lambda path: read.append(path.name) or genuine(path))
+    search = SidecarSearch()
+    assert [search(tmp_path / f"{name}.tif").n_frames for name in "abab"] == [1, 2, 1, 2]
+    assert search(tmp_path / "c.tif") is None
+    assert read == ["session.mdoc", "old.mdoc"]

@@ -52,6 +52,7 @@ def test_epu_beside_the_movie(tmp_path, suffix):
     found = read_sidecar(movie)
     assert found == Acquisition(
         sidecar="FoilHole_11_Data_22_33_20240101_000000.xml",
+        program="EPU",
         n_frames=40,
         pixel_size=pytest.approx(0.83),
         voltage_kv=300.0,
@@ -179,15 +180,18 @@ def test_mdoc_beside_the_movie(tmp_path):
     (tmp_path / "a.tif.mdoc").write_bytes(MDOC.replace("\n", "\r\n").encode("latin-1"))
     assert read_sidecar(movie) == Acquisition(
         sidecar="a.tif.mdoc",
+        program="SerialEM",
+        binning=0.5,
         n_frames=10,
+        frame_doses=(1.0,) * 4 + (2.0,) * 6,
         pixel_size=1.25,
         voltage_kv=300.0,
         dose_total=20.0,
         dose_per_frame=pytest.approx(1.6),
         magnification=33000.0,
         defocus_target_um=4.5,
-        beam_shift_x=2.5,
-        beam_shift_y=-0.5,
+        image_shift_x_um=2.5,
+        image_shift_y_um=-0.5,
         stage_x_um=-142.82,
         stage_y_um=-457.442,
         stage_z_um=-13.7196,
@@ -235,7 +239,7 @@ def test_titles_are_no_sections():
     assert (found.voltage_kv, found.n_frames) == (200, 5)
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "binary \0 rubbish", "NumSubFrames = 3\nhalf a li"])
+@pytest.mark.parametrize("text", ["", "\n\n", "binary \0 rubbish", "[FrameSet = 0]\nhalf a li"])
 def test_what_is_no_mdoc_is_a_mismatch(tmp_path, text):
     (tmp_path / "a.tif.mdoc").write_text(text)
     with pytest.raises(MovieMismatch):
@@ -251,6 +255,25 @@ def test_mdoc_raises_nothing_but_value_errors(text):
         mdoc.parse(text, "a.tif")
     except ValueError:
         pass
+
+
+@pytest.mark.parametrize("value", ["1E308", "1E-308", "-1", "0", "1E+400", "99999999999999999999"])
+@pytest.mark.parametrize("length", ["ExposureTime", "NumberOfFrames", "MeanPixelValue", "CountsToElectrons"])
+def test_no_number_makes_the_camera_s_list_fail(value, length):
+    one = f"<Fraction><StartFrame>{value}</StartFrame><CountsToElectrons>{value}</CountsToElectrons>"
+    one += f"<{length}>{value}</{length}><{length}>{value}</{length}></Fraction>"
+    recorded = epu.read(f"<Acquisition><Info/><Fractions>{one * 3}</Fractions></Acquisition>".encode())
+    for dose in ("5E+21", value):
+        listed = f"<b:a><b:StartFrameNumber>{value}</b:StartFrameNumber><b:EndFrameNumber>9</b:EndFrameNumber></b:a>"
+        image = epu.parse(epu_xml(f"<b:DoseFractions>{listed * 3}</b:DoseFractions>", dose).encode())
+        assert epu.merge(image, recorded).n_frames == 3
+
+
+@pytest.mark.parametrize("value", ["1E308", "1E-308", "-1", "0", "1E+400", "99999999999999999999", "1E308 1 1E308 1"])
+@pytest.mark.parametrize("line", MDOC.splitlines()[3:])
+def test_no_number_makes_an_mdoc_fail(line, value):
+    key = line.partition(" = ")[0]
+    assert mdoc.parse(MDOC.replace(line, f"{key} = {value}"), "a.tif").voltage_kv == 300
 
 
 @settings(max_examples=100, deadline=None)

@@ -112,6 +112,28 @@ def test_another_gain_than_the_sidecar_names_is_told(describe):
     assert describe(replace(TOLD, gain_reference="GAIN.tif"))[1] == ()
 
 
+def test_another_gain_than_the_movie_names_is_told(describe):
+    """An EER movie names its own; where the sidecar names the same, it is told once."""
+    header = replace(HEADER, gain_reference="b.gain")
+    assert describe(header=header)[1] == ("gain: the movie names b.gain, gain.mrc was used",)
+    both = describe(replace(TOLD, gain_reference="B.mrc"), header)[1]
+    assert both == ("gain: the sidecar names B.mrc, gain.mrc was used",)
+    assert describe(replace(TOLD, gain_reference="gain.dm4"), replace(HEADER, gain_reference="GAIN.gain"))[1] == ()
+
+
+def test_a_gain_on_top_of_the_cameras_own_correction_is_told(describe):
+    assert describe(replace(TOLD, gain_corrected=True))[1] == (
+        "gain: the camera has corrected the frames, says the sidecar, and gain.mrc was used as well",
+    )
+    assert describe(replace(TOLD, gain_corrected=False))[1] == ()
+
+
+def test_what_was_remarked_in_the_sidecar_is_a_flag(describe):
+    assert describe(replace(TOLD, remarks=("sidecar: it names b.tif, not this file",)))[1] == (
+        "sidecar: it names b.tif, not this file",
+    )
+
+
 # ------------------------------------------------------------------------------------------ magnifications, EER
 
 
