@@ -67,6 +67,10 @@ class MovieHeader:
     """e⁻/Å² of each frame, where the file or its integration file gives them."""
     upsampling: int = 1
     """How much finer than the detector's pixels the grid is, along each axis."""
+    voltage_kv: float | None = None
+    """From the file, where it states one."""
+    flags: tuple[str, ...] = ()
+    """What a user should know about how the file is read."""
 
     def frames_told(self, told: int) -> int:
         """Number of frames to compare with what a sidecar says: for an EER movie the raw ones.

@@ -41,7 +41,7 @@ def describe_source(
     """
     told, set_by_user = movie.acquisition, settings.movie
     _check_frames(movie, header)
-    flags: list[str] = []
+    flags = list(header.flags)
     pixel_size = _choose(
         "pixel_size",
         flags,
@@ -59,7 +59,9 @@ def describe_source(
             hint="set movie.pixel_size in Å/px",
         )
     dose, doses = _dose(told, header, set_by_user.dose_per_frame, flags)
-    voltage = _choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv)
+    voltage = _choose(
+        "voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv, header=header.voltage_kv
+    )
     if dose is None:
         flags.append("dose: unknown, frames are not weighted")
     if voltage is None:
