@@ -37,7 +37,6 @@ _FEWEST_TO_SIGN = 64
 _LEAST_SHARE = 0.005
 """Of bytes with a count in one half: fewer are hot pixels or dust."""
 _RARE = 0.01
-_FEWEST_SATURATED = 5
 _FAR_APART = 20.0
 _FITS, _CLEARLY = 3.0, math.log(2.0)
 """Factor within which counts scatter as their mean does, contrast included, and how much better than the other reading
@@ -197,8 +196,8 @@ def _seen(signed: NDArray[np.int32], below: NDArray[np.int32], half: int, named:
 def _of_few_below(signed: NDArray[np.int32], below: NDArray[np.int32], half: int, named: Sign) -> Sign | None:
     """The tail of the others, or single pixels far above them, which would be hot ones."""
     if bool((below == -1).all()):
-        # saturated, or just below zero, where some would be a little further below
-        return "unsigned" if named == "unsigned" or (half == 128 and len(below) >= _FEWEST_SATURATED) else None
+        # saturated, as hot pixels in bytes are; what is really below zero would also be a little further below
+        return "unsigned" if named == "unsigned" or half == 128 else None
     mean, variance = _scatter(signed[signed >= 0])
     reach = 6.0 * math.sqrt(variance) + 2.0
     in_tail = np.count_nonzero(below >= -reach) / len(below) if mean <= reach else 0.0
