@@ -142,7 +142,10 @@ def _walk(file: TiffFile, offset: int) -> Pages:
         except MovieUnsupported as error:
             others.append(_unlike(file, tags, page, error))
             continue
-        group = alike.setdefault(layout, _Alike(tags, [], [], bool(tag_value(file, tags, _SUBFILE, page, 0) & 1)))
+        group = alike.get(layout)
+        if group is None:
+            is_reduced = bool(tag_value(file, tags, _SUBFILE, page, 0) & 1)
+            group = alike[layout] = _Alike(tags, [], [], is_reduced)
         group.numbers.append(page)
         group.strips.append(read_strips(file, tags, layout, page))
         total += len(group.strips[-1].offsets)
