@@ -18,7 +18,7 @@ import numpy as np
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
 from streamer.readers.eer_fractions import plan_fractions
 from streamer.readers.eer_metadata import Metadata, parse_metadata
-from streamer.readers.files import CUT_SHORT, copy_again, damaged, opened, read_up_to
+from streamer.readers.files import CUT_SHORT, changed, copy_again, damaged, opened, read_up_to
 from streamer.readers.mrc import plausible_pixel_size
 from streamer.readers.tiff_pages import Pages, read_pages
 from streamer.records import MovieHeader
@@ -127,7 +127,7 @@ def open_eer(path: Path, descriptor: int, header: MovieHeader, settings: EerSett
     """Prepare an open file for decoding; one that no longer matches ``header`` is not ready."""
     file = _file(path, descriptor, settings)
     if file.header != header:
-        raise MovieNotReady("changed while it was read", where=path, expected=header, found=file.header)
+        raise changed(path)
     return file
 
 

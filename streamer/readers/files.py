@@ -185,6 +185,13 @@ def damaged(path: Path, page: int | None, *, found: object = "", expected: objec
     )
 
 
+def changed(path: Path, what: str = "changed while it was read") -> MovieNotReady:
+    """What to say of a file that is not the one it was a moment ago."""
+    return MovieNotReady(
+        what, where=path, hint="another program is still writing it: it is looked at again when it stands still"
+    )
+
+
 def copy_again(path: Path) -> str:
     """What to do about a damaged file."""
     return (

@@ -19,7 +19,7 @@ from streamer.frame_stack import FrameStack
 from streamer.readers import eer as eer_reader
 from streamer.readers import mrc, tiff
 from streamer.readers.encoding import flags_below_zero
-from streamer.readers.files import CUT_SHORT, below, copy_again, opened, read_up_to, root_of
+from streamer.readers.files import CUT_SHORT, below, changed, copy_again, opened, read_up_to, root_of
 from streamer.readers.files import fingerprint as fingerprint
 from streamer.readers.files import identity_of as identity_of
 from streamer.readers.tiff_pages import holds_events
@@ -160,9 +160,8 @@ def read_counts(
     before = identity_of(path) if expected is None else _check_found(path, expected)
 
     def check() -> None:
-        found = _identity_now(path)
-        if found != before:
-            raise MovieNotReady("changed while it was read", where=path, expected=before, found=found)
+        if _identity_now(path) != before:
+            raise changed(path)
 
     def decoder(descriptor: int) -> Callable[[int, np.ndarray], None]:
         if header.format == "eer":
@@ -255,7 +254,7 @@ def _check_found(path: Path, expected: FileIdentity) -> FileIdentity:
     """The identity of a file, which must be as when it was found; a remount, a new owner or mode are not a change."""
     found = _identity_now(path)
     if not found.has_same_content(expected):
-        raise MovieNotReady("changed since it was found", where=path, expected=expected, found=found)
+        raise changed(path, "changed since it was found")
     return found
 
 

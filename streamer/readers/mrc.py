@@ -25,7 +25,7 @@ from streamer.readers.encoding import (
     sign_flags,
     sign_of,
 )
-from streamer.readers.files import CUT_SHORT, damaged, opened, read_into, read_up_to
+from streamer.readers.files import CUT_SHORT, changed, damaged, opened, read_into, read_up_to
 from streamer.records import MovieHeader
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, 
     """Return what reads frame i of an open file into (h, w); the file must still match ``header``."""
     found, fields, reading = _checked(path, descriptor)
     if found != header:
-        raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
+        raise changed(path)
     frame_bytes = fields.row_bytes * header.height
     # for a number in two's complement, the top bit is the shift
     top = np.dtype(header.dtype).type(1 << (8 * np.dtype(header.dtype).itemsize - 1)) if reading.is_shifted else None
@@ -157,7 +157,7 @@ def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, 
         stored = np.empty((header.height, fields.row_bytes), np.uint8) if reading.is_packed else frame
         got = read_into(descriptor, stored.reshape(-1).view(np.uint8).data, fields.start + index * frame_bytes)
         if got < frame_bytes:
-            raise MovieNotReady("became shorter while it was read", where=path, expected=frame_bytes, found=got)
+            raise changed(path, "became shorter while it was read")
         if reading.is_packed:
             frame[:, 0::2] = stored & 15
             frame[:, 1::2] = (stored >> 4)[:, : header.width // 2]

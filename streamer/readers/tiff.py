@@ -15,7 +15,7 @@ import numpy as np
 
 from streamer.errors import MovieNotReady, MovieUnsupported
 from streamer.readers.encoding import BY_NUMBERS_ALONE, has_packed_size, not_packed, packing_of
-from streamer.readers.files import CUT_SHORT, damaged, opened, read_into, read_up_to
+from streamer.readers.files import CUT_SHORT, changed, damaged, opened, read_into, read_up_to
 from streamer.readers.mrc import plausible_pixel_size
 from streamer.readers.tiff_pages import Pages, read_pages
 from streamer.records import MovieHeader
@@ -76,7 +76,7 @@ def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, 
     pages = read_pages(path, descriptor)
     found, is_half_width = _header(path, descriptor, pages)
     if found != header:
-        raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
+        raise changed(path)
     layout = pages.layout
     stored = np.dtype(layout.dtype).newbyteorder(layout.byte_order)
     scratch = threading.local()

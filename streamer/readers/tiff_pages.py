@@ -41,6 +41,8 @@ MAX_STRIPS = 4_000_000
 """Over all pages: no camera comes close, and a file cannot make us store more than this many offsets."""
 MAX_LAYOUTS = 16
 """Kinds of pages: frames, and previews of some sizes."""
+MAX_UNLIKE = 64
+"""Pages that cannot be frames."""
 
 _SUBFILE, _DESCRIPTION, _METAMORPH = 254, 270, 33629
 _PICTURE_COMPRESSIONS = (1, 5, 6, 7, 8, 32773, 32946, 34712, 50000, 50001)
@@ -106,7 +108,8 @@ class _Page:
     """From 0."""
     height: int
     width: int
-    compression: int
+    compression: int | None
+    """None where the page does not say."""
     is_reduced: bool
     """The file says that it is a small version of another."""
     why_not: MovieUnsupported | MovieCorrupt | None
@@ -139,16 +142,19 @@ def _walk(file: TiffFile, offset: int) -> Pages:
             document = tags
         try:
             layout = read_layout(file, tags, page)
-        except MovieUnsupported as error:
+            found = read_strips(file, tags, layout, page)
+        except (MovieUnsupported, MovieCorrupt) as error:
             others.append(_unlike(file, tags, page, error))
+            if len(others) > MAX_UNLIKE:
+                raise
             continue
         group = alike.get(layout)
         if group is None:
             is_reduced = bool(tag_value(file, tags, _SUBFILE, page, 0) & 1)
             group = alike[layout] = _Alike(tags, [], [], is_reduced)
         group.numbers.append(page)
-        group.strips.append(read_strips(file, tags, layout, page))
-        total += len(group.strips[-1].offsets)
+        group.strips.append(found)
+        total += len(found.offsets)
         if total > MAX_STRIPS or len(alike) > MAX_LAYOUTS:
             raise damaged(
                 file.path, page, expected=f"at most {MAX_STRIPS} strips, and {MAX_LAYOUTS} kinds of pages", found="more"
@@ -164,7 +170,7 @@ def _walk(file: TiffFile, offset: int) -> Pages:
             number=number,
             height=other.height,
             width=other.width,
-            compression=other.compression,
+            compression=other.compression if COMPRESSION in group.tags else None,
             is_reduced=group.is_reduced,
             why_not=None,
         )
@@ -175,14 +181,21 @@ def _walk(file: TiffFile, offset: int) -> Pages:
     return _pages(file, layout, frames, document, flags)
 
 
-def _unlike(file: TiffFile, tags: Tags, page: int, error: MovieUnsupported) -> _Page:
-    """A page of a kind that no frame has."""
+def _unlike(file: TiffFile, tags: Tags, page: int, error: MovieUnsupported | MovieCorrupt) -> _Page:
+    """A page that cannot be a frame; its sizes are 0 where they cannot be read."""
+
+    def number(tag: int) -> int:
+        try:
+            return tag_value(file, tags, tag, page, 0)
+        except MovieCorrupt:
+            return 0
+
     return _Page(
         number=page,
-        height=tag_value(file, tags, HEIGHT, page),
-        width=tag_value(file, tags, WIDTH, page),
-        compression=tag_value(file, tags, COMPRESSION, page, 1),
-        is_reduced=bool(tag_value(file, tags, _SUBFILE, page, 0) & 1),
+        height=number(HEIGHT),
+        width=number(WIDTH),
+        compression=number(COMPRESSION) or None,
+        is_reduced=bool(number(_SUBFILE) & 1),
         why_not=error,
     )
 
@@ -198,6 +211,8 @@ def _left_out(file: TiffFile, frames: Layout, others: list[_Page], n_frames: int
         is_smaller = page.height < frames.height and page.width < frames.width
         is_picture = frames.has_events and page.compression in _PICTURE_COMPRESSIONS
         is_small = 2 * page.height <= frames.height and 2 * page.width <= frames.width
+        if isinstance(page.why_not, MovieCorrupt) and not is_picture:
+            raise page.why_not
         if not (is_picture or (is_smaller and (page.is_reduced or is_small))):
             if page.why_not is not None and n_frames <= 1:
                 raise page.why_not

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from streamer.errors import MovieNotReady, MovieUnsupported
-from streamer.readers.files import CUT_SHORT, damaged, read_up_to
+from streamer.readers.files import CUT_SHORT, changed, damaged, read_up_to
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ class TiffFile:
             )
         data = read_up_to(self.descriptor, count, offset)
         if len(data) < count:
-            raise MovieNotReady("became shorter while it was read", where=self.path, hint=CUT_SHORT)
+            raise changed(self.path, "became shorter while it was read")
         return data
 
     def number(self, letter: str, offset: int, what: str) -> int:

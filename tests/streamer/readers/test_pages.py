@@ -239,6 +239,7 @@ PICTURES = [
     picture(8, 8, t277=3, t278=8),
     picture(1, 1),
     picture(10, 17, t254=1),
+    picture(21, 34, t278=2),  # whose strips are not where they should be
 ]
 
 
@@ -275,6 +276,20 @@ def test_a_damaged_frame_is_not_taken_for_a_picture(tmp_path, height, width, com
     tags, content = picture(height, width, compression=compression)
     path, _ = eer_with(tmp_path, [(6, tags, content)], told=told)
     with pytest.raises(MovieCorrupt, match="is damaged after frame 6"):
+        movie.read_header(path)
+
+
+def test_a_frame_that_lost_its_compression_is_not_taken_for_a_picture(tmp_path):
+    tags, content = picture(21, 34)
+    del tags[259]
+    path, _ = eer_with(tmp_path, [(6, tags, content)], told=None)
+    with pytest.raises(MovieCorrupt, match="is damaged after frame 6"):
+        movie.read_header(path)
+
+
+def test_many_pages_that_cannot_be_frames_are_no_movie(tmp_path):
+    path, _ = eer_with(tmp_path, [(1, *PICTURES[4])] * 65)
+    with pytest.raises(StreamerError, match="colour"):
         movie.read_header(path)
 
 
