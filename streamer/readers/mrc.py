@@ -42,10 +42,7 @@ MAX_EXTENDED_BYTES = 16 << 20
 
 _PACKED = 101
 _DTYPES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16", _PACKED: "uint8"}
-_REFUSED = {
-    3: ("complex numbers (mode 3)", "this is not a movie"),
-    4: ("complex numbers (mode 4)", "this is not a movie"),
-}
+_COMPLEX = (3, 4)
 # SerialEM and IMOD leave this number in their headers; only then do the flags next to it mean anything.
 _IMOD_STAMP = 1_146_047_817
 _IMOD_SIGNED_BYTES = 1
@@ -315,7 +312,7 @@ def _is_sane(fields: _Fields) -> bool:
         0 < fields.nx <= MAX_SIDE
         and 0 < fields.ny <= MAX_SIDE
         and 0 < fields.nz <= MAX_FRAMES
-        and (fields.mode in _DTYPES or fields.mode in _REFUSED)
+        and (fields.mode in _DTYPES or fields.mode in _COMPLEX)
         and 0 <= fields.extended_bytes <= MAX_EXTENDED_BYTES
     )
 
@@ -341,9 +338,10 @@ def _check_bounds(path: Path, fields: _Fields) -> None:
 
 
 def _check_mode(path: Path, fields: _Fields) -> None:
-    if fields.mode in _REFUSED:
-        what, hint = _REFUSED[fields.mode]
-        raise MovieUnsupported(f"contains {what}", where=path, hint=hint)
+    if fields.mode in _COMPLEX:
+        raise MovieUnsupported(
+            "contains complex numbers", where=path, found=f"MRC mode {fields.mode}", hint="this is not a movie"
+        )
     if fields.mode not in _DTYPES:
         raise damaged(
             path, None, expected=f"a mode that is one of {sorted(_DTYPES)}", found=f"unknown mode {fields.mode}"

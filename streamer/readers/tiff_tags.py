@@ -137,7 +137,7 @@ def open_tiff(path: Path, descriptor: int) -> tuple[TiffFile, int]:
     size = os.fstat(descriptor).st_size
     head = read_up_to(descriptor, 4, 0)
     if head not in _MAGIC:
-        raise MovieUnsupported("is not a TIFF file", where=path)
+        raise MovieUnsupported("is not a TIFF file", where=path, hint="this is not a movie")
     byte_order, big = _MAGIC[head]
     file = TiffFile(path=path, descriptor=descriptor, size=size, byte_order=byte_order, big=big)
     if not big:
