@@ -50,6 +50,10 @@ _MAGIC: dict[bytes, tuple[Literal["<", ">"], bool]] = {
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
 
 
+_LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+"""The same for ``struct``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiffFile:
     """An open TIFF file, with what its first bytes say."""
@@ -199,9 +203,16 @@ def tag_values(file: TiffFile, tags: Tags, number: int, page: int, *, n: int) ->
 
 def tag_value(file: TiffFile, tags: Tags, number: int, page: int, default: int | None = None) -> int:
     """Read a tag of one value; without a default it must be present."""
-    values = tag_values(file, tags, number, page, n=1)
-    if values is not None:
-        return int(values[0])
+    if number in tags:
+        kind, count, value = tags[number]
+        letter = _LETTERS.get(kind)
+        # a page has a dozen of these, and an EER movie has thousands of pages
+        if letter is not None and count == 1 and struct.calcsize(letter) <= len(value):
+            (only,) = struct.unpack_from(file.byte_order + letter, value)
+            return int(only) if only < 1 << 63 else int(only) - (1 << 64)
+        values = tag_values(file, tags, number, page, n=1)
+        if values is not None:
+            return int(values[0])
     if default is None:
         raise damaged(file.path, page, found=f"TIFF tag {number} is missing")
     return default
