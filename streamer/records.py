@@ -71,6 +71,10 @@ class MovieHeader:
     """How much finer than the detector's pixels the grid is, along each axis."""
     gain_reference: str | None = None
     """Base name of the gain reference that the file itself names."""
+    voltage_kv: float | None = None
+    """From the file, where it states one."""
+    flags: tuple[str, ...] = ()
+    """What a user should know about how the file is read."""
 
     def frames_told(self, told: int) -> int:
         """Number of frames to compare with what a sidecar says: for an EER movie the raw ones.

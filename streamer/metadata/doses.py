@@ -5,7 +5,8 @@
 3. ``sidecar``: the doses of single frames, else the exposure of the whole movie divided evenly. The doses of the
    frames hold against the total, which also counts exposure that was not saved. What a sidecar says of the raw frames
    of an EER movie, or of other fractions than ours, is spread over ours.
-4. ``camera``: where nobody tells a dose, what the camera counted, by its mean counts and its counts per electron. That
+4. ``header`` of another movie: some programs write the dose of the whole exposure, some that of an image.
+5. ``camera``: where nobody tells a dose, what the camera counted, by its mean counts and its counts per electron. That
    is the exposure behind the specimen, always less than before it: flagged.
 
 Sources that differ by more than 1 %, and a total that differs by more than 5 % from its frames, are flagged. A dose of
@@ -43,13 +44,14 @@ def choose_doses(
     """
     set_by_user, own = positive(set_by_user), _known(header.frame_doses)
     by_sidecar = _of_sidecar(told, header)
-    mean = choose(
-        "dose_per_frame",
-        flags,
-        settings=set_by_user,
-        header=None if own is None else sum(own) / len(own),
-        sidecar=None if by_sidecar is None else _mean(by_sidecar),
-    )
+    by_place = {
+        "header": None if own is None else sum(own) / len(own),
+        "sidecar": None if by_sidecar is None else _mean(by_sidecar),
+    }
+    if header.format != "eer":
+        by_place = {place: by_place[place] for place in ("sidecar", "header")}
+        own = own if by_sidecar is None else None
+    mean = choose("dose_per_frame", flags, settings=set_by_user, **by_place)
     if header.n_raw_frames_left_out:
         flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
     physical = pixel_size * header.upsampling

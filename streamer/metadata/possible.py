@@ -53,5 +53,6 @@ def possible(told: Acquisition, header: MovieHeader, flags: list[str]) -> tuple[
             header,
             pixel_size=None if by("header", PIXEL_SIZE, own) is None else header.pixel_size,
             frame_doses=mean("header", header.frame_doses),
+            voltage_kv=by("header", VOLTAGE, header.voltage_kv) or None,
         ),
     )

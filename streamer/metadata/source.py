@@ -42,7 +42,7 @@ def describe_source(
     MovieMismatch
         If the pixel size is given nowhere, or the sidecar gives a different number of frames.
     """
-    set_by_user, flags = settings.movie, list(movie.acquisition.remarks)
+    set_by_user, flags = settings.movie, [*header.flags, *movie.acquisition.remarks]
     _check_frames(movie, header)
     told, header = possible(movie.acquisition, header, flags)
     pixel_size, pixel_size_from = choose_pixel_size(told, header, set_by_user, flags)
@@ -55,7 +55,9 @@ def describe_source(
             hint="set movie.pixel_size in Å/px",
         )
     dose, doses = choose_doses(told, header, set_by_user.dose_per_frame, pixel_size, flags)
-    voltage = choose("voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv)
+    voltage = choose(
+        "voltage_kv", flags, settings=set_by_user.voltage_kv, sidecar=told.voltage_kv, header=header.voltage_kv
+    )
     before = choose("pre_exposure", flags, settings=set_by_user.pre_exposure, sidecar=told.pre_exposure)
     if dose is None:
         flags.append("dose: unknown, frames are not weighted")

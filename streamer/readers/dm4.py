@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamer.errors import MovieCorrupt
-from streamer.readers.tiff_pages import MAX_SIDE
+from streamer.readers.tiff_tags import MAX_SIDE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,10 +1,10 @@
 """EER movies: from events of single hardware frames to fractions on a pixel grid.
 
 A BigTIFF with a page per hardware frame (*raw frame*), 250 to 320 a second, each a stream of run lengths with two
-sub-pixel bits along each axis. Raw frames are summed into fractions, the frames of everything that follows, on
-the grid of physical pixels or on one two or four times as fine. Raw frames that do not fill the last fraction are left
-out, as in RELION and Warp, and the header says how many. Rows are not flipped, as in RELION, so that gains and maps
-agree with RELION's.
+sub-pixel bits along each axis; pages that are pictures are ignored. Raw frames are summed into fractions, the frames of
+everything that follows, on the grid of physical pixels or on one two or four times as fine. Raw frames that do not fill
+the last fraction are left out, as in RELION and Warp, and the header says how many. Rows are not flipped, as in RELION,
+so that gains and maps agree with RELION's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
 from streamer.readers.eer_fractions import plan_fractions
 from streamer.readers.eer_metadata import Metadata, parse_metadata
-from streamer.readers.files import opened, read_up_to
+from streamer.readers.files import CUT_SHORT, changed, copy_again, damaged, opened, read_up_to
 from streamer.readers.mrc import plausible_pixel_size
-from streamer.readers.tiff_pages import Pages, Strips, read_pages
+from streamer.readers.tiff_pages import Pages, read_pages
 from streamer.records import MovieHeader
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streamer.readers.tiff_tags import Strips
     from streamer.settings import EerSettings
 
 # Compression -> bits of a run length, of the sub-pixel position along x and along y.
@@ -62,7 +63,7 @@ class EerFile:
         Raises
         ------
         MovieCorrupt, MovieNotReady
-            A raw frame cannot be decoded, or is not filled in yet; the message counts them from 0.
+            A raw frame cannot be decoded, or is not filled in yet; the message counts them from 1.
         """
         if self.upsampling == 2 and (out.shape[0] % 4 or out.shape[1] % 4):
             # the decoder supports this grid for multiples of four only, the finest one for every size
@@ -81,7 +82,12 @@ class EerFile:
             try:
                 imagecodecs.eer_decode(stream, out.shape, *self.bits, superres=finer, out=out)
             except (ValueError, RuntimeError) as error:
-                raise MovieCorrupt(f"raw frame {raw} cannot be decoded ({error})", where=self.path) from error
+                raise MovieCorrupt(
+                    f"is damaged after raw frame {raw}" if raw else "is damaged at its first raw frame",
+                    where=self.path,
+                    found=f"raw frame {raw + 1} cannot be decoded ({error})",
+                    hint=copy_again(self.path),
+                ) from error
 
     def _stream(self, raw: int) -> bytes:
         """All strips of a raw frame, one after the other: they are one stream, as RELION reads them."""
@@ -92,7 +98,9 @@ class EerFile:
         )
         # A stream ends in run lengths that reach the last pixel; zeros are events on neighbouring pixels.
         if not stream[-_HOLE_BYTES:].strip(b"\0"):
-            raise MovieNotReady(f"raw frame {raw} is not filled in yet", where=self.path)
+            raise MovieNotReady(
+                "is not complete", where=self.path, found=f"raw frame {raw + 1} is not filled in yet", hint=CUT_SHORT
+            )
         # the decoder wants whole words of 16 bits; half a word is too short for an event
         return stream + b"\0" if len(stream) % 2 else stream
 
@@ -119,7 +127,7 @@ def open_eer(path: Path, descriptor: int, header: MovieHeader, settings: EerSett
     """Prepare an open file for decoding; one that no longer matches ``header`` is not ready."""
     file = _file(path, descriptor, settings)
     if file.header != header:
-        raise MovieNotReady("changed while it was read", where=path, expected=header, found=file.header)
+        raise changed(path)
     return file
 
 
@@ -133,7 +141,7 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
             where=path,
             expected=str(metadata.n_frames),
             found=str(n_raw),
-            hint="still being written, or the transfer was interrupted",
+            hint=CUT_SHORT,
         )
     pixel_size = None if metadata.pixel_size is None else plausible_pixel_size(metadata.pixel_size)
     dose = _dose_per_raw_frame(metadata, pixel_size, n_raw)
@@ -161,6 +169,8 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
         frame_doses=doses,
         upsampling=scale,
         gain_reference=metadata.gain_reference,
+        # the camera's own count tells that no frame was taken for a preview
+        flags=pages.flags if metadata.n_frames is None else (),
     )
     return EerFile(
         path=path,
@@ -178,7 +188,7 @@ def _bits(path: Path, pages: Pages) -> tuple[int, int, int]:
     compression = pages.layout.compression
     bits = _BITS.get(compression) or pages.eer_bits
     if not (1 <= bits[0] <= 15 and 0 <= bits[1] <= 4 and 0 <= bits[2] <= 4 and sum(bits) <= 16):
-        raise MovieCorrupt("has events of an impossible size", where=path, found=f"{bits} bits")
+        raise damaged(path, None, expected="events of at most 16 bits", found=f"events of {bits} bits")
     return bits
 
 

@@ -52,6 +52,7 @@ def plan_fractions(
             where=path,
             expected="at least as many as eer.group, or as the first line of eer.integration asks for",
             found=f"{n_raw} raw frames",
+            hint="lower eer.group, or the first line of eer.integration; or leave a broken exposure out",
         )
     return ranges, doses
 

@@ -8,7 +8,7 @@ from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
 from streamer.errors import MovieCorrupt, StreamerError
-from streamer.readers.files import opened
+from streamer.readers.files import copy_again, opened
 from streamer.readers.tiff_pages import first_eer_metadata
 from streamer.readers.xml import parse_xml
 
@@ -44,7 +44,9 @@ def parse_metadata(path: Path, document: bytes | None) -> Metadata:
     try:
         root = parse_xml(document.rstrip(b"\0"))
     except ValueError as error:
-        raise MovieCorrupt(f"has damaged acquisition metadata ({error})", where=path) from error
+        raise MovieCorrupt(
+            "has damaged acquisition metadata", where=path, found=str(error), hint=copy_again(path)
+        ) from error
     items = {item.get("name", ""): (item.text or "").strip() for item in root.iter() if item.get("name")}
     n_frames = _number(items.get("numberOfFrames"))
     metres = _number(items.get("sensorPixelSize.width"))

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from streamer.errors import MovieNotReady, MovieUnreachable, MovieUnsupported, MovieVanished
+from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnreachable, MovieUnsupported, MovieVanished
 from streamer.records import FileIdentity
 
 if TYPE_CHECKING:
@@ -162,6 +162,42 @@ def opened(path: Path) -> Iterator[int]:
         raise _as_streamer_error(path, error) from error
     finally:
         os.close(descriptor)
+
+
+CUT_SHORT = "still being written, or the copy was interrupted: if it stays like this, copy it again"
+
+
+def damaged(path: Path, page: int | None, *, found: object = "", expected: object = "") -> MovieCorrupt:
+    """What to say of a file whose content contradicts itself, to the person who has the original.
+
+    Parameters
+    ----------
+    page : image at which it was noticed, from 0; None: before the first one.
+    found, expected : detail, in the words of the file format.
+    """
+    what = "is damaged at its beginning" if page is None else f"is damaged after frame {page}"
+    return MovieCorrupt(
+        "is damaged at its first frame" if page == 0 else what,
+        where=path,
+        expected=expected,
+        found=found,
+        hint=copy_again(path),
+    )
+
+
+def changed(path: Path, what: str = "changed while it was read") -> MovieNotReady:
+    """What to say of a file that is not the one it was a moment ago."""
+    return MovieNotReady(
+        what, where=path, hint="another program is still writing it: it is looked at again when it stands still"
+    )
+
+
+def copy_again(path: Path) -> str:
+    """What to do about a damaged file."""
+    return (
+        "copy it again from the camera's computer; if the original is damaged too, leave it out: "
+        f"streamer movies skip {path.name}"
+    )
 
 
 def read_up_to(descriptor: int, count: int, offset: int) -> bytes:

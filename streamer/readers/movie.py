@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,11 @@ from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady
 from streamer.frame_stack import FrameStack
 from streamer.readers import eer as eer_reader
 from streamer.readers import mrc, tiff
-from streamer.readers.files import below, opened, read_up_to, root_of
+from streamer.readers.encoding import flags_below_zero
+from streamer.readers.files import CUT_SHORT, below, changed, copy_again, opened, read_up_to, root_of
 from streamer.readers.files import fingerprint as fingerprint
 from streamer.readers.files import identity_of as identity_of
-from streamer.readers.tiff_pages import EER_COMPRESSIONS, first_compression
+from streamer.readers.tiff_pages import holds_events
 from streamer.readers.tiff_tags import is_tiff
 from streamer.settings import EerSettings
 
@@ -83,6 +85,7 @@ def read_header(path: Path, *, limit_bytes: int = LIMIT_BYTES, eer: EerSettings 
             where=path,
             expected=f"at most {limit_bytes} bytes (compute.read_limit_gib)",
             found=size,
+            hint="raise compute.read_limit_gib if the movie really is so large",
         )
     return header
 
@@ -99,7 +102,7 @@ def read_whole(
 
     No link below the watched root is followed. Parameters and errors are those of ``read_header``, ``read_counts`` and
     ``check_content``, except that anything wrong with a file that is no longer the one that was found is
-    ``MovieNotReady``.
+    ``MovieNotReady``. The header that is returned has a flag for counts below zero.
     """
     path = Path(movie.path)
     with below(root_of(movie.path, movie.relative)):
@@ -113,7 +116,9 @@ def read_whole(
                 expected=movie.identity,
                 eer=eer,
             )
-            return header, counts, check_content(path, counts)
+            total = check_content(path, counts)
+            header = replace(header, flags=header.flags + flags_below_zero(counts))
+            return header, counts, total
         except MovieError:
             # A file that is rewritten before or while it is read looks corrupt.
             _check_found(path, movie.identity)
@@ -155,9 +160,8 @@ def read_counts(
     before = identity_of(path) if expected is None else _check_found(path, expected)
 
     def check() -> None:
-        found = _identity_now(path)
-        if found != before:
-            raise MovieNotReady("changed while it was read", where=path, expected=before, found=found)
+        if _identity_now(path) != before:
+            raise changed(path)
 
     def decoder(descriptor: int) -> Callable[[int, np.ndarray], None]:
         if header.format == "eer":
@@ -250,7 +254,7 @@ def _check_found(path: Path, expected: FileIdentity) -> FileIdentity:
     """The identity of a file, which must be as when it was found; a remount, a new owner or mode are not a change."""
     found = _identity_now(path)
     if not found.has_same_content(expected):
-        raise MovieNotReady("changed since it was found", where=path, expected=expected, found=found)
+        raise changed(path, "changed since it was found")
     return found
 
 
@@ -263,9 +267,9 @@ def _identity_now(path: Path) -> FileIdentity:
 
 
 def _is_eer(path: Path) -> bool:
-    """Whether the first page of a TIFF file is a stream of events."""
+    """Whether the frames of a TIFF file are streams of events."""
     with opened(path) as descriptor:
-        return first_compression(path, descriptor) in EER_COMPRESSIONS
+        return holds_events(path, descriptor)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -274,7 +278,7 @@ def _is_tiff(path: Path) -> bool:
         size = os.fstat(descriptor).st_size
         head = read_up_to(descriptor, mrc.HEADER_BYTES, 0)
     if size == 0:
-        raise MovieNotReady("is empty", where=path)
+        raise MovieNotReady("is empty", where=path, hint=CUT_SHORT)
     if is_tiff(head):
         return True
     if mrc.looks_like_mrc(head) or not any(head):
@@ -288,10 +292,17 @@ def _is_tiff(path: Path) -> bool:
             where=path,
             expected="a TIFF, EER or MRC movie",
             found=repr(head[:40].decode("latin-1")),
+            hint="this is not a movie",
         )
     if len(head) < mrc.HEADER_BYTES:
-        raise MovieNotReady("is shorter than any header", where=path, found=f"{size} bytes")
-    raise MovieUnsupported("is neither TIFF nor MRC", where=path, found=f"first bytes {head[:8].hex(' ')}")
+        raise MovieNotReady("is shorter than any header", where=path, found=f"{size} bytes", hint=CUT_SHORT)
+    raise MovieUnsupported(
+        "is not a movie of a known format",
+        where=path,
+        expected="a TIFF, EER or MRC movie",
+        found=f"first bytes {head[:8].hex(' ')}",
+        hint=f"if it should be one, {copy_again(path)}",
+    )
 
 
 def _is_text(head: bytes) -> bool:

@@ -7,20 +7,27 @@ cannot unpack to more than its checked header says.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 import numpy as np
 
-from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
-from streamer.readers.files import opened, read_into, read_up_to
+from streamer.errors import MovieNotReady, MovieUnsupported
+from streamer.readers.encoding import BY_NUMBERS_ALONE, has_packed_size, not_packed, packing_of
+from streamer.readers.files import CUT_SHORT, changed, damaged, opened, read_into, read_up_to
 from streamer.readers.mrc import plausible_pixel_size
-from streamer.readers.tiff_pages import Layout, Pages, Strips, read_pages
+from streamer.readers.tiff_pages import Pages, read_pages
 from streamer.records import MovieHeader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from streamer.errors import MovieCorrupt
+    from streamer.readers.tiff_tags import Layout, Strips
 
 _NONE, _LZW = 1, 5
 _DECODERS: dict[int, Callable[..., Any]] = {
@@ -36,6 +43,7 @@ _DECODERS: dict[int, Callable[..., Any]] = {
 _MAX_RATIO = {_LZW: 4096, 8: 1040, 32946: 1040, 32773: 64, 50000: 40_000}
 # The largest growth by compression is that of LZW, 12 bits for 8; the rest is for headers and padding.
 _MAX_GROWTH, _SLACK_BYTES = 2, 1 << 16
+_SAMPLES_OF_A_PAGE, _SAMPLE_BYTES = 4, 1 << 16
 
 
 def read_header(path: Path) -> MovieHeader:
@@ -51,7 +59,7 @@ def read_header(path: Path) -> MovieHeader:
         Tiles, colour, or a compression or sample type that is not supported.
     """
     with opened(path) as descriptor:
-        return _header(path, read_pages(path, descriptor))
+        return _header(path, descriptor, read_pages(path, descriptor))[0]
 
 
 def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, np.ndarray], None]:
@@ -63,48 +71,87 @@ def decoder(path: Path, descriptor: int, header: MovieHeader) -> Callable[[int, 
     Raises
     ------
     MovieCorrupt
-        When a strip cannot be decoded or is too short; the message names the frame, counted from 0.
+        When a strip cannot be decoded or is too short; the message names the frame, counted from 1.
     """
     pages = read_pages(path, descriptor)
-    found = _header(path, pages)
+    found, is_half_width = _header(path, descriptor, pages)
     if found != header:
-        raise MovieNotReady("changed while it was read", where=path, expected=header, found=found)
+        raise changed(path)
     layout = pages.layout
     stored = np.dtype(layout.dtype).newbyteorder(layout.byte_order)
     scratch = threading.local()
 
     def decode(page: int, frame: np.ndarray) -> None:
         if not hasattr(scratch, "strip"):
-            columns = _row_bytes(layout) if layout.is_packed else layout.width
-            scratch.strip = np.empty((layout.rows_per_strip, columns), stored)
+            scratch.strip = _scratch(layout, stored)
         try:
-            _decode_page(descriptor, layout, pages.strips[page], scratch.strip, frame)
+            _decode_page(descriptor, layout, pages.strips[page], scratch.strip, frame, is_half_width=is_half_width)
         except (ValueError, RuntimeError) as error:
             raise _as_corrupt(path, descriptor, pages.strips[page], page, error) from error
 
     return decode
 
 
-def _header(path: Path, pages: Pages) -> MovieHeader:
+def _scratch(layout: Layout, stored: np.dtype[Any]) -> np.ndarray:
+    """(rows per strip, stored numbers of a row), not filled."""
+    return np.empty((layout.rows_per_strip, layout.row_bytes // stored.itemsize), stored)
+
+
+def _header(path: Path, descriptor: int, pages: Pages) -> tuple[MovieHeader, bool]:
+    """Header, and whether two counts share each byte, so that frames are twice as wide as pages."""
     layout = pages.layout
     _check_codec(path, layout)
     rows = np.full(len(pages.strips[0].counts), layout.rows_per_strip, np.int64)
     rows[-1] = layout.height - layout.rows_per_strip * (len(rows) - 1)
-    wanted = rows * _row_bytes(layout)
+    wanted = rows * layout.row_bytes
     for page, strips in enumerate(pages.strips):
         _check_strip_sizes(path, layout, strips, wanted, page)
-    return MovieHeader(
+    is_half_width, flags = _is_half_width(path, descriptor, pages)
+    header = MovieHeader(
         format="tiff",
         n_frames=len(pages.strips),
         height=layout.height,
-        width=layout.width,
+        width=2 * layout.width if is_half_width else layout.width,
         dtype=layout.dtype,
         pixel_size=None if pages.pixel_size is None else plausible_pixel_size(pages.pixel_size),
+        flags=pages.flags + flags,
     )
+    return header, is_half_width
 
 
-def _row_bytes(layout: Layout) -> int:
-    return -(-layout.width // 2) if layout.is_packed else layout.width * np.dtype(layout.dtype).itemsize
+def _is_half_width(path: Path, descriptor: int, pages: Pages) -> tuple[bool, tuple[str, ...]]:
+    """Whether two counts share each byte, by what the file says, by its size, or by the bytes themselves."""
+    layout = pages.layout
+    if layout.dtype != "uint8" or layout.is_packed:
+        return False, ()
+    is_said = pages.is_said_packed or has_packed_size(layout.width, layout.height)
+    packing = packing_of(_sample(descriptor, pages))
+    if is_said and packing == "one count":
+        raise not_packed(path, layout.width, layout.height)
+    return is_said or packing == "two counts", () if is_said or packing != "two counts" else (BY_NUMBERS_ALONE,)
+
+
+def _sample(descriptor: int, pages: Pages) -> NDArray[np.uint8]:
+    """(n,) bytes from all over the movie; fewer where they cannot be decoded, which reading the frames will tell."""
+    layout, pieces = pages.layout, []
+    rows = min(layout.rows_per_strip, max(1, _SAMPLE_BYTES // layout.width))
+    for page in sorted({0, len(pages.strips) // 2, len(pages.strips) - 1}):
+        strips = pages.strips[page]
+        # the last strip may have fewer rows
+        n = max(1, len(strips.offsets) - 1)
+        for strip in sorted({part * n // _SAMPLES_OF_A_PAGE for part in range(_SAMPLES_OF_A_PAGE)}):
+            part = np.zeros((rows, layout.width), np.uint8)
+            count = min(int(strips.counts[strip]), _MAX_GROWTH * part.size + _SLACK_BYTES)
+            stored = read_up_to(descriptor, count, int(strips.offsets[strip]))
+            if layout.compression == _NONE:
+                usable = stored[: part.size]
+                part.reshape(-1)[: len(usable)] = np.frombuffer(usable, np.uint8)
+            else:
+                # only the beginning is wanted, which decoders may call an error
+                with suppress(ValueError, RuntimeError):
+                    _DECODERS[layout.compression](stored, out=part.reshape(-1))
+            pieces.append(np.cumsum(part, axis=1, dtype=np.uint8) if layout.predictor == 2 else part)
+    return np.concatenate([piece.reshape(-1) for piece in pieces])
 
 
 def _check_codec(path: Path, layout: Layout) -> None:
@@ -114,12 +161,16 @@ def _check_codec(path: Path, layout: Layout) -> None:
             where=path,
             expected="none, LZW, deflate, PackBits or zstd",
             found=f"TIFF compression {layout.compression}",
+            hint="let the camera's program compress with LZW or ZIP",
         )
     # Differences between neighbouring integers are supported (2), the floating-point variant (3) is not.
     whole = layout.dtype != "float32" and not layout.is_packed
     if layout.predictor != 1 and not (layout.predictor == 2 and whole and layout.compression != _NONE):
         raise MovieUnsupported(
-            "has a predictor that is not supported", where=path, found=f"TIFF predictor {layout.predictor}"
+            "has a predictor that is not supported",
+            where=path,
+            found=f"TIFF predictor {layout.predictor}",
+            hint="let the camera's program compress with LZW or ZIP, without a predictor",
         )
 
 
@@ -138,20 +189,23 @@ def _check_strip_sizes(path: Path, layout: Layout, strips: Strips, wanted: np.nd
     for wrong, what in ((too_short, "too small for"), (too_long, "too large for")):
         if np.any(wrong):
             strip = int(np.argmax(wrong))
-            raise MovieCorrupt(
-                f"strip {strip} of frame {page} is {what} its rows",
-                where=path,
-                expected=f"{wanted[strip]} bytes decoded",
-                found=f"{strips.counts[strip]} bytes stored",
+            raise damaged(
+                path,
+                page,
+                expected=f"{wanted[strip]} bytes in strip {strip + 1} of frame {page + 1}",
+                found=f"{strips.counts[strip]} bytes as stored, {what} that",
             )
 
 
-def _decode_page(descriptor: int, layout: Layout, strips: Strips, scratch: np.ndarray, frame: np.ndarray) -> None:
+def _decode_page(
+    descriptor: int, layout: Layout, strips: Strips, scratch: np.ndarray, frame: np.ndarray, *, is_half_width: bool
+) -> None:
     """Decode one page into ``frame`` (h, w), flipped.
 
     Parameters
     ----------
-    scratch : (rows per strip, w) of the stored type and byte order; overwritten.
+    scratch : (rows per strip, stored numbers of a row) of the stored type and byte order; overwritten.
+    is_half_width : two counts share each byte, the first in its low half, as IMOD and RELION read them.
     """
     for index in range(len(strips.offsets)):
         first = index * layout.rows_per_strip
@@ -163,6 +217,8 @@ def _decode_page(descriptor: int, layout: Layout, strips: Strips, scratch: np.nd
         if layout.predictor == 2:
             # Differences wrap around, as the sum in the stored type does.
             part = np.cumsum(part, axis=1, dtype=frame.dtype)
+        if is_half_width:
+            part = np.stack([part & 15, part >> 4], axis=-1).reshape(rows, -1)
         frame[layout.height - first - rows : layout.height - first] = part[::-1]
 
 
@@ -185,5 +241,7 @@ def _as_corrupt(
     """What a failure to decode means: a strip of zeros has not been filled in yet by the copying program."""
     for offset, count in zip(strips.offsets, strips.counts, strict=True):
         if not read_up_to(descriptor, int(count), int(offset)).strip(b"\0"):
-            return MovieNotReady(f"frame {page} is not filled in yet", where=path)
-    return MovieCorrupt(f"frame {page} cannot be decoded ({error})", where=path)
+            return MovieNotReady(
+                "is not complete", where=path, found=f"frame {page + 1} is not filled in yet", hint=CUT_SHORT
+            )
+    return damaged(path, page, found=f"frame {page + 1} cannot be decoded ({error})")

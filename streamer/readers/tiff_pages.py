@@ -1,4 +1,4 @@
-"""The structure of a TIFF file: where the strips of each page are, checked before anything is decoded.
+"""The structure of a TIFF file: which pages are its frames, and where their strips are, checked before any is decoded.
 
 Classic TIFF and BigTIFF, little- and big-endian. Something beyond the end of the file means that it is still
 being written (``MovieNotReady``); a contradiction is ``MovieCorrupt``. Source: TIFF 6.0, Adobe 1992,
@@ -7,67 +7,52 @@ and the BigTIFF design of libtiff.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
-from streamer.readers.files import read_up_to
-from streamer.readers.tiff_tags import Tags, TiffFile, is_tiff, open_tiff, read_tags, tag_value, tag_values
+from streamer.readers import remarks
+from streamer.readers.files import CUT_SHORT, damaged, read_up_to
+from streamer.readers.tiff_tags import (
+    COMPRESSION,
+    EER_COMPRESSIONS,
+    HEIGHT,
+    WIDTH,
+    Layout,
+    Strips,
+    Tags,
+    TiffFile,
+    is_tiff,
+    open_tiff,
+    read_layout,
+    read_strips,
+    read_tags,
+    resolution,
+    tag_bytes,
+    tag_value,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_PAGES = 20_000
-MAX_SIDE = 65_536
 MAX_STRIPS = 4_000_000
 """Over all pages: no camera comes close, and a file cannot make us store more than this many offsets."""
+MAX_LAYOUTS = 16
+"""Kinds of pages: frames, and previews of some sizes."""
+MAX_UNLIKE = 64
+"""Pages that cannot be frames."""
 
-_RATIONAL = 5
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
-_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS = 273, 277, 278, 279
-_X_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR, _TILE_WIDTH, _SAMPLE_FORMAT = 282, 296, 317, 322, 339
-
-EER_COMPRESSIONS = (65000, 65001, 65002)
+_SUBFILE, _DESCRIPTION, _METAMORPH = 254, 270, 33629
+_PICTURE_COMPRESSIONS = (1, 5, 6, 7, 8, 32773, 32946, 34712, 50000, 50001)
+"""None, LZW, JPEG, deflate, PackBits, JPEG 2000, zstd, WebP: no single wrong bit makes one of them of an EER stream."""
+_PAGES_BEFORE_EVENTS = 8
 _EER_METADATA, _EER_BITS = 65001, (65007, 65008, 65009)
 _MAX_METADATA_BYTES = 1 << 22
-
-_DTYPES = {
-    (4, 1): "uint8",
-    (8, 1): "uint8",
-    (8, 2): "int8",
-    (16, 1): "uint16",
-    (16, 2): "int16",
-    (32, 3): "float32",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What all pages of a movie have in common."""
-
-    height: int
-    width: int
-    dtype: str
-    """numpy name of the samples."""
-    byte_order: Literal["<", ">"]
-    compression: int
-    predictor: int
-    rows_per_strip: int
-    is_packed: bool = False
-    """Two samples of 4 bits in a byte, the first in its high half; rows begin at whole bytes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Strips:
-    """Where the strips of one page are; all inside the file."""
-
-    offsets: np.ndarray
-    """(n,) int64, bytes from the start of the file."""
-    counts: np.ndarray
-    """(n,) int64, bytes as stored."""
+_NOTES_BYTES = 1 << 12
+"""What a file of one page may hold beside its pixels before they are taken for more pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +68,10 @@ class Pages:
     """XML document of an EER movie."""
     eer_bits: tuple[int, int, int] = (0, 0, 0)
     """Of a run length, and of the sub-pixel position along x and y, where an EER movie states them."""
+    is_said_packed: bool = False
+    """Whether the description says that two counts share a byte."""
+    flags: tuple[str, ...] = ()
+    """What a user should know about pages that are no frames."""
 
 
 def read_pages(path: Path, descriptor: int) -> Pages:
@@ -100,157 +89,226 @@ def read_pages(path: Path, descriptor: int) -> Pages:
     return _walk(*open_tiff(path, descriptor))
 
 
-def first_compression(path: Path, descriptor: int) -> int:
-    """How the first page of a TIFF file is compressed, 1 for not at all and 0 where there is no page yet."""
+def holds_events(path: Path, descriptor: int) -> bool:
+    """Whether one of the first pages of a TIFF file is a stream of events: that of an EER movie is not always first."""
     file, offset = open_tiff(path, descriptor)
-    if offset < 8:
-        return 0
-    tags, _ = read_tags(file, offset, 0)
-    return tag_value(file, tags, _COMPRESSION, 0, 1)
+    for page in range(_PAGES_BEFORE_EVENTS):
+        if offset < 8:
+            break
+        tags, offset = read_tags(file, offset, page)
+        if tag_value(file, tags, COMPRESSION, page, 1) in EER_COMPRESSIONS:
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    """A page that is not, or not yet known to be, a frame."""
+
+    number: int
+    """From 0."""
+    height: int
+    width: int
+    compression: int | None
+    """None where the page does not say."""
+    is_reduced: bool
+    """The file says that it is a small version of another."""
+    why_not: MovieUnsupported | MovieCorrupt | None
+    """What is wrong with it if it should be a frame."""
+
+
+@dataclass(slots=True)
+class _Alike:
+    """The pages of one layout."""
+
+    tags: Tags
+    """Of the first."""
+    numbers: list[int]
+    strips: list[Strips]
+    is_reduced: bool
 
 
 def first_eer_metadata(path: Path, descriptor: int) -> bytes | None:
-    """The document about the acquisition in the first page of an EER file; None where there is none."""
+    """The document about the acquisition among the first pages of an EER file; None where there is none."""
     if not is_tiff(read_up_to(descriptor, 4, 0)):
         return None
     file, offset = open_tiff(path, descriptor)
-    return _bytes(file, read_tags(file, offset, 0)[0], _EER_METADATA) if offset >= 8 else None
+    for page in range(_PAGES_BEFORE_EVENTS):
+        if offset < 8:
+            break
+        tags, offset = read_tags(file, offset, page)
+        if _EER_METADATA in tags:
+            return _document(file, tags)
+    return None
 
 
 def _walk(file: TiffFile, offset: int) -> Pages:
-    layout: Layout | None = None
-    pixel_size: float | None = None
-    metadata: bytes | None = None
-    bits: tuple[int, int, int] = (0, 0, 0)
-    strips: list[Strips] = []
+    """Read all pages, those of each layout together, and find out which are the frames."""
+    alike: dict[Layout, _Alike] = {}
+    others: list[_Page] = []
+    document: Tags | None = None
     seen: set[int] = set()
     total = 0
     while offset != 0:
         page = len(seen)
         _check_offset(file, offset, page, seen)
-        tags, following = read_tags(file, offset, page)
-        found = _layout(file, tags, page)
-        if layout is None:
-            layout, pixel_size = found, _pixel_size(file, tags)
-            if layout.compression in EER_COMPRESSIONS:
-                metadata = _bytes(file, tags, _EER_METADATA)
-                skip, horizontal, vertical = (tag_value(file, tags, number, page, 0) for number in _EER_BITS)
-                bits = (skip, horizontal, vertical)
-        elif found != layout:
-            raise MovieCorrupt(f"page {page} differs from page 0", where=file.path, expected=layout, found=found)
-        strips.append(_strips(file, tags, layout, page))
-        total += len(strips[-1].offsets)
-        if total > MAX_STRIPS:
-            raise MovieCorrupt("has too many strips", where=file.path, expected=f"at most {MAX_STRIPS}")
-        offset = following
-    if layout is None:
-        raise MovieNotReady("has no page yet", where=file.path)
-    return Pages(layout=layout, strips=tuple(strips), pixel_size=pixel_size, eer_metadata=metadata, eer_bits=bits)
+        tags, offset = read_tags(file, offset, page)
+        if document is None and _EER_METADATA in tags:
+            document = tags
+        try:
+            layout = read_layout(file, tags, page)
+            found = read_strips(file, tags, layout, page)
+        except (MovieUnsupported, MovieCorrupt) as error:
+            others.append(_unlike(file, tags, page, error))
+            if len(others) > MAX_UNLIKE:
+                raise
+            continue
+        group = alike.get(layout)
+        if group is None:
+            is_reduced = bool(tag_value(file, tags, _SUBFILE, page, 0) & 1)
+            group = alike[layout] = _Alike(tags, [], [], is_reduced)
+        group.numbers.append(page)
+        group.strips.append(found)
+        total += len(found.offsets)
+        if total > MAX_STRIPS or len(alike) > MAX_LAYOUTS:
+            raise damaged(
+                file.path, page, expected=f"at most {MAX_STRIPS} strips, and {MAX_LAYOUTS} kinds of pages", found="more"
+            )
+    if not alike:
+        if others and others[0].why_not is not None:
+            raise others[0].why_not
+        raise MovieNotReady("has no frame yet", where=file.path, hint=CUT_SHORT)
+    layout = max(alike, key=lambda one: (one.has_events, len(alike[one].numbers) * one.height * one.width))
+    frames = alike.pop(layout)
+    others += [
+        _Page(
+            number=number,
+            height=other.height,
+            width=other.width,
+            compression=other.compression if COMPRESSION in group.tags else None,
+            is_reduced=group.is_reduced,
+            why_not=None,
+        )
+        for other, group in alike.items()
+        for number in group.numbers
+    ]
+    flags = _left_out(file, layout, others, len(frames.numbers))
+    return _pages(file, layout, frames, document, flags)
+
+
+def _unlike(file: TiffFile, tags: Tags, page: int, error: MovieUnsupported | MovieCorrupt) -> _Page:
+    """A page that cannot be a frame; its sizes are 0 where they cannot be read."""
+
+    def number(tag: int) -> int:
+        try:
+            return tag_value(file, tags, tag, page, 0)
+        except MovieCorrupt:
+            return 0
+
+    return _Page(
+        number=page,
+        height=number(HEIGHT),
+        width=number(WIDTH),
+        compression=number(COMPRESSION) or None,
+        is_reduced=bool(number(_SUBFILE) & 1),
+        why_not=error,
+    )
+
+
+def _left_out(file: TiffFile, frames: Layout, others: list[_Page], n_frames: int) -> tuple[str, ...]:
+    """Make sure that the other pages are previews and the like rather than damaged frames; what a user should know.
+
+    Damage changes one number of a page. A preview differs in more: it is smaller along both axes, or, in an EER movie,
+    an ordinary picture.
+    """
+    unsaid = []
+    for page in sorted(others, key=lambda page: page.number):
+        is_smaller = page.height < frames.height and page.width < frames.width
+        is_picture = frames.has_events and page.compression in _PICTURE_COMPRESSIONS
+        is_small = 2 * page.height <= frames.height and 2 * page.width <= frames.width
+        if isinstance(page.why_not, MovieCorrupt) and not is_picture:
+            raise page.why_not
+        if not (is_picture or (is_smaller and (page.is_reduced or is_small))):
+            if page.why_not is not None and n_frames <= 1:
+                raise page.why_not
+            raise damaged(
+                file.path,
+                page.number,
+                expected=f"frames of {frames.height} x {frames.width} px, all of one kind",
+                found=f"frame {page.number + 1} of {page.height} x {page.width} px, or of another kind",
+            )
+        if not (is_picture or page.is_reduced):
+            unsaid.append(str(page.number + 1))
+    if not unsaid:
+        return ()
+    return (f"frames: page {', '.join(unsaid[:5])} of the file is smaller than the frames, and left out",)
+
+
+def _pages(file: TiffFile, layout: Layout, frames: _Alike, document: Tags | None, flags: tuple[str, ...]) -> Pages:
+    """The frames, with what the first of them says about all."""
+    if layout.has_events:
+        skip, horizontal, vertical = (tag_value(file, frames.tags, number, 0, 0) for number in _EER_BITS)
+        return Pages(
+            layout=layout,
+            strips=tuple(frames.strips),
+            pixel_size=None,
+            eer_metadata=None if document is None else _document(file, document),
+            eer_bits=(skip, horizontal, vertical),
+            flags=flags,
+        )
+    text = (tag_bytes(file, frames.tags, _DESCRIPTION, remarks.MOST_BYTES) or b"").decode("utf-8", "replace")
+    text = text.rstrip("\0")
+    told = remarks.of_description(text)
+    return Pages(
+        layout=layout,
+        strips=_announced(file, layout, frames, text),
+        pixel_size=told.pixel_size or resolution(file, frames.tags, told.unit),
+        is_said_packed=remarks.is_packed(text),
+        flags=flags,
+    )
+
+
+def _document(file: TiffFile, tags: Tags) -> bytes | None:
+    if tags[_EER_METADATA][1] > _MAX_METADATA_BYTES:
+        raise damaged(file.path, None, found=f"acquisition metadata of {tags[_EER_METADATA][1]} bytes")
+    return tag_bytes(file, tags, _EER_METADATA, _MAX_METADATA_BYTES)
+
+
+def _announced(file: TiffFile, layout: Layout, frames: _Alike, text: str) -> tuple[Strips, ...]:
+    """The frames of all pages, or all that follow a single page without pages of their own.
+
+    ImageJ writes stacks beyond 4 GB so, and MetaMorph all of its stacks: one page, then the pixels of all frames.
+
+    Raises
+    ------
+    MovieNotReady
+        The file announces more frames than it contains, or contains more than it announces.
+    """
+    n = remarks.announced_frames(text, layout.height, layout.width) or frames.tags.get(_METAMORPH, (0, 1, b""))[1]
+    found, first = len(frames.strips), frames.strips[0]
+    starts_anew = found == 1 and layout.compression == 1
+    start, size = int(first.offsets[0]), layout.frame_bytes
+    in_a_row = len(first.offsets) == 1 or bool(np.array_equal(first.offsets[1:], (first.offsets + first.counts)[:-1]))
+    if n > found and starts_anew and in_a_row and n <= MAX_PAGES and start + n * size <= file.size:
+        counts = first.counts if len(first.counts) > 1 else np.array([size])
+        return tuple(Strips(offsets=first.offsets + page * size, counts=counts) for page in range(n))
+    unexplained = (file.size - int(first.counts.sum()) - _NOTES_BYTES) // size if starts_anew else 0
+    if n <= found and (unexplained < 1 or size < _NOTES_BYTES):
+        return tuple(frames.strips)
+    raise MovieNotReady(
+        "contains fewer frames than it announces" if n > found else "contains more than the frame that it announces",
+        where=file.path,
+        expected=f"{max(n, found)} frames of {layout.height} x {layout.width} px",
+        found=f"{found} and {unexplained} without an entry of their own" if n <= found else f"{found}",
+        hint=f"{CUT_SHORT}, or save it with a page for each frame, or as MRC",
+    )
 
 
 def _check_offset(file: TiffFile, offset: int, page: int, seen: set[int]) -> None:
     if offset in seen:
-        raise MovieCorrupt(f"page {page} repeats an earlier page", where=file.path)
+        raise damaged(file.path, page, found="the list of frames leads back to an earlier frame")
     if page >= MAX_PAGES:
-        raise MovieCorrupt("has too many pages", where=file.path, expected=f"at most {MAX_PAGES}")
+        raise damaged(file.path, page, expected=f"at most {MAX_PAGES} frames", found="more")
     if offset < 8:
-        raise MovieCorrupt(f"page {page} is inside the header", where=file.path, found=offset)
+        raise damaged(file.path, page, found="the list of frames leads to the file's header")
     seen.add(offset)
-
-
-def _layout(file: TiffFile, tags: Tags, page: int) -> Layout:
-    compression = tag_value(file, tags, _COMPRESSION, page, 1)
-    _refuse_unsupported(file, tags, page)
-    height, width = tag_value(file, tags, _HEIGHT, page), tag_value(file, tags, _WIDTH, page)
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        raise MovieCorrupt(
-            f"page {page} has an impossible size",
-            where=file.path,
-            expected=f"1 to {MAX_SIDE}",
-            found=f"{height} x {width}",
-        )
-    rows = tag_value(file, tags, _ROWS_PER_STRIP, page, height)
-    if rows <= 0:
-        raise MovieCorrupt(f"page {page} has strips without rows", where=file.path)
-    return Layout(
-        height=height,
-        width=width,
-        # events have no sample type
-        dtype="uint8" if compression in EER_COMPRESSIONS else _dtype(file, tags, page),
-        byte_order=file.byte_order,
-        compression=compression,
-        predictor=tag_value(file, tags, _PREDICTOR, page, 1),
-        rows_per_strip=min(rows, height),
-        is_packed=tag_value(file, tags, _BITS, page, 1) == 4,
-    )
-
-
-def _refuse_unsupported(file: TiffFile, tags: Tags, page: int) -> None:
-    if _TILE_WIDTH in tags:
-        raise MovieUnsupported("is a tiled TIFF", where=file.path, hint="save it in strips")
-    if tag_value(file, tags, _SAMPLES, page, 1) != 1:
-        raise MovieUnsupported("is a colour image", where=file.path)
-    if tag_value(file, tags, _FILL_ORDER, page, 1) != 1:
-        raise MovieUnsupported("has the bits of each byte reversed (FillOrder 2)", where=file.path)
-
-
-def _dtype(file: TiffFile, tags: Tags, page: int) -> str:
-    bits = tag_value(file, tags, _BITS, page, 1)
-    kind = tag_value(file, tags, _SAMPLE_FORMAT, page, 1)
-    if (bits, kind) not in _DTYPES:
-        raise MovieUnsupported(
-            "has a sample type that is not supported",
-            where=file.path,
-            expected="4, 8 or 16 bit integers or 32 bit floating point",
-            found=f"{bits} bit, format {kind}",
-        )
-    return _DTYPES[bits, kind]
-
-
-def _strips(file: TiffFile, tags: Tags, layout: Layout, page: int) -> Strips:
-    n = -(-layout.height // layout.rows_per_strip)
-    offsets = tag_values(file, tags, _STRIP_OFFSETS, page, n=n)
-    counts = tag_values(file, tags, _STRIP_COUNTS, page, n=n)
-    if offsets is None or counts is None:
-        raise MovieCorrupt(f"page {page} does not say where its strips are", where=file.path)
-    if np.any(offsets < 0) or np.any(counts < 0):
-        raise MovieCorrupt(f"page {page} has strips at impossible places", where=file.path)
-    if not (np.all(offsets) and np.all(counts)):
-        raise MovieNotReady(f"page {page} has strips that are not written yet", where=file.path)
-    # The counts are checked against the size first, so that the sum cannot overflow.
-    if np.any(counts > file.size) or np.any(offsets > file.size - counts):
-        raise MovieNotReady(
-            f"a strip of page {page} is beyond the end of the file",
-            where=file.path,
-            found=f"{file.size} bytes",
-            hint="still being written, or truncated",
-        )
-    return Strips(offsets=offsets, counts=counts)
-
-
-def _bytes(file: TiffFile, tags: Tags, number: int) -> bytes | None:
-    """Content of a tag of bytes or text; None where there is none."""
-    kind, count, value = tags.get(number, (0, 0, b""))
-    if kind not in (1, 2, 7) or count == 0:
-        return None
-    if count > _MAX_METADATA_BYTES:
-        raise MovieCorrupt(f"tag {number} is too long", where=file.path, found=f"{count} bytes")
-    if count <= len(value):
-        return value[:count]
-    (offset,) = struct.unpack(file.byte_order + ("Q" if file.big else "I"), value)
-    return file.read(count, offset, f"tag {number}")
-
-
-def _pixel_size(file: TiffFile, tags: Tags) -> float | None:
-    """Å/px from the resolution tags: pixels per inch (unit 2, the default) or per centimetre (unit 3)."""
-    kind, count, value = tags.get(_X_RESOLUTION, (0, 0, b""))
-    if kind != _RATIONAL or count != 1:
-        return None
-    if not file.big:
-        offset = struct.unpack(file.byte_order + "I", value)[0]
-        value = file.read(8, offset, "the resolution")
-    numerator, denominator = struct.unpack(file.byte_order + "2I", value)
-    unit = {2: 2.54e8, 3: 1e8}.get(tag_value(file, tags, _RESOLUTION_UNIT, 0, 2))
-    if unit is None or numerator == 0:
-        return None
-    return float(unit * denominator / numerator)

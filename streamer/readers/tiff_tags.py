@@ -1,7 +1,8 @@
-"""The entries of a TIFF file's directories: numbers, read with bounds, in the file's byte order.
+"""The entries of a TIFF file's directories, read with bounds in the file's byte order, and what they say of a page.
 
 Classic TIFF and BigTIFF, little- and big-endian. Something beyond the end of the file means that it is still
-being written (``MovieNotReady``); a contradiction is ``MovieCorrupt``.
+being written (``MovieNotReady``); a contradiction is ``MovieCorrupt``. Pages are counted from 0 here, and from 1 in
+messages.
 """
 
 from __future__ import annotations
@@ -13,13 +14,31 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
-from streamer.readers.files import read_up_to
+from streamer.errors import MovieNotReady, MovieUnsupported
+from streamer.readers.files import CUT_SHORT, changed, damaged, read_up_to
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_ENTRIES = 256
+MAX_SIDE = 65_536
+
+WIDTH, HEIGHT, COMPRESSION = 256, 257, 259
+_BITS, _FILL_ORDER = 258, 266
+_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS = 273, 277, 278, 279
+_X_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR, _TILE_WIDTH, _SAMPLE_FORMAT = 282, 296, 317, 322, 339
+_RATIONAL = 5
+
+EER_COMPRESSIONS = (65000, 65001, 65002)
+
+_DTYPES = {
+    (4, 1): "uint8",
+    (8, 1): "uint8",
+    (8, 2): "int8",
+    (16, 1): "uint16",
+    (16, 2): "int16",
+    (32, 3): "float32",
+}
 
 _MAGIC: dict[bytes, tuple[Literal["<", ">"], bool]] = {
     b"II*\0": ("<", False),
@@ -29,6 +48,10 @@ _MAGIC: dict[bytes, tuple[Literal["<", ">"], bool]] = {
 }
 # TIFF type number -> numpy letter and size; the others are not supported.
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
+
+
+_LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+"""The same for ``struct``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +69,62 @@ class TiffFile:
         """Read exactly ``count`` bytes; a file that ends earlier is not ready."""
         if offset + count > self.size:
             raise MovieNotReady(
-                f"{what} is beyond the end of the file",
+                "is not complete",
                 where=self.path,
                 expected=f"at least {offset + count} bytes",
-                found=f"{self.size} bytes",
-                hint="still being written, or truncated",
+                found=f"{self.size} bytes, {what} is beyond them",
+                hint=CUT_SHORT,
             )
         data = read_up_to(self.descriptor, count, offset)
         if len(data) < count:
-            raise MovieNotReady("became shorter while it was read", where=self.path)
+            raise changed(self.path, "became shorter while it was read")
         return data
 
     def number(self, letter: str, offset: int, what: str) -> int:
         """Read one number in the file's byte order."""
         (value,) = struct.unpack(self.byte_order + letter, self.read(struct.calcsize(letter), offset, what))
         return int(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What all pages of a movie have in common."""
+
+    height: int
+    width: int
+    dtype: str
+    """numpy name of the samples."""
+    byte_order: Literal["<", ">"]
+    compression: int
+    predictor: int
+    rows_per_strip: int
+    is_packed: bool = False
+    """Two samples of 4 bits in a byte, the first in its high half; rows begin at whole bytes."""
+
+    @property
+    def has_events(self) -> bool:
+        """Whether the pages are streams of events, as those of an EER movie."""
+        return self.compression in EER_COMPRESSIONS
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row that is not compressed."""
+        return -(-self.width // 2) if self.is_packed else self.width * np.dtype(self.dtype).itemsize
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of a frame that is not compressed."""
+        return self.height * self.row_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strips:
+    """Where the strips of one page are; all inside the file."""
+
+    offsets: np.ndarray
+    """(n,) int64, bytes from the start of the file."""
+    counts: np.ndarray
+    """(n,) int64, bytes as stored."""
 
 
 Tags = dict[int, tuple[int, int, bytes]]
@@ -77,27 +141,27 @@ def open_tiff(path: Path, descriptor: int) -> tuple[TiffFile, int]:
     size = os.fstat(descriptor).st_size
     head = read_up_to(descriptor, 4, 0)
     if head not in _MAGIC:
-        raise MovieUnsupported("is not a TIFF file", where=path)
+        raise MovieUnsupported("is not a TIFF file", where=path, hint="this is not a movie")
     byte_order, big = _MAGIC[head]
     file = TiffFile(path=path, descriptor=descriptor, size=size, byte_order=byte_order, big=big)
     if not big:
         return file, file.number("I", 4, "the header")
     # Size of an offset and a zero, 16 bits each.
     if (file.number("H", 4, "the header"), file.number("H", 6, "the header")) != (8, 0):
-        raise MovieCorrupt("has a damaged BigTIFF header", where=path)
+        raise damaged(path, None, found="a BigTIFF header that contradicts itself")
     return file, file.number("Q", 8, "the header")
 
 
 def read_tags(file: TiffFile, offset: int, page: int) -> tuple[Tags, int]:
     """Read the entries of one directory and the offset of the next."""
-    what = f"the directory of page {page}"
+    what = f"the directory of frame {page + 1}"
     count_letter, entry_format, pointer = ("Q", "HHQ8s", "Q") if file.big else ("H", "HHI4s", "I")
     n_entries = file.number(count_letter, offset, what)
     if n_entries == 0:
-        raise MovieNotReady(f"{what} is empty: not filled in yet", where=file.path)
+        raise MovieNotReady("is not complete", where=file.path, found=f"{what} is still empty", hint=CUT_SHORT)
     if n_entries > MAX_ENTRIES:
-        raise MovieCorrupt(
-            f"{what} is too long", where=file.path, expected=f"at most {MAX_ENTRIES} entries", found=n_entries
+        raise damaged(
+            file.path, page, expected=f"at most {MAX_ENTRIES} entries", found=f"{what} says that it has {n_entries}"
         )
     entry = struct.Struct(file.byte_order + entry_format)
     start = offset + struct.calcsize(count_letter)
@@ -108,32 +172,136 @@ def read_tags(file: TiffFile, offset: int, page: int) -> tuple[Tags, int]:
     return tags, following
 
 
+def tag_bytes(file: TiffFile, tags: Tags, number: int, most: int) -> bytes | None:
+    """Read the first ``most`` bytes of a tag of bytes or text; None where there is none."""
+    kind, count, value = tags.get(number, (0, 0, b""))
+    if kind not in (1, 2, 7) or count == 0:
+        return None
+    if count <= len(value):
+        return value[:count]
+    (offset,) = struct.unpack(file.byte_order + ("Q" if file.big else "I"), value)
+    return file.read(min(count, most), offset, f"TIFF tag {number}")
+
+
 def tag_values(file: TiffFile, tags: Tags, number: int, page: int, *, n: int) -> np.ndarray | None:
     """Read the ``n`` values of a tag as int64; None if it is absent, MovieCorrupt if there are not n."""
     if number not in tags:
         return None
     kind, count, value = tags[number]
     if kind not in _TYPES or count != n:
-        raise MovieCorrupt(
-            f"tag {number} of page {page} is damaged",
-            where=file.path,
-            expected=f"{n} integers",
-            found=f"{count} of type {kind}",
+        raise damaged(
+            file.path, page, expected=f"{n} integers in TIFF tag {number}", found=f"{count} values of type {kind}"
         )
     dtype = np.dtype(file.byte_order + _TYPES[kind])
     nbytes = count * dtype.itemsize
     if nbytes > len(value):
         (offset,) = struct.unpack(file.byte_order + ("Q" if file.big else "I"), value)
-        value = file.read(nbytes, offset, f"tag {number} of page {page}")
+        value = file.read(nbytes, offset, f"TIFF tag {number} of frame {page + 1}")
     # Beyond 63 bits they become negative, which no tag may be.
     return np.frombuffer(value[:nbytes], dtype).astype(np.int64)
 
 
 def tag_value(file: TiffFile, tags: Tags, number: int, page: int, default: int | None = None) -> int:
     """Read a tag of one value; without a default it must be present."""
-    values = tag_values(file, tags, number, page, n=1)
-    if values is not None:
-        return int(values[0])
+    if number in tags:
+        kind, count, value = tags[number]
+        letter = _LETTERS.get(kind)
+        # a page has a dozen of these, and an EER movie has thousands of pages
+        if letter is not None and count == 1 and struct.calcsize(letter) <= len(value):
+            (only,) = struct.unpack_from(file.byte_order + letter, value)
+            return int(only) if only < 1 << 63 else int(only) - (1 << 64)
+        values = tag_values(file, tags, number, page, n=1)
+        if values is not None:
+            return int(values[0])
     if default is None:
-        raise MovieCorrupt(f"page {page} lacks tag {number}", where=file.path)
+        raise damaged(file.path, page, found=f"TIFF tag {number} is missing")
     return default
+
+
+def read_layout(file: TiffFile, tags: Tags, page: int) -> Layout:
+    """Read how the pixels of a page are stored; MovieUnsupported for what no frame of a movie is."""
+    compression = tag_value(file, tags, COMPRESSION, page, 1)
+    _refuse_unsupported(file, tags, page)
+    height, width = tag_value(file, tags, HEIGHT, page), tag_value(file, tags, WIDTH, page)
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise damaged(
+            file.path, page, expected=f"sides of 1 to {MAX_SIDE} px", found=f"{height} x {width} px in frame {page + 1}"
+        )
+    rows = tag_value(file, tags, _ROWS_PER_STRIP, page, height)
+    if rows <= 0:
+        raise damaged(file.path, page, found="strips without rows")
+    return Layout(
+        height=height,
+        width=width,
+        # events have no sample type
+        dtype="uint8" if compression in EER_COMPRESSIONS else _dtype(file, tags, page),
+        byte_order=file.byte_order,
+        compression=compression,
+        predictor=tag_value(file, tags, _PREDICTOR, page, 1),
+        rows_per_strip=min(rows, height),
+        is_packed=tag_value(file, tags, _BITS, page, 1) == 4,
+    )
+
+
+def _refuse_unsupported(file: TiffFile, tags: Tags, page: int) -> None:
+    if _TILE_WIDTH in tags:
+        raise MovieUnsupported("is a tiled TIFF", where=file.path, hint="save it in strips, as cameras do")
+    if tag_value(file, tags, _SAMPLES, page, 1) != 1:
+        raise MovieUnsupported("is a colour image", where=file.path, hint="this is not a movie")
+    if tag_value(file, tags, _FILL_ORDER, page, 1) != 1:
+        raise MovieUnsupported(
+            "has the bits of each byte reversed (FillOrder 2)", where=file.path, hint="convert it with IMOD: newstack"
+        )
+
+
+def _dtype(file: TiffFile, tags: Tags, page: int) -> str:
+    bits = tag_value(file, tags, _BITS, page, 1)
+    kind = tag_value(file, tags, _SAMPLE_FORMAT, page, 1)
+    if (bits, kind) not in _DTYPES:
+        raise MovieUnsupported(
+            "has a sample type that is not supported",
+            where=file.path,
+            expected="4, 8 or 16 bit integers or 32 bit floating point",
+            found=f"{bits} bit, format {kind}",
+            hint="convert it, for example with IMOD: newstack",
+        )
+    return _DTYPES[bits, kind]
+
+
+def read_strips(file: TiffFile, tags: Tags, layout: Layout, page: int) -> Strips:
+    """Read where the pixels of a page are."""
+    n = -(-layout.height // layout.rows_per_strip)
+    offsets = tag_values(file, tags, _STRIP_OFFSETS, page, n=n)
+    counts = tag_values(file, tags, _STRIP_COUNTS, page, n=n)
+    if offsets is None or counts is None:
+        raise damaged(file.path, page, found=f"frame {page + 1} does not say where its pixels are")
+    if np.any(offsets < 0) or np.any(counts < 0):
+        raise damaged(file.path, page, found=f"the pixels of frame {page + 1} are at impossible places")
+    if not (np.all(offsets) and np.all(counts)):
+        raise MovieNotReady(
+            "is not complete", where=file.path, found=f"frame {page + 1} is not written yet", hint=CUT_SHORT
+        )
+    # The counts are checked against the size first, so that the sum cannot overflow.
+    if np.any(counts > file.size) or np.any(offsets > file.size - counts):
+        raise MovieNotReady(
+            "is not complete",
+            where=file.path,
+            found=f"{file.size} bytes, frame {page + 1} goes beyond them",
+            hint=CUT_SHORT,
+        )
+    return Strips(offsets=offsets, counts=counts)
+
+
+def resolution(file: TiffFile, tags: Tags, unit: float | None) -> float | None:
+    """Å/px from the resolution tags: pixels per inch (2, the default), per cm (3), or per ``unit`` (1), in Å."""
+    kind, count, value = tags.get(_X_RESOLUTION, (0, 0, b""))
+    if kind != _RATIONAL or count != 1:
+        return None
+    if not file.big:
+        offset = struct.unpack(file.byte_order + "I", value)[0]
+        value = file.read(8, offset, "the resolution")
+    numerator, denominator = struct.unpack(file.byte_order + "2I", value)
+    named = {1: unit, 2: 2.54e8, 3: 1e8}.get(tag_value(file, tags, _RESOLUTION_UNIT, 0, 2))
+    if named is None or numerator == 0:
+        return None
+    return float(named * denominator / numerator)

@@ -258,7 +258,7 @@ def test_a_movie_beyond_the_limit_is_refused_before_anything_is_allocated(tmp_pa
 def test_events_of_an_impossible_size_are_corrupt(tmp_path, bits):
     path = tmp_path / "a.eer"
     path.write_bytes(encode_eer([b"\xff" * 64], SHAPE, compression=65002, bits=bits))
-    with pytest.raises(MovieCorrupt, match="impossible size"):
+    with pytest.raises(MovieCorrupt, match="events of at most 16 bits"):
         movie.read_header(path)
 
 

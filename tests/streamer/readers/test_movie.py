@@ -69,7 +69,7 @@ def test_tiff_and_mrc_of_one_movie_are_the_same_way_up(tmp_path):
         (b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 8, "HDF5", "TIFF or MRC"),
         (b"\0\0\0\x04\0\0\0\0" + bytes(range(256)) * 8, "DM4", "dm2mrc"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, "PNG", ""),
-        (bytes(range(256)) * 8, "neither TIFF nor MRC", ""),
+        (bytes(range(256)) * 8, "not a movie of a known format", ""),
     ],
 )
 def test_what_is_no_movie_is_refused_by_name(tmp_path, content, says, hints):

@@ -56,12 +56,21 @@ def test_row_0_is_the_first_row_of_the_file(tmp_path):
     np.testing.assert_array_equal(counts[1, 2], [20, 21, 22, 23])
 
 
-@pytest.mark.parametrize(("imod", "dtype"), [(None, "int8"), (0, "uint8"), (1, "int8"), (2, "uint8"), (3, "int8")])
-def test_bytes_are_unsigned_only_when_imod_says_so(tmp_path, imod, dtype):
+@pytest.mark.parametrize(
+    ("imod", "dtype", "counts"),
+    [
+        (None, "int8", [-56, 1]),
+        (0, "uint8", [200, 1]),
+        (1, "uint8", [72, 129]),  # IMOD subtracts 128 where it writes signed bytes
+        (2, "uint8", [200, 1]),
+        (3, "uint8", [72, 129]),
+    ],
+)
+def test_bytes_too_few_to_be_asked_are_read_as_the_file_says(tmp_path, imod, dtype, counts):
     path = write(tmp_path / "a.mrc", header_bytes(2, 1, 1, 0, imod=imod), b"\xc8\x01")
     header = mrc.read_header(path)
     assert header.dtype == dtype
-    assert read_counts(mrc, path, header)[0, 0].tolist() == [200 if dtype == "uint8" else -56, 1]
+    assert read_counts(mrc, path, header)[0, 0].tolist() == counts
 
 
 def test_extended_header_is_skipped(tmp_path):

@@ -238,7 +238,7 @@ def test_missing_tags_are_corrupt(tmp_path, number):
     entries = [whole[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(n)]
     kept = [entry for entry in entries if struct.unpack_from("<H", entry)[0] != number]
     (tmp_path / "a.tif").write_bytes(whole[:start] + struct.pack("<H", n - 1) + b"".join(kept) + bytes(4))
-    with pytest.raises(MovieCorrupt, match=str(number) if number < 270 else "strips"):
+    with pytest.raises(MovieCorrupt, match=str(number) if number < 270 else "where its pixels are"):
         tiff.read_header(tmp_path / "a.tif")
 
 
@@ -258,35 +258,35 @@ def test_a_loop_of_pages_is_corrupt(tmp_path):
     path = write(tmp_path / "a.tif", movie())
     pages = chain(path)
     patch(path, pages[-1][1], struct.pack("<I", pages[1][0]))
-    with pytest.raises(MovieCorrupt, match="repeats an earlier page"):
+    with pytest.raises(MovieCorrupt, match=r"after frame 3;.*back to an earlier frame.*streamer movies skip a\.tif"):
         tiff.read_header(path)
 
 
 def test_too_many_pages_are_corrupt(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", movie())
     monkeypatch.setattr(tiff_pages, "MAX_PAGES", 2)
-    with pytest.raises(MovieCorrupt, match="too many pages"):
+    with pytest.raises(MovieCorrupt, match=r"is damaged after frame 2;.*at most 2 frames"):
         tiff.read_header(path)
 
 
 def test_too_many_strips_are_corrupt(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", movie(), rowsperstrip=1)
     monkeypatch.setattr(tiff_pages, "MAX_STRIPS", 32)
-    with pytest.raises(MovieCorrupt, match="too many strips"):
+    with pytest.raises(MovieCorrupt, match="at most 32 strips"):
         tiff.read_header(path)
 
 
 def test_too_long_a_directory_is_corrupt(tmp_path):
     path = write(tmp_path / "a.tif", movie())
     patch(path, chain(path)[0][0], struct.pack("<H", tiff_tags.MAX_ENTRIES + 1))
-    with pytest.raises(MovieCorrupt, match="too long"):
+    with pytest.raises(MovieCorrupt, match=r"is damaged at its first frame;.*257"):
         tiff.read_header(path)
 
 
 def test_a_page_inside_the_header_is_corrupt(tmp_path):
     path = write(tmp_path / "a.tif", movie())
     patch(path, 4, struct.pack("<I", 5))
-    with pytest.raises(MovieCorrupt, match="inside the header"):
+    with pytest.raises(MovieCorrupt, match="leads to the file's header"):
         tiff.read_header(path)
 
 
@@ -296,7 +296,7 @@ def test_pages_of_different_kinds_are_corrupt(tmp_path):
         with tifffile.TiffWriter(path) as file:
             file.write(movie(shape=(11, 13)), metadata=None)
             file.write(other, metadata=None)
-        with pytest.raises(MovieCorrupt, match="page 1 differs"):
+        with pytest.raises(MovieCorrupt, match=r"is damaged (after frame 1|at its first frame).*all of one kind"):
             tiff.read_header(path)
 
 
@@ -352,7 +352,7 @@ def test_a_cut_file_is_not_ready_rather_than_corrupt(tmp_path):
     path = write(tmp_path / "a.tif", movie(), compression="lzw")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) - 5])
-    with pytest.raises(MovieNotReady, match="beyond the end"):
+    with pytest.raises(MovieNotReady, match=r"is not complete.*beyond them"):
         tiff.read_header(path)
 
 
@@ -360,7 +360,7 @@ def test_a_directory_beyond_the_end_is_not_ready(tmp_path):
     for big in (False, True):
         path = write(tmp_path / "a.tif", movie(), bigtiff=big)
         patch(path, 8 if big else 4, struct.pack("<I", 2**31))
-        with pytest.raises(MovieNotReady, match="directory of page 0 is beyond the end"):
+        with pytest.raises(MovieNotReady, match="the directory of frame 1 is beyond them"):
             tiff.read_header(path)
 
 
@@ -372,7 +372,7 @@ def test_a_damaged_strip_names_its_frame(tmp_path):
             offset, count = page.dataoffsets[0], page.databytecounts[0]
         patch(path, offset, b"\xff\x07" * (count // 2))
         header = tiff.read_header(path)
-        with pytest.raises(MovieCorrupt, match="frame 3"):
+        with pytest.raises(MovieCorrupt, match="is damaged after frame 3; found frame 4 cannot be decoded"):
             read_counts(tiff, path, header, threads=threads)
 
 
@@ -381,7 +381,7 @@ def test_a_strip_that_decodes_short_is_corrupt(tmp_path):
         path = tmp_path / "a.tif"
         path.write_bytes(classic([encode(b"\1" * 11)], 3, 4, 3, compression))
         header = tiff.read_header(path)
-        with pytest.raises(MovieCorrupt, match=r"frame 0.*11 of 12"):
+        with pytest.raises(MovieCorrupt, match=r"at its first frame.*11 of 12"):
             read_counts(tiff, path, header)
 
 
@@ -392,7 +392,7 @@ def test_a_strip_of_zeros_is_not_ready(tmp_path):
         offset, count = page.dataoffsets[0], page.databytecounts[0]
     patch(path, offset, bytes(count))
     header = tiff.read_header(path)
-    with pytest.raises(MovieNotReady, match="frame 2 is not filled in"):
+    with pytest.raises(MovieNotReady, match="frame 3 is not filled in"):
         read_counts(tiff, path, header)
 
 
@@ -405,7 +405,7 @@ def test_no_strip_unpacks_to_more_than_it_declares(tmp_path):
         header = tiff.read_header(path)
         tracemalloc.start()
         try:
-            with pytest.raises(MovieCorrupt, match="frame 0"):
+            with pytest.raises(MovieCorrupt, match="frame 1 cannot be decoded"):
                 read_counts(tiff, path, header)
             assert tracemalloc.get_traced_memory()[1] < 4 << 20
         finally:

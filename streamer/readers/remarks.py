@@ -1,0 +1,203 @@
+"""What programs write beside the pixels: the extended header and the labels of an MRC file, the description of a TIFF.
+
+Everything here is bounded and optional: what cannot be understood is unknown. Source of the extended header: the
+specification of Thermo Fisher's MRC files, metadata versions 0 and 2 (``FEI1``, ``FEI2``), which share their beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+
+MOST_BYTES = 1 << 16
+"""Of a description: what matters is at its beginning."""
+
+_FEI_KINDS = (b"FEI1", b"FEI2")
+_FEI_RECORD_BYTES = 768
+"""The shorter of the two."""
+_BIT_VOLTAGE, _BIT_DOSE, _BIT_PIXEL_SIZE = 5, 6, 14
+_DOSE_OF_EXPOSURE = (5.0, 1000.0)
+"""e⁻/Å² that a whole exposure can have. What is less may be that of one frame, and is not used."""
+
+_IN_ANGSTROM = {
+    "a": 1.0,
+    "å": 1.0,
+    "angstrom": 1.0,
+    "ångström": 1.0,
+    "pm": 0.01,
+    "picometer": 0.01,
+    "nm": 10.0,
+    "nanometer": 10.0,
+    "um": 1e4,
+    "µm": 1e4,
+    "μm": 1e4,
+    "micron": 1e4,
+    "micrometer": 1e4,
+    "m": 1e10,
+    "meter": 1e10,
+}
+_NUMBER = r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)"
+_WORD = r"(å|a|angstr(?:o|ö)m|ångström|picomet(?:er|re)|pm|nanomet(?:er|re)|nm|micron|micromet(?:er|re)|[uµμ]m|m)"
+_SIZE_IN_LABEL = re.compile(rf"(?:pixel|voxel)\s*(?:size|spacing)?\s*[:=]?\s*{_NUMBER}\s*{_WORD}s?\b", re.IGNORECASE)
+_UNIT_IN_LABEL = re.compile(
+    rf"(?:(?:pixel|voxel|cell)\w*\s+(?:sizes?\s+|spacings?\s+|dimensions?\s+)?(?:is\s+|are\s+)?in|\bunits?\s*[:=]?)"
+    rf"\s+\(?{_WORD}s?\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remarks:
+    """What was found; each value may be unknown."""
+
+    pixel_size: float | None = None
+    """Å/px."""
+    unit: float | None = None
+    """Å per unit of lengths that are given without one."""
+    voltage_kv: float | None = None
+    dose_total: float | None = None
+    """e⁻/Å² of the exposure."""
+
+
+def of_extended_header(kind: bytes, data: bytes, n_frames: int) -> Remarks:
+    """Read what the extended header of an MRC file says of its images.
+
+    Parameters
+    ----------
+    kind : 4 bytes that name its layout; others than ``FEI1`` and ``FEI2`` are not read.
+    data : all of it; a record per image, or one for all.
+    n_frames : of the movie.
+    """
+    if kind not in _FEI_KINDS or len(data) < _FEI_RECORD_BYTES:
+        return Remarks()
+    order = "<" if _FEI_RECORD_BYTES <= struct.unpack_from("<i", data, 0)[0] <= len(data) else ">"
+    (size,) = struct.unpack_from(f"{order}i", data, 0)
+    if not _FEI_RECORD_BYTES <= size <= len(data):
+        return Remarks()
+    records = [_FeiRecord.at(data, start, order) for start in range(0, min(len(data), n_frames * size), size)]
+    first = records[0]
+    # a value that differs from image to image is not the movie's
+    pixel_size = first.pixel_size if all(one.pixel_size in (first.pixel_size, None) for one in records) else None
+    voltage = first.voltage_kv if all(one.voltage_kv in (first.voltage_kv, None) for one in records) else None
+    dose = first.dose if all(one.dose in (first.dose, None) for one in records) else None
+    low, high = _DOSE_OF_EXPOSURE
+    return Remarks(
+        pixel_size=pixel_size,
+        voltage_kv=voltage,
+        dose_total=dose if dose is not None and low <= dose <= high else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FeiRecord:
+    """The values of one image that are used."""
+
+    pixel_size: float | None
+    voltage_kv: float | None
+    dose: float | None
+
+    @classmethod
+    def at(cls, data: bytes, start: int, order: str) -> _FeiRecord:
+        """Read the record at ``start``; its bit mask says which fields hold anything."""
+        if start + _FEI_RECORD_BYTES > len(data):
+            return cls(pixel_size=None, voltage_kv=None, dose=None)
+        (mask,) = struct.unpack_from("<I", data, start + 8)
+
+        def value(offset: int, bit: int, scale: float) -> float | None:
+            (number,) = struct.unpack_from(f"{order}d", data, start + offset)
+            known = bool(mask >> bit & 1) and math.isfinite(number) and number > 0
+            return number * scale if known else None
+
+        return cls(
+            voltage_kv=value(84, _BIT_VOLTAGE, 1e-3),  # V
+            dose=value(92, _BIT_DOSE, 1e-20),  # e⁻/m²
+            pixel_size=value(156, _BIT_PIXEL_SIZE, 1e10),  # m
+        )
+
+
+def of_labels(labels: list[str]) -> Remarks:
+    """Read the pixel size with its unit, or the unit of the header's lengths, from the labels of an MRC file."""
+    sizes = [found for label in labels if (found := _SIZE_IN_LABEL.search(label))]
+    units = [found for label in labels if (found := _UNIT_IN_LABEL.search(label))]
+    return Remarks(
+        pixel_size=float(sizes[0][1]) * _angstrom(sizes[0][2]) if sizes else None,
+        unit=_angstrom(units[0][1]) if units else None,
+    )
+
+
+def _angstrom(word: str) -> float:
+    return _IN_ANGSTROM[word.lower().replace("metre", "meter").replace("angström", "angstrom")]
+
+
+def is_packed(text: str) -> bool:
+    """Whether a label or a description says that two counts share a byte, as SerialEM's plug-in for Gatan cameras."""
+    return "4 bits packed" in text
+
+
+def of_description(text: str) -> Remarks:
+    """Read the pixel size, or the unit of the resolution, from the description of a TIFF file."""
+    if text.startswith("ImageJ="):
+        unit = _IN_ANGSTROM.get(_line(text, "unit").replace("\\u00B5", "µ").replace("\\u00C5", "Å").lower())
+        return Remarks(unit=unit)
+    size = _attribute(text, "PhysicalSizeX")
+    if "<OME" in text and size is not None:
+        unit = _IN_ANGSTROM.get((_attribute(text, "PhysicalSizeXUnit") or "µm").lower())
+        number = _number(size)
+        return Remarks(pixel_size=None if unit is None or number is None else number * unit)
+    return Remarks()
+
+
+def announced_frames(text: str, height: int, width: int) -> int | None:
+    """How many images a TIFF file has by its description; None where it does not say.
+
+    ImageJ and SCIFIO count them in a line, tifffile gives the shape of all, OME-XML that of a file's image.
+    """
+    if text.startswith(("ImageJ=", "SCIFIO=")):
+        return _whole(_line(text, "images"))
+    if text.startswith("{") and '"shape"' in text:
+        return _of_shape(text, height, width)
+    if "<OME" in text and "FileName=" not in text:
+        sizes = [_whole(_attribute(text, name) or "") for name in ("SizeC", "SizeZ", "SizeT")]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+    return None
+
+
+def _of_shape(text: str, height: int, width: int) -> int | None:
+    try:
+        shape = json.loads(text).get("shape")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    if not isinstance(shape, list) or not all(type(side) is int and side > 0 for side in shape):
+        return None
+    # the image may be followed by axes of length 1
+    while len(shape) > 2 and shape[-1] == 1 and (shape[-2], shape[-1]) != (height, width):
+        shape = shape[:-1]
+    places = [place for place, sides in enumerate(pairwise(shape)) if sides == (height, width)]
+    return math.prod(shape[: places[-1]]) if places and places[-1] == len(shape) - 2 else None
+
+
+def _line(text: str, name: str) -> str:
+    """Value of ``name=value`` on a line of its own, empty where there is none."""
+    found = re.search(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _attribute(text: str, name: str) -> str | None:
+    found = re.search(rf'\s{name}="([^"]{{0,40}})"', text)
+    return found[1] if found else None
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) and int(text) > 0 else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
