@@ -142,6 +142,7 @@ class MovieLifecycle:
                 training_data=str(self._layout.training_data(movie_id)) if learns_super_resolution else None,
                 notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
                 shed=shed,
+                follow_links_to=self._config.watch.places,
             ),
             gain=None if gain is None else str(gain),
             model=None if version is None else str(self._layout.models(session) / version),

@@ -95,6 +95,11 @@ def describe_source(
     return source, tuple(flags)
 
 
+def is_one_of_a_series(stem: str) -> bool:
+    """Whether a file name without its suffix is that of one frame, as programs write that make a file of each."""
+    return _ONE_OF_A_SERIES.search(stem) is not None
+
+
 def _gain_flags(movie: Movie, gain: Gain | None, *, is_set: bool) -> list[str]:
     """What a user should know about how the gain reference was chosen."""
     if gain is None:
@@ -117,7 +122,7 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             expected=f"at least {_LEAST_SIDE} × {_LEAST_SIDE} px",
             found=f"{header.height} × {header.width} px",
         )
-    if header.n_frames == 1 and _ONE_OF_A_SERIES.search(Path(movie.path).stem):
+    if header.n_frames == 1 and is_one_of_a_series(Path(movie.path).stem):
         raise MovieMismatch(
             "is one of a series of single-frame files",
             where=movie.path,

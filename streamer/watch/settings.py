@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -11,6 +12,11 @@ from streamer.settings import Table
 
 class WatchSettings(Table, frozen=True):
     """Where movies appear, and when one counts as complete."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Absolute paths of ``follow_links_to``."""
+        return tuple(os.path.abspath(place) for place in self.follow_links_to)  # noqa: PTH100 - keeps links
 
     root: Annotated[str, Meta(description="directory below which the detector writes; it need not exist yet")] = (
         "movies"
@@ -23,8 +29,13 @@ class WatchSettings(Table, frozen=True):
         "*.eer",
     )
     exclude: Annotated[
-        tuple[str, ...], Meta(description="names that never are: gains, defects, files still being copied")
-    ] = (".*", "*.tmp", "*.part", "*downloading", "*gain*", "*countref*", "*superref*", "*defect*")
+        tuple[str, ...],
+        Meta(description="names that never are, such as files still being copied; what is left out so is counted"),
+    ] = (".*", "*.tmp", "*.part", "*downloading")
+    follow_links_to: Annotated[
+        tuple[str, ...],
+        Meta(description='directories outside the root to which links below it may lead, such as "/data/raw"'),
+    ] = ()
     metadata_root: Annotated[
         str | None,
         Meta(description="where EPU writes its XML files, if not next to the movies: the session's directory"),
