@@ -23,6 +23,7 @@ from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageErr
 from streamer.metadata.search import SidecarSearch
 from streamer.metadata.sidecars import session_directory, session_of, with_position
 from streamer.movie_record import Acquisition, MovieRecord, Times
+from streamer.readers.files import below
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
 from streamer.records import Gain, Instructions, Movie, movie_id_of
@@ -104,10 +105,11 @@ def _root_of(path: Path, config: Config) -> Path:
 
 def gain_for(movie: Movie, config: Config) -> Gain | None:
     """Gain of a movie; one that is not below the watched root belongs to a session of its own."""
-    found = GainChoice(_root_of(Path(movie.path), config), config.movie.gain).for_movie(
-        Path(movie.path), movie.acquisition.gain_reference
-    )
-    return None if found is None else read_gain(found)
+    root = _root_of(Path(movie.path), config)
+    choice = GainChoice(root, config.movie.gain, places=config.watch.places)
+    found = choice.for_movie(Path(movie.path), movie.acquisition.gain_reference)
+    with below(root, config.watch.places):
+        return None if found is None else read_gain(found)
 
 
 def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job:

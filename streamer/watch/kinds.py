@@ -15,7 +15,7 @@ from streamer.errors import NotAMovie
 from streamer.metadata import epu
 from streamer.metadata.mdoc_kind import kind_beside
 from streamer.metadata.source import is_one_of_a_series
-from streamer.readers.gain import is_gain_name
+from streamer.readers.gain import is_around_one, is_gain_name
 from streamer.watch.mrc_words import MrcWords, read_words
 from streamer.watch.names import EPU_IMAGES, REFERENCES
 
@@ -30,8 +30,6 @@ VOLUMES, PARTICLES, OTHER_SIZE = "volumes", "particle images", "frames much smal
 DEFECT_MAPS, SINGLE, OWN = "defect maps", "single images", "results of this program"
 _OF_MDOC = {"tilt series": TILT_SERIES, "montage": MONTAGES, "pictures": PICTURES}
 
-_AROUND_ONE, _GAIN_SPREAD = (0.7, 1.4), 0.4
-"""Mean, and largest standard deviation, of a gain reference of floats: counts of this mean scatter by 0.8 and more."""
 _SAME_TILT = 1.0  # degrees
 _BOX = 1024
 """Largest side of a particle's box, px; frames of cameras that are as small are not normalised floats."""
@@ -153,7 +151,7 @@ def _is_around_one(header: MovieHeader, words: MrcWords | None) -> bool:
     if words is None or words.statistics is None or header.dtype not in ("float32", "float16"):
         return False
     smallest, _, mean, deviation = words.statistics
-    return smallest >= 0.0 and _AROUND_ONE[0] <= mean <= _AROUND_ONE[1] and 0.0 < deviation < _GAIN_SPREAD
+    return is_around_one(smallest, mean, deviation)
 
 
 def _stack(path: Path, header: MovieHeader, words: MrcWords) -> NotAMovie | None:
