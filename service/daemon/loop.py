@@ -299,6 +299,7 @@ class Daemon:
                 disk_free_bytes=self.upkeep.disks.free(),
                 alarms=self.alarms.raised,
                 shedding=self.movies.load.shed,
+                skipped=self.movies.skipped.look(self._watching),
             )
         )
         self.metrics.pending(counts, oldest)

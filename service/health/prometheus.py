@@ -109,6 +109,9 @@ class Metrics:
         self._specimen = gauge("specimen", "Which of the session's specimens is in the microscope, counted from 1.")
         self._training = gauge("training_active", "Whether the trainer is training.")
         self._alive = gauge("heartbeat_timestamp_seconds", "Last sign of life of a part of the daemon.", "stage")
+        self._left_out = gauge(
+            "files_left_out", "Files below the watched root that are no movies, by the reason.", "rule"
+        )
         self._alerts = gauge("alert_active", "Whether an alert of the daemon is raised.", "name")
         self._shed = gauge("shedding_active", "Whether a step is left out because movies arrive too fast.", "step")
         self._build = gauge("build_info", "Version, Python and device of the daemon.", "version", "python", "device")
@@ -220,6 +223,15 @@ class Metrics:
         """Count up to the number of overflows since the start."""
         self._overflows.inc(max(0, total - self._overflows_seen))
         self._overflows_seen = max(total, self._overflows_seen)
+
+    def left_out(self, counts: Mapping[str, int]) -> None:
+        """Set how many files are no movies, by what they are or by the rule, without the rule's pattern."""
+        together: dict[str, int] = {}
+        for words, count in counts.items():
+            rule = self._bounded("rule", words.partition(' "')[0].rstrip(":"))
+            together[rule] = together.get(rule, 0) + count
+        for rule in self._seen.get("rule", set()):
+            self._left_out.set(together.get(rule, 0), rule)
 
     def shedding(self, shed: tuple[str, ...]) -> None:
         """Set what is left out under load."""

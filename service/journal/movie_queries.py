@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from service.journal.movie_table import PENDING, READY, JournalMovie, identity_of, journal_movie, relative_of
+from service.wire.messages import decode_json
 from streamer import jsontext
+from streamer.errors import NotAMovie, Reason
 from streamer.movie_record import MovieRecord
 from streamer.runtime.clock import utc_seconds
 
@@ -92,6 +97,15 @@ class MovieQueries:
         """How many revisions are in each state."""
         rows = self._database.rows("SELECT state, count(*) AS n FROM movies GROUP BY state")
         return {row["state"]: row["n"] for row in rows}
+
+    def no_movies(self) -> dict[str, int]:
+        """How many files were skipped because they are no movies, by what they are."""
+        counted: Counter[str] = Counter()
+        for row in self._database.rows("SELECT reason FROM movies WHERE state = 'skipped' AND reason IS NOT NULL"):
+            reason = msgspec.convert(decode_json(row["reason"]), Reason)
+            if reason.error == NotAMovie.__name__:
+                counted[reason.found] += 1
+        return dict(counted)
 
     def pending(self) -> int:
         """Movies that are ready or started."""

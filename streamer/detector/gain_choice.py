@@ -40,6 +40,8 @@ class GainChoice:
         """
         self._root, self._clock, self._places = root, clock, places
         self._set = None if setting is None else Path(setting).absolute()
+        if self._set is not None and self._set.is_symlink():
+            self._set = self._set.resolve()  # who names a file may name a link to it
         if self._set is not None and not self._set.is_file():
             raise ConfigError("the gain reference does not exist", where="movie.gain", found=self._set)
         self._seen: dict[Path, tuple[int, list[Path], _Stamps]] = {}

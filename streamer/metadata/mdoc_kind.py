@@ -25,7 +25,6 @@ _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]?\s*")
 _LINE = re.compile(r"\s*([\w/]+)\s*=\s*(.*?)\s*")
 _SAME_TILT = 1.0
 """Degrees by which the tilt of one exposure may be read differently."""
-_FRAME_SETS = {"frameset"}
 
 
 class MdocKind(NamedTuple):
@@ -44,8 +43,10 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
     text : of the mdoc.
     file_name : of the file beside it, without directories.
     """
-    names, sections, head = [], [], {}
-    values: dict[str, str] = head
+    head: dict[str, str] = {}
+    names: list[str] = []
+    sections: list[dict[str, str]] = []
+    values = head
     for line in text.splitlines():
         section = _SECTION.fullmatch(line.strip())
         if section is not None:
@@ -59,7 +60,7 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
     tilted = _spread(values.get("tiltangle") for values in images) > _SAME_TILT
     if any(_base_name(values.get("subframepath")) == file_name.lower() for values in sections):
         return MdocKind("frames", 0)
-    if _FRAME_SETS & set(names):
+    if "frameset" in names:
         # a tilt series may also be recorded as one long movie
         return MdocKind("tilt series" if tilted else "frames", len(images))
     pieces = {values["piececoordinates"] for values in images if "piececoordinates" in values}
