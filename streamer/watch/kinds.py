@@ -130,12 +130,12 @@ def by_name(path: Path) -> NotAMovie | None:
 def _single(path: Path, header: MovieHeader, words: MrcWords | None) -> NotAMovie:
     """What one image is. A movie of which only the first frame is written looks the same, so it may grow."""
 
-    def found(what: str, kind: str, *, may_grow: bool = True) -> NotAMovie:
-        return NotAMovie(f"is {what}: one image", kind=kind, may_grow=may_grow, where=path)
+    def found(what: str, kind: str) -> NotAMovie:
+        return NotAMovie(f"is one image: {what}", kind=kind, may_grow=True, where=path)
 
     for word, kind in _PROGRAMS:
         if words is not None and word in words.labels:
-            return found(f"one of the {kind}", kind, may_grow=False)
+            return NotAMovie(f"is one image, labelled by {word}", kind=kind, where=path)
     if _is_around_one(header, words) or is_gain_name(path.name):
         return found("a gain reference", REFERENCES)
     if _DEFECTS.search(path.stem):
@@ -179,7 +179,7 @@ def _are_particles(path: Path, header: MovieHeader, words: MrcWords) -> bool:
         return False
     smallest, largest, mean, deviation = words.statistics
     spread = deviation if deviation > 0.0 else (largest - smallest) / 8.0
-    is_normalised = smallest < 0.0 < largest and abs(mean) < 0.5 * spread
+    is_normalised = smallest < 0.0 < largest and abs(mean) < 0.3 * spread
     is_named = path.suffix.lower() == ".mrcs" or re.search(r"particle|extract", str(path), re.IGNORECASE) is not None
     return is_normalised and (is_named or any(word in words.labels for word, _ in _PROGRAMS))
 

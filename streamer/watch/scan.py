@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections import Counter, defaultdict
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from streamer.records import FileIdentity
 
     IsDone = Callable[[str, FileIdentity], bool]
+
+
+_EXTENSION = re.compile(r"\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)
 
 
 class Listing(NamedTuple):
@@ -203,8 +207,8 @@ class _Scan:
         if target is None or status is None:
             pointed = self._bounds.pointed(self._root / path) or ""
             rule = name_rule(name, self._settings, in_epu_tree=in_epu_tree)
-            # what it is cannot be known: by its name a movie, or without one that tells, perhaps a directory
-            if rule is None or not os.path.splitext(pointed)[1]:  # noqa: PTH122 - a name, no path
+            # what it is cannot be known: a movie by its name, or perhaps a directory
+            if rule is None or _EXTENSION.search(name) is None:
                 is_allowed = self._bounds.allows(pointed)
                 self._counts[NOWHERE if is_allowed else NOT_FOLLOWED] += 1
                 self._unfollowed.setdefault(
