@@ -26,6 +26,7 @@ class SkippedFiles:
         self._no_movies, self._alarms, self._metrics = dict(no_movies), alarms, metrics
         self._by_rule: dict[str, int] = {}
         self._told: set[str] = set()
+        self._exported: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Number of files by what they are or by the rule that left them out, most frequent first."""
@@ -52,7 +53,13 @@ class SkippedFiles:
         if watching is not None:
             self._note(watching.skips)
         counts = self.counts()
-        self._metrics.left_out(counts)
+        together = dict.fromkeys(self._exported, 0)
+        for words, count in counts.items():
+            rule = words.partition(' "')[0].rstrip(":")  # no pattern of a user's becomes a label
+            together[rule] = together.get(rule, 0) + count
+        for rule, count in together.items():
+            self._metrics.left_out(rule, count)
+        self._exported = tuple(together)
         return counts
 
     def _note(self, skips: Skips) -> None:

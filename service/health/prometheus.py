@@ -224,14 +224,9 @@ class Metrics:
         self._overflows.inc(max(0, total - self._overflows_seen))
         self._overflows_seen = max(total, self._overflows_seen)
 
-    def left_out(self, counts: Mapping[str, int]) -> None:
-        """Set how many files are no movies, by what they are or by the rule, without the rule's pattern."""
-        together: dict[str, int] = {}
-        for words, count in counts.items():
-            rule = self._bounded("rule", words.partition(' "')[0].rstrip(":"))
-            together[rule] = together.get(rule, 0) + count
-        for rule in self._seen.get("rule", set()):
-            self._left_out.set(together.get(rule, 0), rule)
+    def left_out(self, rule: str, count: int) -> None:
+        """Set how many files a rule, or what they are, has left out."""
+        self._left_out.set(count, self._bounded("rule", rule))
 
     def shedding(self, shed: tuple[str, ...]) -> None:
         """Set what is left out under load."""

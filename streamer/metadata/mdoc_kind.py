@@ -7,7 +7,6 @@ mdoc of a movie has a ``[FrameSet = n]``, or a section whose ``SubFramePath`` na
 from __future__ import annotations
 
 import codecs
-import re
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["frames", "tilt series", "montage", "pictures"]
 
-_MAX_BYTES = 16 << 20
-_SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]?\s*")
-_LINE = re.compile(r"\s*([\w/]+)\s*=\s*(.*?)\s*")
+_MAX_BYTES = 4 << 20
+_MOST_SECTIONS, _MOST_TEXT = 100_000, 4096
+_TELLING = frozenset({"montage", "piececoordinates", "subframepath", "tiltangle"})
 _SAME_TILT = 1.0
 """Degrees by which the tilt of one exposure may be read differently."""
 
@@ -48,14 +47,16 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
     sections: list[dict[str, str]] = []
     values = head
     for line in text.splitlines():
-        section = _SECTION.fullmatch(line.strip())
-        if section is not None:
-            if section[1].lower() != "t":  # a title
+        key, equals, value = line.partition("=")
+        key = key.strip().lower()
+        if equals and key.startswith("["):
+            kind = key[1:].strip()
+            if kind != "t" and len(sections) < _MOST_SECTIONS:  # t: a title
                 values = {}
-                names.append(section[1].lower())
+                names.append(kind)
                 sections.append(values)
-        elif (pair := _LINE.fullmatch(line)) is not None:
-            values.setdefault(pair[1].lower(), pair[2])
+        elif equals and key in _TELLING:
+            values.setdefault(key, value.strip()[:_MOST_TEXT])
     images = [values for name, values in zip(names, sections, strict=True) if name == "zvalue"]
     tilted = _spread(values.get("tiltangle") for values in images) > _SAME_TILT
     if any(_base_name(values.get("subframepath")) == file_name.lower() for values in sections):

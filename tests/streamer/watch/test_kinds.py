@@ -305,3 +305,12 @@ def test_none_of_300_clean_movies_is_taken_for_anything_else(judged):
             found = judged(f"s/m{seed:03}.{kind}", encode(counts, kind, 1.0), usual_size=(48, 48))
             refused += [(seed, kind, found)] if found else []
     assert refused == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[ZValue = " + " " * 4_000_000, "[" * 4_000_000, " = " * 1_300_000, "[ZValue = 0]\n" * 300_000, "\0" * 4_000_000],
+    ids=["spaces", "brackets", "equals", "sections", "zeros"],
+)
+def test_a_hostile_mdoc_is_judged_in_little_memory(judged, text):
+    assert judged("a.tif", tiff(FRAMES), beside={"a.tif.mdoc": text}) in (None, "stacks of pictures")
