@@ -91,9 +91,11 @@ class MovieLifecycle:
         """Journal a movie that is complete, or one that will not be."""
         movie = arrival.movie
         fault_point("discovered", movie.relative)
-        self._metrics.detected()
-        self._metrics.ready(arrival.waited_s)
-        if movie.session != self.session:
+        is_movie = not isinstance(arrival.error, NotAMovie)
+        if is_movie:
+            self._metrics.detected()
+            self._metrics.ready(arrival.waited_s)
+        if is_movie and movie.session != self.session:
             self.session = movie.session
             self._journal.events.append(SessionChange(state="started"), movie.session)
         twin = self._journal.movies.twin_of(movie.movie_id, arrival.fingerprint) if arrival.fingerprint else None

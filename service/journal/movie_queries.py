@@ -70,8 +70,10 @@ class MovieQueries:
         return [journal_movie(row) for row in rows]
 
     def latest_session(self) -> str | None:
-        """Session that was collected last: of the newest first revision, as later ones may be of any old movie."""
-        row = self._database.row("SELECT session FROM movies WHERE supersedes IS NULL ORDER BY number DESC LIMIT 1")
+        """Session that was collected last: of the newest first revision of a movie; later ones may be any's."""
+        row = self._database.row(
+            "SELECT session FROM movies WHERE supersedes IS NULL AND state != 'skipped' ORDER BY number DESC LIMIT 1"
+        )
         return None if row is None else str(row["session"])
 
     def every(self, state: str | None = None) -> Iterator[JournalMovie]:

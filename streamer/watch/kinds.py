@@ -56,6 +56,8 @@ _PROGRAMS = (
     ("warp", "images made by Warp"),
     ("unblur", "images made by cisTEM"),
 )
+_ALIGNED = re.compile(r"_(?:stk|dw_stk|aligned|ali)$", re.IGNORECASE)
+_MOVIE_SUFFIXES = (".mrc", ".mrcs", ".tif", ".tiff", ".eer")
 _MADE = re.compile(
     r"_(?:dw|dws|aligned_mic|aligned|patch_aligned(?:_doseweighted)?|rigid_aligned(?:_doseweighted)?|doseweighted|evn|odd|"
     r"ps|ave|avg|average|sum|denoised|sr|ctf|diag|mic)$",
@@ -93,6 +95,8 @@ def why_no_movie(
         return None if single.kind == SINGLE and is_one_of_a_series(path.stem) else single
     if words is not None and (stack := _stack(path, header, words)) is not None:
         return stack
+    if _ALIGNED.search(path.stem) and header.dtype == "float32" and _raw_movie_beside(path):
+        return NotAMovie("holds the aligned frames of the movie beside it", kind="aligned frames", where=path)
     if told is not None and told > 1:
         return None
     if words is not None and _are_particles(path, header, words):
@@ -167,6 +171,11 @@ def _stack(path: Path, header: MovieHeader, words: MrcWords) -> NotAMovie | None
             f"is a volume of {header.n_frames} × {header.height} × {header.width} px", kind=VOLUMES, where=path
         )
     return None
+
+
+def _raw_movie_beside(path: Path) -> bool:
+    stem = _ALIGNED.sub("", path.stem)
+    return any(os.path.lexists(path.with_name(stem + suffix)) for suffix in _MOVIE_SUFFIXES)
 
 
 def _are_particles(path: Path, header: MovieHeader, words: MrcWords) -> bool:

@@ -55,6 +55,14 @@ def test_the_counts_survive_a_restart(journal, tmp_path):
     assert lifecycle_of(journal, tmp_path, Config()).skipped.counts() == {"tilt series": 2, "montages": 1}
 
 
+def test_it_begins_no_session(journal, lifecycle):
+    movie = make_movie("s1/a.mrc")
+    lifecycle.arrived(arrival_of(movie))
+    other = dataclasses.replace(make_movie("MotionCorr/job002/a.mrc"), session="MotionCorr")
+    lifecycle.arrived(arrival_of(other, error=no_movie(other, "results of RELION")))
+    assert lifecycle.session == movie.session == journal.movies.latest_session()
+
+
 def test_one_that_grows_into_a_movie_gets_a_new_revision(journal, lifecycle):
     movie = make_movie("s/a.mrc")
     lifecycle.arrived(arrival_of(movie, error=no_movie(movie)))

@@ -237,6 +237,14 @@ def test_a_movie_in_float_that_its_sidecar_counts_is_one_whatever_its_values(jud
     assert judged("a.mrcs", mrc(BOXES)) is not None
 
 
+@pytest.mark.parametrize("name", ["a_Stk.mrc", "a_DW_Stk.mrc", "a_aligned.mrcs"])
+def test_aligned_frames_beside_their_movie(judged, name):
+    aligned = mrc(RNG.normal(1.0, 0.5, (8, 48, 64)).astype(np.float32))
+    assert judged(name, aligned) is None
+    assert judged(name, aligned, beside={"a.tif": tiff(FRAMES)}) == "aligned frames"
+    assert judged(name, mrc(FRAMES.astype(np.int8)), beside={"a.tif": tiff(FRAMES)}) is None
+
+
 def test_one_frame_of_a_series_is_left_to_whoever_says_how_to_stack_them(judged):
     assert judged("a_frame003.tif", tiff(FRAMES[:1])) is None
     assert judged("gain-0003.mrc", mrc(GAIN[None])) == "gain references"
