@@ -91,6 +91,8 @@ class MovieLifecycle:
         """Journal a movie that is complete, or one that will not be."""
         movie = arrival.movie
         fault_point("discovered", movie.relative)
+        if isinstance(arrival.error, NotAMovie) and self.skipped.is_reference(movie, arrival.error):
+            return  # it belongs to the movies, and is none that could be retried
         is_movie = not isinstance(arrival.error, NotAMovie)
         if is_movie:
             self._metrics.detected()

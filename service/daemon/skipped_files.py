@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from streamer.watch.names import DEFECT_MAPS, REFERENCES
+
 if TYPE_CHECKING:
     from service.daemon.arrivals import WatchThread
     from service.health.alarms import Alarms
     from service.health.prometheus import Metrics
     from streamer.errors import NotAMovie
+    from streamer.records import Movie
     from streamer.watch.skips import Skips
 
 _log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ class SkippedFiles:
         self._no_movies, self._alarms, self._metrics = dict(no_movies), alarms, metrics
         self._by_rule: dict[str, int] = {}
         self._told: set[str] = set()
+        self._references: set[str] = set()
         self._exported: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
@@ -36,12 +40,21 @@ class SkippedFiles:
         ordered = sorted(together.items(), key=lambda item: (-item[1], item[0]))
         return dict(ordered[:_MOST_RULES])
 
+    def is_reference(self, movie: Movie, error: NotAMovie) -> bool:
+        """Count a file that belongs to the movies without being one, each path once; false for all others."""
+        if error.kind not in (REFERENCES, DEFECT_MAPS):
+            return False
+        if movie.relative not in self._references:
+            self._references.add(movie.relative)
+            self.add(error)
+        return True
+
     def add(self, error: NotAMovie) -> None:
         """Count a file that is no movie; the first of a kind is written to the log, then each tenfold of them."""
         count = self._no_movies.get(error.kind, 0) + 1
         self._no_movies[error.kind] = count
         if count == 1:
-            _log.info("skipped: %s; others like it are only counted (streamer movies list --state skipped)", error)
+            _log.info("no movie: %s; others like it are only counted", error)
         elif str(count).strip("0") == "1":
             _log.info("%d files skipped: %s", count, error.kind)
 

@@ -89,8 +89,7 @@ def _all_events(journal: Journal) -> list:  # type: ignore[type-arg]
 
 def _check_movies(findings: Findings, records: list[MovieRecord], written: int, damaged: int) -> None:
     done = sum(record.state == "done" for record in records)
-    failed = [record for record in records if record.state not in ("done", "skipped")]
-    # the gain reference is no movie
+    failed = [record for record in records if record.state != "done"]
     named = all(record.reason is not None and record.reason.error == "MovieCorrupt" for record in failed)
     each_once = len({record.movie_id for record in records}) == len(records)
     held = done == written - damaged and len(failed) == damaged and named and each_once

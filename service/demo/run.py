@@ -203,9 +203,9 @@ class Demo:
                 self._stop.wait(0.5)
 
     def _ended(self) -> int:
-        """Movies that have reached a final state; the gain reference is none."""
+        """Movies that have reached a final state."""
         counts = self._beat.counts if self._beat else {}
-        return sum(n for state, n in counts.items() if state not in ("ready", "started", "superseded", "skipped"))
+        return sum(n for state, n in counts.items() if state not in ("ready", "started", "superseded"))
 
     def _has_learned(self) -> bool:
         """Whether a version of the session's own serves, or the trainer has had its say and waits for more movies."""

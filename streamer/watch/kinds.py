@@ -17,7 +17,7 @@ from streamer.metadata.mdoc_kind import kind_beside
 from streamer.metadata.source import is_one_of_a_series
 from streamer.readers.gain import is_around_one, is_gain_name
 from streamer.watch.mrc_words import MrcWords, read_words
-from streamer.watch.names import EPU_IMAGES, REFERENCES
+from streamer.watch.names import DEFECT_MAPS, EPU_IMAGES, REFERENCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TILT_SERIES, MONTAGES, PICTURES = "tilt series", "montages", "stacks of pictures"
 VOLUMES, PARTICLES, OTHER_SIZE = "volumes", "particle images", "frames much smaller than the session's"
-DEFECT_MAPS, SINGLE, OWN = "defect maps", "single images", "results of this program"
+SINGLE, OWN = "single images", "results of this program"
 _OF_MDOC = {"tilt series": TILT_SERIES, "montage": MONTAGES, "pictures": PICTURES}
 
 _SAME_TILT = 1.0  # degrees

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamer.watch.settings import WatchSettings
 
 EPU_IMAGES = "integrated images (EPU)"
-REFERENCES = "gain references"
+REFERENCES, DEFECT_MAPS = "gain references", "defect maps"
 # What else may hold images: a session whose movies have such names must not look empty.
 _OTHER_IMAGES = frozenset(
     ".map .st .ali .rec .hdf .hdf5 .h5 .dm3 .raw .ser .gz .bz2 .xz .zst .zip .tar .eerc .mrcz .jp2".split()

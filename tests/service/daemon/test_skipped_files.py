@@ -16,8 +16,8 @@ from tests.service.daemon.lifecycles import arrival_of, lifecycle_of
 from tests.service_samples import make_movie
 
 
-def no_movie(movie, kind="gain references"):
-    return NotAMovie("is one image: a gain reference", kind=kind, may_grow=True, where=movie.path)
+def no_movie(movie, kind="integrated images (EPU)"):
+    return NotAMovie("is one image: an integrated one", kind=kind, may_grow=True, where=movie.path)
 
 
 @pytest.fixture
@@ -34,15 +34,15 @@ def grown(movie):
 
 
 def test_it_is_skipped_with_its_reason_and_without_an_alarm(journal, lifecycle):
-    movies = [make_movie(f"s/gain_{number}.mrc") for number in range(40)]
+    movies = [make_movie(f"s/FoilHole_{number}.mrc") for number in range(40)]
     for movie in movies:
         lifecycle.arrived(arrival_of(movie, error=no_movie(movie)))
     known = journal.movie(movies[0].movie_id)
-    assert (known.state, known.reason.error, known.reason.found) == ("skipped", "NotAMovie", "gain references")
+    assert (known.state, known.reason.error, known.reason.found) == ("skipped", "NotAMovie", "integrated images (EPU)")
     assert "is one image" in known.reason.message
     assert alerts(journal) == []
-    assert lifecycle.skipped.counts() == {"gain references": 40}
-    assert journal.movies.no_movies() == {"gain references": 40}
+    assert lifecycle.skipped.counts() == {"integrated images (EPU)": 40}
+    assert journal.movies.no_movies() == {"integrated images (EPU)": 40}
     assert movies[0].relative in journal.movies.identities()  # not looked at again after a restart
 
 
@@ -53,6 +53,17 @@ def test_the_counts_survive_a_restart(journal, tmp_path):
         first.arrived(arrival_of(movie, error=no_movie(movie, kind)))
     journal.skip(journal.add_ready(make_movie("s/x.mrc"), "2026-01-01", "2026-01-01").movie_id, "by the operator")
     assert lifecycle_of(journal, tmp_path, Config()).skipped.counts() == {"tilt series": 2, "montages": 1}
+
+
+@pytest.mark.parametrize("kind", ["gain references", "defect maps"])
+def test_a_reference_belongs_to_the_movies_and_is_counted_only(journal, lifecycle, kind):
+    movie = make_movie("s/gain.mrc")
+    for _ in range(3):
+        lifecycle.arrived(arrival_of(movie, error=no_movie(movie, kind)))
+        movie = grown(movie)
+    assert lifecycle.skipped.counts() == {kind: 1}
+    assert journal.movie(movie.movie_id) is None
+    assert list(journal.events.page(1)) == []
 
 
 def test_it_begins_no_session(journal, lifecycle):
