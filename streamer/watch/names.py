@@ -42,10 +42,12 @@ def name_rule(name: str, settings: WatchSettings, *, in_epu_tree: bool = False) 
     lower = name.lower()
     stem, suffix = os.path.splitext(lower)  # noqa: PTH122 - a name, no path
     included = _matcher(settings.include).match(lower) is not None
-    for pattern in settings.exclude:
-        if _matcher((pattern,)).match(lower):
-            # a movie but for this rule: by its whole name, or by what it will be called when it is copied
-            return f'watch.exclude "{pattern}"' if included or _matcher(settings.include).match(stem) else ""
+    if _matcher(settings.exclude).match(lower):
+        # a movie but for this rule: by its whole name, or by what it will be called when it is copied
+        if not (included or _matcher(settings.include).match(stem)):
+            return ""
+        pattern = next(pattern for pattern in settings.exclude if _matcher((pattern,)).match(lower))
+        return f'watch.exclude "{pattern}"'
     if not included:
         if suffix in _ONLY_BY_NAME:
             return REFERENCES

@@ -40,7 +40,7 @@ class Listing(NamedTuple):
     skips: Skips = Skips()
     """What was left out, and by which rule."""
     has_links: bool = False
-    """Whether links were followed to directories, of whose changes the kernel does not tell."""
+    """Whether links were followed, behind which the kernel tells of no change."""
 
 
 def scan(root: Path, settings: WatchSettings, is_done: IsDone = lambda _path, _identity: False) -> Listing:
@@ -143,7 +143,7 @@ class _Scan:
                     self._add(path, found)
                 seen.add(real)
         skips = Skips(dict(self._counts), self._unfollowed)
-        return Listing(self._files, self._names, skips=skips, has_links=bool(self._linked))
+        return Listing(self._files, self._names, skips=skips, has_links=bool(self._linked or to_files))
 
     def _list_from(self, start: str, real: Path | None) -> bool:
         """List a directory and those in it; false if it cannot be listed itself.
