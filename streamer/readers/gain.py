@@ -17,7 +17,7 @@ from streamer.errors import ConfigError, MovieError, StreamerError
 from streamer.readers import movie, mrc
 from streamer.readers.dm4 import is_dm4, read_dm4_image
 from streamer.readers.files import below, entries, link_target, opened, read_up_to
-from streamer.readers.tiff_tags import is_tiff, open_tiff, read_tags, tag_value
+from streamer.readers.tiff_tags import Tags, TiffFile, is_tiff, open_tiff, read_tags, tag_value
 from streamer.records import Gain
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ _PERHAPS = re.compile(r"gain|(?<![a-z])(?:ref|flat)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[\d.+-]+")
 _REFUSED = {".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc"}
 _MOST_KNOWN = 100_000
-_SAMPLE_FORMAT, _FLOAT = 339, 3  # of TIFF
+_SAMPLE_FORMAT, _FLOAT, _DESCRIPTION = 339, 3, 270  # of TIFF
+_IMAGES, _LONGEST_DESCRIPTION = re.compile(rb"\bimages=(\d{1,7})"), 4096
 _AROUND_ONE, _SPREAD = (0.7, 1.4), 0.4
 """Mean, and largest standard deviation, of a reference of floats: counts of this mean scatter by 0.8 and more."""
 
@@ -161,7 +162,8 @@ def _first_image(path: Path, _size: int, _mtime_ns: int) -> _Image | None:
         if is_tiff(head):
             file, offset = open_tiff(path, descriptor)
             tags, following = read_tags(file, offset, 0)
-            return _Image(following != 0, tag_value(file, tags, _SAMPLE_FORMAT, 0, 1) == _FLOAT, is_around_one=False)
+            is_stack = following != 0 or _images_told(file, tags) > 1
+            return _Image(is_stack, tag_value(file, tags, _SAMPLE_FORMAT, 0, 1) == _FLOAT, is_around_one=False)
         if not mrc.looks_like_mrc(head):
             return None
     n_images, mode = struct.unpack_from("<2i", head, 8)
@@ -170,6 +172,16 @@ def _first_image(path: Path, _size: int, _mtime_ns: int) -> _Image | None:
     is_float = mode in (2, 12)
     around_one = is_float and n_images == 1 and is_around_one(smallest, mean, deviation)
     return _Image(1 < n_images <= mrc.MAX_FRAMES, is_float, around_one)
+
+
+def _images_told(file: TiffFile, tags: Tags) -> int:
+    """Number of images that ImageJ's description states of a stack beyond 4 GB, which has one directory; else 1."""
+    _, count, value = tags.get(_DESCRIPTION, (0, 0, b""))
+    if count <= len(value):
+        return 1
+    (offset,) = struct.unpack(file.byte_order + ("Q" if file.big else "I"), value)
+    told = _IMAGES.search(read_up_to(file.descriptor, min(count, _LONGEST_DESCRIPTION), offset))
+    return int(told[1]) if told else 1
 
 
 def read_gain(path: Path) -> Gain:

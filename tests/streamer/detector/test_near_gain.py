@@ -105,6 +105,20 @@ def test_a_candidate_that_grows_into_a_movie_is_seen_although_its_directory_does
     assert choice.for_movie(root / "day1" / "m.tif") is None
 
 
+def test_a_stack_of_imagej_with_one_directory_is_no_reference(root, choose):
+    tifffile.imwrite(root / "day1" / "gain_big.tif", FRAMES, imagej=True)
+    data = bytearray((root / "day1" / "gain_big.tif").read_bytes())
+    with tifffile.TiffFile(root / "day1" / "gain_big.tif") as file:
+        first = file.pages[0].offset
+        assert "images=5" in file.pages[0].description
+    (n_entries,) = struct.unpack_from("<H" if data[:2] == b"II" else ">H", data, first)
+    data[first + 2 + 12 * n_entries : first + 6 + 12 * n_entries] = bytes(4)  # no other directory
+    (root / "day1" / "gain_big.tif").write_bytes(data)
+    with tifffile.TiffFile(root / "day1" / "gain_big.tif") as file:
+        assert len(file.pages) == 1
+    assert choose() is None
+
+
 def test_references_in_integers_stay_references(root, choose):
     gain = put(root / "day1" / "gain_a.mrc", encode(np.ones((1, 32, 40), np.uint8), "mrc", 1.0))
     assert choose() == gain
