@@ -18,6 +18,8 @@ class Handling(StrEnum):
     """Journalled as failed and never retried automatically; the next movie is taken."""
     LOOK_AGAIN = "not-ready"
     """Checked again later without counting an attempt; journalled as incomplete after ``watch.incomplete_after_s``."""
+    LEAVE = "no-movie"
+    """Journalled as skipped, counted and shown; no alarm. The operator's retry processes it all the same."""
     WAIT = "unreachable"
     """Checked again until it can be read, without counting an attempt: a volume or a permission may come back."""
     VANISH = "vanished"
@@ -137,6 +139,23 @@ class MovieVanished(MovieNotReady):
 
 class MovieError(StreamerError):
     """Something is wrong with this movie. Journalled as failed, never retried automatically; the daemon continues."""
+
+
+class NotAMovie(MovieError):
+    """It is something else: a gain reference, a tilt series, a micrograph. Skipped with the reason, without an alarm.
+
+    Parameters
+    ----------
+    kind : what it is, in the plural: files are counted by it. It is also what was ``found``.
+    may_grow : a movie may still become of it, as its first frame is all that is there.
+    """
+
+    handling = Handling.LEAVE
+
+    def __init__(self, what: str, *, kind: str, may_grow: bool = False, where: object = "") -> None:
+        self.kind, self.may_grow = kind, may_grow
+        hint = "if it is a movie all the same: streamer movies retry NAME"
+        super().__init__(what, where=where, expected="several frames of one exposure", found=kind, hint=hint)
 
 
 class MovieCorrupt(MovieError):

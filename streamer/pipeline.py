@@ -77,9 +77,10 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
             threads=torch.get_num_threads(),
             limit_bytes=int(limits.read_limit_gib * 2**30),
             eer=job.settings.eer,
+            places=job.instructions.follow_links_to,
         )
     with stage("gain"):
-        with below(root_of(movie.path, movie.relative)):
+        with below(root_of(movie.path, movie.relative), job.instructions.follow_links_to):
             source, flags = describe_source(movie, header, job.settings, job.gain)
         fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
         corrected = total if fitted.gain is None else total * fitted.gain.values

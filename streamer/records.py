@@ -129,6 +129,8 @@ class Instructions:
     """Flags that are known before the movie is read, from the movies before it."""
     shed: tuple[str, ...] = ()
     """Left out so that other movies get their turn: preview (the pictures), denoise, super-resolution."""
+    follow_links_to: tuple[str, ...] = ()
+    """Directories outside the watched root to which links below it may lead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streamer.records import FileIdentity
     from streamer.runtime.clock import Clock
     from streamer.watch.settling import Arrival
+    from streamer.watch.skips import Skips
 
 _CLOSE_S = 5.0
 
@@ -64,6 +65,11 @@ class WatchThread:
     def overflows(self) -> int:
         """How often the kernel has lost events; each time everything was scanned again."""
         return self._watcher.overflows
+
+    @property
+    def skips(self) -> Skips:
+        """What the last full scan left out."""
+        return self._watcher.skips
 
     @property
     def settling(self) -> int:

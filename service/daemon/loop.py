@@ -67,7 +67,7 @@ class Daemon:
     def __init__(self, config: Config, layout: Layout, clock: Clock = SYSTEM) -> None:
         """Check what can be checked at once; raises ConfigError, ServiceError."""
         self.config, self.layout, self._clock = config, layout, clock
-        gains = GainChoice(layout.root, config.movie.gain, clock)
+        gains = GainChoice(layout.root, config.movie.gain, clock, config.watch.places)
         self.metrics = Metrics(clock)
         self.journal = Journal.open(
             layout.journal, instance=config.instance.name, clock=clock, on_commit=self.metrics.commit
@@ -301,6 +301,7 @@ class Daemon:
                 disk_free_bytes=self.upkeep.disks.free(),
                 alarms=self.alarms.raised,
                 shedding=self.movies.load.shed,
+                skipped=self.movies.skipped.look(self._watching),
             )
         )
         self.metrics.pending(counts, oldest)

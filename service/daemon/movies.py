@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from service.config import DENOISE, SUPER_RESOLUTION
 from service.daemon.gain_watch import GainWatch
 from service.daemon.overload import LoadShedding, in_order
+from service.daemon.skipped_files import SkippedFiles
 from service.daemon.specimen_watch import SpecimenWatch
 from service.daemon.trainer_process import what_to_learn
 from service.processes.messages import Failed, Finished, Learn, Work
 from service.wire.messages import SessionChange
-from streamer.errors import Handling, MovieNotReady, OutputError, Reason
+from streamer.errors import Handling, MovieNotReady, NotAMovie, OutputError, Reason
 from streamer.movie_record import MovieRecord, Times
 from streamer.records import Instructions
 from streamer.runtime.clock import SYSTEM, utc_seconds, utc_text
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from service.journal.movie_table import JournalMovie
     from service.layout import Layout
     from streamer.detector.gain_choice import GainChoice
+    from streamer.errors import StreamerError
     from streamer.runtime.clock import Clock
     from streamer.watch.settling import Arrival
 
@@ -41,9 +43,10 @@ _log = logging.getLogger(__name__)
 _HOLD_AFTER_OUTPUT_ERROR_S = 5.0
 _MOVIES_AT_START = 160
 """Largest number of movies that a new trainer is given."""
-_ENDS_AS: dict[Handling, Literal["incomplete", "vanished"]] = {
+_ENDS_AS: dict[Handling, Literal["incomplete", "vanished", "skipped"]] = {
     Handling.LOOK_AGAIN: "incomplete",
     Handling.VANISH: "vanished",
+    Handling.LEAVE: "skipped",
 }
 
 
@@ -73,6 +76,7 @@ class MovieLifecycle:
         self._without_gain: set[str] = set()
         self._not_ready_since: dict[str, float] = {}
         self.load = LoadShedding(config.overload)
+        self.skipped = SkippedFiles(journal.movies.no_movies(), alarms, metrics)
         self.show: Callable[[MovieRecord], None] = lambda _record: None
         """Called with every finished movie that has a thumbnail."""
         self.specimens = SpecimenWatch(layout.session_state)
@@ -87,9 +91,13 @@ class MovieLifecycle:
         """Journal a movie that is complete, or one that will not be."""
         movie = arrival.movie
         fault_point("discovered", movie.relative)
-        self._metrics.detected()
-        self._metrics.ready(arrival.waited_s)
-        if movie.session != self.session:
+        if isinstance(arrival.error, NotAMovie) and self.skipped.is_reference(movie, arrival.error):
+            return  # it belongs to the movies, and is none that could be retried
+        is_movie = not isinstance(arrival.error, NotAMovie)
+        if is_movie:
+            self._metrics.detected()
+            self._metrics.ready(arrival.waited_s)
+        if is_movie and movie.session != self.session:
             self.session = movie.session
             self._journal.events.append(SessionChange(state="started"), movie.session)
         twin = self._journal.movies.twin_of(movie.movie_id, arrival.fingerprint) if arrival.fingerprint else None
@@ -110,18 +118,20 @@ class MovieLifecycle:
             reason = Reason(error="Skipped", message=message, hint=hint)
         else:
             reason = arrival.error.reason()
-        incomplete = isinstance(arrival.error, MovieNotReady)
         record = MovieRecord(
             movie_id=movie.movie_id,
             session=movie.session,
-            state="skipped" if arrival.error is None else "incomplete" if incomplete else "failed",
+            state=_ends_as(arrival.error),
             reason=reason,
             times=Times(detected=arrival.detected_utc, ready=arrival.ready_utc),
         )
         if self._journal.add_final(movie, record, arrival.detected_utc) is not None:
             self.waits_no_more(movie.movie_id)
             self._metrics.finished(record, stage="arrival")
-            _log.warning("%s: %s", record.state, reason.message)
+            if isinstance(arrival.error, NotAMovie):
+                self.skipped.add(arrival.error)
+            else:
+                _log.warning("%s: %s", record.state, reason.message)
 
     def order(self, movie: JournalMovie) -> Work:
         """Make the order for a movie: gain, model and directories; raises ConfigError."""
@@ -146,6 +156,7 @@ class MovieLifecycle:
                 training_data=str(self._layout.training_data(movie_id)) if learns_super_resolution else None,
                 notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
                 shed=shed,
+                follow_links_to=self._config.watch.places,
             ),
             gain=None if gain is None else str(gain),
             model=None if version is None else str(self._layout.models(session) / version),
@@ -229,7 +240,7 @@ class MovieLifecycle:
         movie_id, revision, reason = message.movie_id, message.revision, message.reason
         _log.warning("%s: %s", message.handling, reason.message)
         match message.handling:
-            case Handling.FAIL | Handling.VANISH:
+            case Handling.FAIL | Handling.VANISH | Handling.LEAVE:
                 self._end(message)
                 return
             case Handling.LOOK_AGAIN if not self._has_patience(movie_id):
@@ -293,3 +304,10 @@ class MovieLifecycle:
         """Whether an incomplete file may still become complete; counted from when it was first found incomplete."""
         since = self._not_ready_since.setdefault(movie_id, self._clock.monotonic())
         return self._clock.monotonic() - since < self._config.watch.incomplete_after_s
+
+
+def _ends_as(error: StreamerError | None) -> Literal["skipped", "incomplete", "failed"]:
+    """State of a movie that is not started; without an error it is another one's twin."""
+    if error is None or isinstance(error, NotAMovie):
+        return "skipped"
+    return "incomplete" if isinstance(error, MovieNotReady) else "failed"

@@ -109,6 +109,9 @@ class Metrics:
         self._specimen = gauge("specimen", "Which of the session's specimens is in the microscope, counted from 1.")
         self._training = gauge("training_active", "Whether the trainer is training.")
         self._alive = gauge("heartbeat_timestamp_seconds", "Last sign of life of a part of the daemon.", "stage")
+        self._left_out = gauge(
+            "files_left_out", "Files below the watched root that are no movies, by the reason.", "rule"
+        )
         self._alerts = gauge("alert_active", "Whether an alert of the daemon is raised.", "name")
         self._shed = gauge("shedding_active", "Whether a step is left out because movies arrive too fast.", "step")
         self._build = gauge("build_info", "Version, Python and device of the daemon.", "version", "python", "device")
@@ -220,6 +223,10 @@ class Metrics:
         """Count up to the number of overflows since the start."""
         self._overflows.inc(max(0, total - self._overflows_seen))
         self._overflows_seen = max(total, self._overflows_seen)
+
+    def left_out(self, rule: str, count: int) -> None:
+        """Set how many files a rule, or what they are, has left out."""
+        self._left_out.set(count, self._bounded("rule", rule))
 
     def shedding(self, shed: tuple[str, ...]) -> None:
         """Set what is left out under load."""

@@ -75,6 +75,7 @@ class Status:
         disk_free_bytes: dict[str, int],
         alarms: list[Alert],
         shedding: tuple[str, ...] = (),
+        skipped: dict[str, int] | None = None,
     ) -> Heartbeat:
         """Put everything together."""
         pending = counts.get("ready", 0) + counts.get("started", 0)
@@ -99,4 +100,5 @@ class Status:
             alarms=alarms,
             counts=counts,
             shedding=list(shedding),
+            skipped=skipped or {},
         )

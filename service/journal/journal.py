@@ -20,7 +20,7 @@ from service.journal.event_log import EventLog
 from service.journal.movie_queries import BACKOFF_S, MovieQueries
 from service.journal.movie_table import INTERRUPTED, PENDING, READY, STARTED, JournalMovie, MovieTable
 from streamer import jsontext
-from streamer.errors import Reason, ServiceError, UsageError
+from streamer.errors import NotAMovie, Reason, ServiceError, UsageError
 from streamer.runtime.clock import SYSTEM, utc_text
 
 if TYPE_CHECKING:
@@ -140,6 +140,9 @@ class Journal:
         """
         with self._database.transaction():
             known = self._table.find(movie.movie_id)
+            if known is not None and _is_still_none(known, record):
+                self._table.update(self._table.refresh(known, movie), reason=_encoded(record.reason))
+                return None
             if known is not None and (known.state == READY or _is_rearmed(known, movie)):
                 if known.state in REARMED and known.state == record.state and known.is_same(movie):
                     return None
@@ -306,6 +309,14 @@ class Journal:
 
 def _encoded(reason: Reason | None) -> bytes | None:
     return None if reason is None else jsontext.encode(reason)
+
+
+def _is_still_none(known: JournalMovie, record: MovieRecord) -> bool:
+    """Whether a file that was no movie has changed and is still none, as a tilt series that grows."""
+    reasons = (known.reason, record.reason)
+    return (known.state, record.state) == ("skipped", "skipped") and all(
+        reason is not None and reason.error == NotAMovie.__name__ for reason in reasons
+    )
 
 
 def _is_rearmed(known: JournalMovie, movie: Movie) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from service.journal.movie_names import KnownMovie, movie_named
 from service.journal.movie_table import PENDING, READY, JournalMovie, identity_of, journal_movie, path_of, relative_of
+from service.wire.messages import decode_json
 from streamer import jsontext
-from streamer.errors import ServiceError
+from streamer.errors import NotAMovie, Reason, ServiceError
 from streamer.movie_record import MovieRecord
 from streamer.runtime.clock import utc_seconds
 
@@ -88,8 +92,10 @@ class MovieQueries:
         return [journal_movie(row) for row in rows]
 
     def latest_session(self) -> str | None:
-        """Session that was collected last: of the newest first revision, as later ones may be of any old movie."""
-        row = self._database.row("SELECT session FROM movies WHERE supersedes IS NULL ORDER BY number DESC LIMIT 1")
+        """Session that was collected last: of the newest first revision of a movie; later ones may be any's."""
+        row = self._database.row(
+            "SELECT session FROM movies WHERE supersedes IS NULL AND state != 'skipped' ORDER BY number DESC LIMIT 1"
+        )
         return None if row is None else str(row["session"])
 
     def every(self, state: str | None = None) -> Iterator[JournalMovie]:
@@ -115,6 +121,15 @@ class MovieQueries:
         """How many revisions are in each state."""
         rows = self._database.rows("SELECT state, count(*) AS n FROM movies GROUP BY state")
         return {row["state"]: row["n"] for row in rows}
+
+    def no_movies(self) -> dict[str, int]:
+        """How many files were skipped because they are no movies, by what they are."""
+        counted: Counter[str] = Counter()
+        for row in self._database.rows("SELECT reason FROM movies WHERE state = 'skipped' AND reason IS NOT NULL"):
+            reason = msgspec.convert(decode_json(row["reason"]), Reason)
+            if reason.error == NotAMovie.__name__:
+                counted[reason.found] += 1
+        return dict(counted)
 
     def pending(self) -> int:
         """Movies that are ready or started."""

@@ -19,10 +19,11 @@ from models.versions.store import ModelStore
 from service.layout import layout_of
 from streamer import jsontext, pipeline
 from streamer.detector.gain_choice import GainChoice
-from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageError
+from streamer.errors import MovieCorrupt, MovieNotReady, NotAMovie, StreamerError, UsageError
 from streamer.metadata.search import SidecarSearch
 from streamer.metadata.sidecars import session_directory, session_of, with_position
 from streamer.movie_record import Acquisition, MovieRecord, Times
+from streamer.readers.files import below
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of, read_header
 from streamer.records import Gain, Instructions, Movie, movie_id_of
@@ -30,6 +31,7 @@ from streamer.runtime.clock import SYSTEM, utc_text
 from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.super_resolution.step import SuperResolutionRequest
+from streamer.watch.kinds import by_sidecar, why_no_movie
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,14 +81,18 @@ def _model_directory(config: Config, model: str) -> Path:
 
 
 def describe(path: Path, config: Config) -> Movie:
-    """Movie as the daemon would have announced it."""
+    """Movie as the daemon would have announced it; raises NotAMovie for what it would have skipped."""
     if not path.exists():
         raise UsageError("there is no such file", where=path)
     path = path.resolve()
     root = _root_of(path, config)
     relative = path.relative_to(root).as_posix()
     header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30), eer=config.eer)
+    if (other := by_sidecar(path)) is not None:
+        raise other
     acquisition = with_position(SidecarSearch(config.watch.metadata_root)(path) or Acquisition(), relative)
+    if (other := why_no_movie(path, header, root=root, told=acquisition.n_frames)) is not None:
+        raise other
     return Movie(
         path=str(path),
         relative=relative,
@@ -105,10 +111,11 @@ def _root_of(path: Path, config: Config) -> Path:
 
 def gain_for(movie: Movie, config: Config) -> Gain | None:
     """Gain of a movie; one that is not below the watched root belongs to a session of its own."""
-    found = GainChoice(_root_of(Path(movie.path), config), config.movie.gain).for_movie(
-        Path(movie.path), movie.acquisition.gain_reference
-    )
-    return None if found is None else read_gain(found)
+    root = _root_of(Path(movie.path), config)
+    choice = GainChoice(root, config.movie.gain, places=config.watch.places)
+    found = choice.for_movie(Path(movie.path), movie.acquisition.gain_reference)
+    with below(root, config.watch.places):
+        return None if found is None else read_gain(found)
 
 
 def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job:
@@ -174,7 +181,7 @@ def failure(path: Path, config: Config, error: StreamerError, stopwatch: Stopwat
         movie_id=movie_id_of(relative),
         session=session_of(relative, root.name, config.session.name or ""),
         path=relative,
-        state="failed",
+        state="skipped" if isinstance(error, NotAMovie) else "failed",
         reason=error.reason(),
         times=stopwatch.times(),
     )

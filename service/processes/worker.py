@@ -25,6 +25,7 @@ from service.processes.messages import Begin, Failed, Finish, Finished, FromChil
 from service.processes.pipes import ParentChannel, die_with_parent
 from streamer import pipeline
 from streamer.errors import ConfigError, DeviceError, ModelError, MovieNotReady, StreamerError
+from streamer.readers.files import below, root_of
 from streamer.readers.gain import read_gain
 from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.fault_point import fault_point
@@ -140,7 +141,7 @@ class Worker:
             instructions=work.instructions,
             settings=self._config,
             device=torch.device("cpu") if work.on_cpu else self._device,
-            gain=self._gain(work.gain),
+            gain=self._gain(work),
             propose=partial(self._propose, work.model, work.movie.movie_id) if work.model else None,
             super_resolution=SuperResolutionRequest(
                 movie_id=work.movie.movie_id,
@@ -190,14 +191,16 @@ class Worker:
 
     # ---------------------------------------------------------------------------------------------- helpers
 
-    def _gain(self, path: str | None) -> Gain | None:
+    def _gain(self, work: Work) -> Gain | None:
         """Gain reference, read again only when the file changes."""
+        path, movie = work.gain, work.movie
         if path is None:
             return None
         try:
             stamp = Path(path).stat().st_mtime_ns
             if path not in self._gains or self._gains[path][0] != stamp:
-                self._gains = {path: (stamp, read_gain(Path(path)))}
+                with below(root_of(movie.path, movie.relative), work.instructions.follow_links_to):
+                    self._gains = {path: (stamp, read_gain(Path(path)))}
         except (MovieNotReady, OSError) as error:
             # the movies wait for it: none of them is to blame
             what = error.what if isinstance(error, MovieNotReady) else error.strerror or str(error)

@@ -70,7 +70,9 @@ class MonitorView:
 
     def draw(self, height: int) -> RenderableType:
         """Draw everything, for a terminal with this many lines."""
-        return Group(self._head(), self._figures(), self._table(max(3, height - _FRAME_LINES)), self._foot())
+        left_out = self._left_out()
+        rows = max(3, height - _FRAME_LINES - len(left_out))
+        return Group(self._head(), self._figures(), *left_out, self._table(rows), self._foot())
 
     def _head(self) -> Text:
         beat = self.heartbeat
@@ -123,6 +125,14 @@ class MonitorView:
             beat.device or ("-" if beat.state == "stopped" else "starting"),
         )
         return Panel(grid, padding=(0, 1))
+
+    def _left_out(self) -> list[Text]:
+        """One line about the files that are no movies, the most frequent first; none where there are none."""
+        skipped = self.heartbeat.skipped if self.heartbeat else {}
+        if not skipped:
+            return []
+        words = ", ".join(f"{count} {kind}" for kind, count in skipped.items())
+        return [Text(f" left out: {printable(words)}", style="dim", no_wrap=True, overflow="ellipsis")]
 
     def _age(self) -> str:
         if self._promoted is None or not (self.heartbeat and self.heartbeat.model_version):

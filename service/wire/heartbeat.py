@@ -45,6 +45,8 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     """Movies per state."""
     shedding: list[str] = []
     """Steps currently left out because movies arrive too fast: preview, denoise, super-resolution."""
+    skipped: dict[str, int] = {}
+    """Files below the watched root that are no movies, by what they are or by the rule that left them out."""
 
 
 def parse_heartbeat(raw: bytes) -> Heartbeat:

@@ -1,7 +1,9 @@
 """Which gain reference a movie is multiplied with: the one that is set, else the nearest above it.
 
 Above means in the movie's own directory or in one of its parents up to the watched root, so that sessions with
-references of their own do not mix. Where there is none, a single one anywhere below the root is used.
+references of their own do not mix; of a movie that is a link, the directories that it leads to are searched next. Where
+there is none, a single one anywhere below the root is used. A reference that cannot be read is never passed over: the
+next one might be another session's.
 
 Where there are several, the one is used that the movie's sidecar names, else the one that the movie itself names, as
 EER movies do: the nearest of this name above the movie. Names are compared without suffix, as the named one may have
@@ -10,11 +12,13 @@ been converted. A reference that nobody names is used where it is the only one i
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.errors import ConfigError
 from streamer.readers.eer_metadata import gain_named_by
+from streamer.readers.files import FOLLOW_HINT, below, link_target
 from streamer.readers.gain import gain_candidates, gains_in, named_among
 from streamer.runtime.clock import SYSTEM
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 _Place = tuple[Path, list[Path]]
 """A directory and the references in it."""
+_Stamps = tuple[tuple[int, int] | None, ...]
 
 _LOOK_SHARE = 0.05
 """Share of the time that searching the whole tree for a gain may take."""
@@ -33,10 +38,17 @@ _LOOK_SHARE = 0.05
 class GainChoice:
     """Chooses for each movie; directories are read again only when they change."""
 
-    def __init__(self, root: Path, setting: str | None, clock: Clock = SYSTEM) -> None:
-        """Check the gain that is set, if any; raises ConfigError if it does not exist."""
-        self._root, self._clock = root, clock
+    def __init__(self, root: Path, setting: str | None, clock: Clock = SYSTEM, places: tuple[str, ...] = ()) -> None:
+        """Check the gain that is set, if any; raises ConfigError if it does not exist.
+
+        Parameters
+        ----------
+        places : directories outside the root to which links may lead.
+        """
+        self._root, self._clock, self._places = root, clock, places
         self._set = None if setting is None else Path(setting).absolute()
+        if self._set is not None and self._set.is_symlink():
+            self._set = self._set.resolve()  # who names a file may name a link to it
         if self._set is not None and not self._set.is_file():
             raise ConfigError(
                 "the gain reference does not exist",
@@ -44,8 +56,8 @@ class GainChoice:
                 found=self._set,
                 hint="correct movie.gain, or leave it out to use the one beside the movies",
             )
-        self._seen: dict[Path, tuple[int, list[Path]]] = {}
-        self._elsewhere: list[Path] = []
+        self._seen: dict[Path, tuple[int, list[Path], _Stamps]] = {}
+        self._elsewhere: tuple[list[Path], _Stamps] = ([], ())
         self._next_look = -float("inf")
 
     def for_movie(self, movie: Path, named: str | None = None) -> Path | None:
@@ -62,24 +74,38 @@ class GainChoice:
         """
         if self._set is not None:
             return self._set
+        with below(self._root, self._places):
+            return _followed(self._chosen(movie, named))
+
+    def _chosen(self, movie: Path, named: str | None) -> Path | None:
         above = ((place, found) for place in self._above(movie) if (found := self._in(place)))
         if (nearest := next(above, None)) is not None:
             return _the_one(nearest, above, named, movie)
-        if self._clock.monotonic() >= self._next_look:
+        if self._clock.monotonic() >= self._next_look or _stamps(self._elsewhere[0]) != self._elsewhere[1]:
             began = self._clock.monotonic()
-            self._elsewhere = gain_candidates(self._root)
+            found = gain_candidates(self._root, self._places)
+            self._elsewhere = (found, _stamps(found))
             self._next_look = began + (self._clock.monotonic() - began) / _LOOK_SHARE
-        return _the_one((self._root, self._elsewhere), iter(()), named, movie) if self._elsewhere else None
+        elsewhere = self._elsewhere[0]
+        return _the_one((self._root, elsewhere), iter(()), named, movie) if elsewhere else None
 
     def _above(self, movie: Path) -> Iterator[Path]:
-        """Directories above a movie, the nearest first."""
-        return (directory for directory in movie.parents if directory.is_relative_to(self._root))
+        """Directories above a movie, nearest first: as it is seen from the root, then where it really is."""
+        yield from (directory for directory in movie.parents if directory.is_relative_to(self._root))
+        target = link_target(movie)
+        if target is not None:
+            for directory in target.parents:
+                if any(directory.is_relative_to(os.path.realpath(place)) for place in self._places):
+                    yield directory
 
     def _in(self, directory: Path) -> list[Path]:
         try:
             changed = directory.stat().st_mtime_ns
-            if directory not in self._seen or self._seen[directory][0] != changed:
-                self._seen[directory] = (changed, gains_in(directory))
+            known = self._seen.get(directory)
+            # a movie of which only the first frame was there grows without a change of its directory
+            if known is None or known[0] != changed or _stamps(known[1]) != known[2]:
+                found = gains_in(directory)
+                self._seen[directory] = (changed, found, _stamps(found))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -89,6 +115,28 @@ class GainChoice:
                 what, where=directory, hint="give the daemon's user the right to list it, or set movie.gain"
             ) from error
         return self._seen[directory][1]
+
+
+def _stamps(paths: list[Path]) -> _Stamps:
+    """Size and time of each file, None for one that is not there."""
+    found: list[tuple[int, int] | None] = []
+    for path in paths:
+        try:
+            status = path.lstat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _followed(gain: Path | None) -> Path | None:
+    """The same; raises ConfigError for a link that is not followed."""
+    if gain is not None and gain.is_symlink() and link_target(gain) is None:
+        raise ConfigError(
+            "the gain reference is a link that is not followed", where=gain, found=gain.readlink(), hint=FOLLOW_HINT
+        )
+    return gain
 
 
 def _the_one(nearest: _Place, farther: Iterator[_Place], named: str | None, movie: Path) -> Path:

@@ -25,6 +25,10 @@ MAX_TEXT = 64
 _DETECTOR = re.compile(r"Detectors\[(.*)\]\.(\w+)")
 _GRID_SQUARE = re.compile(r"GridSquare_([^/]+)", re.IGNORECASE)
 _FOIL_HOLE = re.compile(r"FoilHole_([^/_]+)_Data_([^/_]+)_[^/]*", re.IGNORECASE)
+_IMAGE = re.compile(
+    r"FoilHole_\d+(?:_Data)?(?:_\d+)+|GridSquare_\d+(?:_\d+)*|(?:Tile|Atlas|Square)(?:Image)?(?:_[\d-]+)*",
+    re.IGNORECASE,
+)
 _FRACTIONS = re.compile(r"_(?:fractions|eer)$", re.IGNORECASE)
 _DISC = re.compile(r"Images-Disc\d*", re.IGNORECASE)
 
@@ -51,6 +55,11 @@ def is_in_tree(directories: tuple[str, ...]) -> bool:
 def is_fractions(stem: str) -> bool:
     """Whether a file name without its suffix is that of EPU's fractions; both spellings are in use."""
     return _FRACTIONS.search(stem) is not None
+
+
+def is_integrated(name: str) -> bool:
+    """Whether a file below a grid square has the name of an image that EPU writes of each exposure or square."""
+    return _IMAGE.fullmatch(name.rpartition(".")[0]) is not None
 
 
 def exposure_stem(stem: str) -> str:

@@ -95,6 +95,11 @@ def describe_source(
     return source, tuple(flags)
 
 
+def is_one_of_a_series(stem: str) -> bool:
+    """Whether a file name without its suffix is that of one frame, as programs write that make a file of each."""
+    return _ONE_OF_A_SERIES.search(stem) is not None
+
+
 def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set: bool) -> list[str]:
     """What a user should know about how the gain reference was chosen."""
     if gain is None:
@@ -123,7 +128,7 @@ def _check_frames(movie: Movie, header: MovieHeader) -> None:
             found=f"{header.height} × {header.width} px",
             hint="it is no movie of a camera: move it away, or leave its name out with watch.exclude",
         )
-    if header.n_frames == 1 and _ONE_OF_A_SERIES.search(Path(movie.path).stem):
+    if header.n_frames == 1 and is_one_of_a_series(Path(movie.path).stem):
         raise MovieMismatch(
             "is one of a series of single-frame files",
             where=movie.path,

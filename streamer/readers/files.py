@@ -1,8 +1,10 @@
-"""How files written by other programs are opened: regular files only, never blocking, never through a link.
+"""How files written by other programs are opened: regular files only, never blocking, through no unwanted link.
 
-Every error of the operating system becomes a ``StreamerError`` here, so that nothing else has to know them. A link in
-place of the file itself is always refused; one in place of a directory above it is refused where ``below`` has named
-the root that must not be left.
+Every error of the operating system becomes a ``StreamerError`` here, so that nothing else has to know them. Below the
+root that ``below`` names, a link is followed where it leads to a place inside the root, or inside a directory that the
+settings allow; all others are refused. A link is never opened: its target is resolved, and the resolved path is then
+opened component by component through no link at all, so that a file or directory that is swapped meanwhile does not
+lead elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import stat
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnreachable, MovieUnsupported, MovieVanished
 from streamer.records import FileIdentity
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FINGERPRINT_BYTES = 1 << 20
+FOLLOW_HINT = "give the file itself, or name the directory that the link leads to in watch.follow_links_to"
 
 # Errors of opening things that will never be a movie, no matter how long we wait.
 _NEVER_A_MOVIE = {
-    errno.ELOOP: "is a symbolic link",
+    errno.ELOOP: "is a symbolic link that is not followed",
     errno.ENXIO: "is a socket or a device",
     errno.ENODEV: "is a device",
     errno.ENAMETOOLONG: "has too long a name",
@@ -36,7 +39,98 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PASSED = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-_root: ContextVar[Path | None] = ContextVar("root", default=None)
+_LINK_IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR)
+
+
+class Bounds(NamedTuple):
+    """What must not be left: the root, and the other directories to which links may lead."""
+
+    root: Path
+    places: tuple[str, ...] = ()
+
+    def around(self, path: Path) -> Path | None:
+        """The root or the place that a path is written to be in; None: it is in neither."""
+        if path.is_relative_to(self.root):
+            return self.root
+        places = (Path(place) for written in self.places for place in (written, os.path.realpath(written)))
+        return next((place for place in places if path.is_relative_to(place)), None)
+
+    def pointed(self, path: Path) -> str | None:
+        """Path that the first link on the way to ``path`` names, absolute; None: no link, or it vanished."""
+        base = self.around(path)
+        first = None if base is None else _first_link(path, base)
+        try:
+            if first is not None:
+                return os.path.normpath(os.path.realpath(first.parent) / first.readlink())
+        except OSError:
+            pass
+        return None
+
+    def allows(self, pointed: str) -> bool:
+        """Whether a path is written as one inside the root or an allowed place; it is not looked at."""
+        written = (str(self.root), *self.places)
+        return any(_is_within(pointed, place) for place in (*written, *map(os.path.realpath, written)))
+
+    def target(self, path: Path) -> Target | None:
+        """Where a path through links leads, if that is allowed; None: elsewhere, nowhere, or in a circle.
+
+        What a link that points outside leads to is not touched: a volume that does not answer would hold us up.
+        """
+        pointed = self.pointed(path)
+        if pointed is None or not self.allows(pointed):
+            return None
+        try:
+            real = os.path.realpath(path, strict=True)
+        except OSError:
+            return None
+        for place in map(os.path.realpath, (str(self.root), *self.places)):
+            if _is_within(real, place):
+                return Target(Path(place), os.path.relpath(real, place))
+        return None
+
+
+class Target(NamedTuple):
+    """Where a link leads: a directory that must not be left, and the path below it, through no link."""
+
+    place: Path
+    relative: str
+
+    @property
+    def path(self) -> Path:
+        """The file or directory itself."""
+        return self.place / self.relative
+
+    def open(self, flags: int) -> int:
+        """Open it, through no link; raises OSError."""
+        if self.relative == ".":
+            return os.open(self.place, flags)
+        with passed(self.place, PurePosixPath(self.relative).parent.as_posix()) as directory:
+            return os.open(self.path.name, flags | os.O_NOFOLLOW, dir_fd=directory)
+
+    def status(self) -> os.stat_result:
+        """Its state, without following a link that has taken its place; raises OSError."""
+        descriptor = self.open(os.O_PATH | os.O_CLOEXEC)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _first_link(path: Path, root: Path) -> Path | None:
+    """First link on the way from the root to a path; raises nothing, as what is absent is no link."""
+    place = root
+    for part in path.relative_to(root).parts:
+        place /= part
+        if place.is_symlink():
+            return place
+    return None
+
+
+def _is_within(path: str, place: str) -> bool:
+    return path == place or path.startswith(place.rstrip("/") + "/")
+
+
+_bounds: ContextVar[Bounds | None] = ContextVar("bounds", default=None)
 
 
 def identity(status: os.stat_result) -> FileIdentity:
@@ -77,16 +171,23 @@ def fingerprint(path: Path) -> str:
 
 
 @contextmanager
-def below(root: Path | None) -> Iterator[None]:
-    """While this lasts, ``opened`` and ``entries`` follow no link below ``root``; links that lead to it are followed.
+def below(root: Path | None, places: tuple[str, ...] = ()) -> Iterator[None]:
+    """While this lasts, ``opened`` and ``entries`` leave ``root`` through no link but into ``places``.
 
-    It applies to this thread, and not to paths outside the root.
+    Links that lead to the root itself are followed. It applies to this thread, and not to paths outside the root.
     """
-    token = _root.set(root)
+    token = _bounds.set(None if root is None else Bounds(root, places))
     try:
         yield
     finally:
-        _root.reset(token)
+        _bounds.reset(token)
+
+
+def link_target(path: Path) -> Path | None:
+    """Where a path below the root leads, if a link that is followed is on the way; None: there is no such link."""
+    bounds = _bounds.get()
+    target = None if bounds is None else bounds.target(path)
+    return None if target is None else target.path
 
 
 def root_of(path: str, relative: str) -> Path | None:
@@ -130,13 +231,20 @@ def entries(directory: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open a path; below the root that must not be left, without following any link."""
-    root = _root.get()
-    if root is None or path == root or not path.is_relative_to(root) or ".." in path.parts:
+    """Open a path; below a directory that must not be left, following only links that may be followed."""
+    bounds = _bounds.get()
+    base = None if bounds is None or ".." in path.parts else bounds.around(path)
+    if bounds is None or base is None or path == base:
         return os.open(path, flags)
-    relative = path.relative_to(root)
-    with passed(root, relative.parent.as_posix()) as directory:
-        return os.open(relative.name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    relative = path.relative_to(base)
+    try:
+        with passed(base, relative.parent.as_posix()) as directory:
+            return os.open(relative.name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    except OSError as error:
+        target = bounds.target(path) if error.errno in _LINK_IN_THE_WAY else None
+        if target is None:
+            raise
+    return target.open(flags)
 
 
 @contextmanager
@@ -148,7 +256,7 @@ def opened(path: Path) -> Iterator[int]:
     MovieNotReady
         It does not exist, may not be read yet, or the file system failed while it was read.
     MovieUnsupported
-        It is a link, a directory, a FIFO, a socket or a device; none of these blocks.
+        It is a link that is not followed, a directory, a FIFO, a socket or a device; none of these blocks.
     """
     try:
         descriptor = _open(path, _FILE)
@@ -229,7 +337,8 @@ def _as_streamer_error(path: Path, error: OSError) -> MovieNotReady | MovieUnsup
     reason = error.strerror or str(error)
     never = _NEVER_A_MOVIE.get(error.errno or 0)
     if never is not None:
-        return MovieUnsupported(never, where=path, hint="give the file itself")
+        hint = FOLLOW_HINT if error.errno == errno.ELOOP else "give the file itself"
+        return MovieUnsupported(never, where=path, hint=hint)
     if error.errno == errno.ENOTDIR:
         return MovieVanished("no longer exists: its directory is now a file or a symbolic link", where=path)
     # where the directory is gone as well, a volume may only be offline for a while

@@ -6,15 +6,18 @@ import hashlib
 import os
 import re
 import stat
+import struct
+from functools import lru_cache
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from streamer.errors import ConfigError, MovieError
-from streamer.readers import movie
+from streamer.errors import ConfigError, MovieError, StreamerError
+from streamer.readers import movie, mrc
 from streamer.readers.dm4 import is_dm4, read_dm4_image
-from streamer.readers.files import opened, read_up_to
+from streamer.readers.files import below, entries, link_target, opened, read_up_to
+from streamer.readers.tiff_tags import Tags, TiffFile, is_tiff, open_tiff, read_tags, tag_value
 from streamer.records import Gain
 
 if TYPE_CHECKING:
@@ -23,44 +26,166 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SUFFIXES = frozenset({".mrc", ".mrcs", ".tif", ".tiff", ".gain", ".dm4", ".dm3"})
-# "gain" as a word of its own: "bargain_001.tif" is a movie. CountRef and SuperRef, with CDS in between, are
-# what DigitalMicrograph and SerialEM call the references of K2 and K3.
+# "gain" as a word of its own. CountRef and SuperRef, with CDS in between, are what DigitalMicrograph and SerialEM call
+# the references of K2 and K3. A name only nominates: movies may have such names too, and are told by their content.
 _NAME = re.compile(r"(?:^|[^a-z])gain|(?:count|super)(?:cds)?ref", re.IGNORECASE)
 _NAMED_SUFFIXES = (*sorted(_SUFFIXES), ".raw")
 _MAX_NAME = 255
+# Names that may mean anything, "Lgain.mrc" and "again.mrc": here the content has to say that it is a reference.
+_PERHAPS = re.compile(r"gain|(?<![a-z])(?:ref|flat)", re.IGNORECASE)
+_NUMBERS = re.compile(r"[\d.+-]+")
 _REFUSED = {".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc"}
+_MOST_KNOWN = 100_000
+_SAMPLE_FORMAT, _FLOAT, _DESCRIPTION = 339, 3, 270  # of TIFF
+_IMAGES, _LONGEST_DESCRIPTION = re.compile(rb"\bimages=(\d{1,7})"), 4096
+_AROUND_ONE, _SPREAD = (0.7, 1.4), 0.4
+"""Mean, and largest standard deviation, of a reference of floats: counts of this mean scatter by 0.8 and more."""
+
+
+class _Image(NamedTuple):
+    """What the first bytes of a file say."""
+
+    is_stack: bool
+    is_float: bool
+    is_around_one: bool
 
 
 def is_gain_name(name: str) -> bool:
-    """Whether a file of this name is a gain reference and never a movie."""
+    """Whether a file of this name is a gain reference, if it is one image."""
     suffix = Path(name).suffix.lower()
     return suffix == ".gain" or (suffix in _SUFFIXES and _NAME.search(name) is not None)
 
 
-def gain_candidates(root: Path) -> list[Path]:
-    """Find the gain references below ``root`` by their names, sorted; none where the root is missing."""
-    found = []
-    for directory, directories, names in os.walk(root, onerror=None, followlinks=False):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        found += _gains_among(Path(directory), names)
-    return sorted(found)
+def is_around_one(smallest: float, mean: float, deviation: float) -> bool:
+    """Whether values of one image of floats are those of a gain reference, by what its header says of them."""
+    return smallest >= 0.0 and _AROUND_ONE[0] <= mean <= _AROUND_ONE[1] and 0.0 < deviation < _SPREAD
+
+
+def gain_candidates(root: Path, places: tuple[str, ...] = ()) -> list[Path]:
+    """Find the gain references below ``root``, sorted; none where the root is missing. See ``gains_in``.
+
+    Parameters
+    ----------
+    places : directories outside the root to which links may lead.
+    """
+    with below(root, places):
+        return _candidates(root)
+
+
+def _candidates(root: Path) -> list[Path]:
+    found: set[Path] = set()
+    directories, seen = [root], set()
+    while directories:
+        directory = directories.pop()
+        try:
+            with entries(directory) as listed:
+                names = []
+                for entry in listed:
+                    if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                        directories.append(directory / entry.name)
+                    elif entry.is_symlink() and not is_gain_name(entry.name):
+                        target = link_target(directory / entry.name)
+                        if target is not None and target not in seen and target.is_dir():
+                            directories.append(directory / entry.name)
+                            seen.add(target)
+                    else:
+                        names.append(entry.name)
+        except OSError:
+            continue  # of another session, perhaps; those above a movie are searched by ``gains_in``
+        found.update(_gains_among(directory, names))
+    return _once(found)
 
 
 def gains_in(directory: Path) -> list[Path]:
-    """Find the gain references in one directory; raises OSError where it cannot be listed."""
-    return sorted(_gains_among(directory, [path.name for path in directory.iterdir()]))
+    """Find the gain references in one directory; raises OSError where it cannot be listed.
+
+    One with several images is no reference, whatever its name. What cannot be read, and a link that is not followed,
+    stays a candidate: that it is unreadable does not make another session's the right one. A link to another candidate
+    is left out.
+    """
+    with entries(directory) as listed:
+        return _once(_gains_among(directory, [entry.name for entry in listed]))
 
 
-def _gains_among(directory: Path, names: list[str]) -> list[Path]:
-    paths = [directory / name for name in names if is_gain_name(name) and not name.startswith(".")]
-    return [path for path in paths if _is_plain_file(path)]
+def _gains_among(directory: Path, names: list[str]) -> set[Path]:
+    """Paths of what the content leaves of the files that a name nominates."""
+    found: dict[Path, _Image | None] = {}
+    stacks = set()
+    for name in names:
+        is_named = is_gain_name(name)
+        if name.startswith(".") or not (is_named or _may_be_gain_name(name)):
+            continue
+        path = directory / name
+        try:
+            status = (link_target(path) or path).lstat()
+        except OSError:
+            continue  # it vanished
+        image = _image_in(path, status) if stat.S_ISREG(status.st_mode) else None
+        if image is not None and image.is_stack:
+            stacks.add(_NUMBERS.sub("", name.lower()))
+        elif is_named and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+            found[path] = image
+        elif image is not None and image.is_around_one:
+            found[path] = image
+    # the first frame of a movie that is being written looks like an image; its series is known by the others
+    return {
+        path
+        for path, image in found.items()
+        if image is None or image.is_float or _NUMBERS.sub("", path.name.lower()) not in stacks
+    }
 
 
-def _is_plain_file(path: Path) -> bool:
+def _once(paths: set[Path]) -> list[Path]:
+    """Sorted, and each file once: what is there itself before a link to it."""
+    by_real: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda path: (path.is_symlink(), path)):
+        by_real.setdefault(os.path.realpath(path), path)
+    return sorted(by_real.values())
+
+
+def _may_be_gain_name(name: str) -> bool:
+    path = Path(name)
+    return path.suffix.lower() in (".mrc", ".mrcs") and _PERHAPS.search(path.stem) is not None
+
+
+def _image_in(path: Path, status: os.stat_result) -> _Image | None:
+    """What a file is, asked again only after a change; None: not known."""
+    if path.suffix.lower() in (".gain", ".dm4", ".dm3"):
+        return None
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
+        return _first_image(path, status.st_size, status.st_mtime_ns)
+    except StreamerError:
+        return None
+
+
+@lru_cache(maxsize=_MOST_KNOWN)
+def _first_image(path: Path, _size: int, _mtime_ns: int) -> _Image | None:
+    """What the first bytes say, whether or not the file is whole; no pixel is decoded."""
+    with opened(path) as descriptor:
+        head = read_up_to(descriptor, mrc.HEADER_BYTES, 0)
+        if is_tiff(head):
+            file, offset = open_tiff(path, descriptor)
+            tags, following = read_tags(file, offset, 0)
+            is_stack = following != 0 or _images_told(file, tags) > 1
+            return _Image(is_stack, tag_value(file, tags, _SAMPLE_FORMAT, 0, 1) == _FLOAT, is_around_one=False)
+        if not mrc.looks_like_mrc(head):
+            return None
+    n_images, mode = struct.unpack_from("<2i", head, 8)
+    smallest, _, mean = struct.unpack_from("<3f", head, 76)
+    (deviation,) = struct.unpack_from("<f", head, 216)
+    is_float = mode in (2, 12)
+    around_one = is_float and n_images == 1 and is_around_one(smallest, mean, deviation)
+    return _Image(1 < n_images <= mrc.MAX_FRAMES, is_float, around_one)
+
+
+def _images_told(file: TiffFile, tags: Tags) -> int:
+    """Number of images that ImageJ's description states of a stack beyond 4 GB, which has one directory; else 1."""
+    _, count, value = tags.get(_DESCRIPTION, (0, 0, b""))
+    if count <= len(value):
+        return 1
+    (offset,) = struct.unpack(file.byte_order + ("Q" if file.big else "I"), value)
+    told = _IMAGES.search(read_up_to(file.descriptor, min(count, _LONGEST_DESCRIPTION), offset))
+    return int(told[1]) if told else 1
 
 
 def read_gain(path: Path) -> Gain:

@@ -97,15 +97,16 @@ def read_whole(
     threads: int,
     limit_bytes: int = LIMIT_BYTES,
     eer: EerSettings | None = None,
+    places: tuple[str, ...] = (),
 ) -> tuple[MovieHeader, np.ndarray | FrameStack, NDArray[np.float32]]:
     """Read a movie that was found complete: its header, its frames, and their sum, all of them checked.
 
-    No link below the watched root is followed. Parameters and errors are those of ``read_header``, ``read_counts`` and
-    ``check_content``, except that anything wrong with a file that is no longer the one that was found is
-    ``MovieNotReady``. The header that is returned has a flag for counts below zero.
+    Links lead nowhere out of the watched root but into ``places``. Other parameters, and errors, are those of
+    ``read_header``, ``read_counts`` and ``check_content``, except that anything wrong with a file that is no longer the
+    one that was found is ``MovieNotReady``. The header that is returned has a flag for counts below zero.
     """
     path = Path(movie.path)
-    with below(root_of(movie.path, movie.relative)):
+    with below(root_of(movie.path, movie.relative), places):
         try:
             header = read_header(path, limit_bytes=limit_bytes, eer=eer)
             counts = read_counts(

@@ -27,8 +27,13 @@ class WatchSettings(Table, frozen=True):
         "*.eer",
     )
     exclude: Annotated[
-        tuple[str, ...], Meta(description="names that never are: gains, defects, files still being copied")
-    ] = (".*", "*.tmp", "*.part", "*downloading", "*gain*", "*countref*", "*superref*", "*defect*")
+        tuple[str, ...],
+        Meta(description="names that never are, such as files still being copied; what is left out so is counted"),
+    ] = (".*", "*.tmp", "*.part", "*downloading")
+    follow_links_to: Annotated[
+        tuple[str, ...],
+        Meta(description='directories outside the root to which links below it may lead, such as "/data/raw"'),
+    ] = ()
     metadata_root: Annotated[
         str | None,
         Meta(description="where EPU writes its XML files, if not next to the movies: the session's directory"),
@@ -60,6 +65,11 @@ class WatchSettings(Table, frozen=True):
     incomplete_after_s: Annotated[
         float, Meta(gt=0, description="a file unchanged for this long and still incomplete is reported, s")
     ] = 1800.0
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Absolute paths of ``follow_links_to``."""
+        return tuple(os.path.abspath(place) for place in self.follow_links_to)  # noqa: PTH100 - links stay as they are
 
     def directory(self) -> Path:
         """The root, absolute, its links as they are; raises ConfigError where none is set."""

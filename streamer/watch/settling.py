@@ -6,18 +6,20 @@ matters.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from streamer.errors import MovieError, MovieMismatch, MovieNotReady, StreamerError
-from streamer.metadata import sidecars
+from streamer.errors import MovieError, MovieMismatch, MovieNotReady, NotAMovie, StreamerError
+from streamer.metadata import epu, sidecars
 from streamer.movie_record import Acquisition
 from streamer.readers import movie as movie_reader
-from streamer.readers.files import below
+from streamer.readers.files import below, link_target
 from streamer.records import FileIdentity, Movie, MovieHeader
 from streamer.runtime.clock import SYSTEM, utc_text
-from streamer.watch.proof import packed, proof_of, proves_more
+from streamer.watch import kinds
+from streamer.watch.arrival import Arrival as Arrival
+from streamer.watch.proof import packed
+from streamer.watch.usual import UsualMovies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,8 +38,6 @@ LOOKS_AT_A_TIME, LOOKING_S = 256, 1.0
 """Files opened per observation, and for how long more are opened if that is quick, s: a session found at start does not
 hold up the caller."""
 
-_FEWEST_TO_TELL = 3
-"""Movies of a session needed to know what is usual."""
 _SHORT_WAITS = 4
 """How many times longer a movie must stay unchanged that has fewer frames than usual and no proof of them."""
 _YEAR_1980_NS = 315_532_800 * 10**9
@@ -47,26 +47,6 @@ _REASONS = {
     "header": "is complete according to its header; a sidecar may follow",
     "unproven": "has no proof of its number of frames",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """A movie that is complete, or one that certainly will not become so by waiting."""
-
-    movie: Movie
-    header: MovieHeader | None
-    error: StreamerError | None
-    """Why it cannot be processed; ``MovieNotReady``: it has not changed for too long and is still incomplete."""
-    detected_utc: str
-    ready_utc: str
-    waited_s: float
-    """Since it was first seen."""
-    still_s: float
-    """Since its last change: how long the file has been complete."""
-    found_at_start: bool = False
-    """Whether the file existed at the first look."""
-    fingerprint: str | None = None
-    """Hash of the size and of the first and last MiB, where requested."""
 
 
 @dataclass(slots=True)
@@ -80,6 +60,8 @@ class _Candidate:
     acquisition: Acquisition | None = None
     header: MovieHeader | None = None
     reason: str = "has not been unchanged for long enough"
+    is_movie: bool = False
+    """Whether what else it might be has been ruled out."""
     next_check: float = 0.0
     pause: float = _FIRST_PAUSE_S
 
@@ -121,12 +103,7 @@ class Settling:
         self._came_back: set[str] = set()
         self._at_start: frozenset[str] | None = None
         self._renamed: set[str] = set()
-        self._frames: dict[str, Counter[int]] = defaultdict(Counter)
-        """How many movies of a session had how many frames."""
-        self._proven: dict[str, bytes] = {}
-        """Device and inode of a file, and how many frames its MRC header has proved."""
-        self._headers_grow: set[str] = set()
-        """Sessions whose MRC headers are rewritten with each frame: each state of a file is a valid, shorter movie."""
+        self._usual = UsualMovies()
 
     def waiting(self) -> dict[str, str]:
         """What each file that is not yet complete is waiting for, by path below the root."""
@@ -141,7 +118,7 @@ class Settling:
         self._renamed.discard(relative)
         self._candidates.pop(relative, None)
         self._reported.pop(relative, None)
-        self._proven.pop(relative, None)
+        self._usual.forget(relative)
         if self._known(relative) is not None:
             self._came_back.add(relative)
 
@@ -220,7 +197,7 @@ class Settling:
         self._looks += 1
         path = self._root / relative
         try:
-            with below(self._root):
+            with below(self._root, self._settings.places):
                 if not self._sidecar_stands(candidate, path, sidecar_read) or still < quickest:
                     return None
                 verdict = self._verdict(candidate, relative, path, header_check)
@@ -228,10 +205,12 @@ class Settling:
             candidate.reason = error.message()
             candidate.next_check = now + candidate.pause
             candidate.pause = min(2 * candidate.pause, _LONGEST_PAUSE_S)
-            return self._arrival(now, relative, candidate, error) if self._is_hopeless(still) else None
+            return self._gives_up(now, relative, candidate, error) if self._is_hopeless(still) else None
         except MovieError as error:
             candidate.reason = error.message()
-            return self._arrival(now, relative, candidate, error) if self._is_certain(error, still) else None
+            wait_s = self._longest_wait_s(error)
+            candidate.next_check = min(candidate.since + wait_s, now + _FIRST_PAUSE_S)
+            return self._gives_up(now, relative, candidate, error) if still >= wait_s else None
         if still < verdict.wait_s:
             candidate.reason = _REASONS[verdict.evidence]
             # A sidecar may still arrive and shorten the wait.
@@ -242,17 +221,33 @@ class Settling:
     def _is_hopeless(self, still: float) -> bool:
         return still >= self._settings.incomplete_after_s
 
-    def _is_certain(self, error: MovieError, still: float) -> bool:
-        """Whether an error is the movie's own: a sidecar may have been read while it was being written."""
+    def _longest_wait_s(self, error: MovieError) -> float:
+        """How long a file stays unchanged until an error is its own: a sidecar may still be written, or frames."""
         wait_s = self._settings.settle_s
-        if isinstance(error, MovieMismatch):
+        if isinstance(error, (MovieMismatch, NotAMovie)):
             wait_s = max(wait_s, self._settings.sidecar_wait_s)
-        return still >= wait_s
+        if isinstance(error, NotAMovie) and error.may_grow:
+            wait_s = max(wait_s, self._settings.unproven_wait_s)
+        return wait_s
+
+    def _gives_up(self, now: float, relative: str, candidate: _Candidate, error: StreamerError) -> Arrival:
+        """What will not be a whole movie by waiting: perhaps it need not be one."""
+        path, instead = self._root / relative, None
+        if not isinstance(error, NotAMovie):
+            with below(self._root, self._settings.places):
+                instead = kinds.by_sidecar(path)
+                if instead is None and not isinstance(error, MovieNotReady):
+                    instead = None if candidate.header else kinds.by_name(path)
+        return self._arrival(now, relative, candidate, instead or error)
 
     def _sidecar_stands(self, candidate: _Candidate, path: Path, sidecar_read: SidecarRead) -> bool:
         """Whether the sidecar says the same as at the last look, or is still absent."""
-        before, candidate.acquisition = candidate.acquisition, sidecar_read(path)
-        return before == candidate.acquisition
+        found = sidecar_read(path)
+        if found is None and (target := link_target(path)) is not None:
+            # movies are often linked without what lies beside them
+            found = sidecar_read(target)
+        before, candidate.acquisition = candidate.acquisition, found
+        return before == found
 
     def _verdict(self, candidate: _Candidate, relative: str, path: Path, header_check: HeaderCheck) -> _Verdict:
         """Find what proves the number of frames, and how long the file must stay unchanged for it."""
@@ -263,38 +258,38 @@ class Settling:
             )
         if candidate.header is None:
             candidate.header = header_check(path)
-            self._compare_proofs(relative, candidate.identity, candidate.header)
+            self._usual.compare(self._session_of(relative), relative, candidate.identity, candidate.header)
         header, settings, acquisition = candidate.header, self._settings, candidate.acquisition
         told = None if acquisition is None else acquisition.n_frames
+        self._check_kind(candidate, relative, path, told)
         if told is not None:
             _check_count(path, header.frames_told(told), told)
             return _Verdict("sidecar", settings.settle_with_sidecar_s)
         wait_s = settings.settle_s if acquisition else max(settings.settle_s, settings.sidecar_wait_s)
         session = self._session_of(relative)
-        if header.proves_its_length and not (header.format == "mrc" and session in self._headers_grow):
+        if self._usual.proves(session, header):
             return _Verdict("header", wait_s)
-        if header.n_frames < (self._usual_frames(session) or 0):
+        if header.n_frames < (self._usual.frames(session) or 0):
             return _Verdict("unproven", _SHORT_WAITS * max(wait_s, settings.unproven_wait_s))
         return _Verdict("unproven", wait_s if relative in self._renamed else max(wait_s, settings.unproven_wait_s))
 
-    def _compare_proofs(self, relative: str, file: FileIdentity, header: MovieHeader) -> None:
-        """Detect writers that do not know the number of frames: a header proves more of them than before."""
-        if header.format != "mrc" or not header.proves_its_length:
+    def _check_kind(self, candidate: _Candidate, relative: str, path: Path, told: int | None) -> None:
+        """Raise NotAMovie for what is none; asked once for each state of a file."""
+        header = candidate.header
+        if header is None or candidate.is_movie:
             return
-        proof = proof_of(file, header.n_frames)
-        before = self._proven.get(relative, proof)
-        if proves_more(proof, before):
-            self._headers_grow.add(self._session_of(relative))
-        self._proven[relative] = proof
+        # its other frames follow, unless the sidecar is that of an exposure whose movie lies beside this image
+        grows = header.n_frames == 1 and told is not None and told > 1 and not epu.is_integrated(path.name)
+        if grows:
+            return
+        size = self._usual.size(self._session_of(relative))
+        error = kinds.why_no_movie(path, header, root=self._root, told=told, usual_size=size)
+        if error is not None:
+            raise error
+        candidate.is_movie = True
 
     def _session_of(self, relative: str) -> str:
         return sidecars.session_of(relative, self._root.name, self._session_name)
-
-    def _usual_frames(self, session: str) -> int | None:
-        """Frame count of most of the session's movies so far; None: not known."""
-        counted = self._frames[session]
-        (usual, times), *_ = counted.most_common(1) or [(0, 0)]
-        return usual if times >= _FEWEST_TO_TELL and times > counted.total() / 2 else None
 
     def _arrival(
         self,
@@ -305,11 +300,10 @@ class Settling:
         evidence: Literal["sidecar", "header", "unproven", "none"] = "none",
     ) -> Arrival:
         session, header = self._session_of(relative), candidate.header
-        # raw frames of an EER movie vary from one to the next
-        counts = error is None and header is not None and header.n_raw_frames is None
-        usual = self._usual_frames(session) if counts else None
-        if counts and header is not None:
-            self._frames[session][header.n_frames] += 1
+        usual = None
+        if error is None and header is not None:
+            usual = None if header.n_raw_frames is not None else self._usual.frames(session)
+            self._usual.add(session, header)
         movie = Movie(
             path=str(self._root / relative),
             relative=relative,

@@ -38,6 +38,7 @@ from streamer.watch.scan import Listing, is_movie_path, look_again
 from streamer.watch.scan import scan as scan
 from streamer.watch.settling import Arrival as Arrival
 from streamer.watch.settling import Settling as Settling
+from streamer.watch.skips import Skips
 
 if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver
@@ -91,6 +92,8 @@ class Watcher:
         self.root = settings.directory()
         self.scan_s = 0.0
         """How long the last full scan took, s."""
+        self.skips = Skips()
+        """What the last full scan left out."""
         self._settings, self._clock = settings, clock
         self._header_check, self._sidecar_read = header_check, sidecar_read
         ask = known.get if isinstance(known, Mapping) else known or (lambda _: None)
@@ -148,7 +151,7 @@ class Watcher:
         """Hash a movie's ends where duplicates are to be found by them; what cannot be read now fails later."""
         if arrival.error is not None or self._settings.duplicates != "skip":
             return arrival
-        with suppress(StreamerError), below(self.root):
+        with suppress(StreamerError), below(self.root, self._settings.places):
             return replace(arrival, fingerprint=movie_reader.fingerprint(Path(arrival.movie.path)))
         return arrival
 
@@ -162,7 +165,7 @@ class Watcher:
         waiting, told = self._settling.waiting(), self._changed()
         if not (waiting or told):
             return None
-        listing = look_again(self.root, waiting.keys() | told)
+        listing = look_again(self.root, waiting.keys() | told, self._settings)
         if waiting and not listing.files:
             # All gone at once: a scan shows whether the root went with them.
             return self._scan(self._clock.monotonic())
@@ -175,7 +178,9 @@ class Watcher:
         told = set()
         for path, is_renamed in self._events.drain():
             relative = os.path.relpath(path, self.root)
-            if is_movie_path(self.root, relative, self._settings):
+            if os.path.islink(path):  # noqa: PTH114 - bytes that are no text stay
+                self.wake()  # a scan knows what it leads to, and whether that is found without it
+            elif is_movie_path(self.root, relative, self._settings):
                 told.add(relative)
                 if is_renamed:
                     self._settling.renamed(relative)
@@ -194,10 +199,12 @@ class Watcher:
         if listing.root_missing:
             self._next_scan = after + min(self._settings.scan_interval_s, _ROOT_MISSING_S)
             return None
-        longest = self._settings.scan_interval_s if self._events.running else _NETWORK_SCAN_S
+        # the kernel does not tell of what happens behind links
+        is_told = self._events.running and not listing.has_links
+        longest = self._settings.scan_interval_s if is_told else _NETWORK_SCAN_S
         for gone in self._listed - listing.names:
             self._settling.forget(gone)
-        self._listed = listing.names
+        self._listed, self.skips = listing.names, listing.skips
         least = self._poll_s(self.scan_s)
         self._next_poll, self._scan_allowed = after + self._poll_s(0.0), after + least
         self._next_scan = after + max(min(self._settings.scan_interval_s, longest), least)

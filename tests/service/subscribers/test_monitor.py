@@ -184,6 +184,16 @@ def test_files_that_are_not_yet_whole_are_counted():
     assert "3 waiting, 2 arriving" in screen(board)
 
 
+def test_what_is_left_out_is_one_line_and_only_where_there_is_something():
+    board = full_board(0)
+    assert "left out" not in screen(board)
+    before = len(screen(board).splitlines())
+    skipped = {"integrated images (EPU)": 12, 'watch.exclude "*.tmp"': 3, "gain references": 2}
+    board.beat(msgspec.structs.replace(BEAT, skipped=skipped))
+    assert 'left out: 12 integrated images (EPU), 3 watch.exclude "*.tmp", 2 gain' in screen(board)
+    assert len(screen(board).splitlines()) <= before + 1
+
+
 def test_the_learning_curve_shows_what_the_network_gained_before_it_learned():
     board = full_board(0)
     assert "no movie scored yet" in screen(board)

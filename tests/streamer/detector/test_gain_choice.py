@@ -64,7 +64,7 @@ def test_the_only_one_anywhere_serves_where_none_is_above(tmp_path, choice):
 def test_looking_through_the_tree_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
     now, looks = [0.0], []
 
-    def slow(root):
+    def slow(root, places):
         looks.append(now[0])
         now[0] += 1.0
         return []

@@ -342,12 +342,14 @@ def test_what_is_wrong_with_a_file_that_has_changed_is_that_it_has_changed(tmp_p
         whole(there(path), in_memory_bytes=in_memory_bytes)
 
 
-@pytest.mark.parametrize("make", [lambda path: path.symlink_to("b.tif"), os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("../b.tif"), os.mkfifo, Path.mkdir])
 def test_a_movie_in_whose_place_there_is_no_file_has_vanished(tmp_path, make):
     write_tiff(tmp_path / "b.tif")
-    found = there(write_tiff(tmp_path / "a.tif"))
-    (tmp_path / "a.tif").unlink()
-    make(tmp_path / "a.tif")
+    (tmp_path / "root").mkdir()
+    path = write_tiff(tmp_path / "root" / "a.tif")
+    found = there(path)
+    path.unlink()
+    make(path)
     with pytest.raises(MovieVanished):
         whole(found)
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from streamer.metadata import epu
-from streamer.watch.scan import is_movie_name, look_again, scan
+from streamer.watch.scan import Listing, is_movie_name, look_again, scan
 from streamer.watch.settings import WatchSettings
 
 EPU = "Images-Disc1/GridSquare_1/Data/FoilHole_1_Data_2_3_20240101_000000"
@@ -36,15 +36,16 @@ def found(root, **settings):
         ("a.mrc.tmp", False),
         ("a.tif.part", False),
         ("a.tif.downloading", False),
-        ("CountRef_x.mrc", False),
-        ("CountCDSRef_x.mrc", False),
-        ("SuperRef_x.tif", False),
-        ("my_gain.mrc", False),
-        ("defects_a.tif", False),
+        ("CountRef_x.mrc", True),
+        ("CountCDSRef_x.mrc", True),
+        ("SuperRef_x.tif", True),
+        ("my_gain.mrc", True),
+        ("defects_a.tif", True),
         ("a.gain", False),
     ],
 )
-def test_names_of_movies(name, is_movie):
+def test_names_of_what_may_be_a_movie(name, is_movie):
+    """Of the others the content decides."""
     assert is_movie_name(name, WatchSettings()) is is_movie
 
 
@@ -110,10 +111,10 @@ def test_names_are_bytes(tmp_path):
 
 
 def test_a_missing_root_is_said_not_raised(tmp_path):
-    assert scan(tmp_path / "absent", WatchSettings()) == ({}, set(), True)
+    assert scan(tmp_path / "absent", WatchSettings()) == Listing({}, set(), root_missing=True)
     (tmp_path / "file").write_bytes(b"")
     assert scan(tmp_path / "file", WatchSettings()).root_missing
-    assert scan(tmp_path, WatchSettings()) == ({}, set(), False)
+    assert scan(tmp_path, WatchSettings()) == Listing({}, set())
 
 
 def test_directories_may_vanish_during_the_scan(tmp_path, monkeypatch):

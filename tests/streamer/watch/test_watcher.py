@@ -648,5 +648,5 @@ def test_what_events_cannot_tell_one_by_one_is_scanned_for(tmp_path, observers, 
 def test_of_files_that_are_done_a_scan_keeps_only_the_names(tmp_path):
     (tmp_path / "a.mrc").write_bytes(mrc_bytes(tmp_path))
     settings = WatchSettings(root=str(tmp_path))
-    assert scan_of(tmp_path, settings, lambda path, _identity: path == "a.mrc") == ({}, {"a.mrc"}, False)
+    assert scan_of(tmp_path, settings, lambda path, _identity: path == "a.mrc")[:3] == ({}, {"a.mrc"}, False)
     assert scan_of(tmp_path, settings).files.keys() == {"a.mrc"}

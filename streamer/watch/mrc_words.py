@@ -1,0 +1,79 @@
+"""What an MRC header says besides its sizes: who wrote it, what its values are like, how each image was taken."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from streamer.errors import StreamerError
+from streamer.readers.files import opened, read_up_to
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEADER_BYTES, _LABELS, _LABEL_BYTES = 1024, 10, 80
+_MAX_EXTENDED_BYTES = 4 << 20
+# SerialEM's extended header: a bit for each thing that is stored of an image, and its size in bytes, in this order.
+_SERIALEM = ((1, 2), (2, 6), (4, 4), (8, 2), (16, 2), (32, 4))
+_TILT, _PIECE = 1, 2
+_FEI_TILT = 100
+"""Offset of the tilt of the stage, a float64 in degrees, in FEI's extended header of an image."""
+
+
+class MrcWords(NamedTuple):
+    """What is known of an MRC file besides its sizes."""
+
+    labels: str
+    """All labels, in lower case."""
+    statistics: tuple[float, float, float, float] | None
+    """Smallest, largest, mean value and standard deviation; None where the writer did not fill them in."""
+    tilts: tuple[float, ...] = ()
+    """Degrees, one per image, where the file states them."""
+    pieces: int = 0
+    """How many different places of a montage the images have."""
+
+
+def read_words(path: Path) -> MrcWords | None:
+    """Read them; None where the file cannot be read."""
+    try:
+        with opened(path) as descriptor:
+            head = read_up_to(descriptor, _HEADER_BYTES, 0)
+            if len(head) < _HEADER_BYTES:
+                return None
+            (n_images,) = struct.unpack_from("<i", head, 8)
+            (extended_bytes,) = struct.unpack_from("<i", head, 92)
+            extended = read_up_to(descriptor, min(max(0, extended_bytes), _MAX_EXTENDED_BYTES), _HEADER_BYTES)
+    except StreamerError:
+        return None
+    (n_labels,) = struct.unpack_from("<i", head, 220)
+    count = n_labels if 0 <= n_labels <= _LABELS else _LABELS
+    labels = head[224 : 224 + count * _LABEL_BYTES].decode("latin-1").lower()
+    smallest, largest, mean = struct.unpack_from("<3f", head, 76)
+    (deviation,) = struct.unpack_from("<f", head, 216)
+    is_filled_in = smallest < largest and smallest <= mean <= largest
+    tilts, pieces = _of_each_image(head, extended, n_images)
+    return MrcWords(labels, (smallest, largest, mean, deviation) if is_filled_in else None, tilts, pieces)
+
+
+def _of_each_image(head: bytes, extended: bytes, n_images: int) -> tuple[tuple[float, ...], int]:
+    """Tilts, and number of different places, that an extended header of SerialEM or FEI states."""
+    kind, n_bytes, flags = head[104:108], *struct.unpack_from("<2h", head, 128)
+    if n_images < 2:
+        return (), 0
+    if kind in (b"FEI1", b"FEI2"):
+        (size,) = struct.unpack_from("<i", extended.ljust(4, b"\0"), 0)
+        if not _FEI_TILT + 8 <= size <= len(extended) // n_images:
+            return (), 0
+        return tuple(struct.unpack_from("<d", extended, index * size + _FEI_TILT)[0] for index in range(n_images)), 0
+    stored = [(bit, size) for bit, size in _SERIALEM if flags & bit]
+    if n_bytes <= 0 or n_bytes != sum(size for _, size in stored) or n_bytes * n_images > len(extended):
+        return (), 0
+    tilts, places, offset = (), 0, 0
+    for bit, size in stored:
+        at = [index * n_bytes + offset for index in range(n_images)]
+        if bit == _TILT:
+            tilts = tuple(struct.unpack_from("<h", extended, place)[0] / 100.0 for place in at)
+        elif bit == _PIECE:
+            places = len({extended[place : place + 6] for place in at})
+        offset += size
+    return tilts, places
