@@ -172,6 +172,11 @@ class MovieQuality:
     """What to set, where the gain reference does not fit the frames; None: it fits, or nothing can be said."""
     texture: tuple[float, ...] | None = None
     """Appearance of the plain micrograph: distinguishes one specimen from another."""
+    structure: float | None = None
+    """How much its grey values differ from those of noise, ice or carbon alone, which give 0.2 to 1; particles mostly
+    give 3 to 50."""
+    empty: str | None = None
+    """Why there is nothing to see, compared with the session's other movies; None: there is, or it cannot be told."""
     score: ModelScore | None = None
     """Of the network in use when the movie was processed; None if there was none, or it had learned from the movie."""
 

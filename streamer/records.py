@@ -108,6 +108,17 @@ class Movie:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """What the movies of a session usually show: medians over those in which there was something."""
+
+    structure: float | None = None
+    """How much stands out of the noise; about 0.5 is noise alone."""
+    ssnr_full: float | None = None
+    electrons: float | None = None
+    """Per pixel and movie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Instructions:
     """What to make from a movie, what to leave out, and where to write it. Paths are strings: they are sent as JSON."""
 
@@ -121,6 +132,8 @@ class Instructions:
     """Flags that are known before the movie is read, from the movies before it."""
     shed: tuple[str, ...] = ()
     """Left out so that other movies get their turn: preview (the pictures), denoise, super-resolution."""
+    usual: Usual | None = None
+    """To recognise a movie in which there is nothing to see; None: there is nothing to compare it with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
