@@ -1,4 +1,4 @@
-"""Squares without anything to see: are they recognised, is a good movie ever taken for one, does the model wait?
+"""Squares without anything to see: whether they are recognised, and no good movie is taken for one.
 
     python -m benchmarks.empty_squares [--specimens 6] [--movies 25] [--sessions 20]
 
@@ -134,10 +134,10 @@ def _plan(rng: np.random.Generator, movies: int, specimens: int, *, switches: bo
         if rng.random() < share / 4.5 / (1.0 - share):
             kind = EMPTY[rng.integers(len(EMPTY))]
             for _ in range(int(rng.integers(1, 9))):
-                yield kind, int(rng.integers(12))
+                yield kind, int(rng.integers(max(3, movies // 2)))
         specimen = SPECIMENS[second if switches and 20 <= count < 40 else first]
         kind = f"sparse {specimen}" if rng.random() < 0.1 else specimen
-        limit = 6 if kind.startswith("sparse") else movies
+        limit = max(2, movies // 4) if kind.startswith("sparse") else movies
         used[kind] = used.get(kind, int(rng.integers(limit))) + 1
         yield kind, used[kind] % limit
         count += 1
@@ -209,8 +209,10 @@ def main() -> None:
             )
     table(
         "squares without anything to see",
-        ["sessions", "decided", "movies, good + empty", "good called empty", "empty not seen", "changes that were none"]
-        + ["switches noticed", "after movies"],
+        [
+            *("sessions", "decided", "movies, good + empty", "good called empty", "empty not seen"),
+            *("changes that were none", "switches noticed", "after movies"),
+        ],
         rows,
         f"{given.sessions} sessions; {SIDE}², {PIXEL} Å/px, {DOSE:g} e⁻/Å²; a tenth of the good movies sparse.",
     )

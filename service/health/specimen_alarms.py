@@ -53,6 +53,6 @@ class SpecimenAlarms:
             return
         self._alarms.raise_(
             _NOTHING,
-            f"nothing to see in {MANY_EMPTY} movies in a row or more, from {since} on: {reason}. Look at the beam, the "
-            "shutter and the square; a specimen that hardly shows needs a session of its own (session.name)",
+            f"nothing to see in {MANY_EMPTY} movies in a row or more, from {since} on ({reason}): look at the beam, "
+            "the shutter and the square; a specimen that hardly shows needs a session of its own (session.name)",
         )
