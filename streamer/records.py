@@ -113,6 +113,8 @@ class Usual:
 
     structure: float | None = None
     """How much stands out of the noise; about 0.5 is noise alone."""
+    least_structure: float | None = None
+    """The lowest of them; None: too few to say."""
     ssnr_full: float | None = None
     electrons: float | None = None
     """Per pixel and movie."""

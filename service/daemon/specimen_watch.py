@@ -33,7 +33,11 @@ _MOST_SESSIONS = 8
 SPECIMENS = "specimens.jsonl"
 _LEAST_SHOWN = 3
 """Movies of a specimen from which it is clear what its movies usually show."""
+_LEAST_FOR_LOWEST = 8
+"""Of which the lowest structure says how low it gets."""
 _MOST_SHOWN = 64
+_DARK_ELECTRONS = 0.1
+"""Per pixel and movie: no movie is taken on purpose with so few."""
 _MOST_WAITING = 12
 """Movies without structure that wait for one with it; if there is none, that is how this specimen looks."""
 
@@ -138,8 +142,10 @@ class SessionSpecimens:
         shown = self._shown.get(self.current, ())
         if len(shown) < _LEAST_SHOWN:
             return None
+        structures = [one.structure for one in shown if one.structure is not None]
         return Usual(
-            structure=_median([one.structure for one in shown]),
+            structure=_median([*structures]),
+            least_structure=min(structures) if len(structures) >= _LEAST_FOR_LOWEST else None,
             ssnr_full=_median([one.ssnr_full for one in shown]),
             electrons=_median([one.electrons for one in shown]),
         )
@@ -193,7 +199,8 @@ class SessionSpecimens:
         if metrics is None or source is None or metrics.empty is not None:
             return None if metrics is None else metrics.empty
         agrees = record.restoration != "none"
-        if self.usual is None and is_plain(metrics) and not agrees:
+        dark = metrics.mean_counts * source.n_frames < _DARK_ELECTRONS
+        if self.usual is None and not agrees and (dark or is_plain(metrics)):
             return "its halves have nothing in common, and no movie before has shown anything"
         return why_empty(metrics, source.n_frames, self.usual, agrees=agrees)
 

@@ -17,8 +17,8 @@ PLAIN = 1.4
 """Structure below which grey values may be those of noise alone: noise, ice and carbon gave 0.2 to 1.0."""
 CLEAR = 3.0
 """Usual structure above which a movie without any is conspicuous."""
-_SHARE = 0.25
-"""Of the usual structure; a third of the particles leaves at least a third of it."""
+_SHARE, _OF_LEAST = 0.25, 0.4
+"""Of the usual structure, and of the lowest; a third of the particles leaves at least a third of it."""
 _FAINT = 0.1
 """Of the usual SSNR."""
 _DIM, _DARK = 0.2, 0.05
@@ -41,12 +41,12 @@ def why_empty(metrics: MovieQuality, n_frames: int, usual: Usual | None, *, agre
         share = metrics.mean_counts * n_frames / usual.electrons
         if share < _DARK or (share < _DIM and not agrees):
             return f"only {share:.1%} of the usual electrons arrived; {_NO_LIGHT}"
-    structure, faint = metrics.structure, _is_faint(metrics, usual)
-    if structure is not None and usual.structure is not None and usual.structure >= CLEAR:
-        if structure < PLAIN and structure < _SHARE * usual.structure:
-            return f"no particle stands out (structure {structure:.1f}, usually {usual.structure:.1f}); {_NO_PARTICLES}"
+    if metrics.structure is not None and not is_plain(metrics):
         return None
-    if faint and not agrees and (structure is None or structure < PLAIN):
+    if metrics.structure is not None and metrics.structure < _conspicuous(usual):
+        found = f"structure {metrics.structure:.1f}, usually {usual.structure:.1f}"
+        return f"no particle stands out ({found}); {_NO_PARTICLES}"
+    if not agrees and _is_faint(metrics, usual):
         return f"its halves have nothing in common, those of other movies have; {_NO_PARTICLES}"
     return None
 
@@ -54,6 +54,12 @@ def why_empty(metrics: MovieQuality, n_frames: int, usual: Usual | None, *, agre
 def is_plain(metrics: MovieQuality) -> bool:
     """Whether a movie looks like noise, ice or carbon: with nothing to compare it with, it may be empty or not."""
     return metrics.structure is not None and metrics.structure < PLAIN
+
+
+def _conspicuous(usual: Usual) -> float:
+    """Structure below which a movie is unlike those in which there was something; 0: nothing would be."""
+    least = _OF_LEAST * (usual.least_structure or 0.0)
+    return max(least, _SHARE * usual.structure) if usual.structure and usual.structure >= CLEAR else least
 
 
 def _is_faint(metrics: MovieQuality, usual: Usual) -> bool:

@@ -92,7 +92,9 @@ def test_empty_movies_do_not_move_what_is_usual(session):
     session.see(8)
     before = session.specimens.usual
     session.see(30, centre=6.0, **WAYS["carbon"])
-    assert session.specimens.usual == before == Usual(structure=15.0, ssnr_full=0.2, electrons=5.0)
+    assert (
+        session.specimens.usual == before == Usual(structure=15.0, least_structure=15.0, ssnr_full=0.2, electrons=5.0)
+    )
     session.restart()
     assert session.specimens.usual == before
 
@@ -140,6 +142,13 @@ def test_movies_whose_halves_share_nothing_are_not_what_a_session_begins_with(se
     assert session.see(30, centre=6.0, restoration="none", structure=0.4, ssnr_full=0.0) == ([], [])
     assert session.specimens.empty_in_a_row == 30
     assert session.see(1)[0] == [("m030", 1)]
+
+
+def test_a_session_that_begins_in_the_dark_has_seen_nothing_yet(session):
+    dark = {"structure": 400.0, "ssnr_full": None, "mean_counts": 0.002}
+    assert session.see(5, centre=6.0, restoration="none", **dark) == ([], [])
+    assert session.specimens.empty_in_a_row == 5
+    assert session.see(1)[0] == [("m005", 1)]
 
 
 def test_records_of_before_say_nothing_about_it(session):

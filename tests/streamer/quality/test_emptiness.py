@@ -108,6 +108,13 @@ def test_a_quarter_of_the_usual_structure_is_still_something():
     assert told(structure=1.5) is None, "it may be a movie with very few particles"
 
 
+def test_particles_that_stand_out_a_little_in_every_movie_are_missed_where_there_are_none():
+    weak = Usual(structure=2.4, least_structure=1.7, ssnr_full=0.1)
+    assert "structure 0.4, usually 2.4" in told(usual=weak, structure=0.4, ssnr_full=0.03)
+    assert told(usual=weak, structure=0.7, ssnr_full=0.03) is None
+    assert told(usual=replace(weak, least_structure=0.5), structure=0.3, ssnr_full=0.03) is None
+
+
 def test_few_electrons_are_told_as_what_they_are():
     assert "3.0% of the usual electrons arrived; is the beam blanked" in told(mean_counts=0.0675, structure=400.0)
     assert told(mean_counts=0.3, structure=400.0, agrees=False) is not None
