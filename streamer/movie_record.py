@@ -182,6 +182,19 @@ class MovieQuality:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """What the movies of a session usually show: medians over those in which there was something."""
+
+    structure: float | None = None
+    """How much stands out of the noise; about 0.5 is noise alone."""
+    least_structure: float | None = None
+    """The lowest of them; None: too few to say."""
+    ssnr_full: float | None = None
+    electrons: float | None = None
+    """Per pixel and movie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
     """A file that is complete on disk."""
 

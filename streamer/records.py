@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from streamer.movie_record import Acquisition
+from streamer.movie_record import Acquisition, Usual
 
 if TYPE_CHECKING:
     # The main process and subscribers import this module; torch costs a second and is not installed for the latter.
@@ -105,19 +105,6 @@ class Movie:
     def movie_id(self) -> str:
         """See ``movie_id_of``."""
         return movie_id_of(self.relative)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usual:
-    """What the movies of a session usually show: medians over those in which there was something."""
-
-    structure: float | None = None
-    """How much stands out of the noise; about 0.5 is noise alone."""
-    least_structure: float | None = None
-    """The lowest of them; None: too few to say."""
-    ssnr_full: float | None = None
-    electrons: float | None = None
-    """Per pixel and movie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ import msgspec
 from models.specimens import Change, Specimens, TextureSample
 from models.versions.durable import append_durably
 from streamer.errors import OutputError
+from streamer.movie_record import Usual
 from streamer.quality.emptiness import is_plain, why_empty
-from streamer.records import Usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable

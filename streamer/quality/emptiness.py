@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from streamer.movie_record import MovieQuality
-    from streamer.records import Usual
+    from streamer.movie_record import MovieQuality, Usual
 
 PLAIN = 1.4
 """Structure below which grey values may be those of noise alone: noise, ice and carbon gave 0.2 to 1.0."""
@@ -21,7 +20,7 @@ _SHARE, _OF_LEAST = 0.25, 0.4
 """Of the usual structure, and of the lowest; a third of the particles leaves at least a third of it."""
 _FAINT = 0.1
 """Of the usual SSNR."""
-_DIM, _DARK = 0.2, 0.05
+_DIM, _DARK, _COMPARABLE = 0.2, 0.05, 0.5
 """Of the usual electrons."""
 _NO_LIGHT = "is the beam blanked, the shutter closed, or a grid bar or thick ice in the way?"
 _NO_PARTICLES = "empty ice, carbon, a broken film, or a hole without ice?"
@@ -41,6 +40,8 @@ def why_empty(metrics: MovieQuality, n_frames: int, usual: Usual | None, *, agre
         share = metrics.mean_counts * n_frames / usual.electrons
         if share < _DARK or (share < _DIM and not agrees):
             return f"only {share:.1%} of the usual electrons arrived; {_NO_LIGHT}"
+        if share < _COMPARABLE and agrees:
+            return None  # particles stand out less in a shorter exposure
     if metrics.structure is not None and not is_plain(metrics):
         return None
     if metrics.structure is not None and metrics.structure < _conspicuous(usual):

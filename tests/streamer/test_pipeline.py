@@ -24,12 +24,12 @@ from streamer.errors import (
     StageError,
 )
 from streamer.metadata.sidecars import read_sidecar
-from streamer.movie_record import Acquisition, ModelRef, MovieRecord, Times
+from streamer.movie_record import Acquisition, ModelRef, MovieRecord, Times, Usual
 from streamer.pipeline import process_movie
 from streamer.quality import estimators
 from streamer.readers.gain import read_gain
 from streamer.readers.movie import identity_of
-from streamer.records import Correction, Gain, Movie, Usual
+from streamer.records import Correction, Gain, Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings, OutputSettings, settings_sha256
 from streamer.simulation.microscope import Plan, encode, expose

@@ -11,7 +11,7 @@ from models.specimens import Specimens
 from service.daemon.specimen_watch import SPECIMENS, SessionSpecimens
 from service.health.specimen_alarms import MANY_EMPTY
 from service.processes.messages import Finished
-from streamer.records import Usual
+from streamer.movie_record import Usual
 from tests.service.daemon.test_change_of_specimen import Scene
 from tests.service_samples import make_movie, make_record
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from streamer.movie_record import Usual
 from streamer.quality import estimators
 from streamer.quality.emptiness import CLEAR, PLAIN, is_plain, why_empty
 from streamer.quality.texture import structure, texture
-from streamer.records import Usual
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
 from tests.service_samples import make_record
@@ -120,6 +120,8 @@ def test_few_electrons_are_told_as_what_they_are():
     assert told(mean_counts=0.3, structure=400.0, agrees=False) is not None
     assert told(mean_counts=0.3, structure=400.0, agrees=True) is None, "a shorter exposure on purpose"
     assert told(mean_counts=1.2) is None
+    assert told(mean_counts=1.0, structure=0.5, ssnr_full=0.05) is None, "a shorter exposure shows less"
+    assert told(mean_counts=1.2, structure=0.5, ssnr_full=0.05) is not None
 
 
 def test_movies_whose_pixels_are_too_coarse_for_a_texture_are_judged_by_their_halves():
