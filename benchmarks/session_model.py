@@ -17,7 +17,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,7 @@ from msgspec.structs import replace
 from benchmarks import session_sabotage
 from benchmarks.denoise import against_truth, snbr
 from benchmarks.harness import table
-from benchmarks.sessions import Sample, movie_of
+from benchmarks.sessions import Sample, movie_of, record_of
 from models.serving.session_model import SessionModel
 from models.settings import SessionModelSettings
 from models.specimens import Specimens, TextureSample
@@ -123,10 +122,7 @@ class Night:
         path = self.layout.groups(movie.name.replace("/", "-"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_groups(path.stem, movie.groups))
-        metrics = SimpleNamespace(texture=texture(movie.sums))
-        record = SimpleNamespace(
-            movie_id=path.stem, metrics=metrics, source=SimpleNamespace(pixel_size=movie.sums.pixel_size)
-        )
+        record = record_of(path.stem, movie.sums, movie.spectrum)
         decided, change = self.specimens.observe(record, version)  # type: ignore[arg-type]
         if change is not None:
             self.changes.append((len(self.rows), change.specimen, change.returned))

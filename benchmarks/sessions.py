@@ -10,6 +10,7 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from benchmarks.harness import simulated
 from streamer.band import band_of
 from streamer.detector import correction
 from streamer.quality import estimators
+from streamer.quality.texture import structure, texture
 from streamer.records import Gain, GroupSums, HalfSums, Spectrum
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
@@ -99,6 +101,28 @@ def movie_of(sample: Sample, index: int) -> SessionMovie:
             voltage_kv=300.0,
         ),
         truth=kept["truth"],
+    )
+
+
+def record_of(name: str, sums: HalfSums, spectrum: Spectrum, electrons: float = 0.0) -> SimpleNamespace:
+    """What the specimen watch reads of a movie's record; ``electrons`` per pixel and movie, 0: not told."""
+    mask = estimators.band_mask(sums.shape, sums.pixel_size, 100.0, 6.0)
+    halves = tuple(estimators.tapered(half, sums.shape) for half in (sums.even, sums.odd))
+    snr = float(estimators.pooled(estimators.estimate(halves, halves, sums.shape), mask).snr)  # type: ignore[arg-type]
+    look = texture(sums)
+    metrics = SimpleNamespace(
+        texture=look,
+        structure=None if look is None else structure(look, sums.shape, sums.pixel_size),
+        ssnr_full=2.0 * snr,
+        mean_counts=electrons,
+        empty=None,
+    )
+    return SimpleNamespace(
+        movie_id=name,
+        path=name,
+        metrics=metrics,
+        source=SimpleNamespace(pixel_size=sums.pixel_size, n_frames=1),
+        restoration="wiener" if spectrum.significant else "none",
     )
 
 

@@ -3,7 +3,8 @@
 A movie's texture (``streamer.quality.texture``) is compared with those of the movies before it. The distance is
 Mahalanobis', using the spread within a session, which is known beforehand from simulated sessions and refined by the
 session's own movies as they arrive. One odd movie is an outlier; two in a row that are odd in the same way are another
-specimen, a new one or one seen before. No torch: the daemon decides this.
+specimen, a new one or one seen before; one is enough where it fits one seen before. Movies in which there is nothing to
+see do not come here (``streamer.quality.emptiness``). No torch: the daemon decides this.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ODD = 28.0
 OTHER = 70.0
 """Squared distance of the mean of consecutive odd movies above which they are of another specimen."""
 _SAME = 40.0
-"""Squared distance of such a mean below which they are of a specimen seen before."""
+"""Squared distance, of such a mean or of one movie, below which they are of a specimen seen before."""
 _MOST_SUSPECTS = 3
 
 
@@ -126,6 +127,8 @@ class Specimens:
         if not is_same_pixel_size(look.pixel_size, self._known[self.current].pixel_size):
             reason = f"{look.pixel_size:g} Å/px instead of {self._known[self.current].pixel_size:g}"
             return self._changed([*self._suspects, look], reason)
+        if (earlier := self._plainly_back(look)) is not None:
+            return self._returned(look, earlier, f"it looks like specimen {earlier}")
         if self._is_young(self.current):
             return self._settle(look)
         if self._distance([look], self.current) < ODD:
@@ -162,8 +165,18 @@ class Specimens:
         earlier = self._earlier(latest) if len(latest) == 2 else None
         if earlier is None:
             return self._decide([look], self.current)
-        reason = f"the last two movies look like specimen {earlier}"
-        return self._note([Decided(look, earlier)], Change(self.current, earlier, True, reason))
+        return self._returned(look, earlier, f"the last two movies look like specimen {earlier}")
+
+    def _plainly_back(self, look: TextureSample) -> int | None:
+        """Specimen seen before that one movie shows to be back; it must look unlike the current one, too."""
+        earlier = self._earlier([look])
+        return earlier if earlier is not None and self._distance([look], self.current) > OTHER else None
+
+    def _returned(self, look: TextureSample, earlier: int, reason: str) -> SpecimenDecision:
+        outliers = [Decided(other, self.current, odd=True) for other in self._suspects]
+        change = Change(self.current, earlier, True, reason)
+        self._suspects = []
+        return self._note([*outliers, Decided(look, earlier)], change)
 
     def _changed(self, looks: list[TextureSample], reason: str) -> SpecimenDecision:
         previous = self.current

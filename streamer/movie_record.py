@@ -206,8 +206,26 @@ class MovieQuality:
     """What to set, where the gain reference does not fit the frames; None: it fits, or nothing can be said."""
     texture: tuple[float, ...] | None = None
     """Appearance of the plain micrograph: distinguishes one specimen from another."""
+    structure: float | None = None
+    """How much its grey values differ from those of noise, ice or carbon alone, which give 0.2 to 1; particles mostly
+    give 3 to 50."""
+    empty: str | None = None
+    """Why there is nothing to see, compared with the session's other movies; None: there is, or it cannot be told."""
     score: ModelScore | None = None
     """Of the network in use when the movie was processed; None if there was none, or it had learned from the movie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """What the movies of a session usually show: medians over those in which there was something."""
+
+    structure: float | None = None
+    """How much stands out of the noise; about 0.5 is noise alone."""
+    least_structure: float | None = None
+    """The lowest of them; None: too few to say."""
+    ssnr_full: float | None = None
+    electrons: float | None = None
+    """Per pixel and movie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

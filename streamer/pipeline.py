@@ -7,7 +7,7 @@ Both therefore write the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from streamer.metadata.source import describe_source
 from streamer.micrograph import Micrograph
 from streamer.motion import align
 from streamer.quality import estimators
+from streamer.quality.emptiness import why_empty
 from streamer.quality.movie_quality import movie_quality
 from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
@@ -153,6 +154,8 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         metrics = movie_quality(
             sums, spectrum, proposal.correction, motion, frames, settings.quality, super_resolution.verdict
         )
+        empty = why_empty(metrics, len(frames), instructions.usual, agrees=spectrum.significant)
+        seen = () if empty is None else (f"specimen: nothing to see here: {empty}",)
     return Micrograph(
         sums=sums,
         spectrum=spectrum,
@@ -161,12 +164,12 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         groups=groups,
         motion=motion,
         hot_pixels=frames.hot_pixels,
-        metrics=metrics,
+        metrics=replace(metrics, empty=empty),
         restoration=restoration,
         model=proposal.model if restoration == "network" else None,
         source=source,
         shed=instructions.shed,
-        flags=(*frames.flags, *instructions.notes, *proposal.flags, *super_resolution.flags, *motion.flags),
+        flags=(*frames.flags, *instructions.notes, *proposal.flags, *super_resolution.flags, *motion.flags, *seen),
     )
 
 

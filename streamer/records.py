@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from streamer.movie_record import Acquisition
+from streamer.movie_record import Acquisition, Usual
 
 if TYPE_CHECKING:
     # The main process and subscribers import this module; torch costs a second and is not installed for the latter.
@@ -131,6 +131,8 @@ class Instructions:
     """Left out so that other movies get their turn: preview (the pictures), denoise, super-resolution."""
     follow_links_to: tuple[str, ...] = ()
     """Directories outside the watched root to which links below it may lead."""
+    usual: Usual | None = None
+    """To recognise a movie in which there is nothing to see; None: there is nothing to compare it with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,6 +286,7 @@ class Daemon:
         self._next_heartbeat = self._clock.monotonic() + _HEARTBEAT_S
         self.upkeep.look(self._watching, self.movies.load.shed)
         counts, oldest = self.journal.movies.counts_by_state(), self.journal.movies.oldest_pending()
+        specimens = self.movies.specimens.session(self.movies.session) if self.movies.session else None
         beat = self.publisher.heartbeat(
             self.status.heartbeat(
                 state=state,
@@ -296,7 +297,8 @@ class Daemon:
                 settling=0 if self._watching is None else self._watching.settling,
                 oldest_pending=oldest,
                 model_version=self.versions.version(self.movies.session) if self.movies.session else None,
-                specimen=self.movies.specimens.session(self.movies.session).current if self.movies.session else 1,
+                specimen=specimens.current if specimens else 1,
+                empty_in_a_row=specimens.empty_in_a_row if specimens else 0,
                 training=self.trainer.is_training,
                 disk_free_bytes=self.upkeep.disks.free(),
                 alarms=self.alarms.raised,

@@ -11,7 +11,8 @@ from service.daemon.gain_watch import GainWatch
 from service.daemon.overload import LoadShedding, in_order
 from service.daemon.skipped_files import SkippedFiles
 from service.daemon.specimen_watch import SpecimenWatch
-from service.daemon.trainer_process import what_to_learn
+from service.daemon.trainer_process import forget, what_to_learn
+from service.health.specimen_alarms import SpecimenAlarms
 from service.processes.messages import Failed, Finished, Learn, Work
 from service.wire.messages import SessionChange
 from streamer.errors import Handling, MovieNotReady, NotAMovie, OutputError, Reason
@@ -23,9 +24,11 @@ from streamer.runtime.fault_point import fault_point
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from models.specimens import Change
     from service.config import Config
     from service.daemon.micrograph_tables import MicrographTables
     from service.daemon.serving_version import ServingVersions
+    from service.daemon.specimen_watch import SessionSpecimens
     from service.daemon.trainer_process import TrainerProcess
     from service.health.alarms import Alarms
     from service.health.prometheus import Metrics
@@ -72,6 +75,7 @@ class MovieLifecycle:
         self._gains, self._versions, self._trainer, self._tables = gains, versions, trainer, tables
         self._metrics, self._status, self._alarms = metrics, status, alarms
         self._gain_watch = GainWatch(alarms)
+        self._specimen_alarms = SpecimenAlarms(alarms, learns=config.session_model.enabled)
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
         self._not_ready_since: dict[str, float] = {}
@@ -157,6 +161,7 @@ class MovieLifecycle:
                 notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
                 shed=shed,
                 follow_links_to=self._config.watch.places,
+                usual=self.specimens.session(session).usual,
             ),
             gain=None if gain is None else str(gain),
             model=None if version is None else str(self._layout.models(session) / version),
@@ -210,14 +215,22 @@ class MovieLifecycle:
             before = self._versions.version(session)
             serves = self._versions.change_specimen(session, change, specimens.served(change.specimen))
             self._metrics.specimen(change.specimen, changed=True)
-            known = "returned" if change.returned else "appeared"
-            words = f"specimen {change.specimen} {known} at movie {specimens.since}: {change.reason}"
-            self._alarms.tell("specimen-changed", f"{words}; {serves or 'the Wiener estimate'} is used now")
             self._trainer.change_specimen(session, change.specimen, before if serves is None else None)
+        self._tell(session, specimens, change)
+        if specimens.is_empty(record.movie_id):
+            self._metrics.empty_movie()
+            forget(self._layout, record.movie_id)
         for movie_id, specimen in decided:
             learned = what_to_learn(self._layout, movie_id)
             if learned is not None and specimen == specimens.current:
                 self._trainer.learn(session, learned, specimen)
+
+    def _tell(self, session: str, specimens: SessionSpecimens, change: Change | None) -> None:
+        number = specimens.current
+        has_network = number == 1 or self._versions.has_own(session, number)
+        serves = self._versions.version(session)
+        self._specimen_alarms.specimen(number, specimens.since, change, serves, has_network=has_network)
+        self._specimen_alarms.empty(specimens.empty_in_a_row, *specimens.empty_since)
 
     def to_learn(self, session: str, specimen: int) -> list[Learn]:
         """Finished movies of a specimen whose group sums are still there, oldest first."""

@@ -1,13 +1,18 @@
 """Watches which specimen is in the microscope, stores the decisions, and says what they mean for the next movies.
 
-<state>/sessions/<session>/specimens.jsonl contains one line per decided movie and one per change. Networks learn
-specimen by specimen; after a change the base weights are used, or no network, until the gate passes a version of the
-new specimen's own; for a specimen that returns, the version that served it when it left is used again at once.
+<state>/sessions/<session>/specimens.jsonl contains one line per decided movie, one per movie without anything to see,
+and one per change. Networks learn specimen by specimen; after a change the base weights are used, or no network, until
+the gate passes a version of the new specimen's own; for a specimen that returns, the version that served it when it
+left is used again at once.
+
+Before a movie's specimen is decided it is asked whether there is anything to see in it. If not, it says nothing about
+the specimen: nothing changes, nothing is learned, and the next good movie finds everything as it was.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from statistics import median
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +20,8 @@ import msgspec
 from models.specimens import Change, Specimens, TextureSample
 from models.versions.durable import append_durably
 from streamer.errors import OutputError
+from streamer.movie_record import Usual
+from streamer.quality.emptiness import is_plain, why_empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +31,15 @@ if TYPE_CHECKING:
 
 _MOST_SESSIONS = 8
 SPECIMENS = "specimens.jsonl"
+_LEAST_SHOWN = 3
+"""Movies of a specimen from which it is clear what its movies usually show."""
+_LEAST_FOR_LOWEST = 8
+"""Of which the lowest structure says how low it gets."""
+_MOST_SHOWN = 64
+_DARK_ELECTRONS = 0.1
+"""Per pixel and movie: no movie is taken on purpose with so few."""
+_MOST_WAITING = 12
+"""Movies without structure that wait for one with it; if there is none, that is how this specimen looks."""
 
 
 class _Decided(msgspec.Struct, tag="movie", frozen=True, kw_only=True, omit_defaults=True):
@@ -35,6 +51,20 @@ class _Decided(msgspec.Struct, tag="movie", frozen=True, kw_only=True, omit_defa
     pixel_size: float = 0.0
     texture: tuple[float, ...] = ()
     """Empty where there is none."""
+    structure: float | None = None
+    ssnr_full: float | None = None
+    electrons: float | None = None
+    """What it showed, as in ``Usual``."""
+
+
+class _Empty(msgspec.Struct, tag="empty", frozen=True, kw_only=True, omit_defaults=True):
+    """A movie without anything to see."""
+
+    movie_id: str
+    path: str
+    reason: str
+    waited: bool = False
+    """Whether this became clear only with later movies."""
 
 
 class _Left(msgspec.Struct, tag="left", frozen=True, kw_only=True):
@@ -47,6 +77,14 @@ class _Left(msgspec.Struct, tag="left", frozen=True, kw_only=True):
     """Id of the first movie of another one."""
 
 
+_Line = _Decided | _Left | _Empty
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
 class SessionSpecimens:
     """The specimens of one session, on disk."""
 
@@ -55,6 +93,14 @@ class SessionSpecimens:
         self._path = path
         self._of: dict[str, int] = {}
         self._served: dict[int, str | None] = {}
+        self._shown: dict[int, deque[Usual]] = {}
+        """What the latest movies of each specimen showed."""
+        self._waiting: list[MovieRecord] = []
+        """Movies that may be empty, while there is nothing to compare them with."""
+        self._showed: dict[str, Usual] = {}
+        """The same of movies whose specimen is not clear yet."""
+        self._empty: set[str] = set()
+        self._run: list[_Empty] = []
         self._watch = Specimens()
         self.since = ""
         """Id of the present specimen's first movie; empty for the session's first specimen."""
@@ -65,14 +111,14 @@ class SessionSpecimens:
         self._end = data.rfind(b"\n") + 1
         for line in data[: self._end].splitlines():
             try:
-                entry = msgspec.json.decode(line, type=_Decided | _Left)
+                entry = msgspec.json.decode(line, type=_Line)
             except msgspec.DecodeError:
                 continue  # one movie is lost for learning; the others are worth more
             if isinstance(entry, _Left):
                 self._served[entry.specimen], self.since = entry.served, entry.at
                 continue
-            self._of[entry.movie_id] = entry.specimen
-            if entry.texture:
+            self._count(entry)
+            if isinstance(entry, _Decided) and entry.texture:
                 self._watch.remember(
                     TextureSample(entry.movie_id, entry.texture, entry.pixel_size), entry.specimen, odd=entry.odd
                 )
@@ -90,6 +136,34 @@ class SessionSpecimens:
         """Version that served a specimen when it left."""
         return self._served.get(specimen)
 
+    @property
+    def usual(self) -> Usual | None:
+        """What movies of the present specimen usually show; None: too few movies yet."""
+        shown = self._shown.get(self.current, ())
+        if len(shown) < _LEAST_SHOWN:
+            return None
+        structures = [one.structure for one in shown if one.structure is not None]
+        return Usual(
+            structure=_median([*structures]),
+            least_structure=min(structures) if len(structures) >= _LEAST_FOR_LOWEST else None,
+            ssnr_full=_median([one.ssnr_full for one in shown]),
+            electrons=_median([one.electrons for one in shown]),
+        )
+
+    @property
+    def empty_in_a_row(self) -> int:
+        """How many of the latest movies showed nothing."""
+        return len(self._run)
+
+    @property
+    def empty_since(self) -> tuple[str, str]:
+        """Path of the first of these, and why; empty where there are none."""
+        return (self._run[0].path, self._run[0].reason) if self._run else ("", "")
+
+    def is_empty(self, movie_id: str) -> bool:
+        """Whether there was nothing to see in a movie."""
+        return movie_id in self._empty
+
     def observe(self, record: MovieRecord, serving: str | None) -> tuple[list[tuple[str, int]], Change | None]:
         """Decide about a finished movie.
 
@@ -101,36 +175,105 @@ class SessionSpecimens:
         -------
         Movies whose specimen is now settled, each with its specimen, in order; the change, if there is one.
         """
-        if record.movie_id in self._of or record.metrics is None or record.source is None:
+        if record.movie_id in self._of or record.movie_id in self._empty:
             return [], None  # processed again: nothing new
-        texture = record.metrics.texture
-        if texture is None:
+        if record.metrics is None or record.source is None:
+            return [], None
+        if (empty := self._why_empty(record)) is not None:
+            self._write([_Empty(movie_id=record.movie_id, path=record.path, reason=empty)])
+            return [], None
+        if self.usual is None and is_plain(record.metrics) and len(self._waiting) < _MOST_WAITING:
+            self._waiting.append(record)
+            return [], None
+        if self.usual is None and is_plain(record.metrics):
+            return self._decide_all([*self._waiting, record], serving)
+        settled, change = self._decide(record, serving)
+        if self._waiting and self.usual is not None:
+            others, _ = self._decide_all(self._waiting, serving)
+            settled = [*settled, *others]
+        return settled, change
+
+    def _why_empty(self, record: MovieRecord) -> str | None:
+        """Why there is nothing to see in a movie, by what is known of the session now."""
+        metrics, source = record.metrics, record.source
+        if metrics is None or source is None or metrics.empty is not None:
+            return None if metrics is None else metrics.empty
+        agrees = record.restoration != "none"
+        dark = metrics.mean_counts * source.n_frames < _DARK_ELECTRONS
+        if self.usual is None and not agrees and (dark or is_plain(metrics)):
+            return "its halves have nothing in common, and no movie before has shown anything"
+        return why_empty(metrics, source.n_frames, self.usual, agrees=agrees)
+
+    def _decide_all(
+        self, records: list[MovieRecord], serving: str | None
+    ) -> tuple[list[tuple[str, int]], Change | None]:
+        """Decide about movies that have waited; those that turn out to be empty are noted as such."""
+        self._waiting = []
+        settled: list[tuple[str, int]] = []
+        last: Change | None = None
+        for record in records:
+            if (empty := self._why_empty(record)) is not None:
+                self._write([_Empty(movie_id=record.movie_id, path=record.path, reason=empty, waited=True)])
+                continue
+            decided, change = self._decide(record, serving)
+            settled, last = [*settled, *decided], change or last
+        return settled, last
+
+    def _decide(self, record: MovieRecord, serving: str | None) -> tuple[list[tuple[str, int]], Change | None]:
+        """Decide about a movie in which there is something."""
+        metrics, source = record.metrics, record.source
+        if metrics is None or source is None:
+            return [], None
+        shown = Usual(
+            structure=metrics.structure,
+            ssnr_full=metrics.ssnr_full,
+            electrons=metrics.mean_counts * source.n_frames,
+        )
+        if metrics.texture is None:
             # too coarse to tell: taken for the present specimen
-            self._write([_Decided(movie_id=record.movie_id, specimen=self.current)])
+            self._write([self._line(record.movie_id, self.current, shown)])
             return [(record.movie_id, self.current)], None
-        told = self._watch.decide(TextureSample(record.movie_id, texture, record.source.pixel_size))
-        lines: list[_Decided | _Left] = []
+        self._showed[record.movie_id] = shown
+        told = self._watch.decide(TextureSample(record.movie_id, metrics.texture, source.pixel_size))
+        lines: list[_Line] = []
         if told.change is not None:
             first = next(one.look.movie_id for one in told.decided if one.specimen == told.change.specimen)
             lines.append(_Left(specimen=told.change.previous, served=serving, at=first))
             self._served[told.change.previous], self.since = serving, first
-        lines += [
-            _Decided(
-                movie_id=one.look.movie_id,
-                specimen=one.specimen,
-                odd=one.odd,
-                pixel_size=one.look.pixel_size,
-                texture=one.look.texture,
-            )
-            for one in told.decided
-        ]
+        for one in told.decided:
+            line = self._line(one.look.movie_id, one.specimen, self._showed.pop(one.look.movie_id, Usual()))
+            look = {"odd": one.odd, "pixel_size": one.look.pixel_size, "texture": one.look.texture}
+            lines.append(msgspec.structs.replace(line, **look))
         self._write(lines)
         return [(one.look.movie_id, one.specimen) for one in told.decided], told.change
 
-    def _write(self, lines: list[_Decided | _Left]) -> None:
+    @staticmethod
+    def _line(movie_id: str, specimen: int, shown: Usual) -> _Decided:
+        return _Decided(
+            movie_id=movie_id,
+            specimen=specimen,
+            structure=shown.structure,
+            ssnr_full=shown.ssnr_full,
+            electrons=shown.electrons,
+        )
+
+    def _count(self, line: _Line) -> None:
+        """Adopt a line that is on disk."""
+        if isinstance(line, _Empty):
+            self._empty.add(line.movie_id)
+            self._run += [] if line.waited else [line]
+        elif isinstance(line, _Decided):
+            self._of[line.movie_id] = line.specimen
+            self._run = []
+            if not line.odd:
+                shown = Usual(structure=line.structure, ssnr_full=line.ssnr_full, electrons=line.electrons)
+                self._shown.setdefault(line.specimen, deque(maxlen=_MOST_SHOWN)).append(shown)
+
+    def _write(self, lines: list[_Line]) -> None:
         if not lines:
             return
-        self._of.update({line.movie_id: line.specimen for line in lines if isinstance(line, _Decided)})
+        for line in lines:
+            self._count(line)
         data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         try:
             append_durably(self._path, self._end, data)

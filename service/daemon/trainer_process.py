@@ -41,6 +41,13 @@ def what_to_learn(layout: Layout, movie_id: str) -> Learn | None:
     )
 
 
+def forget(layout: Layout, movie_id: str) -> None:
+    """Remove the sums of a movie from which there is nothing to learn."""
+    for path in (layout.groups(movie_id), layout.training_data(movie_id)):
+        with suppress(OSError):
+            path.unlink()
+
+
 class TrainerProcess:
     """Keeps a trainer for one session, feeds it, and hears its candidates.
 

@@ -1,4 +1,4 @@
-"""Alarms: raised once, cleared once, each an event."""
+"""Alarms: raised once, cleared once, each an event. What only happens is an event of its own."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class Alarms:
             self._log.append(alert)
             self._metrics.alert(name, active=True)
 
-    def clear(self, name: str) -> None:
-        """Clear an alarm if it is raised."""
+    def clear(self, name: str, words: str = "") -> None:
+        """Clear an alarm if it is raised; without words it is repeated what is over."""
         alert = self._raised.pop(name, None)
         if alert is not None:
-            self._log.append(Alert(name=name, severity=alert.severity, state="cleared", message=alert.message))
+            words = words or f"{alert.message}; this is over"
+            self._log.append(Alert(name=name, severity=alert.severity, state="cleared", message=words))
             self._metrics.alert(name, active=False)
 
     def clear_all(self) -> None:
@@ -39,8 +40,8 @@ class Alarms:
             self.clear(name)
 
     def tell(self, name: str, message: str, severity: str = "warning") -> None:
-        """Report something that happened and is over."""
-        self._log.append(Alert(name=name, severity=severity, state="cleared", message=message))
+        """Report something that happened: it neither begins nor ends an alarm."""
+        self._log.append(Alert(name=name, severity=severity, state="happened", message=message))
 
     @property
     def raised(self) -> list[Alert]:

@@ -83,6 +83,7 @@ class Metrics:
         self._overflows = counter("watcher_overflows", "Times that the kernel lost events for the watched directory.")
         self._overflows_seen = 0
         self._specimen_changes = counter("specimen_changes", "Times that a different specimen was detected.")
+        self._empty = counter("movies_empty", "Finished movies in which there was nothing to see.")
         self._ready_delay = histogram(
             "movie_ready_delay_seconds",
             "From the detection of a file until it is known to be complete.",
@@ -256,6 +257,10 @@ class Metrics:
         self._specimen.set(number)
         if changed:
             self._specimen_changes.inc()
+
+    def empty_movie(self) -> None:
+        """Count a movie in which there was nothing to see."""
+        self._empty.inc()
 
     def training(self, active: bool) -> None:
         """Set whether the trainer is training."""

@@ -151,7 +151,8 @@ class MonitorView:
 
     def _learning_curve(self) -> str:
         """The network's gain over the Wiener filter on the latest movies, each before it was used for training."""
-        scores = [(e.body.get("metrics") or {}).get("score") for e in self._movies.values()]
+        figures = [e.body.get("metrics") or {} for e in self._movies.values()]
+        scores = [one.get("score") for one in figures if not one.get("empty")]
         gains = [score["gain"] for score in scores if score][-_CURVE_MOVIES:]
         if not gains:
             return "no movie scored yet"
@@ -162,7 +163,9 @@ class MonitorView:
 
     def _specimen(self) -> str:
         number = (self.heartbeat.rates if self.heartbeat else {}).get("specimen")
-        return "-" if number is None else f"{number:.0f}"
+        empty = (self.heartbeat.rates if self.heartbeat else {}).get("empty_in_a_row")
+        nothing = f", {empty:.0f} empty in a row" if empty else ""
+        return "-" if number is None else f"{number:.0f}{nothing}"
 
     def _table(self, rows: int) -> Table:
         table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")
@@ -206,7 +209,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
         Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),
         _number(metrics.get("frc_resolution_angstrom"), 1),
         _number(metrics.get("total_motion_angstrom") if metrics.get("motion_trusted") else None, 1),
-        model or body.get("restoration") or "-",
+        Text("empty", style="yellow") if metrics.get("empty") else model or body.get("restoration") or "-",
         _number(_latency(body), 1),
     )
 

@@ -165,7 +165,7 @@ class Alert(Struct, frozen=True, kw_only=True):
     severity: str
     """info, warning, critical."""
     state: str
-    """raised, cleared."""
+    """raised, cleared, or happened: something that neither begins nor ends an alarm."""
     message: str = ""
 
 

@@ -12,7 +12,7 @@ from streamer import restore
 from streamer.motion import align, field
 from streamer.movie_record import MovieQuality, SuperResolutionVerdict
 from streamer.quality import estimators
-from streamer.quality.texture import texture
+from streamer.quality.texture import structure, texture
 
 if TYPE_CHECKING:
     from streamer.records import Correction, Frames, HalfSums, Motion, Spectrum
@@ -50,6 +50,7 @@ def movie_quality(
     total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
     local_motion = field.largest_bending(motion) * pixel_size
     resolution = estimators.resolution_at(spectrum, pixel_size)
+    look = texture(sums)
     is_unseen = proposal is not None and not proposal.learned_from
     return MovieQuality(
         shifts_yx_px=[[round(float(v), 4) + 0.0 for v in row] for row in motion.shifts],
@@ -74,7 +75,8 @@ def movie_quality(
         residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),
         residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
         gain_advice=None if frames.gain_fit is None else frames.gain_fit.advice,
-        texture=texture(sums),
+        texture=look,
+        structure=None if look is None else _rounded(structure(look, shape, pixel_size)),
         score=None if proposal is None else proposal.score,
     )
 

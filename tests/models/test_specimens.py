@@ -106,13 +106,40 @@ def test_what_was_decided_can_be_taken_over(watch):
     assert watch.current == again.current == 2
 
 
-def test_an_outlier_just_before_the_change_hides_for_one_movie_which_specimen_is_back(watch):
+def test_the_first_movie_of_a_specimen_seen_before_brings_it_back(watch):
     for seed in range(2000, 2008):
         watch.decide(look(4.0, seed))
     assert watch.current == 2
-    odd = look(-6.0, 5000)  # a hole without particles, say
+    back = look(seed=300)
+    told = watch.decide(back)
+    assert (told.change.specimen, told.change.returned) == (1, True)
+    assert "it looks like specimen 1" in told.change.reason
+    assert [(one.look, one.specimen) for one in told.decided] == [(back, 1)]
+
+
+def test_an_outlier_just_before_the_change_does_not_hide_which_specimen_is_back(watch):
+    for seed in range(2000, 2008):
+        watch.decide(look(4.0, seed))
+    assert watch.current == 2
+    odd, back = look(-6.0, 5000), look(seed=300)  # an ice crystal, say
     assert watch.decide(odd).change is None
-    told = [watch.decide(look(seed=seed)).change for seed in range(300, 303)]
-    assert [(one.specimen, one.returned) for one in told if one] == [(3, False), (1, True)]
-    assert "look like specimen 1" in told[1].reason
-    assert watch.current == 1
+    told = watch.decide(back)
+    assert (told.change.specimen, told.change.returned) == (1, True)
+    assert [(one.look, one.specimen, one.odd) for one in told.decided] == [(odd, 2, True), (back, 1, False)]
+
+
+def test_a_square_of_something_else_is_left_with_the_first_movie_after_it(watch):
+    """Two crystals in a row are taken for a specimen, which is new and hardly known; the first good movie ends that."""
+    for seed in (5000, 5001):
+        watch.decide(look(-6.0, seed))
+    assert watch.current == 2
+    assert watch.decide(look(seed=300)).change.specimen == 1
+
+
+def test_one_movie_that_fits_both_specimens_brings_nothing_back(watch):
+    """Specimens that look nearly alike: what is unlike neither decides nothing by itself."""
+    for seed in range(2000, 2012):
+        watch.decide(look(1.8, seed))
+    assert watch.current == 2
+    assert watch.decide(look(1.3, 4000)).change is None
+    assert watch.current == 2

@@ -24,7 +24,7 @@ from streamer.errors import (
     StageError,
 )
 from streamer.metadata.sidecars import read_sidecar
-from streamer.movie_record import Acquisition, ModelRef, MovieRecord, Times
+from streamer.movie_record import Acquisition, ModelRef, MovieRecord, Times, Usual
 from streamer.pipeline import process_movie
 from streamer.quality import estimators
 from streamer.readers.gain import read_gain
@@ -844,3 +844,31 @@ def test_fractions_of_different_doses_are_weighted_by_their_own(eer, tmp_path, m
     record = process_movie(movie, job_of(tmp_path / "out", gain, settings=settings), Stopwatch())
     assert record.source.frame_doses == pytest.approx((0.5,) * 4 + (2.0,) * 3)
     np.testing.assert_allclose(seen[0], [0.5, 1.0, 1.5, 2.0, 4.0, 6.0, 8.0])
+
+
+def test_an_empty_movie_is_marked_beside_the_usual_ones_and_its_pixels_are_the_same(tmp_path):
+    """Ice without particles: by itself nothing is said about it; its files are the same either way."""
+    plan = Plan(directory=tmp_path / "in" / "grid1", scope=SCOPE, specimen=None, seed=4, truth=False)
+    (exposure,) = expose(plan)
+    movie = movie_of(exposure.path, tmp_path / "in")
+    usual = Usual(structure=20.0, ssnr_full=0.5, electrons=96.0)
+    alone, beside, crowded = (
+        process_movie(movie, job_of(tmp_path / name, usual=given), Stopwatch())
+        for name, given in (("alone", None), ("beside", usual), ("weak", Usual(structure=1.0, ssnr_full=0.001)))
+    )
+    assert alone.metrics.structure == beside.metrics.structure < 1.4
+    assert alone.metrics.empty is None
+    assert crowded.metrics.empty is None
+    assert "no particle stands out" in beside.metrics.empty
+    assert f"specimen: nothing to see here: {beside.metrics.empty}" in beside.flags
+    assert not any(flag.startswith("specimen:") for flag in [*alone.flags, *crowded.flags])
+    assert [output.sha256 for output in alone.outputs if output.path.endswith(".mrc")] == [
+        output.sha256 for output in beside.outputs if output.path.endswith(".mrc")
+    ]
+
+
+def test_a_movie_with_particles_is_not_empty_beside_others(path, root, gain, tmp_path):
+    usual = Usual(structure=20.0, ssnr_full=0.5, electrons=96.0)
+    record = process_movie(movie_of(path, root), job_of(tmp_path, gain, usual=usual), Stopwatch())
+    assert record.metrics.empty is None
+    assert not any(flag.startswith("specimen:") for flag in record.flags)

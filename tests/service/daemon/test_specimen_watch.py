@@ -1,6 +1,6 @@
 """Which specimen a movie is of, on disk: through restarts, torn lines, and movies that are processed once more."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,15 +8,18 @@ import pytest
 from models.specimens import Specimens
 from service.daemon.specimen_watch import SPECIMENS, SessionSpecimens, SpecimenWatch
 from streamer.errors import OutputError
+from tests.service_samples import make_record
 
 ROOT = np.linalg.cholesky(Specimens()._spread)
 
 
-def record(name, centre=0.0, pixel_size=1.5):
+def record(name, centre=0.0, pixel_size=1.5, **figures):
+    """A record of a movie whose texture lies about a centre; ``figures`` are the other figures."""
     rng = np.random.default_rng([ord(letter) for letter in name])
-    texture = tuple(float(v) for v in ROOT @ (rng.normal(size=17) + centre))
-    metrics = SimpleNamespace(texture=texture)
-    return SimpleNamespace(movie_id=name, metrics=metrics, source=SimpleNamespace(pixel_size=pixel_size))
+    figures = {"texture": tuple(float(v) for v in ROOT @ (rng.normal(size=17) + centre)), **figures}
+    full = make_record(f"grid1/{name}.tif")
+    source, metrics = replace(full.source, pixel_size=pixel_size), replace(full.metrics, **figures)
+    return replace(full, movie_id=name, path=f"grid1/{name}.tif", metrics=metrics, source=source)
 
 
 @pytest.fixture
@@ -72,9 +75,7 @@ def test_a_movie_that_is_processed_once_more_decides_nothing(session):
 
 
 def test_a_movie_without_texture_is_of_what_is_there(session):
-    bare = record("x")
-    bare.metrics.texture = None
-    assert session.observe(bare, None) == ([("x", 1)], None)
+    assert session.observe(record("x", texture=None), None) == ([("x", 1)], None)
 
 
 def test_what_cannot_be_written_is_told(session, tmp_path, monkeypatch):

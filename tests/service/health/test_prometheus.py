@@ -45,6 +45,7 @@ NAMES = {
     "movie_model_gain_ratio",
     "specimen",
     "specimen_changes",
+    "movies_empty",
     "training_active",
     "heartbeat_timestamp_seconds",
     "build_info",
@@ -85,6 +86,7 @@ def touched() -> Metrics:
     metrics.disks({"output": 10**9})
     metrics.worker_restarted()
     metrics.specimen(2, changed=True)
+    metrics.empty_movie()
     metrics.model("v0003", UTC)
     metrics.candidate("promoted")
     metrics.candidate("rejected", "cryo-zssr")
@@ -129,6 +131,7 @@ def test_what_is_exported() -> None:
         "movie_model_gain_ratio{expected}": 2.4,
         "specimen": 2,
         "specimen_changes_total": 1,
+        "movies_empty_total": 1,
         "training_active": 1,
         "heartbeat_timestamp_seconds{scheduler}": 1000,
         "alert_active{disk-full}": 1,

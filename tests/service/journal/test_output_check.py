@@ -64,7 +64,7 @@ def scene(journal, tmp_path):
         def told(self):
             bodies = [parse_event(row.raw).body for row in journal.events.page(1) if row.kind == "alert"]
             assert {(body["name"], body["severity"], body["state"]) for body in bodies} <= {
-                ("output-damaged", "critical", "cleared")
+                ("output-damaged", "critical", "happened")
             }
             return [body["message"] for body in bodies]
 
