@@ -7,7 +7,7 @@ Both therefore write the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from streamer import dose, restore
 from streamer.band import band_of
 from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
+from streamer.detector.fixed_pattern import what_is_left
 from streamer.detector.gain_check import fit_gain
 from streamer.errors import MovieNotReady
 from streamer.metadata.source import describe_source
@@ -28,6 +29,7 @@ from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
 from streamer.readers.files import below, root_of
 from streamer.records import Frames, Gain, Instructions, Movie, Propose
+from streamer.settings import NO_GAIN
 from streamer.sums import frame_sum, halves
 from streamer.sums.group_files import encode_groups
 from streamer.super_resolution.step import SuperResolutionRequest, super_resolve_movie
@@ -82,6 +84,9 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         with below(root_of(movie.path, movie.relative)):
             source, flags = describe_source(movie, header, job.settings, job.gain)
         fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
+        if job.gain is not None and fitted.gain is None:
+            source = replace(source, gain=None, gain_path=None, gain_refused=job.gain.path)
+        left = what_is_left(counts, total, fitted, said_corrected=job.settings.movie.gain == NO_GAIN)
         corrected = total if fitted.gain is None else total * fitted.gain.values
         hot = find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
         listed = read_defects(Path(named), total.shape) if (named := job.settings.gain.defects) else None
@@ -92,12 +97,14 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         defects=defects,
         hot_pixels=hot,
         gain_fit=fitted.fit,
+        fixed_pattern=left.seen,
+        pattern_may_raise=left.may_raise,
         mean_counts=float(corrected.mean()) / len(counts),
         pixel_size=source.pixel_size,
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=(*flags, *fitted.flags),
+        flags=(*flags, *fitted.flags, *left.flags),
     )
     return frames, source
 

@@ -144,7 +144,7 @@ class GainFit:
     error: float
     """Standard error of the residual."""
     advice: str | None = None
-    """What to set, where the reference does not fit."""
+    """What to set, where the frames refute the reference; it is not applied then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +160,10 @@ class Frames:
     """(n, 2): the defects that were found in this movie's own data."""
     gain_fit: GainFit | None = None
     """How well the gain predicts this movie's fixed pattern."""
+    fixed_pattern: float | None = None
+    """Relative standard deviation from pixel to pixel of a pattern that is seen in frames that no gain corrected."""
+    pattern_may_raise: bool | None = None
+    """Whether such a pattern may be in the frames, seen or not; it correlates the halves."""
     mean_counts: float
     """Mean of the corrected frames, e⁻/px/frame for counted movies."""
     pixel_size: float

@@ -18,6 +18,8 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 Positive = Meta(gt=0)
+NO_GAIN = "none"
+"""Instead of the path of a gain reference: the movies are corrected, or are not to be."""
 
 
 class MovieSettings(Table, frozen=True):
@@ -46,7 +48,10 @@ class MovieSettings(Table, frozen=True):
     pre_exposure: Annotated[float, Meta(ge=0, description="e-/Å2 received before the first frame")] = 0.0
     gain: Annotated[
         str | None,
-        Meta(description="gain reference; unset: the nearest one above the movie, else the only one below the root"),
+        Meta(
+            description="gain reference; unset: the nearest one above the movie, else the only one below the root; "
+            '"none": the movies are gain corrected already'
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -252,13 +252,13 @@ def check_config(config: Path | None, overrides: tuple[str, ...]) -> None:
     """Check a configuration; show the paths and ports it uses."""
     from service.layout import layout_of
     from service.named_versions import check_versions
-    from streamer.detector.gain_choice import GainChoice
+    from streamer.detector.gain_source import GainSource
     from streamer.readers.gain import gain_candidates
     from streamer.runtime.device import device_of
 
     settings = load_config(config, overrides)
     layout = layout_of(settings)
-    GainChoice(layout.root, settings.movie.gain)
+    GainSource(layout.root, settings.movie.gain)
     gain = settings.movie.gain or ", ".join(map(str, gain_candidates(layout.root)))
     check_versions(settings)
     device_of(settings.compute.device)

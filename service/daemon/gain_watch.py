@@ -1,7 +1,8 @@
 """Watches how well a session's gain reference fits its movies, and says what to set where it does not.
 
-A single movie shows whether the reference is oriented correctly. That the detector's gain has changed since the
-reference was recorded shows only by comparison with earlier movies: slightly more of its pattern is left.
+A single movie shows whether the reference is oriented correctly. Where it has too few counts to tell, several do. That
+the detector's gain has changed since the reference was recorded shows only by comparison with earlier movies: slightly
+more of its pattern is left. Movies without a reference are watched too: their figures may be too good.
 """
 
 from __future__ import annotations
@@ -20,26 +21,70 @@ _CHANGED, _SURE = 0.03, 6.0
 """Share of the pattern, and number of standard errors, by which a movie must differ from earlier ones."""
 _IN_A_ROW = 3
 """Movies that must agree: a single one may show a grid bar."""
+_HARMS, _CERTAIN = 0.5, 5.0
+"""Share of the pattern that is left by a reference that does harm, and standard errors beyond it that are certain."""
 
 
 class GainWatch:
-    """Raises and clears ``gain-wrong`` and ``gain-changed``."""
+    """Raises and clears ``gain-wrong``, ``gain-changed`` and ``gain-missing``."""
 
     def __init__(self, alarms: Alarms) -> None:
         self._alarms = alarms
         self._residuals: dict[str, deque[float]] = {}
         self._changed: dict[str, int] = {}
+        self._unsure: dict[str, deque[tuple[float, float]]] = {}
+        self._wrong: tuple[str, str] | None = None
+        """Session and reference that the alarm is about."""
+        self._without = _WithoutGain(alarms)
 
     def judge(self, record: MovieRecord) -> None:
         """Judge a finished movie."""
         metrics, source = record.metrics, record.source
-        if metrics is None or metrics.residual_gain is None or source is None:
+        if metrics is None or source is None:
             return
+        self._without.judge(record)
+        gain = source.gain_refused or source.gain_path
+        if gain is None:
+            self._fits()
+        if metrics.residual_gain is None or gain is None:
+            return
+        residual, error = metrics.residual_gain, metrics.residual_gain_error or 0.0
         if metrics.gain_advice is not None:
-            self._alarms.raise_("gain-wrong", f"{record.path}: {metrics.gain_advice} ({source.gain_path})", "critical")
+            self._does_not_fit(record.session, gain, f"{record.path}: {metrics.gain_advice} ({gain} is not applied)")
             return
+        if (together := self._together(record.session, gain, residual, error)) is not None:
+            self._does_not_fit(record.session, gain, together)
+            return
+        self._fits()
+        self._compare(record.session, gain, residual, error)
+
+    def _does_not_fit(self, session: str, gain: str, message: str) -> None:
+        """Raise the alarm once, however many movies it is true of."""
+        if self._wrong != (session, gain):
+            self._wrong = session, gain
+            self._alarms.raise_("gain-wrong", message, "critical")
+
+    def _fits(self) -> None:
+        self._wrong = None
         self._alarms.clear("gain-wrong")
-        self._compare(record.session, str(source.gain_path), metrics.residual_gain, metrics.residual_gain_error or 0.0)
+
+    def _together(self, session: str, gain: str, residual: float, error: float) -> str | None:
+        """What movies say together of which each has too few counts to refute the reference; None: it may fit."""
+        if error <= 0.0:
+            return None
+        known = self._unsure.setdefault(f"{session}\0{gain}", deque(maxlen=_REMEMBERED))
+        while len(self._unsure) > _MAX_SESSIONS:
+            del self._unsure[next(iter(self._unsure))]
+        known.append((residual, error))
+        weights = [1.0 / e**2 for _, e in known]
+        mean = sum(w * r for w, (r, _) in zip(weights, known, strict=True)) / sum(weights)
+        if len(known) < _IN_A_ROW or mean - _CERTAIN * sum(weights) ** -0.5 < _HARMS:
+            return None
+        return (
+            f"{gain} does not fit the frames: each movie has too few counts to tell, but the last {len(known)} "
+            f"together show that {mean:.0%} of its pattern is left; it is still applied: set gain.rotate, gain.flip or "
+            'movie.gain right, or movie.gain = "none" where the movies are gain corrected'
+        )
 
     def _compare(self, session: str, gain: str, residual: float, error: float) -> None:
         # a replaced reference starts afresh
@@ -61,3 +106,45 @@ class GainWatch:
                 f"{abs(usual):.0%}: the detector has changed since {gain} was recorded; record a new reference, or set "
                 "movie.gain",
             )
+
+
+class _WithoutGain:
+    """Raises ``gain-missing`` once per session, and once more when the pattern is seen; clears it."""
+
+    def __init__(self, alarms: Alarms) -> None:
+        self._alarms = alarms
+        self._session, self._is_seen, self._spared = "", False, 0
+
+    def judge(self, record: MovieRecord) -> None:
+        """Judge a finished movie."""
+        metrics, source = record.metrics, record.source
+        if metrics is None or source is None:
+            return
+        if source.gain is not None or source.gain_refused is not None or not metrics.pattern_may_raise:
+            self._spared += 1
+            if self._spared >= _IN_A_ROW or source.gain is not None:
+                self._session, self._is_seen = "", False
+                self._alarms.clear("gain-missing")
+            return
+        self._spared = 0
+        is_seen = metrics.fixed_pattern is not None
+        if self._session == record.session and (self._is_seen or not is_seen):
+            return
+        self._session, self._is_seen = record.session, is_seen
+        self._alarms.raise_("gain-missing", _words(record), "critical" if is_seen else "warning")
+
+
+def _words(record: MovieRecord) -> str:
+    """What is wrong with a session without a gain reference, and what to do."""
+    metrics = record.metrics
+    seen = None if metrics is None else metrics.fixed_pattern
+    what = (
+        "nothing shows that they are gain corrected, and the detector's pattern may raise"
+        if seen is None
+        else f"the detector's pattern is in {record.path}, {seen:.1%} from pixel to pixel, and raises"
+    )
+    return (
+        f"session {record.session}: the movies have no gain reference: {what} SSNR, FRC and resolution; put this "
+        "camera's reference above the movies or set movie.gain, or make one: streamer gain MOVIE... --output gain.mrc; "
+        'if the movies are gain corrected already, set movie.gain = "none"'
+    )

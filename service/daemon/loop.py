@@ -39,7 +39,7 @@ from service.layout import Endpoints, Layout, layout_of, prepare, write_endpoint
 from service.named_versions import base_of
 from service.publishing.publisher import Publisher
 from service.wire.messages import SessionChange
-from streamer.detector.gain_choice import GainChoice
+from streamer.detector.gain_source import GainSource
 from streamer.errors import OutputError, ServiceError, StreamerError
 from streamer.runtime.clock import SYSTEM
 from streamer.runtime.fault_point import fault_point
@@ -66,7 +66,7 @@ class Daemon:
     def __init__(self, config: Config, layout: Layout, clock: Clock = SYSTEM) -> None:
         """Check what can be checked at once; raises ConfigError, ServiceError."""
         self.config, self.layout, self._clock = config, layout, clock
-        gains = GainChoice(layout.root, config.movie.gain, clock)
+        gains = GainSource(layout.root, config.movie.gain, clock)
         self.metrics = Metrics(clock)
         self.journal = Journal.open(
             layout.journal, instance=config.instance.name, clock=clock, on_commit=self.metrics.commit

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from service.journal.journal import Journal
     from service.journal.movie_table import JournalMovie
     from service.layout import Layout
-    from streamer.detector.gain_choice import GainChoice
+    from streamer.detector.gain_source import GainSource
     from streamer.runtime.clock import Clock
     from streamer.watch.settling import Arrival
 
@@ -56,7 +56,7 @@ class MovieLifecycle:
         layout: Layout,
         journal: Journal,
         *,
-        gains: GainChoice,
+        gains: GainSource,
         versions: ServingVersions,
         trainer: TrainerProcess,
         tables: MicrographTables,

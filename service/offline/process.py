@@ -18,7 +18,7 @@ from models.versions.base_weights import shipped_base
 from models.versions.store import ModelStore
 from service.layout import layout_of
 from streamer import jsontext, pipeline
-from streamer.detector.gain_choice import GainChoice
+from streamer.detector.gain_source import GainSource
 from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError, UsageError
 from streamer.metadata.search import SidecarSearch
 from streamer.metadata.sidecars import session_directory, session_of, with_position
@@ -104,7 +104,7 @@ def _root_of(path: Path, config: Config) -> Path:
 
 def gain_for(movie: Movie, config: Config) -> Gain | None:
     """Gain of a movie; one that is not below the watched root belongs to a session of its own."""
-    found = GainChoice(_root_of(Path(movie.path), config), config.movie.gain).for_movie(
+    found = GainSource(_root_of(Path(movie.path), config), config.movie.gain).for_movie(
         Path(movie.path), movie.acquisition.gain_reference
     )
     return None if found is None else read_gain(found)
