@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from streamer.detector.local_mean import clipped, relative
-from streamer.detector.orientation import ORIENTATIONS, divides, fitted, turned
+from streamer.detector.orientation import ORIENTATIONS, divides, fitted, turned, unturned
 from streamer.records import Gain, GainFit
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def check_fit(
 def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, sense: str) -> str:
     """The setting under which the reference would fit."""
     # the pattern as stored in the file, so that the orientation found can be set directly
-    undone = _undone(pattern.numpy(), settings)
+    undone = unturned(pattern.numpy(), settings.rotate, settings.flip)
     best: tuple[float, int, int] | None = None
     for rotate, flip in ORIENTATIONS:
         candidate = turned(undone, rotate, flip)
@@ -133,11 +133,6 @@ def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, s
     if slope < 0:
         words.append(f'gain.sense = "{"divide" if sense == "multiply" else "multiply"}"')
     return f"the gain reference does not fit the frames; it does with {' and '.join(words)}"
-
-
-def _undone(values: NDArray[np.float32], settings: GainSettings) -> NDArray[np.float32]:
-    """Undo ``turned``."""
-    return turned(turned(values, 0, settings.flip), -settings.rotate, 0)
 
 
 def _slope(seen: torch.Tensor, pattern: torch.Tensor) -> tuple[float, float]:
