@@ -133,6 +133,8 @@ class Gain:
     """(h, w) float32; 0 marks a defect."""
     is_multiplicative: bool = True
     """False where an EER movie would have to be divided by it: an MRC image of the beam."""
+    is_made: bool = False
+    """Made from movies: more of the pattern may stay than a recorded reference leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,9 @@ class LeftPattern:
 def what_is_left(
     counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32], fitted: FittedGain, *, said_corrected: bool
 ) -> LeftPattern:
-    """Look for a fixed pattern in frames that no gain reference corrects; one without a pattern corrects nothing.
+    """Look for a fixed pattern in frames that no recorded gain reference corrects.
+
+    One without a pattern of its own corrects nothing; one made from movies may leave a part.
 
     Parameters
     ----------
@@ -87,9 +89,9 @@ def what_is_left(
         far as anybody can see; fractions have been corrected.
     said_corrected : the settings say that the frames are.
     """
-    if fitted.gain is not None and fitted.fit is not None:
+    if fitted.gain is not None and fitted.fit is not None and not fitted.gain.is_made:
         return LeftPattern()
-    pattern = measure(counts, total)
+    pattern = measure(counts, total, None if fitted.gain is None else fitted.gain.values)
     if pattern is not None and pattern.is_seen:
         return LeftPattern(seen=pattern.spread, may_raise=True)
     if said_corrected or (pattern is not None and pattern.is_excluded):
@@ -97,12 +99,15 @@ def what_is_left(
     return LeftPattern(may_raise=bool((total == np.rint(total)).all()))
 
 
-def measure(counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32]) -> FixedPattern | None:
-    """Measure the pattern in frames as they are stored.
+def measure(
+    counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32], gain: NDArray[np.float32] | None = None
+) -> FixedPattern | None:
+    """Measure the pattern in a movie's frames.
 
     Parameters
     ----------
-    counts : (t, h, w). total : (h, w), their sum.
+    counts : (t, h, w) as stored. total : (h, w), their sum.
+    gain : (h, w) that multiplies them, 0 at defects; None: as they are stored.
 
     Returns
     -------
@@ -113,9 +118,10 @@ def measure(counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32]
     even = np.zeros(total.shape, np.float32)
     for index in range(0, len(counts), 2):
         even += counts[index]
-    seen = relative(total)
-    odd_ones = (seen.abs() > _OUTLIER * seen.std()).numpy()
-    halves = [np.where(odd_ones, half.mean(), half) for half in (even, total - even)]
+    factor = np.float32(1.0) if gain is None else gain
+    seen = relative(total * factor)
+    odd_ones = (seen.abs() > _OUTLIER * seen.std()).numpy() | (factor == 0)
+    halves = [np.where(odd_ones, half.mean(), half) for half in (even * factor, (total - even) * factor)]
     if min(float(half.mean()) for half in halves) <= 0.0:
         return None
     shape = (int(total.shape[0]), int(total.shape[1]))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SCALE_PX = 32
 """Coarser structure than this belongs to the beam and the specimen, and is left alone."""
-_BINS = 16
-"""Of the spatial frequency, and as many for rows and for columns."""
+_BINS, _LINE_BINS = 16, 4
+"""Of the spatial frequency; and of that along rows and along columns, which have far fewer coefficients."""
 _SURE = 3.0
 """Standard errors by which a bin's pattern must exceed 0 to be corrected."""
 _DARK = 0.2
@@ -238,11 +238,13 @@ def _bins(shape: tuple[int, int]) -> Tensor:
     """Bin of each coefficient, (h, w//2+1): by distance from the origin; those of rows and of columns apart."""
     rows, columns = fourier.fftfreq_axes(shape)
     radius = fourier.radius(shape)
-    number = (radius * (2.0 * _BINS / 2.0**0.5)).long().clamp(max=_BINS - 1)
-    number = torch.where((columns == 0).expand(number.shape), number + _BINS, number)
-    return torch.where((rows == 0).expand(number.shape), number % _BINS + 2 * _BINS, number)
+    number = (radius * (_BINS * 2.0**0.5)).long().clamp(max=_BINS - 1)
+    line = (radius * (_LINE_BINS * 2.0)).long().clamp(max=_LINE_BINS - 1)
+    number = torch.where(columns == 0, line + _BINS, number)
+    return torch.where(rows == 0, line + _BINS + _LINE_BINS, number)
 
 
 def _binned(values: Tensor, bins: Tensor) -> Tensor:
     """Sums of (h, w//2+1) values over bins."""
-    return torch.zeros(3 * _BINS, dtype=torch.float64).index_add_(0, bins.flatten(), values.flatten())
+    sums = torch.zeros(_BINS + 2 * _LINE_BINS, dtype=torch.float64)
+    return sums.index_add_(0, bins.flatten(), values.flatten())

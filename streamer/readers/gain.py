@@ -24,6 +24,10 @@ _SUFFIXES = frozenset({".mrc", ".mrcs", ".tif", ".tiff", ".gain", ".dm4", ".dm3"
 # "gain" as a word of its own: "bargain_001.tif" is a movie. CountRef and SuperRef, with CDS in between, are
 # what DigitalMicrograph and SerialEM call the references of K2 and K3.
 _NAME = re.compile(r"(?:^|[^a-z])gain|(?:count|super)(?:cds)?ref", re.IGNORECASE)
+MADE = "cryoem-streamer: gain made from"
+"""How the first label of a gain reference that was made from movies begins."""
+_FIRST_LABEL = 224
+"""Its offset in an MRC header."""
 _REFUSED = {".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc"}
 
 
@@ -93,8 +97,18 @@ def read_gain(path: Path) -> Gain:
     if suffix == ".gain":
         values = values[::-1].copy()
     return Gain(
-        path=str(path), sha256=sha256, values=_checked(path, values), is_multiplicative=suffix not in {".mrc", ".mrcs"}
+        path=str(path),
+        sha256=sha256,
+        values=_checked(path, values),
+        is_multiplicative=suffix not in {".mrc", ".mrcs"},
+        is_made=_is_made(path),
     )
+
+
+def _is_made(path: Path) -> bool:
+    """Whether an MRC image's first label says that it was made from movies."""
+    with opened(path) as descriptor:
+        return read_up_to(descriptor, len(MADE), _FIRST_LABEL) == MADE.encode()
 
 
 def _image(path: Path) -> NDArray[np.float32]:

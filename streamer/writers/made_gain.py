@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from streamer import jsontext
 from streamer.detector.orientation import divides, unturned
+from streamer.readers.gain import MADE
 from streamer.records import Gain
 from streamer.writers.atomic import write_atomically
 from streamer.writers.mrc import encode_image
@@ -80,7 +81,7 @@ def write_made_gain(
         made_from=made_from,
     )
     labels = [
-        f"cryoem-streamer: gain made from {made.movies} movies; {sense} frames{'' if is_divided else ' by it'}",
+        f"{MADE} {made.movies} movies; {sense} frames{'' if is_divided else ' by it'}",
         f"pattern {made.spread:.2%}, expected to stay {made.left:.2%}, certainty {made.certainty:.2f}",
     ]
     write_atomically(path.with_suffix(".json"), jsontext.encode(about))
