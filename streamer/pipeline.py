@@ -38,7 +38,13 @@ from streamer.writers.atomic import write_atomically
 from streamer.writers.outputs import write_outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from streamer.movie_record import MovieRecord, MovieSource
+    from streamer.records import MovieHeader
     from streamer.runtime.stopwatch import Stopwatch
     from streamer.settings import DataPathSettings
 
@@ -54,6 +60,8 @@ class Job:
     propose: Propose | None
     """Asks the session model for a correction; None: use the Wiener estimate."""
     super_resolution: SuperResolutionRequest
+    uncorrected: Callable[[MovieHeader, NDArray[np.float32]], None] | None = None
+    """Given the header and the sum of the frames as stored, where no recorded gain corrects them."""
 
 
 def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
@@ -86,6 +94,8 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
         if job.gain is not None and fitted.gain is None:
             source = replace(source, gain=None, gain_path=None, gain_refused=job.gain.path)
+        if job.uncorrected is not None and (job.gain is None or job.gain.is_made):
+            job.uncorrected(header, total)
         left = what_is_left(counts, total, fitted, said_corrected=job.settings.movie.gain == NO_GAIN)
         corrected = total if fitted.gain is None else total * fitted.gain.values
         hot = find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)

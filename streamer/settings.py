@@ -113,6 +113,13 @@ class GainSettings(Table, frozen=True):
             "reference, as RELION does, else multiply"
         ),
     ] = "auto"
+    from_movies: Annotated[
+        Literal["offer", "use", "never"],
+        Meta(
+            description='for movies without a gain reference, make one from them: "offer": say where it is; "use": '
+            'apply the newest; "never": make none'
+        ),
+    ] = "offer"
     defects: Annotated[
         str | None,
         Meta(description="defects of the detector: a MotionCor text file of x y w h, or a map that is 1 at defects"),

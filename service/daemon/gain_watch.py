@@ -11,7 +11,12 @@ from collections import deque
 from statistics import median
 from typing import TYPE_CHECKING
 
+from streamer.writers.made_gain import about_made_gain, newest_made_gain
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from service.health.alarms import Alarms
     from streamer.movie_record import MovieRecord
 
@@ -28,14 +33,15 @@ _HARMS, _CERTAIN = 0.5, 5.0
 class GainWatch:
     """Raises and clears ``gain-wrong``, ``gain-changed`` and ``gain-missing``."""
 
-    def __init__(self, alarms: Alarms) -> None:
+    def __init__(self, alarms: Alarms, offered: Callable[[str], str | None] = lambda _session: None) -> None:
+        """Offered gives the words about the gain that was made from a session's movies, if there is one."""
         self._alarms = alarms
         self._residuals: dict[str, deque[float]] = {}
         self._changed: dict[str, int] = {}
         self._unsure: dict[str, deque[tuple[float, float]]] = {}
         self._wrong: tuple[str, str] | None = None
         """Session and reference that the alarm is about."""
-        self._without = _WithoutGain(alarms)
+        self._without = _WithoutGain(alarms, offered)
 
     def judge(self, record: MovieRecord) -> None:
         """Judge a finished movie."""
@@ -109,11 +115,13 @@ class GainWatch:
 
 
 class _WithoutGain:
-    """Raises ``gain-missing`` once per session, and once more when the pattern is seen; clears it."""
+    """Raises ``gain-missing`` once per session, and again when the pattern is seen or a gain is offered; clears it."""
 
-    def __init__(self, alarms: Alarms) -> None:
-        self._alarms = alarms
-        self._session, self._is_seen, self._spared = "", False, 0
+    def __init__(self, alarms: Alarms, offered: Callable[[str], str | None]) -> None:
+        self._alarms, self._offered = alarms, offered
+        self._told: tuple[str, bool, str | None] | None = None
+        """Session, whether the pattern was seen, and what was offered, when the alarm was last raised."""
+        self._spared = 0
 
     def judge(self, record: MovieRecord) -> None:
         """Judge a finished movie."""
@@ -123,28 +131,44 @@ class _WithoutGain:
         if source.gain is not None or source.gain_refused is not None or not metrics.pattern_may_raise:
             self._spared += 1
             if self._spared >= _IN_A_ROW or source.gain is not None:
-                self._session, self._is_seen = "", False
+                self._told = None
                 self._alarms.clear("gain-missing")
             return
         self._spared = 0
-        is_seen = metrics.fixed_pattern is not None
-        if self._session == record.session and (self._is_seen or not is_seen):
-            return
-        self._session, self._is_seen = record.session, is_seen
-        self._alarms.raise_("gain-missing", _words(record), "critical" if is_seen else "warning")
+        offered = self._offered(record.session)
+        was_seen = self._told is not None and self._told[0] == record.session and self._told[1]
+        told = record.session, was_seen or metrics.fixed_pattern is not None, offered
+        if told != self._told:
+            self._told = told
+            severity = "critical" if told[1] else "warning"
+            self._alarms.raise_(
+                "gain-missing", _words(record.session, metrics.fixed_pattern, told[1], offered), severity
+            )
 
 
-def _words(record: MovieRecord) -> str:
+def _words(session: str, seen: float | None, was_seen: bool, offered: str | None) -> str:
     """What is wrong with a session without a gain reference, and what to do."""
-    metrics = record.metrics
-    seen = None if metrics is None else metrics.fixed_pattern
-    what = (
-        "nothing shows that they are gain corrected, and the detector's pattern may raise"
-        if seen is None
-        else f"the detector's pattern is in {record.path}, {seen:.1%} from pixel to pixel, and raises"
-    )
+    what = "nothing shows that they are gain corrected, and the detector's pattern may raise"
+    if was_seen:
+        size = "" if seen is None else f", {seen:.1%} from pixel to pixel,"
+        what = f"the detector's pattern is in them{size} and raises"
+    cure = offered or "or make one: streamer gain MOVIE... --output gain.mrc"
     return (
-        f"session {record.session}: the movies have no gain reference: {what} SSNR, FRC and resolution; put this "
-        "camera's reference above the movies or set movie.gain, or make one: streamer gain MOVIE... --output gain.mrc; "
-        'if the movies are gain corrected already, set movie.gain = "none"'
+        f"session {session}: the movies have no gain reference: {what} SSNR, FRC and resolution; put this camera's "
+        f"reference above the movies or set movie.gain, {cure}; if the movies are gain corrected already, set "
+        'movie.gain = "none"'
+    )
+
+
+def offered_gain(directory: Path) -> str | None:
+    """What to do with the gain that was made from the most movies below a session's directory, in words."""
+    found = [path for path in map(newest_made_gain, directory.glob("*/")) if path is not None]
+    newest = max(found, key=lambda path: path.name, default=None)
+    about = None if newest is None else about_made_gain(newest)
+    if about is None:
+        return None
+    more = f", {about.movies_needed} would be enough" if about.movies_needed > about.movies else ""
+    return (
+        f"or use {newest}, made from {about.movies} movies{more}: {about.left:.1%} of a pattern of {about.spread:.1%} "
+        'is expected to stay (gain.from_movies = "use" always applies the newest)'
     )

@@ -102,7 +102,9 @@ def _gain_flags(movie: Movie, gain: Gain | None, *, is_set: bool) -> list[str]:
     path, named, flags = Path(gain.path), movie.acquisition.gain_reference, []
     if named is not None and Path(named).stem.lower() != path.stem.lower():
         flags.append(f"gain: the sidecar names {named}, {path.name} was used")
-    if not is_set and path.parent not in Path(movie.path).parents:
+    if gain.is_made:
+        flags.append(f"gain: {path.name} was made from movies")
+    elif not is_set and path.parent not in Path(movie.path).parents:
         flags.append(f"gain: {path} does not lie above the movie, but is the only one")
     return flags
 

@@ -49,6 +49,24 @@ class MadeGainFile(Struct, frozen=True, kw_only=True):
     """The movies."""
 
 
+def made_gain_name(movies: int) -> str:
+    """Name of a session's gain reference that is made from so many movies."""
+    return f"from-{movies:05d}-movies.mrc"
+
+
+def newest_made_gain(directory: Path) -> Path | None:
+    """The gain reference of a directory that was made from the most movies."""
+    return max(directory.glob("from-*-movies.mrc"), key=lambda path: path.name, default=None)
+
+
+def about_made_gain(path: Path) -> MadeGainFile | None:
+    """What stands beside a gain reference that was made from movies; None where nothing can be read."""
+    try:
+        return jsontext.decode(path.with_suffix(".json").read_bytes(), MadeGainFile)
+    except (OSError, ValueError):
+        return None
+
+
 def write_made_gain(
     path: Path, made: MadeGain, header: MovieHeader, settings: GainSettings, made_from: list[str]
 ) -> MadeGainFile:
