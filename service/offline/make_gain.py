@@ -91,7 +91,7 @@ class _Gathered:
         try:
             self._add(path)
         except (StreamerError, NotUsable) as error:
-            self.left_out.append(LeftOut(str(path), str(error)))
+            self.left_out.append(LeftOut(str(path), str(error).removeprefix(f"{path.resolve()}: ")))
 
     def _add(self, path: Path) -> None:
         name = str(path.resolve())

@@ -25,12 +25,14 @@ SCALE_PX = 32
 """Coarser structure than this belongs to the beam and the specimen, and is left alone."""
 _BINS, _LINE_BINS = 16, 4
 """Of the spatial frequency; and of that along rows and along columns, which have far fewer coefficients."""
-_SURE = 3.0
+_SURE = 5.0
 """Standard errors by which a bin's pattern must exceed 0 to be corrected."""
 _DARK = 0.2
 """Share of the mean below which a part of the field is a grid bar or beyond the beam."""
 _DEAD, _HOT = 0.25, 2.0
 """Share of the counts of its surroundings from which a pixel counts as a defect."""
+_CERTAIN = 6.0
+"""Standard deviations of the noise by which it must be so."""
 _HARMLESS = 0.01
 """Power of what is left, over that of a movie's counting noise, which changes no figure noticeably: SSNR by 0.01."""
 _MOST = 10**6
@@ -102,8 +104,9 @@ class PatternSums:
         first, second = (torch.from_numpy(s / np.float32(w)) for s, w in zip(self.sums, self.weights, strict=True))
         share = self.weights[0] / sum(self.weights)
         average = share * first + (1.0 - share) * second
-        # sensitivity of each pixel, relative to its surroundings
-        defects = (average < _DEAD - 1.0) | (average > _HOT - 1.0)
+        # sensitivity of each pixel, relative to its surroundings; the two averages differ by noise alone
+        noise = _CERTAIN * float((first - second).std()) * (share * (1.0 - share)) ** 0.5
+        defects = (average < -max(1.0 - _DEAD, noise)) | (average > max(_HOT - 1.0, noise))
         first, second = first.masked_fill(defects, 0.0), second.masked_fill(defects, 0.0)
         powers = _Powers.of(first, second, share, self.shape)
         spectrum = torch.fft.rfft2(share * first + (1.0 - share) * second) * powers.filter(1.0)
@@ -164,7 +167,7 @@ class _Powers:
     noise: Tensor
     """(bins,) of the average over all movies."""
     error: Tensor
-    """(bins,) standard error of ``pattern``."""
+    """(bins,) standard error of ``pattern`` where there is none."""
 
     @classmethod
     def of(cls, first: Tensor, second: Tensor, share: float, shape: tuple[int, int]) -> _Powers:
@@ -176,16 +179,17 @@ class _Powers:
         size = shape[0] * shape[1]
         cross = (one * other.conj()).real.double() / size
         pattern = _binned(cross * weights, bins) / number.clamp(min=1.0)
-        squares = _binned(cross.square() * weights, bins) / number.clamp(min=1.0)
         differ = _binned((one - other).abs().double().square() / size * weights, bins) / number.clamp(min=1.0)
         # the difference has N (1/a + 1/b), the weighted mean N / (a + b) = difference · a b / (a + b)²
-        independent = (number / 2.0).clamp(min=1.0)
+        # a bin of few coefficients may show less noise than there is: the average is the floor
+        noise = differ.clamp(min=float((differ * number).sum() / number.sum()))
         return cls(
             bins=bins,
             modes=number / size,
             pattern=pattern,
             noise=differ * share * (1.0 - share),
-            error=((squares - pattern.square()).clamp(min=0.0) / independent).sqrt(),
+            # of the real part of a product of two noises, over half as many independent coefficients
+            error=noise * (share * (1.0 - share) / number.clamp(min=1.0)).sqrt(),
         )
 
     @property
