@@ -70,7 +70,7 @@ def _ssnr(metrics: MovieQuality | None) -> str:
     """The SSNR in words; one that the detector's pattern may have raised is marked."""
     if metrics is None or metrics.ssnr_full is None:
         return "no signal"
-    mark = " (no gain: the detector's pattern may have raised it)" if metrics.pattern_may_raise else ""
+    mark = " (the detector's pattern may have raised it)" if metrics.pattern_may_raise else ""
     return f"SSNR {metrics.ssnr_full:.3g}{mark}"
 
 

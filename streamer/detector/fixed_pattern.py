@@ -94,7 +94,8 @@ def what_is_left(
     pattern = measure(counts, total, None if fitted.gain is None else fitted.gain.values)
     if pattern is not None and pattern.is_seen:
         return LeftPattern(seen=pattern.spread, may_raise=True)
-    if said_corrected or (pattern is not None and pattern.is_excluded):
+    is_flat = fitted.gain is not None and not fitted.gain.is_made
+    if said_corrected or is_flat or (pattern is not None and pattern.is_excluded):
         return LeftPattern()
     return LeftPattern(may_raise=bool((total == np.rint(total)).all()))
 

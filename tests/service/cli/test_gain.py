@@ -66,8 +66,9 @@ def test_the_gain_fits_a_movie_that_it_was_not_made_from(movies, tmp_path):
 def test_what_cannot_be_used_is_left_out_with_the_reason(movies, tmp_path):
     blank, corrected, larger = (tmp_path / name for name in ("blank.tif", "corrected.tif", "larger.tif"))
     tifffile.imwrite(blank, np.zeros((6, *SCOPE.shape), np.uint8))
-    tifffile.imwrite(corrected, np.full((6, *SCOPE.shape), 1.37, np.float32))
-    tifffile.imwrite(larger, np.ones((6, 256, 256), np.uint8))
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(corrected, 1.37 * rng.poisson(3.0, (6, *SCOPE.shape)).astype(np.float32))
+    tifffile.imwrite(larger, rng.poisson(3.0, (6, 256, 256)).astype(np.uint8))
     others = [blank, corrected, larger, movies[0], tmp_path / "nothing.tif"]
     result = run("gain", *movies[:4], *others, "--output", tmp_path / "made.mrc", "--json", code=1)
     found = json.loads(result.stdout)
