@@ -29,6 +29,8 @@ _SPECIMEN = 0.005
 """Relative standard deviation per pixel that passes for a specimen's."""
 _OUTLIER = 5.0
 """Standard deviations beyond which a pixel is a defect, and not taken for pattern."""
+_SPARSE = 0.37
+"""Share of pixels of a half without a count, as at one electron per pixel, beyond which nothing can be told."""
 _NOTHING = 0.01
 """Below it no figure is raised noticeably."""
 
@@ -112,7 +114,7 @@ def measure(
 
     Returns
     -------
-    The pattern; None where a single frame or an empty one leaves nothing to compare.
+    The pattern; None where a single frame, or too few counts, leave nothing to compare.
     """
     if len(counts) < 2:
         return None
@@ -123,7 +125,7 @@ def measure(
     seen = relative(total * factor)
     odd_ones = (seen.abs() > _OUTLIER * seen.std()).numpy() | (factor == 0)
     halves = [np.where(odd_ones, half.mean(), half) for half in (even * factor, (total - even) * factor)]
-    if min(float(half.mean()) for half in halves) <= 0.0:
+    if any(float((half == 0).mean()) > _SPARSE for half in halves):
         return None
     shape = (int(total.shape[0]), int(total.shape[1]))
     first, second = (torch.fft.rfft2(clipped(relative(half))) for half in halves)

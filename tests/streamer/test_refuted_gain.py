@@ -156,7 +156,10 @@ def test_no_specimen_and_no_hot_pixel_is_taken_for_a_pattern(pixel_size, dose):
     for seed in range(3):
         frames = np.stack(list(Field(scope, apoferritin() if seed else None, seed=seed).frames(camera)))
         found = measure(frames, frames.sum(0, dtype=np.float32))
-        assert found is not None
+        is_dim = float(frames.sum(0).mean()) < 2.0
+        assert (found is None) == is_dim
+        if found is None:
+            continue
         assert not found.is_seen
         assert abs(found.power) < 4.0 * found.error
 
