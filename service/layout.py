@@ -71,6 +71,10 @@ class Layout:
         """Where a session's models and roles are kept."""
         return self.state / "sessions" / session
 
+    def made_gains(self, session: str) -> Path:
+        """Gain references made from a session's movies."""
+        return self.session_state(session) / "gain"
+
     def models(self, session: str) -> Path:
         """Store of a session's versions."""
         return self.session_state(session) / "models"

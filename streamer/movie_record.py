@@ -99,8 +99,10 @@ class MovieSource:
     dose_per_frame: float | None
     pre_exposure: float
     gain: str | None
-    """sha256 of the gain reference."""
+    """sha256 of the gain reference that was applied."""
     gain_path: str | None = None
+    gain_refused: str | None = None
+    """Path of a gain reference that was not applied, because the frames refute it."""
     acquisition: Acquisition = field(default_factory=Acquisition)
     frame_doses: tuple[float, ...] | None = None
     """e⁻/Å² of each frame, where they differ."""
@@ -198,12 +200,19 @@ class MovieQuality:
     local_motion_angstrom: float = 0.0
     """Root mean square over the field of what the local shifts add to the global one, at its largest."""
     residual_gain: float | None = None
-    """Share of the gain reference's pattern that is left in the corrected frames: 0 fits, 1 does not fit at all, 2 is
-    the wrong sense. None without a gain or where it has no pattern."""
+    """Share of the gain reference's pattern that correcting with it leaves: 0 fits, 1 does not fit at all, 2 is the
+    wrong sense. None without a gain or where it has no pattern."""
     residual_gain_error: float | None = None
     """Its standard error."""
     gain_advice: str | None = None
-    """What to set, where the gain reference does not fit the frames; None: it fits, or nothing can be said."""
+    """What to set, where the frames refute the gain reference, which is not applied then; None: it fits, or nothing
+    can be said."""
+    fixed_pattern: float | None = None
+    """Relative standard deviation from pixel to pixel of a pattern that stays with the detector, in frames that no gain
+    corrected; None: none is seen, or nobody looked."""
+    pattern_may_raise: bool | None = None
+    """Whether such a pattern, seen or not, may have raised every figure that comes from the halves: SNR, SSNR, FRC,
+    resolution and SNBR*. None: unknown, in records of earlier versions."""
     texture: tuple[float, ...] | None = None
     """Appearance of the plain micrograph: distinguishes one specimen from another."""
     structure: float | None = None

@@ -17,6 +17,7 @@ from torch import Tensor
 from streamer import dose, restore
 from streamer.band import band_of
 from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
+from streamer.detector.fixed_pattern import what_is_left
 from streamer.detector.gain_check import fit_gain
 from streamer.errors import MovieNotReady
 from streamer.metadata.source import describe_source
@@ -29,6 +30,7 @@ from streamer.readers import movie as movie_reader
 from streamer.readers.defects import read_defects
 from streamer.readers.files import below, root_of
 from streamer.records import Frames, Gain, Instructions, Movie, Propose
+from streamer.settings import NO_GAIN
 from streamer.sums import frame_sum, halves
 from streamer.sums.group_files import encode_groups
 from streamer.super_resolution.step import SuperResolutionRequest, super_resolve_movie
@@ -37,7 +39,13 @@ from streamer.writers.atomic import write_atomically
 from streamer.writers.outputs import write_outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from streamer.movie_record import MovieRecord, MovieSource
+    from streamer.records import MovieHeader
     from streamer.runtime.stopwatch import Stopwatch
     from streamer.settings import DataPathSettings
 
@@ -53,6 +61,8 @@ class Job:
     propose: Propose | None
     """Asks the session model for a correction; None: use the Wiener estimate."""
     super_resolution: SuperResolutionRequest
+    uncorrected: Callable[[MovieHeader, NDArray[np.float32]], None] | None = None
+    """Given the header and the sum of the frames as stored, where no recorded gain corrects them."""
 
 
 def process_movie(movie: Movie, job: Job, stage: Stopwatch) -> MovieRecord:
@@ -84,6 +94,12 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         with below(root_of(movie.path, movie.relative), job.instructions.follow_links_to):
             source, flags = describe_source(movie, header, job.settings, job.gain)
         fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
+        if job.gain is not None and fitted.gain is None:
+            source = replace(source, gain=None, gain_path=None, gain_refused=job.gain.path)
+        if job.uncorrected is not None and (job.gain is None or job.gain.is_made):
+            job.uncorrected(header, total)
+        said_corrected = job.settings.movie.gain == NO_GAIN or movie.acquisition.gain_corrected is True
+        left = what_is_left(counts, total, fitted, said_corrected=said_corrected)
         corrected = total if fitted.gain is None else total * fitted.gain.values
         hot = find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
         listed = read_defects(Path(named), total.shape) if (named := job.settings.gain.defects) else None
@@ -94,12 +110,14 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         defects=defects,
         hot_pixels=hot,
         gain_fit=fitted.fit,
+        fixed_pattern=left.seen,
+        pattern_may_raise=left.may_raise,
         mean_counts=float(corrected.mean()) / len(counts),
         pixel_size=source.pixel_size,
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=(*flags, *fitted.flags),
+        flags=(*flags, *fitted.flags, *left.flags),
     )
     return frames, source
 

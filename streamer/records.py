@@ -145,6 +145,8 @@ class Gain:
     """(h, w) float32; 0 marks a defect."""
     is_multiplicative: bool = True
     """False where an EER movie would have to be divided by it: an MRC image of the beam."""
+    is_made: bool = False
+    """Made from movies: more of the pattern may stay than a recorded reference leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,7 @@ class GainFit:
     error: float
     """Standard error of the residual."""
     advice: str | None = None
-    """What to set, where the reference does not fit."""
+    """What to set, where the frames refute the reference; it is not applied then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,10 @@ class Frames:
     """(n, 2): the defects that were found in this movie's own data."""
     gain_fit: GainFit | None = None
     """How well the gain predicts this movie's fixed pattern."""
+    fixed_pattern: float | None = None
+    """Relative standard deviation from pixel to pixel of a pattern that is seen in frames that no gain corrected."""
+    pattern_may_raise: bool | None = None
+    """Whether such a pattern may be in the frames, seen or not; it correlates the halves."""
     mean_counts: float
     """Mean of the corrected frames, e⁻/px/frame for counted movies."""
     pixel_size: float

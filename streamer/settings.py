@@ -18,6 +18,8 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 Positive = Meta(gt=0)
+NO_GAIN = "none"
+"""Instead of the path of a gain reference: the movies are corrected, or are not to be."""
 
 
 class MovieSettings(Table, frozen=True):
@@ -49,7 +51,10 @@ class MovieSettings(Table, frozen=True):
     ] = None
     gain: Annotated[
         str | None,
-        Meta(description="gain reference; unset: the nearest one above the movie, else the only one below the root"),
+        Meta(
+            description="gain reference; unset: the nearest one above the movie, else the only one below the root; "
+            '"none": the movies are gain corrected already'
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -111,6 +116,13 @@ class GainSettings(Table, frozen=True):
             "reference, as RELION does, else multiply"
         ),
     ] = "auto"
+    from_movies: Annotated[
+        Literal["offer", "use", "never"],
+        Meta(
+            description='for movies without a gain reference, make one from them: "offer": say where it is; "use": '
+            'apply the newest; "never": make none'
+        ),
+    ] = "offer"
     defects: Annotated[
         str | None,
         Meta(description="defects of the detector: a MotionCor text file of x y w h, or a map that is 1 at defects"),

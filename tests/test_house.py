@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("streamer", "models", "service") for path in (ROOT / package).rglob("*.py"))
 COMMANDS = {
     *("demo", "run", "process", "monitor", "subscribe", "pick", "simulate", "motion", "quality"),
-    *("super-resolve", "denoise", "movies", "models", "journal", "init", "check-config"),
+    *("super-resolve", "denoise", "gain", "movies", "models", "journal", "init", "check-config"),
 }
 
 

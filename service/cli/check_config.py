@@ -25,6 +25,7 @@ from service.printable import printable
 from service.setting_values import doubts
 from streamer import jsontext
 from streamer.errors import ConfigError, MovieMismatch, StreamerError
+from streamer.settings import NO_GAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,7 +88,9 @@ def _files(config: Config, layout: Layout) -> Iterator[Finding]:
             finding = _attempt(setting, partial(_read, setting, path, config, header), str(path))
         yield finding
     if config.movie.gain is None:
-        yield _gains_found(layout)
+        yield _gains_found(layout, config.watch.places)
+    elif config.movie.gain == NO_GAIN:
+        yield Finding(check="movie.gain", verdict="ok", found="none: the movies are said to be corrected")
 
 
 def _attempt(check: str, what: Callable[[], object], good: str) -> Finding:
@@ -144,11 +147,11 @@ def _header_of_a_movie(config: Config, layout: Layout) -> MovieHeader | None:
     return None
 
 
-def _gains_found(layout: Layout) -> Finding:
+def _gains_found(layout: Layout, places: tuple[str, ...]) -> Finding:
     """Where movies would find their gain references, as none is set."""
     from streamer.readers.gain import gain_candidates
 
-    gains = gain_candidates(layout.root)
+    gains = gain_candidates(layout.root, places)
     found = ", ".join(map(str, gains))
     directories = {path.parent for path in gains}
     if len(directories) < len(gains):

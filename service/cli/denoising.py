@@ -168,7 +168,8 @@ def denoise(directory: Path, model: Path, output: Path, ctf: Path | None, *, as_
     else:
         figures = f"SNBR* half {_text(found.snbr_half_denoised)}, Wiener {_text(found.snbr_half_wiener)}"
         refused = [f"the network was not applied: {found.refused}"] if found.refused else []
-        click.echo("\n".join([*map(printable, found.files), f"{found.restoration}, {figures}", *refused]))
+        raised = " (the detector's pattern may have raised them)" if found.pattern_may_raise else ""
+        click.echo("\n".join([*map(printable, found.files), f"{found.restoration}, {figures}{raised}", *refused]))
 
 
 def _text(value: float | None) -> str:

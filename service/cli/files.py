@@ -17,6 +17,8 @@ from streamer.plausible import PIXEL_SIZE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from streamer.movie_record import MovieQuality
+
 _MOVIES = click.argument("paths", metavar="MOVIE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 _PIXEL = replace(PIXEL_SIZE, least=0.05, most=100.0)
 """Of images that were made finer, or binned, too."""
@@ -61,12 +63,19 @@ def process(
             continue
         tables.add(record)
         if not as_json:
-            ssnr = record.metrics.ssnr_full if record.metrics else None
-            figure = "no signal" if ssnr is None else f"SSNR {ssnr:.3g}"
+            figure = _ssnr(record.metrics)
             name = printable(str(output / record.session / record.outputs[0].path))
             click.echo(f"{name}  {figure}, {record.restoration}{_noted(record.flags)}")
     tables.write(now=True)
     return int(failed > 0)
+
+
+def _ssnr(metrics: MovieQuality | None) -> str:
+    """The SSNR in words; one that the detector's pattern may have raised is marked."""
+    if metrics is None or metrics.ssnr_full is None:
+        return "no signal"
+    mark = " (the detector's pattern may have raised it)" if metrics.pattern_may_raise else ""
+    return f"SSNR {metrics.ssnr_full:.3g}{mark}"
 
 
 def _about(path: Path, message: str) -> str:
@@ -153,6 +162,11 @@ def quality(
         between = "" if ends is None else f"  {_figure(ends[0])} to {_figure(ends[1]).strip()}"
         if not name.startswith("band_"):
             click.echo(f"  {name:12} {_figure(value)}{between}")
+    if found.pattern_may_raise:
+        click.echo(
+            f"NOTE {found.pattern_may_raise} of {several}: no gain corrected the frames; the detector's pattern may "
+            "have raised the figures"
+        )
     for check in found.checks:
         verdict = "ok" if check["ok"] else "FAILED"
         click.echo(f"check {check['name']}: {verdict}, {check['value']:.3g} (limit {check['limit']:.3g})")

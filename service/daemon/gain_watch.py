@@ -1,7 +1,8 @@
 """Watches how well a session's gain reference fits its movies, and says what to set where it does not.
 
-A single movie shows whether the reference is oriented correctly. That the detector's gain has changed since the
-reference was recorded shows only by comparison with earlier movies: slightly more of its pattern is left.
+A single movie shows whether the reference is oriented correctly. Where it has too few counts to tell, several do. That
+the detector's gain has changed since the reference was recorded shows only by comparison with earlier movies: slightly
+more of its pattern is left. Movies without a reference are watched too: their figures may be too good.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from collections import deque
 from statistics import median
 from typing import TYPE_CHECKING
 
+from streamer.writers.made_gain import about_made_gain, newest_made_gain
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from service.health.alarms import Alarms
     from streamer.movie_record import MovieRecord
 
@@ -20,26 +26,71 @@ _CHANGED, _SURE = 0.03, 6.0
 """Share of the pattern, and number of standard errors, by which a movie must differ from earlier ones."""
 _IN_A_ROW = 3
 """Movies that must agree: a single one may show a grid bar."""
+_HARMS, _CERTAIN = 0.5, 5.0
+"""Share of the pattern that is left by a reference that does harm, and standard errors beyond it that are certain."""
 
 
 class GainWatch:
-    """Raises and clears ``gain-wrong`` and ``gain-changed``."""
+    """Raises and clears ``gain-wrong``, ``gain-changed`` and ``gain-missing``."""
 
-    def __init__(self, alarms: Alarms) -> None:
+    def __init__(self, alarms: Alarms, offered: Callable[[str], str | None] = lambda _session: None) -> None:
+        """Offered gives the words about the gain that was made from a session's movies, if there is one."""
         self._alarms = alarms
         self._residuals: dict[str, deque[float]] = {}
         self._changed: dict[str, int] = {}
+        self._unsure: dict[str, deque[tuple[float, float]]] = {}
+        self._wrong: tuple[str, str] | None = None
+        """Session and reference that the alarm is about."""
+        self._without = _WithoutGain(alarms, offered)
 
     def judge(self, record: MovieRecord) -> None:
         """Judge a finished movie."""
         metrics, source = record.metrics, record.source
-        if metrics is None or metrics.residual_gain is None or source is None:
+        if metrics is None or source is None:
             return
+        self._without.judge(record)
+        gain = source.gain_refused or source.gain_path
+        if gain is None:
+            self._fits()
+        if metrics.residual_gain is None or gain is None:
+            return
+        residual, error = metrics.residual_gain, metrics.residual_gain_error or 0.0
         if metrics.gain_advice is not None:
-            self._alarms.raise_("gain-wrong", f"{record.path}: {metrics.gain_advice} ({source.gain_path})", "critical")
+            self._does_not_fit(record.session, gain, f"{record.path}: {metrics.gain_advice} ({gain} is not applied)")
             return
+        if (together := self._together(record.session, gain, residual, error)) is not None:
+            self._does_not_fit(record.session, gain, together)
+            return
+        self._fits()
+        self._compare(record.session, gain, residual, error)
+
+    def _does_not_fit(self, session: str, gain: str, message: str) -> None:
+        """Raise the alarm once, however many movies it is true of."""
+        if self._wrong != (session, gain):
+            self._wrong = session, gain
+            self._alarms.raise_("gain-wrong", message, "critical")
+
+    def _fits(self) -> None:
+        self._wrong = None
         self._alarms.clear("gain-wrong")
-        self._compare(record.session, str(source.gain_path), metrics.residual_gain, metrics.residual_gain_error or 0.0)
+
+    def _together(self, session: str, gain: str, residual: float, error: float) -> str | None:
+        """What movies say together of which each has too few counts to refute the reference; None: it may fit."""
+        if error <= 0.0:
+            return None
+        known = self._unsure.setdefault(f"{session}\0{gain}", deque(maxlen=_REMEMBERED))
+        while len(self._unsure) > _MAX_SESSIONS:
+            del self._unsure[next(iter(self._unsure))]
+        known.append((residual, error))
+        weights = [1.0 / e**2 for _, e in known]
+        mean = sum(w * r for w, (r, _) in zip(weights, known, strict=True)) / sum(weights)
+        if len(known) < _IN_A_ROW or mean - _CERTAIN * sum(weights) ** -0.5 < _HARMS:
+            return None
+        return (
+            f"{gain} does not fit the frames: each movie has too few counts to tell, but the last {len(known)} "
+            f"together show that {mean:.0%} of its pattern is left; it is still applied: set gain.rotate, gain.flip or "
+            'movie.gain right, or movie.gain = "none" where the movies are gain corrected'
+        )
 
     def _compare(self, session: str, gain: str, residual: float, error: float) -> None:
         # a replaced reference starts afresh
@@ -61,3 +112,63 @@ class GainWatch:
                 f"{abs(usual):.0%}: the detector has changed since {gain} was recorded; record a new reference, or set "
                 "movie.gain",
             )
+
+
+class _WithoutGain:
+    """Raises ``gain-missing`` once per session, and again when the pattern is seen or a gain is offered; clears it."""
+
+    def __init__(self, alarms: Alarms, offered: Callable[[str], str | None]) -> None:
+        self._alarms, self._offered = alarms, offered
+        self._told: tuple[str, bool, str | None] | None = None
+        """Session, whether the pattern was seen, and what was offered, when the alarm was last raised."""
+        self._spared = 0
+
+    def judge(self, record: MovieRecord) -> None:
+        """Judge a finished movie."""
+        metrics, source = record.metrics, record.source
+        if metrics is None or source is None:
+            return
+        if source.gain is not None or source.gain_refused is not None or not metrics.pattern_may_raise:
+            self._spared += 1
+            if self._spared >= _IN_A_ROW or source.gain is not None:
+                self._told = None
+                self._alarms.clear("gain-missing")
+            return
+        self._spared = 0
+        offered = self._offered(record.session)
+        was_seen = self._told is not None and self._told[0] == record.session and self._told[1]
+        told = record.session, was_seen or metrics.fixed_pattern is not None, offered
+        if told != self._told:
+            self._told = told
+            severity = "critical" if told[1] else "warning"
+            self._alarms.raise_(
+                "gain-missing", _words(record.session, metrics.fixed_pattern, told[1], offered), severity
+            )
+
+
+def _words(session: str, seen: float | None, was_seen: bool, offered: str | None) -> str:
+    """What is wrong with a session without a gain reference, and what to do."""
+    what = "nothing shows that they are gain corrected, and the detector's pattern may raise"
+    if was_seen:
+        size = "" if seen is None else f", {seen:.1%} from pixel to pixel,"
+        what = f"the detector's pattern is in them{size} and raises"
+    cure = offered or "or make one: streamer gain MOVIE... --output gain.mrc"
+    return (
+        f"session {session}: the movies have no gain reference: {what} SSNR, FRC and resolution; put this camera's "
+        f"reference above the movies or set movie.gain, {cure}; if the movies are gain corrected already, set "
+        'movie.gain = "none"'
+    )
+
+
+def offered_gain(directory: Path) -> str | None:
+    """What to do with the gain that was made from the most movies below a session's directory, in words."""
+    found = [path for path in map(newest_made_gain, directory.glob("*/")) if path is not None]
+    newest = max(found, key=lambda path: path.name, default=None)
+    about = None if newest is None else about_made_gain(newest)
+    if about is None:
+        return None
+    more = f", {about.movies_needed} would be enough" if about.movies_needed > about.movies else ""
+    return (
+        f"or use {newest}, made from {about.movies} movies{more}: {about.left:.1%} of a pattern of {about.spread:.1%} "
+        'is expected to stay (gain.from_movies = "use" always applies the newest)'
+    )

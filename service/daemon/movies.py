@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from service.config import DENOISE, SUPER_RESOLUTION
-from service.daemon.gain_watch import GainWatch
+from service.daemon.gain_watch import GainWatch, offered_gain
 from service.daemon.overload import LoadShedding, in_order
 from service.daemon.skipped_files import SkippedFiles
 from service.daemon.specimen_watch import SpecimenWatch
@@ -20,6 +20,7 @@ from streamer.movie_record import MovieRecord, Times
 from streamer.records import Instructions
 from streamer.runtime.clock import SYSTEM, utc_seconds, utc_text
 from streamer.runtime.fault_point import fault_point
+from streamer.settings import NO_GAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,8 @@ class MovieLifecycle:
         self._config, self._layout, self._journal, self._clock = config, layout, journal, clock
         self._gains, self._versions, self._trainer, self._tables = gains, versions, trainer, tables
         self._metrics, self._status, self._alarms = metrics, status, alarms
-        self._gain_watch = GainWatch(alarms)
+        self._makes_gains = config.gain.from_movies != "never" and config.movie.gain != NO_GAIN
+        self._gain_watch = GainWatch(alarms, self._offered_gain)
         self._specimen_alarms = SpecimenAlarms(alarms, learns=config.session_model.enabled)
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
@@ -164,10 +166,15 @@ class MovieLifecycle:
                 usual=self.specimens.session(session).usual,
             ),
             gain=None if gain is None else str(gain),
+            made_gains=str(self._layout.made_gains(session)) if gain is None and self._makes_gains else None,
             model=None if version is None else str(self._layout.models(session) / version),
             super_resolution_model=self._super_resolution_model(session),
             on_cpu=self._failures_of_the_device(movie) > 1,
         )
+
+    def _offered_gain(self, session: str) -> str | None:
+        """What is offered to a session without a gain reference, in words."""
+        return offered_gain(self._layout.made_gains(session)) if self._makes_gains else None
 
     def _left_out(self, movie: JournalMovie) -> tuple[tuple[str, ...], str]:
         """What to leave out of a movie, and why: under load, or because the device failed on the full job."""

@@ -143,6 +143,10 @@ class Metrics:
         self._residual_gain = gauge(
             "movie_residual_gain_ratio", "Share of the gain reference's pattern left in the last movie; 0: it fits."
         )
+        self._pattern = gauge(
+            "movie_pattern_may_raise",
+            "Whether the detector's pattern may have raised the last movie's SSNR, SNBR and resolution.",
+        )
         self._confirmed = gauge(
             "movie_super_resolution_confirmed_ratio",
             "Share of what super-resolution adds to the last movie that unseen frames confirm; own: with their own "
@@ -289,6 +293,7 @@ class Metrics:
         self._late_motion.set(metrics.late_motion_angstrom)
         self._local_motion.set(metrics.local_motion_angstrom)
         self._residual_gain.set(metrics.residual_gain)
+        self._pattern.set(metrics.pattern_may_raise)
         self._super_resolution_verdicts.labels(self._bounded("verdict", metrics.sr.verdict)).inc()
         self._confirmed.set(metrics.sr.confirmed, "own")
         self._confirmed.set(metrics.sr.control, "control")

@@ -22,6 +22,7 @@ from service.layout import SOCKET_FILES, SOCKET_PATH_BYTES, read_endpoints
 from service.named_versions import check_versions
 from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
+from streamer.settings import NO_GAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,7 @@ def directories(layout: Layout) -> dict[str, Path]:
 def named_files(config: Config) -> dict[str, Path]:
     """Files that the settings name, by setting."""
     named = {
-        "movie.gain": config.movie.gain,
+        "movie.gain": None if config.movie.gain == NO_GAIN else config.movie.gain,
         "gain.defects": config.gain.defects,
         "eer.integration": config.eer.integration,
         "super_resolution.mtf": config.super_resolution.mtf,

@@ -71,6 +71,8 @@ class DenoiseResult(Struct, frozen=True, kw_only=True):
     snbr_half_denoised: float | None
     refused: str | None = None
     """Why the network was not used for this movie."""
+    pattern_may_raise: bool | None = None
+    """As in the movie's record: whether the detector's pattern may have raised the figures."""
 
 
 def motion_of(path: Path, config: Config) -> MotionResult:
@@ -161,6 +163,7 @@ def denoise_to(directory: Path, model_directory: Path, output: Path, ctf: Path |
         snbr_half_wiener=denoised.snbr_half.get("wiener"),
         snbr_half_denoised=denoised.snbr_half.get("denoised"),
         refused=denoised.refused,
+        pattern_may_raise=None if record.metrics is None else record.metrics.pattern_may_raise,
     )
 
 

@@ -32,6 +32,8 @@ class Work(Struct, tag=True, frozen=True, kw_only=True):
     instructions: Instructions
     gain: str | None = None
     """Path of the gain reference."""
+    made_gains: str | None = None
+    """The session's directory for gains made from its movies; None: make none, or there is a recorded one."""
     model: str | None = None
     """Directory of the serving version of the denoiser."""
     super_resolution_model: str | None = None

@@ -21,17 +21,20 @@ import torch
 
 from models.serving.session_model import SessionModel, proposal_of
 from models.serving.super_resolution import SuperResolutionNetworks
+from service.processes.gathered_pattern import GatheredPattern, directory_of
 from service.processes.messages import Begin, Failed, Finish, Finished, FromChild, Progress, Returned, Up, Work
 from service.processes.pipes import ParentChannel, die_with_parent
 from streamer import pipeline
 from streamer.errors import ConfigError, DeviceError, ModelError, MovieNotReady, StreamerError
 from streamer.readers.files import below, root_of
 from streamer.readers.gain import read_gain
+from streamer.readers.movie import read_header
 from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.fault_point import fault_point
 from streamer.runtime.memory import worker_memory_bytes
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.super_resolution.step import SuperResolutionRequest
+from streamer.writers.made_gain import newest_made_gain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +75,7 @@ class Worker:
         self._device = device_of(config.compute.device)
         self._threads = thread_count(config.compute.threads)
         self._gains: dict[str, tuple[int, Gain]] = {}
+        self._pattern = GatheredPattern(config.gain)
         self._model: SessionModel | None = None
         self._networks = SuperResolutionNetworks(config.super_resolution, self._device)
         self._to_compute: queue.Queue[_Read | None] = queue.Queue(maxsize=1)
@@ -148,6 +152,9 @@ class Worker:
                 network=self._networks.on_fusion(work.super_resolution_model),
                 zssr=self._networks.zssr(work.super_resolution_model),
             ),
+            uncorrected=partial(self._pattern.add, Path(work.made_gains), work.movie.movie_id)
+            if work.made_gains
+            else None,
         )
         return _Read(work, stopwatch, job, *pipeline.read_movie(work.movie, job, stopwatch))
 
@@ -191,9 +198,17 @@ class Worker:
 
     # ---------------------------------------------------------------------------------------------- helpers
 
+    def _made_gain(self, work: Work) -> str | None:
+        """The newest gain made from the session's movies, where the settings say that it is used."""
+        if work.made_gains is None or self._config.gain.from_movies != "use":
+            return None
+        header = read_header(Path(work.movie.path), eer=self._config.eer)
+        newest = newest_made_gain(directory_of(Path(work.made_gains), header))
+        return None if newest is None else str(newest)
+
     def _gain(self, work: Work) -> Gain | None:
         """Gain reference, read again only when the file changes."""
-        path, movie = work.gain, work.movie
+        path, movie = work.gain or self._made_gain(work), work.movie
         if path is None:
             return None
         try:

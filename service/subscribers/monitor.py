@@ -1,6 +1,7 @@
 """The live display: everything it shows comes over the wire, so it runs wherever a subscriber can.
 
-Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once`` prints the display once and exits.
+Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once`` prints the display once and exits. A
+question mark stands behind figures that the detector's pattern may have raised, because no gain corrected it.
 """
 
 from __future__ import annotations
@@ -202,12 +203,13 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     best = denoised if denoised is not None else wiener
     gain = denoised / wiener if denoised is not None and wiener else None
     model = (body.get("model") or {}).get("version")
+    mark = "?" if metrics.get("pattern_may_raise") else ""
     return (
         Text(name),
-        _number(metrics.get("ssnr_full"), 2),
-        _number(best, 2),
+        _marked(metrics.get("ssnr_full"), 2, mark),
+        _marked(best, 2, mark),
         Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),
-        _number(metrics.get("frc_resolution_angstrom"), 1),
+        _marked(metrics.get("frc_resolution_angstrom"), 1, mark),
         _number(metrics.get("total_motion_angstrom") if metrics.get("motion_trusted") else None, 1),
         Text("empty", style="yellow") if metrics.get("empty") else model or body.get("restoration") or "-",
         _number(_latency(body), 1),
@@ -247,6 +249,12 @@ def _number(value: float | None, digits: int) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if abs(value) < 1000.0 else ">999"
+
+
+def _marked(value: float | None, digits: int, mark: str) -> Text:
+    """A number, with a mark where the detector's pattern may have raised it."""
+    words = _number(value, digits)
+    return Text(words if value is None else words + mark, style="yellow" if mark else "")
 
 
 def _seconds(value: float | None) -> str:

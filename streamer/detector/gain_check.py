@@ -5,6 +5,9 @@ one over the reference, each relative to its own local mean, p = b q + noise, an
 reference, 0 for one in another orientation or for frames that are already corrected, and −1 for one that should divide
 instead of multiply. The share 1 − b is left after correction. At the scale of single pixels a specimen's own structure
 is weak compared with counting noise, and unrelated to the reference's.
+
+Correcting leaves (1 − b)² of the pattern's power, not correcting b²: from 1 − b = ½ upwards a reference does harm. One
+that is beyond that with certainty is not applied.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from streamer.detector.orientation import ORIENTATIONS, divides, fitted, turned
+from streamer.detector.local_mean import clipped, relative
+from streamer.detector.orientation import ORIENTATIONS, divides, fitted, turned, unturned
 from streamer.records import Gain, GainFit
 
 if TYPE_CHECKING:
@@ -26,11 +30,12 @@ if TYPE_CHECKING:
 
 _LEAST_PATTERN = 0.003
 """Relative standard deviation of a reference below which it predicts nothing."""
-_CLIP = 5.0
 _SURE = 8.0
 """Standard errors by which a slope must differ from 0 to be believed."""
 _WRONG = 0.5
-"""Residual from which the other orientations are tried."""
+"""Residual from which correcting adds more of the pattern than it removes."""
+_CERTAIN = 5.0
+"""Standard errors beyond it from which the reference is refuted, and not applied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +43,20 @@ class FittedGain:
     """The gain as it multiplies a movie's frames, and whether their own pattern agrees."""
 
     gain: Gain | None = None
+    """None also where the frames refute the reference."""
     fit: GainFit | None = None
     """None without a gain, or where the reference has no pattern."""
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What a user should know about the fit."""
-        return () if self.fit is None or self.fit.advice is None else (f"gain: {self.fit.advice}",)
+        return () if self.fit is None or self.fit.advice is None else (f"gain: not applied: {self.fit.advice}",)
 
 
 def fit_gain(
     gain: Gain | None, header: MovieHeader, total: NDArray[np.float32], settings: GainSettings, movie: str
 ) -> FittedGain:
-    """Orient a reference for a movie and compare it with the movie's own pattern.
+    """Orient a reference for a movie, and drop it where the movie's own pattern refutes it.
 
     Parameters
     ----------
@@ -65,7 +71,9 @@ def fit_gain(
         return FittedGain()
     oriented = fitted(gain, header, settings, movie)
     sense = "divide" if divides(gain, header, settings) else "multiply"
-    return FittedGain(gain=oriented, fit=check_fit(total, oriented.values, settings, sense))
+    fit = check_fit(total, oriented.values, settings, sense)
+    is_refuted = fit is not None and fit.advice is not None
+    return FittedGain(gain=None if is_refuted else oriented, fit=fit)
 
 
 def check_fit(
@@ -82,21 +90,18 @@ def check_fit(
 
     Returns
     -------
-    The fit, with advice where the reference does not fit; None where it has no pattern.
+    The fit, with advice where the reference is refuted; None where it has no pattern.
     """
     good = values > 0
     predicted = np.divide(values[good].mean(), values, out=np.ones_like(values), where=good)
-    pattern, seen = _relative(predicted), _relative(np.where(good, total, total[good].mean()))
+    pattern, seen = relative(predicted), relative(np.where(good, total, total[good].mean()))
     spread = float(pattern.std())
     if spread < _LEAST_PATTERN:
         return None
-    # hot pixels and defects alone would decide otherwise
-    pattern = pattern.clamp(-_CLIP * spread, _CLIP * spread)
-    noise = float(seen.std())
-    seen = seen.clamp(-_CLIP * noise, _CLIP * noise)
+    pattern, seen = clipped(pattern), clipped(seen)
     slope, error = _slope(seen, pattern)
     residual = 1.0 - slope
-    if residual - 3.0 * error < _WRONG:
+    if residual - _CERTAIN * error < _WRONG:
         return GainFit(residual=residual, error=error)
     return GainFit(residual=residual, error=error, advice=_advice(seen, pattern, settings, sense))
 
@@ -104,7 +109,7 @@ def check_fit(
 def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, sense: str) -> str:
     """The setting under which the reference would fit."""
     # the pattern as stored in the file, so that the orientation found can be set directly
-    undone = _undone(pattern.numpy(), settings)
+    undone = unturned(pattern.numpy(), settings.rotate, settings.flip)
     best: tuple[float, int, int] | None = None
     for rotate, flip in ORIENTATIONS:
         candidate = turned(undone, rotate, flip)
@@ -114,9 +119,12 @@ def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, s
         if abs(slope) > max(_SURE * error, abs(best[0]) if best else 0.0) and abs(slope) > 1.0 - _WRONG:
             best = slope, rotate, flip
     if best is None:
+        slope, error = _slope(seen, pattern)
+        seen_share = f"only {slope:.0%}" if slope > _SURE * error else "none"
         return (
-            "the frames show none of the gain reference's pattern in any orientation: "
-            "they are gain corrected already, or it is another camera's"
+            f"the frames show {seen_share} of the gain reference's pattern in any orientation: they are gain corrected "
+            "already, or it is another camera's or mode's; if they are corrected set movie.gain = "
+            '"none", else set movie.gain to the reference of this camera and mode'
         )
     slope, rotate, flip = best
     words = []
@@ -125,19 +133,6 @@ def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, s
     if slope < 0:
         words.append(f'gain.sense = "{"divide" if sense == "multiply" else "multiply"}"')
     return f"the gain reference does not fit the frames; it does with {' and '.join(words)}"
-
-
-def _undone(values: NDArray[np.float32], settings: GainSettings) -> NDArray[np.float32]:
-    """Undo ``turned``."""
-    return turned(turned(values, 0, settings.flip), -settings.rotate, 0)
-
-
-def _relative(image: NDArray[np.float32]) -> torch.Tensor:
-    """(h, w) relative to the mean of the surrounding 5 × 5 px, less 1."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image))[None, None]
-    around = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(pixels, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
-    floor = 1e-3 * float(pixels.mean())
-    return (pixels / around.clamp(min=max(floor, 1e-30)) - 1.0)[0, 0]
 
 
 def _slope(seen: torch.Tensor, pattern: torch.Tensor) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Which gain reference a movie is multiplied with: the one that is set, else the nearest above it.
+"""Which gain reference a movie is multiplied with: the one that is set, or "none" at all, else the nearest above it.
 
 Above means in the movie's own directory or in one of its parents up to the watched root, so that sessions with
 references of their own do not mix; of a movie that is a link, the directories that it leads to are searched next. Where
@@ -21,6 +21,7 @@ from streamer.readers.eer_metadata import gain_named_by
 from streamer.readers.files import FOLLOW_HINT, below, link_target
 from streamer.readers.gain import gain_candidates, gains_in, named_among
 from streamer.runtime.clock import SYSTEM
+from streamer.settings import NO_GAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,8 @@ class GainChoice:
         places : directories outside the root to which links may lead.
         """
         self._root, self._clock, self._places = root, clock, places
-        self._set = None if setting is None else Path(setting).absolute()
+        self._wanted = setting != NO_GAIN
+        self._set = None if setting is None or not self._wanted else Path(setting).absolute()
         if self._set is not None and self._set.is_symlink():
             self._set = self._set.resolve()  # who names a file may name a link to it
         if self._set is not None and not self._set.is_file():
@@ -72,7 +74,7 @@ class GainChoice:
         ConfigError
             Several references could apply.
         """
-        if self._set is not None:
+        if self._set is not None or not self._wanted:
             return self._set
         with below(self._root, self._places):
             return _followed(self._chosen(movie, named))

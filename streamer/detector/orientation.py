@@ -31,6 +31,11 @@ def turned(values: NDArray[np.float32], rotate: int, flip: int) -> NDArray[np.fl
     return np.ascontiguousarray(found)
 
 
+def unturned(values: NDArray[np.float32], rotate: int, flip: int) -> NDArray[np.float32]:
+    """Undo ``turned``."""
+    return turned(turned(values, 0, flip), -rotate, 0)
+
+
 def divides(gain: Gain, header: MovieHeader, settings: GainSettings) -> bool:
     """Whether a reference is an image of the beam, by which frames are divided."""
     if settings.sense == "auto":

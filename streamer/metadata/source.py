@@ -112,7 +112,9 @@ def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set:
             flags.append(f"gain: the {place} names {named}, {path.name} was used")
     if movie.acquisition.gain_corrected:
         flags.append(f"gain: the camera has corrected the frames, says the sidecar, and {path.name} was used as well")
-    if not is_set and path.parent not in Path(movie.path).parents:
+    if gain.is_made:
+        flags.append(f"gain: {path.name} was made from movies")
+    elif not is_set and path.parent not in Path(movie.path).parents:
         flags.append(f"gain: {path} does not lie above the movie, but is the only one")
     return flags
 

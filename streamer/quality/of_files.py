@@ -8,22 +8,21 @@ before any ratio is taken, with intervals over micrographs (over tiles where the
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import msgspec
 import torch
 from msgspec import Struct
 from torch import Tensor
 
-from streamer import fourier
+from streamer import fourier, jsontext
 from streamer.ctf.table import key_of, optics_of, read_optics
 from streamer.ctf.transfer import ctf_2d
 from streamer.errors import UsageError
+from streamer.movie_record import MovieRecord
 from streamer.quality import estimators, intervals
 from streamer.quality.checks import LEAST_COEFFICIENTS, Check, ctf_zeros, fine_end, leak, other_micrograph
 from streamer.quality.images import same_size, size_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _FIGURES = ("gamma", "bias", "bias_total", "noise", "snbr", "snr_denoised", "sbr")
 """Of a denoiser; ``snr`` is the halves' own."""
@@ -46,6 +45,9 @@ class QualityResult(Struct, frozen=True, kw_only=True):
     micrographs: int = 1
     checks: list[dict[str, bool | float | str | None]] = []
     """Name, ok, value, limit, meaning."""
+    pattern_may_raise: int | None = None
+    """Number of micrographs whose figures the detector's pattern may have raised, by the records beside their halves;
+    None: no half has a record beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,26 @@ def quality_of(
     judged = _Judged(shells, ctf, (low, high))
     for one, (_, pixel) in zip(sets, geometry, strict=True):
         judged.add(one, pixel)
-    return judged.result(mask, (low, high))
+    found = judged.result(mask, (low, high))
+    return msgspec.structs.replace(found, pattern_may_raise=_may_be_raised(sets))
+
+
+def _may_be_raised(sets: list[_Set]) -> int | None:
+    """Number of micrographs whose record says that no gain corrected the detector's pattern; None without records."""
+    told = [word for one in sets if (word := _word_of_record(one.even)) is not None]
+    return sum(told) if told else None
+
+
+def _word_of_record(even: Path) -> bool | None:
+    """Whether a pattern may have raised a half's figures; None: nothing beside it says so."""
+    for path in sorted(even.parent.glob("*.json")):
+        try:
+            record = jsontext.decode(path.read_bytes(), MovieRecord)
+        except (OSError, ValueError):
+            continue  # not one of ours
+        if record.metrics is not None and any(Path(output.path).name == even.name for output in record.outputs):
+            return record.metrics.pattern_may_raise
+    return None
 
 
 class _Judged:

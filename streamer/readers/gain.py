@@ -34,6 +34,10 @@ _MAX_NAME = 255
 # Names that may mean anything, "Lgain.mrc" and "again.mrc": here the content has to say that it is a reference.
 _PERHAPS = re.compile(r"gain|(?<![a-z])(?:ref|flat)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[\d.+-]+")
+MADE = "cryoem-streamer: gain made from"
+"""How the first label of a gain reference that was made from movies begins."""
+_FIRST_LABEL = 224
+"""Its offset in an MRC header."""
 _REFUSED = {".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc"}
 _MOST_KNOWN = 100_000
 _SAMPLE_FORMAT, _FLOAT, _DESCRIPTION = 339, 3, 270  # of TIFF
@@ -222,8 +226,18 @@ def read_gain(path: Path) -> Gain:
     if suffix == ".gain":
         values = values[::-1].copy()
     return Gain(
-        path=str(path), sha256=sha256, values=_checked(path, values), is_multiplicative=suffix not in {".mrc", ".mrcs"}
+        path=str(path),
+        sha256=sha256,
+        values=_checked(path, values),
+        is_multiplicative=suffix not in {".mrc", ".mrcs"},
+        is_made=_is_made(path),
     )
+
+
+def _is_made(path: Path) -> bool:
+    """Whether an MRC image's first label says that it was made from movies."""
+    with opened(path) as descriptor:
+        return read_up_to(descriptor, len(MADE), _FIRST_LABEL) == MADE.encode()
 
 
 def _image(path: Path) -> NDArray[np.float32]:

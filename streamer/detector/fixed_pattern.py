@@ -1,0 +1,139 @@
+"""Whether the detector's own pattern is in frames that no gain reference corrected.
+
+It stays where it is while the specimen moves, it is in even and odd frames alike, and it differs from pixel to pixel:
+so it is as strong in the corners of the Fourier plane, beyond the Nyquist frequency of the axes, as anywhere else. A
+specimen has next to nothing there: optics, radiation damage and the detector's blur have taken it. The covariance of
+even and odd frames in the corners, none of them aligned, is therefore the power of the pattern.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from streamer import fourier
+from streamer.detector.local_mean import clipped, relative
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamer.detector.gain_check import FittedGain
+    from streamer.frame_stack import FrameStack
+
+_SURE = 6.0
+"""Standard errors by which the pattern's power must exceed what a specimen may leave in the corners."""
+_SPECIMEN = 0.005
+"""Relative standard deviation per pixel that passes for a specimen's."""
+_OUTLIER = 5.0
+"""Standard deviations beyond which a pixel is a defect, and not taken for pattern."""
+_SIDE = 2048
+"""Height and width in px, around the centre, that are enough to see any pattern, and take a quarter of the time."""
+_SPARSE = 0.37
+"""Share of pixels of a half without a count, as at one electron per pixel, beyond which nothing can be told."""
+_NOTHING = 0.01
+"""Below it no figure is raised noticeably."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPattern:
+    """How much each pixel's sensitivity differs from its neighbours', as the frames themselves show it."""
+
+    power: float
+    """Relative variance; scatters around 0 where there is none."""
+    error: float
+    """Its standard error."""
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the pattern is there beyond doubt."""
+        return self.power - _SURE * self.error > _SPECIMEN**2
+
+    @property
+    def is_excluded(self) -> bool:
+        """Whether there is none that would matter."""
+        return self.power + 3.0 * self.error < _NOTHING**2
+
+    @property
+    def spread(self) -> float:
+        """Relative standard deviation from pixel to pixel."""
+        return float(max(self.power, 0.0) ** 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftPattern:
+    """What stays with the detector after correction, and what it does to the figures."""
+
+    seen: float | None = None
+    """Relative standard deviation from pixel to pixel; None: none is seen, or a gain reference was applied."""
+    may_raise: bool = False
+    """Whether it may have raised what the halves of the movie share: SSNR, FRC, resolution."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a user should know about it."""
+        if self.seen is None:
+            return ()
+        words = f"pattern: the detector's own is in the frames, {self.seen:.1%} from pixel to pixel"
+        return (f"{words}: it raises SSNR, FRC and resolution",)
+
+
+def what_is_left(
+    counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32], fitted: FittedGain, *, said_corrected: bool
+) -> LeftPattern:
+    """Look for a fixed pattern in frames that no recorded gain reference corrects.
+
+    One without a pattern of its own corrects nothing; one made from movies may leave a part.
+
+    Parameters
+    ----------
+    counts : (t, h, w) as stored. total : (h, w), their sum. Whole numbers are counts that nobody has corrected yet, as
+        far as anybody can see; fractions have been corrected.
+    said_corrected : the settings say that the frames are.
+    """
+    if fitted.gain is not None and fitted.fit is not None and not fitted.gain.is_made:
+        return LeftPattern()
+    pattern = measure(counts, total, None if fitted.gain is None else fitted.gain.values)
+    if pattern is not None and pattern.is_seen:
+        return LeftPattern(seen=pattern.spread, may_raise=True)
+    is_flat = fitted.gain is not None and not fitted.gain.is_made
+    if said_corrected or is_flat or (pattern is not None and pattern.is_excluded):
+        return LeftPattern()
+    return LeftPattern(may_raise=bool((total == np.rint(total)).all()))
+
+
+def measure(
+    counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32], gain: NDArray[np.float32] | None = None
+) -> FixedPattern | None:
+    """Measure the pattern in a movie's frames.
+
+    Parameters
+    ----------
+    counts : (t, h, w) as stored. total : (h, w), their sum.
+    gain : (h, w) that multiplies them, 0 at defects; None: as they are stored.
+
+    Returns
+    -------
+    The pattern; None where a single frame, or too few counts, leave nothing to compare.
+    """
+    if len(counts) < 2:
+        return None
+    window = tuple(slice(max(0, (size - _SIDE) // 2), (size + _SIDE) // 2) for size in total.shape)
+    total, factor = total[window], np.float32(1.0) if gain is None else gain[window]
+    even = np.zeros(total.shape, np.float32)
+    for index in range(0, len(counts), 2):
+        even += counts[index][window]
+    seen = relative(total * factor)
+    odd_ones = (seen.abs() > _OUTLIER * seen.std()).numpy() | (factor == 0)
+    halves = [np.where(odd_ones, half.mean(), half) for half in (even * factor, (total - even) * factor)]
+    if any(float((half == 0).mean()) > _SPARSE for half in halves):
+        return None
+    shape = (int(total.shape[0]), int(total.shape[1]))
+    first, second = (torch.fft.rfft2(clipped(relative(half))) for half in halves)
+    corner = fourier.radius(shape, first.device) > 0.5
+    shared = (first[corner] * second[corner].conj()).real.double() / (shape[0] * shape[1])
+    if shared.numel() < 2:
+        return None
+    return FixedPattern(power=float(shared.mean()), error=float(shared.std()) / shared.numel() ** 0.5)
