@@ -71,7 +71,9 @@ class MovieSource:
     gain_path: str | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     frame_doses: tuple[float, ...] | None = None
-    """e⁻/Å² of each frame, where they differ."""
+    """e⁻/Å² of each frame, where they differ; 0 for one that nothing reached."""
+    frames_left_out: tuple[int, ...] = ()
+    """Places in the file, from 0, of frames that carry no information: blank, doubled, cut off, not an image."""
     n_raw_frames: int | None = None
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     upsampling: int = 1
@@ -135,7 +137,7 @@ class MovieQuality:
     """The live figures of one movie. ``_half``: at half the exposure; ``_full``: of the whole sum."""
 
     shifts_yx_px: list[list[float]]
-    """Per frame (y, x), moving it onto the first."""
+    """Per frame of the file (y, x), moving it onto the first; between its neighbours for one that is left out."""
     total_motion_angstrom: float
     early_motion_angstrom: float
     """Up to 4 e⁻/Å²; 0 when the exposure is unknown."""

@@ -142,6 +142,7 @@ class MovieLifecycle:
                 training_data=str(self._layout.training_data(movie_id)) if learns_super_resolution else None,
                 notes=(*notes, f"shed: {', '.join(shed)}: {why}") if shed else notes,
                 shed=shed,
+                stood_still=self._stood_still(movie_id),
             ),
             gain=None if gain is None else str(gain),
             model=None if version is None else str(self._layout.models(session) / version),
@@ -283,6 +284,12 @@ class MovieLifecycle:
         )
         if self._journal.finish(record) is not None:
             self._metrics.finished(record, stage=message.stage)
+
+    def _stood_still(self, movie_id: str) -> bool:
+        """Whether a file was found incomplete so long ago that an empty end is taken for the exposure's."""
+        since = self._not_ready_since.get(movie_id)
+        enough_s = self._config.watch.incomplete_after_s / 2.0
+        return since is not None and self._clock.monotonic() - since >= enough_s
 
     def _has_patience(self, movie_id: str) -> bool:
         """Whether an incomplete file may still become complete; counted from when it was first found incomplete."""
