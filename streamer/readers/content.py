@@ -258,7 +258,7 @@ def _judge(
             fault, share = _fault(look, usual, told[index])
             if fault is not None:
                 faults[index] = fault
-            shares[index] = share
+            shares[index] = float(share)
     return faults, tuple(shares)
 
 
