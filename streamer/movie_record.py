@@ -52,7 +52,8 @@ class MovieSource:
     path: str
     """Below the watched root."""
     bytes: int
-    mtime_ns: int
+    mtime_ns: str | int
+    """As decimal text, because most readers of JSON keep 53 bits of a number; records of before have a number."""
     fingerprint: str
     """sha256 of the size and the first and last MiB."""
     format: str
@@ -138,13 +139,14 @@ class MovieQuality:
 
     shifts_yx_px: list[list[float]]
     """Per frame of the file (y, x), moving it onto the first; between its neighbours for one that is left out."""
-    total_motion_angstrom: float
-    early_motion_angstrom: float
-    """Up to 4 e⁻/Å²; 0 when the exposure is unknown."""
-    late_motion_angstrom: float
-    motion_information: float
+    total_motion_angstrom: float | None
+    """None, like the two below, where the motion is not trusted: nothing is known of it."""
+    early_motion_angstrom: float | None
+    """Up to 4 e⁻/Å²; None also when the exposure is unknown."""
+    late_motion_angstrom: float | None
+    motion_information: float | None
     motion_trusted: bool
-    mean_counts: float
+    mean_counts: float | None
     n_hot_pixels: int
     snr_half: float | None
     """Pooled over the band: equals SNBR* of the raw half."""
@@ -157,14 +159,15 @@ class MovieQuality:
     """Also None where the network learned from this movie."""
     band_angstrom: list[float]
     """Coarse and fine end of the pooled band."""
-    frc: list[float] = field(default_factory=list)
-    """Half-set FRC on 64 equal steps up to Nyquist."""
+    frc: list[float | None] = field(default_factory=list)
+    """Half-set FRC on 64 equal steps up to Nyquist; None where an image is too small to have anything in a step."""
     sr: SuperResolutionVerdict
     motion_model: Literal["none", "global", "local"] = "global"
     """What was applied: nothing, one shift per frame, or shifts that differ over the field."""
     motion_converged: bool = True
-    local_motion_angstrom: float = 0.0
-    """Root mean square over the field of what the local shifts add to the global one, at its largest."""
+    local_motion_angstrom: float | None = None
+    """Root mean square over the field of what the local shifts add to the global one, at its largest; None where the
+    motion is not trusted."""
     residual_gain: float | None = None
     """Share of the gain reference's pattern that is left in the corrected frames: 0 fits, 1 does not fit at all, 2 is
     the wrong sense. None without a gain or where it has no pattern."""

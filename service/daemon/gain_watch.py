@@ -39,7 +39,8 @@ class GainWatch:
             self._alarms.raise_("gain-wrong", f"{record.path}: {metrics.gain_advice} ({source.gain_path})", "critical")
             return
         self._alarms.clear("gain-wrong")
-        self._compare(record.session, str(source.gain_path), metrics.residual_gain, metrics.residual_gain_error or 0.0)
+        if metrics.residual_gain_error is not None:  # a figure of unknown certainty shows no change
+            self._compare(record.session, str(source.gain_path), metrics.residual_gain, metrics.residual_gain_error)
 
     def _compare(self, session: str, gain: str, residual: float, error: float) -> None:
         # a replaced reference starts afresh

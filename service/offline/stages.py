@@ -40,15 +40,16 @@ class MotionResult(Struct, frozen=True, kw_only=True):
     shifts_yx_angstrom: list[list[float]]
     frames: int
     pixel_size: float
-    total_motion_angstrom: float
+    total_motion_angstrom: float | None
+    """None where the motion is not trusted: nothing is known of it, and all shifts are 0."""
     information: float
     """Per frame, 1/px²."""
     trusted: bool
     model: str
     """What would be applied: ``none``, ``global`` or ``local`` shifts."""
     converged: bool
-    local_motion_angstrom: float
-    """Root mean square over the field of what local shifts add to the global ones, at its largest."""
+    local_motion_angstrom: float | None
+    """Root mean square over the field of what local shifts add to the global ones, at its largest; None likewise."""
     flags: list[str] = []
     """What the user should know, as in the record of ``process``: no gain, an unproven number of frames."""
     frames_left_out: list[int] = []
@@ -97,12 +98,12 @@ def motion_of(path: Path, config: Config) -> MotionResult:
         frames=source.n_frames,
         frames_left_out=list(source.frames_left_out),
         pixel_size=frames.pixel_size,
-        total_motion_angstrom=round(total, 5),
+        total_motion_angstrom=round(total, 5) if found.trusted else None,
         information=round(found.information, 3),
         trusted=found.trusted,
         model=found.model,
         converged=found.converged,
-        local_motion_angstrom=round(field.largest_bending(found) * frames.pixel_size, 5),
+        local_motion_angstrom=round(field.largest_bending(found) * frames.pixel_size, 5) if found.trusted else None,
         flags=list(frames.flags),
     )
 

@@ -72,7 +72,7 @@ def describe_source(
     source = MovieSource(
         path=movie.relative,
         bytes=movie.identity.size,
-        mtime_ns=movie.identity.mtime_ns,
+        mtime_ns=str(movie.identity.mtime_ns),
         fingerprint=fingerprint(Path(movie.path)),
         format=header.format,
         n_frames=header.n_frames,

@@ -7,6 +7,7 @@ before any ratio is taken, with intervals over micrographs (over tiles where the
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ _ICE = 40.0
 """Å; anything coarser is ice and illumination, at the CTF's zeros too."""
 _FEW = 2
 """Number of micrographs from which intervals are over micrographs."""
+_NOTHING = 1e-10
+"""Power of a coefficient over the mean power, below which it is rounding."""
 _MRC = (".mrc", ".mrcs")
 
 
@@ -180,7 +183,7 @@ class _Judged:
             ends = self._over_tiles(together)
         names = ("snr", *(_FIGURES if self._has_denoised else ()))
         return QualityResult(
-            shells=self._table(sums.sum(0), each, over_shells),
+            shells=self._table(sums.sum(0), counts.sum(0), each, over_shells),
             pooled={
                 "snr_half": estimators.finite(together.snr),
                 "ssnr_full": estimators.finite(2.0 * together.snr),
@@ -201,7 +204,7 @@ class _Judged:
         )
 
     def _table(
-        self, sums: Tensor, each: estimators.Estimates, over: dict[str, intervals.Interval]
+        self, sums: Tensor, counts: Tensor, each: estimators.Estimates, over: dict[str, intervals.Interval]
     ) -> list[dict[str, float | None]]:
         power = (sums[1] * sums[2]).sqrt()
         frc = torch.where(power > 0, sums[0] / power.clamp(min=1e-300), 0.0)
@@ -212,6 +215,10 @@ class _Judged:
                 columns[name] = getattr(each, name)
                 if over:
                     columns[f"{name}_lower"], columns[f"{name}_upper"] = over[name]
+        empty = _holds_nothing(sums, counts)
+        for name, values in columns.items():
+            if name != "spatial_frequency":
+                columns[name] = torch.where(empty, torch.nan, values.double())
         rows = torch.stack(list(columns.values()), dim=1).tolist()
         return [
             {name: estimators.finite(round(v, 6) if name == "spatial_frequency" else v)
@@ -243,9 +250,29 @@ class _Judged:
         if self._cross:
             checks.append(other_micrograph(*(torch.stack(part) for part in zip(*self._cross, strict=True))))
         if self._ctf:
-            worst = max(self._ctf, key=lambda check: (check.value or 0.0) - (check.limit or 0.0))
+            worst = max(self._ctf, key=_excess)
             checks.append(replace(worst, ok=all(check.ok for check in self._ctf)))
         return checks
+
+
+def _excess(check: Check) -> float:
+    """How far a check's value is beyond its limit; one that could not be made is never the worst."""
+    return -math.inf if check.value is None or check.limit is None else check.value - check.limit
+
+
+def _holds_nothing(sums: Tensor, counts: Tensor) -> Tensor:
+    """Which shells hold nothing but rounding: that of the mean, which is taken off, and those a program has emptied.
+
+    Parameters
+    ----------
+    sums : (…, shells), the halves' powers in rows 1 and 2.
+    counts : (shells,) independent coefficients.
+    """
+    power = sums[1:3] / counts.clamp(min=1e-12)
+    level = sums[1:3].sum(-1, keepdim=True) / counts.sum()
+    empty = (power <= _NOTHING * level).any(0) | (counts <= 0)
+    empty[0] = True
+    return empty
 
 
 def _per_pixel(shape: fourier.Shape) -> float:
@@ -299,7 +326,7 @@ def _geometry(path: Path, pixel_size: float | None) -> tuple[fourier.Shape, floa
     """Size in px and Å/px of an image, from its header."""
     shape, header = size_of(path)
     pixel = pixel_size or header
-    if not pixel > 0:
+    if pixel is None or not pixel > 0:
         raise UsageError("the pixel size is unknown", where=path, hint="give --pixel-size in Å/px")
     return shape, pixel
 

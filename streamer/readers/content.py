@@ -295,10 +295,9 @@ def _usual_look(looks: list[_Look], told: Array) -> _Usual | None:
     ]
     if not asked:
         return None
-    level, variance, error = (
-        float(np.median([value(look) / by for look, by in asked]))
-        for value in (lambda look: look.level, lambda look: look.variance, lambda look: look.error)
-    )
+    level, variance, error = np.median(
+        [(look.level / by, look.variance / by, look.error / by) for look, by in asked], axis=0
+    ).tolist()
     # numbers about zero are no counts: their mean says nothing about the beam
     if variance <= 0.0 or level <= _KNOWN * error or (level**2 < variance and any(look.negative for look, _ in asked)):
         return None
