@@ -116,9 +116,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     settings, instructions = job.settings, job.instructions
     pixel_size, voltage_kv = frames.pixel_size, frames.voltage_kv
     correction = correction_for(frames.shape, frames.gain, frames.defects, job.device)
-    exposures = dose.frame_exposures(
-        source.n_frames, source.dose_per_frame, source.frame_doses, source.frames_left_out
-    )
+    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame, source.frame_doses, source.frames_left_out)
     band = band_of(frames.shape, pixel_size, settings.denoise.resolution, settings.denoise.low)
     keeps_groups = instructions.groups is not None or settings.outputs.keep_groups
 

@@ -62,7 +62,9 @@ class MovieHeader:
     n_raw_frames: int | None = None
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     n_raw_frames_left_out: int = 0
-    """Those that did not fill a last frame."""
+    """Those that did not fill a frame."""
+    fraction_sizes: tuple[int, ...] | None = None
+    """How many of them are in each frame, where all are spread over the frames and do not divide evenly."""
     frame_doses: tuple[float, ...] | None = None
     """e⁻/Å² of each frame, where the file or its integration file gives them."""
     upsampling: int = 1

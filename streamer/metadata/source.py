@@ -64,6 +64,10 @@ def describe_source(
         flags.append("dose: unknown, frames are not weighted")
     if voltage is None:
         flags.append("voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star")
+    if header.n_raw_frames is not None and header.n_frames < settings.eer.fractions:
+        flags.append(
+            f"eer: {header.n_raw_frames} raw frames, fewer than the {settings.eer.fractions} fractions asked for"
+        )
     flags += _gain_flags(movie, gain, is_set=set_by_user.gain is not None)
     if movie.evidence == "unproven":
         flags.append("frame count: unproven")
@@ -147,6 +151,10 @@ def _dose(
     doses = None if mean is None else doses
     set_by_user = _known(set_by_user)
     dose = _choose("dose_per_frame", flags, settings=set_by_user, header=mean, sidecar=by_sidecar)
+    if dose is not None and header.fraction_sizes is not None and (doses is None or set_by_user is not None):
+        # what is given for a fraction is that of one of average size
+        each = dose / (sum(header.fraction_sizes) / header.n_frames)
+        return dose, tuple(each * size for size in header.fraction_sizes)
     if header.n_raw_frames_left_out:
         flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
     if doses is None or set_by_user is not None or max(doses) == min(doses):

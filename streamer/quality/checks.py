@@ -143,7 +143,9 @@ def ctf_zeros(even: Tensor, odd: Tensor, ctf: Tensor, shape: fourier.Shape, with
     # what the CTF itself leaves there on average, plus chance
     ratio = limit = None
     if at_most > 0:
-        leaves = float(ctf[zero & inside].square().mean() / ctf[maximum & inside].square().mean()) if zero.any() else 0.0
+        leaves = (
+            float(ctf[zero & inside].square().mean() / ctf[maximum & inside].square().mean()) if zero.any() else 0.0
+        )
         ratio, limit = there / at_most, leaves + _SURE * error / at_most + 0.1
     return Check(
         name="ctf_zeros",

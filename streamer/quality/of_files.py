@@ -127,6 +127,8 @@ class _Judged:
         self._optics = {} if ctf is None else read_optics(ctf)
         self._sums: list[Tensor] = []
         self._counts: list[Tensor] = []
+        self._powers: list[Tensor] = []
+        """Of the halves as they are, (2, shells)."""
         self._cross: list[tuple[Tensor, Tensor, Tensor]] = []
         """Cross power, root of the product of the powers, and counts, of halves of neighbours."""
         self._tiles: Tensor | None = None
@@ -142,7 +144,11 @@ class _Judged:
         _check_pair(images[2:], one.paths[-1], "the two denoised halves are the same image")
         self._has_denoised = len(images) == 4
         shape = (int(images[0].shape[0]), int(images[0].shape[1]))
-        spectra = [estimators.tapered(torch.fft.rfft2(image), shape) for image in images]
+        whole = [torch.fft.rfft2(image) for image in images]
+        # before the taper, which spreads what is there over its neighbours
+        powers = torch.stack([estimators.covariance(half, half, shape) for half in whole[:2]])
+        self._powers.append(self._shells.gather(powers, shape, pixel) / (shape[0] * shape[1]) ** 2)
+        spectra = [estimators.tapered(one, shape) for one in whole]
         halves = spectra[0], spectra[1]
         rings = estimators.estimate(halves, (spectra[2], spectra[3]) if self._has_denoised else halves, shape)
         # variance per pixel in the rings (Parseval), corrected for what the taper removed
@@ -183,7 +189,7 @@ class _Judged:
             ends = self._over_tiles(together)
         names = ("snr", *(_FIGURES if self._has_denoised else ()))
         return QualityResult(
-            shells=self._table(sums.sum(0), counts.sum(0), each, over_shells),
+            shells=self._table(sums.sum(0), each, over_shells),
             pooled={
                 "snr_half": estimators.finite(together.snr),
                 "ssnr_full": estimators.finite(2.0 * together.snr),
@@ -204,7 +210,7 @@ class _Judged:
         )
 
     def _table(
-        self, sums: Tensor, counts: Tensor, each: estimators.Estimates, over: dict[str, intervals.Interval]
+        self, sums: Tensor, each: estimators.Estimates, over: dict[str, intervals.Interval]
     ) -> list[dict[str, float | None]]:
         power = (sums[1] * sums[2]).sqrt()
         frc = torch.where(power > 0, sums[0] / power.clamp(min=1e-300), 0.0)
@@ -215,7 +221,7 @@ class _Judged:
                 columns[name] = getattr(each, name)
                 if over:
                     columns[f"{name}_lower"], columns[f"{name}_upper"] = over[name]
-        empty = _holds_nothing(sums, counts)
+        empty = _holds_nothing(torch.stack(self._powers).sum(0), torch.stack(self._counts).sum(0))
         for name, values in columns.items():
             if name != "spatial_frequency":
                 columns[name] = torch.where(empty, torch.nan, values.double())
@@ -260,16 +266,16 @@ def _excess(check: Check) -> float:
     return -math.inf if check.value is None or check.limit is None else check.value - check.limit
 
 
-def _holds_nothing(sums: Tensor, counts: Tensor) -> Tensor:
+def _holds_nothing(powers: Tensor, counts: Tensor) -> Tensor:
     """Which shells hold nothing but rounding: that of the mean, which is taken off, and those a program has emptied.
 
     Parameters
     ----------
-    sums : (…, shells), the halves' powers in rows 1 and 2.
+    powers : (2, shells) of the halves, not tapered.
     counts : (shells,) independent coefficients.
     """
-    power = sums[1:3] / counts.clamp(min=1e-12)
-    level = sums[1:3].sum(-1, keepdim=True) / counts.sum()
+    power = powers / counts.clamp(min=1e-12)
+    level = powers[:, 1:].sum(-1, keepdim=True) / counts[1:].sum().clamp(min=1.0)
     empty = (power <= _NOTHING * level).any(0) | (counts <= 0)
     empty[0] = True
     return empty

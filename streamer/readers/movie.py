@@ -113,7 +113,9 @@ def read_whole(
                 expected=movie.identity,
                 eer=eer,
             )
-            content = check_content(path, counts, doses=header.frame_doses, stood_still=stood_still)
+            content = check_content(
+                path, counts, doses=header.frame_doses or header.fraction_sizes, stood_still=stood_still
+            )
             return header, counts, content
         except MovieError:
             # A file that is rewritten before or while it is read looks corrupt.

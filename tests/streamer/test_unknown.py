@@ -163,7 +163,6 @@ def test_a_ring_that_holds_nothing_has_no_figures(tmp_path):
 def test_rings_that_a_program_has_emptied_have_no_figures(tmp_path):
     found = quality_of(*halves(tmp_path, emptied=(0.3, 1.0)), None, None, (50.0, 4.0))
     beyond = [shell for shell in found.shells if shell["spatial_frequency"] > 0.33]
-    print([s["frc"] for s in beyond])
     assert beyond
     assert {value for shell in beyond for name, value in shell.items() if name != "spatial_frequency"} == {None}
 
