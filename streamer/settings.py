@@ -62,15 +62,15 @@ class EerSettings(Table, frozen=True):
         int,
         Meta(
             ge=0,
-            description="raw frames that are summed into a fraction, as in RELION; the rest is left out; 0: another way",
+            description="raw frames per fraction, as in RELION; those that do not fill one are left out; 0: another way",
         ),
     ] = 0
     fractions: Annotated[
         int,
         Meta(
             ge=0,
-            description="number of fractions, the same for every movie; raw frames that do not divide evenly are spread "
-            "over them; 0: another way",
+            description="number of fractions, the same for every movie; raw frames that do not divide evenly are "
+            "spread over them; 0: another way",
         ),
     ] = 0
     dose_per_fraction: Annotated[

@@ -18,7 +18,7 @@ from streamer.readers.movie import fingerprint
 if TYPE_CHECKING:
     from streamer.movie_record import Acquisition
     from streamer.records import Gain, Movie, MovieHeader
-    from streamer.settings import DataPathSettings, MovieSettings
+    from streamer.settings import DataPathSettings, EerSettings, MovieSettings
 
 _LEAST_SIDE = 16
 _ONE_OF_A_SERIES = re.compile(r"(?:frame|frm|fraction|subframe)[_-]?\d+$|[-_]n\d+$|-\d{4}$", re.IGNORECASE)
@@ -64,11 +64,7 @@ def describe_source(
         flags.append("dose: unknown, frames are not weighted")
     if voltage is None:
         flags.append("voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star")
-    if header.n_raw_frames is not None and header.n_frames < settings.eer.fractions:
-        flags.append(
-            f"eer: {header.n_raw_frames} raw frames, fewer than the {settings.eer.fractions} fractions asked for"
-        )
-    flags += _gain_flags(movie, gain, is_set=set_by_user.gain is not None)
+    flags += [*_fraction_flags(header, settings.eer), *_gain_flags(movie, gain, is_set=set_by_user.gain is not None)]
     if movie.evidence == "unproven":
         flags.append("frame count: unproven")
     if movie.usual_frames is not None and header.n_frames < movie.usual_frames:
@@ -97,6 +93,14 @@ def describe_source(
         acquisition=told,
     )
     return source, tuple(flags)
+
+
+def _fraction_flags(header: MovieHeader, settings: EerSettings) -> list[str]:
+    """What a user should know about the number of fractions of an EER movie."""
+    raw, wanted = header.n_raw_frames, settings.fractions
+    if raw is None or header.n_frames >= wanted:
+        return []
+    return [f"eer: {raw} raw frames, fewer than the {wanted} fractions asked for"]
 
 
 def _gain_flags(movie: Movie, gain: Gain | None, *, is_set: bool) -> list[str]:

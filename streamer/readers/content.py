@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamer.frame_stack import FrameStack, FrameSource
+    from streamer.frame_stack import FrameSource, FrameStack
 
     Array = NDArray[np.float64]
 
@@ -192,8 +192,8 @@ class _Look:
         return cls(
             any=constant != 0.0,
             constant=constant,
-            rows=_bands(values.mean(1)),
-            columns=_bands(values.mean(0)),
+            rows=_parts(values.mean(1), _BANDS[0]),
+            columns=_parts(values.mean(0), _BANDS[0]),
             level=level,
             variance=variance,
             error=(variance / values.size) ** 0.5,
@@ -218,9 +218,9 @@ def _usual(blocks: Array) -> float:
     return float(np.sort(blocks)[strange : len(blocks) - strange].mean())
 
 
-def _bands(profile: Array) -> Array:
-    """Mean of 32 parts of a profile, of its points where there are fewer."""
-    starts = np.unique(np.arange(_BANDS[0]) * len(profile) // _BANDS[0])
+def _parts(profile: Array, number: int) -> Array:
+    """Mean of ``number`` parts of a profile, of its points where there are fewer."""
+    starts = np.unique(np.arange(number) * len(profile) // number)
     return np.add.reduceat(profile, starts) / np.diff(np.append(starts, len(profile)))
 
 
@@ -338,19 +338,13 @@ def _is_cut(look: _Look, usual: _Usual, told: float, share: float) -> bool:
     if number is None:
         return False
     for found, expected in ((look.rows, usual.rows), (look.columns, usual.columns)):
-        here, there = _merged(found, number), _merged(expected, number) * told
+        here, there = _parts(found, number), _parts(expected, number) * told
         known = there * min(1.0, share) > _KNOWN * error * number**0.5
         ratio = np.sort(here[known] / there[known])
         # the second brightest: one may be bright because of a single pixel
         if len(ratio) > 2 and ratio[0] < ratio[-2] / _FAR:
             return True
     return False
-
-
-def _merged(profile: Array, number: int) -> Array:
-    """Mean of ``number`` parts of a profile."""
-    starts = np.arange(number) * len(profile) // number
-    return np.add.reduceat(profile, starts) / np.diff(np.append(starts, len(profile)))
 
 
 def _sum(frames: FrameSource) -> NDArray[np.float32]:

@@ -3,8 +3,8 @@
 A BigTIFF with a page per hardware frame (*raw frame*), 250 to 320 a second, each a stream of run lengths with two
 sub-pixel bits along each axis. Raw frames are summed into fractions, the frames of everything that follows, on
 the grid of physical pixels or on one two or four times as fine. Where a fraction has to have a certain size, as in
-RELION and Warp, raw frames that do not fill one are left out, and the header says how many. Rows are not flipped, as in RELION, so that gains and maps
-agree with RELION's.
+RELION and Warp, raw frames that do not fill one are left out, and the header says how many. Rows are not flipped, as in
+RELION, so that gains and maps agree with RELION's.
 """
 
 from __future__ import annotations

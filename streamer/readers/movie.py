@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady, MovieUnsupported, MovieVanished
+from streamer.errors import DeviceError, MovieError, MovieNotReady, MovieUnsupported, MovieVanished
 from streamer.frame_stack import FrameStack
 from streamer.readers import eer as eer_reader
 from streamer.readers import mrc, tiff

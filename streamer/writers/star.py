@@ -21,7 +21,7 @@ Value = str | int | float
 ROLE_MICROGRAPH, ROLE_EVEN, ROLE_ODD, ROLE_MOTION = "micrograph", "even", "odd", "motion"
 
 NOT_OBSERVED = -9999.0
-"""What RELION's own tables say of a motion that was not observed: a column needs a number in each line, and 0 is one."""
+"""What RELION's own tables say of motion that was not observed: a column needs a number in each line."""
 
 _VERSION = "# version 30001"
 END_OF_TABLE = " \n"

@@ -103,7 +103,10 @@ def test_the_largest_fraction_decides_how_wide_the_counts_are(tmp_path):
 # ---------------------------------------------------------------------------------------------------- their doses
 
 
-def described(path, header, eer, told=Acquisition(pixel_size=2.0), **settings):
+UNTOLD = Acquisition(pixel_size=2.0)
+
+
+def described(path, header, eer, told=UNTOLD, **settings):
     there = Movie(path=str(path), relative=path.name, session="s", identity=identity_of(path), acquisition=told)
     options = DataPathSettings(movie=MovieSettings(**settings), eer=eer)
     return describe_source(there, header, options, None)
