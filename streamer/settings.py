@@ -62,7 +62,7 @@ class EerSettings(Table, frozen=True):
         int,
         Meta(
             ge=0,
-            description="raw frames per fraction, as in RELION; those that do not fill one are left out; 0: another way",
+            description="raw frames per fraction, as in RELION; the last ones may be left out; 0: another way",
         ),
     ] = 0
     fractions: Annotated[

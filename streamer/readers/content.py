@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -38,10 +39,8 @@ _STRANGE_BLOCKS = 8
 """Of the 64 blocks, so many at each end are no evidence of a frame's level: a few hot pixels can be in them."""
 _BANDS = (32, 16, 8, 4)
 """Parts along each axis in which a frame's level is compared: as many as the counts suffice for."""
-_KNOWN = 8.0
-"""Standard errors from zero at which a level is known."""
-_FAR = 20.0
-"""Factor from the usual level beyond which a frame is no exposure of the same kind."""
+_KNOWN, _FAR = 8.0, 20.0
+"""Standard errors from zero at which a level is known; factor from the usual one beyond which a frame is no exposure."""
 _UNEVEN = 0.25
 """Share by which a frame's level has to differ from the usual one for its dose to be counted accordingly."""
 _ROUGH, _SMOOTH = 4.0, 0.1
@@ -118,11 +117,8 @@ def check_content(
         looks.append(_Look.at(frame))
         total += frame
     if not looks[-1].any and total.any() and not stood_still:
-        raise MovieNotReady(
-            "has an empty last frame",
-            where=path,
-            hint="still being copied, or the exposure was cut short",
-        )
+        hint = "still being copied, or the exposure was cut short"
+        raise MovieNotReady("has an empty last frame", where=path, hint=hint)
     if not total.any() and not any(look.any for look in looks):
         raise MovieCorrupt("no counts in any frame", where=path)
     copies = _copies(counts, looks)
@@ -349,7 +345,5 @@ def _is_cut(look: _Look, usual: _Usual, told: float, share: float) -> bool:
 
 def _sum(frames: FrameSource) -> NDArray[np.float32]:
     """(h, w) sum of (t, h, w) counts."""
-    total = np.zeros(frames.shape[1:], dtype=np.float32)
-    for frame in frames:
-        total += frame
-    return total
+    start = np.zeros(frames.shape[1:], dtype=np.float32)
+    return reduce(lambda total, frame: np.add(total, frame, out=total, casting="same_kind"), frames, start)
