@@ -40,7 +40,7 @@ _STRANGE_BLOCKS = 8
 _BANDS = (32, 16, 8, 4)
 """Parts along each axis in which a frame's level is compared: as many as the counts suffice for."""
 _KNOWN, _FAR = 8.0, 20.0
-"""Standard errors from zero at which a level is known; factor from the usual one beyond which a frame is no exposure."""
+"""Standard errors at which a level is known; factor from the usual one beyond which a frame is no exposure."""
 _UNEVEN = 0.25
 """Share by which a frame's level has to differ from the usual one for its dose to be counted accordingly."""
 _ROUGH, _SMOOTH = 4.0, 0.1
