@@ -55,7 +55,7 @@ def once(path: Path) -> tuple[float, float, float]:
         header = movie.read_header(path)
         with measured() as decoding:
             counts = movie.read_counts(path, header, in_memory_bytes=1 << 40, threads=torch.get_num_threads())
-        total = movie.check_content(path, counts)
+        total = movie.check_content(path, counts).total
         hot = find_hot_pixels(total, 7.0)
         correction = correction_for(total.shape, None, defects_of(None, hot))
         align.estimate_motion(lambda i: correction.frame(counts, i), len(counts), 1.0, MotionSettings())

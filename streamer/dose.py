@@ -43,19 +43,43 @@ def decay_rate(fftfreq: Tensor, pixel_size: float, voltage_kv: float) -> Tensor:
 
 
 def frame_exposures(
-    n_frames: int, dose_per_frame: float | None, frame_doses: tuple[float, ...] | None = None
+    n_frames: int,
+    dose_per_frame: float | None,
+    frame_doses: tuple[float, ...] | None = None,
+    left_out: tuple[int, ...] = (),
 ) -> Tensor:
     """Exposure at the end of each frame, (t,) float64 in e⁻/Å²; zeros when the dose is unknown: no weighting.
+
+    ``left_out`` are frames that are not used, though what they received counts for those after them.
 
     ``frame_doses`` gives the doses where they differ, as EER movies can be divided. Counted from the beginning of the
     movie: earlier exposure weakens all frames by the same factor at each frequency, which a sum divided by the root of
     Σw² does not see.
     """
     if dose_per_frame is None:
-        return torch.zeros(n_frames, dtype=torch.float64)
-    if frame_doses is not None:
-        return torch.tensor(frame_doses, dtype=torch.float64).cumsum(0)
-    return dose_per_frame * torch.arange(1, n_frames + 1, dtype=torch.float64)
+        exposures = torch.zeros(n_frames, dtype=torch.float64)
+    elif frame_doses is not None:
+        exposures = torch.tensor(frame_doses, dtype=torch.float64).cumsum(0)
+    else:
+        exposures = dose_per_frame * torch.arange(1, n_frames + 1, dtype=torch.float64)
+    return exposures[[index for index in range(n_frames) if index not in left_out]] if left_out else exposures
+
+
+def received(
+    dose_per_frame: float | None, frame_doses: tuple[float, ...] | None, shares: tuple[float, ...]
+) -> tuple[float, ...] | None:
+    """Doses of frames of which some received another share of their exposure than 1.
+
+    Returns
+    -------
+    e⁻/Å² of each frame; None where it is unknown, or the same in all frames.
+    """
+    if all(share == 1.0 for share in shares):
+        return frame_doses
+    if frame_doses is None and dose_per_frame is None:
+        return None
+    planned = frame_doses if frame_doses is not None else (dose_per_frame or 0.0,) * len(shares)
+    return tuple(dose * share for dose, share in zip(planned, shares, strict=True))
 
 
 def sum_of_squares(exposures: Tensor, rate: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from streamer.errors import MovieError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class FrameStack:
@@ -85,6 +85,29 @@ class FrameStack:
         if not future.cancel():
             future.exception()  # waits; an error comes again when the frame is requested
         self._buffers.append(buffer)
+
+
+class KeptFrames:
+    """Some frames of a movie, in order: the others are left out."""
+
+    def __init__(self, counts: np.ndarray | FrameStack, kept: Sequence[int]) -> None:
+        """Show frames ``kept``, by their places in (t, h, w) ``counts``; nothing is copied."""
+        self._counts, self._kept = counts, tuple(kept)
+        self.shape, self.dtype = (len(self._kept), counts.shape[1], counts.shape[2]), counts.dtype
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        frame: np.ndarray = self._counts[self._kept[index]]
+        return frame
+
+
+FrameSource = np.ndarray | FrameStack | KeptFrames
+"""(t, h, w) frames as stored, in memory or decoded on request."""
 
 
 def _close(pool: ThreadPoolExecutor, descriptor: int) -> None:

@@ -84,7 +84,8 @@ class MovieSource:
     path: str
     """Below the watched root."""
     bytes: int
-    mtime_ns: int
+    mtime_ns: str | int
+    """As decimal text, because most readers of JSON keep 53 bits of a number; records of before have a number."""
     fingerprint: str
     """sha256 of the size and the first and last MiB."""
     format: str
@@ -105,7 +106,9 @@ class MovieSource:
     """Path of a gain reference that was not applied, because the frames refute it."""
     acquisition: Acquisition = field(default_factory=Acquisition)
     frame_doses: tuple[float, ...] | None = None
-    """e⁻/Å² of each frame, where they differ."""
+    """e⁻/Å² of each frame, where they differ; 0 for one that nothing reached."""
+    frames_left_out: tuple[int, ...] = ()
+    """Places in the file, from 0, of frames that carry no information: blank, doubled, cut off, not an image."""
     n_raw_frames: int | None = None
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     upsampling: int = 1
@@ -171,14 +174,15 @@ class MovieQuality:
     """The live figures of one movie. ``_half``: at half the exposure; ``_full``: of the whole sum."""
 
     shifts_yx_px: list[list[float]]
-    """Per frame (y, x), moving it onto the first."""
-    total_motion_angstrom: float
-    early_motion_angstrom: float
-    """Up to 4 e⁻/Å²; 0 when the exposure is unknown."""
-    late_motion_angstrom: float
-    motion_information: float
+    """Per frame of the file (y, x), moving it onto the first; between its neighbours for one that is left out."""
+    total_motion_angstrom: float | None
+    """None, like the two below, where the motion is not trusted: nothing is known of it."""
+    early_motion_angstrom: float | None
+    """Up to 4 e⁻/Å²; None also when the exposure is unknown."""
+    late_motion_angstrom: float | None
+    motion_information: float | None
     motion_trusted: bool
-    mean_counts: float
+    mean_counts: float | None
     n_hot_pixels: int
     snr_half: float | None
     """Pooled over the band: equals SNBR* of the raw half."""
@@ -191,14 +195,15 @@ class MovieQuality:
     """Also None where the network learned from this movie."""
     band_angstrom: list[float]
     """Coarse and fine end of the pooled band."""
-    frc: list[float] = field(default_factory=list)
-    """Half-set FRC on 64 equal steps up to Nyquist."""
+    frc: list[float | None] = field(default_factory=list)
+    """Half-set FRC on 64 equal steps up to Nyquist; None where an image is too small to have anything in a step."""
     sr: SuperResolutionVerdict
     motion_model: Literal["none", "global", "local"] = "global"
     """What was applied: nothing, one shift per frame, or shifts that differ over the field."""
     motion_converged: bool = True
-    local_motion_angstrom: float = 0.0
-    """Root mean square over the field of what the local shifts add to the global one, at its largest."""
+    local_motion_angstrom: float | None = None
+    """Root mean square over the field of what the local shifts add to the global one, at its largest; None where the
+    motion is not trusted."""
     residual_gain: float | None = None
     """Share of the gain reference's pattern that correcting with it leaves: 0 fits, 1 does not fit at all, 2 is the
     wrong sense. None without a gain or where it has no pattern."""

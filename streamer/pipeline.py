@@ -23,6 +23,7 @@ from streamer.errors import MovieNotReady
 from streamer.metadata.source import describe_source
 from streamer.micrograph import Micrograph
 from streamer.motion import align
+from streamer.motion.left_out import at_all_frames
 from streamer.quality import estimators
 from streamer.quality.emptiness import why_empty
 from streamer.quality.movie_quality import movie_quality
@@ -82,42 +83,51 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
     """Decode, check and describe a movie."""
     limits = job.settings.compute
     with stage("read"):
-        header, counts, total = movie_reader.read_whole(
+        header, counts, content = movie_reader.read_whole(
             movie,
             in_memory_bytes=int(limits.frames_in_memory_gib * 2**30),
             threads=torch.get_num_threads(),
             limit_bytes=int(limits.read_limit_gib * 2**30),
             eer=job.settings.eer,
             places=job.instructions.follow_links_to,
+            stood_still=job.instructions.stood_still,
         )
+        total, kept = content.total, content.kept
+        used = content.of(counts)
     with stage("gain"):
         with below(root_of(movie.path, movie.relative), job.instructions.follow_links_to):
-            source, flags = describe_source(movie, header, job.settings, job.gain)
+            described, flags = describe_source(movie, header, job.settings, job.gain)
+        source = replace(
+            described,
+            frames_left_out=tuple(sorted(content.faults)),
+            frame_doses=dose.received(described.dose_per_frame, described.frame_doses, content.shares),
+        )
         fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
         if job.gain is not None and fitted.gain is None:
             source = replace(source, gain=None, gain_path=None, gain_refused=job.gain.path)
         if job.uncorrected is not None and (job.gain is None or job.gain.is_made):
             job.uncorrected(header, total)
         said_corrected = job.settings.movie.gain == NO_GAIN or movie.acquisition.gain_corrected is True
-        left = what_is_left(counts, total, fitted, said_corrected=said_corrected)
+        left = what_is_left(used, total, fitted, said_corrected=said_corrected)
         corrected = total if fitted.gain is None else total * fitted.gain.values
         hot = find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
         listed = read_defects(Path(named), total.shape) if (named := job.settings.gain.defects) else None
         defects = defects_of(fitted.gain, hot, listed)
     frames = Frames(
-        counts=counts,
+        counts=used,
+        kept=kept if content.faults else None,
         gain=fitted.gain,
         defects=defects,
         hot_pixels=hot,
         gain_fit=fitted.fit,
         fixed_pattern=left.seen,
         pattern_may_raise=left.may_raise,
-        mean_counts=float(corrected.mean()) / len(counts),
+        mean_counts=float(corrected.mean()) / len(kept),
         pixel_size=source.pixel_size,
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=(*flags, *fitted.flags, *left.flags),
+        flags=(*flags, *content.flags, *fitted.flags, *left.flags),
     )
     return frames, source
 
@@ -127,7 +137,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     settings, instructions = job.settings, job.instructions
     pixel_size, voltage_kv = frames.pixel_size, frames.voltage_kv
     correction = correction_for(frames.shape, frames.gain, frames.defects, job.device)
-    exposures = dose.frame_exposures(len(frames), frames.dose_per_frame, frames.frame_doses)
+    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame, source.frame_doses, source.frames_left_out)
     band = band_of(frames.shape, pixel_size, settings.denoise.resolution, settings.denoise.low)
     keeps_groups = instructions.groups is not None or settings.outputs.keep_groups
 
@@ -135,7 +145,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         return correction.frame(frames.counts, index)
 
     with stage("align"):
-        motion = align.estimate_motion(frame, len(frames), pixel_size, settings.motion)
+        motion = align.estimate_motion(frame, len(frames), pixel_size, settings.motion, kept=frames.kept)
     with stage("fuse"):
         summed = frame_sum.sum_frames(
             frame,
@@ -169,8 +179,10 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
             instructions=instructions,
         )
     with stage("figures"):
+        # what is published has a line for each frame of the file
+        in_file = at_all_frames(motion, frames.kept, source.n_frames)
         metrics = movie_quality(
-            sums, spectrum, proposal.correction, motion, frames, settings.quality, super_resolution.verdict
+            sums, spectrum, proposal.correction, in_file, frames, settings.quality, super_resolution.verdict
         )
         empty = why_empty(metrics, len(frames), instructions.usual, agrees=spectrum.significant)
         seen = () if empty is None else (f"specimen: nothing to see here: {empty}",)
@@ -180,7 +192,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         restored=restored,
         super_resolution=super_resolution,
         groups=groups,
-        motion=motion,
+        motion=in_file,
         hot_pixels=frames.hot_pixels,
         metrics=replace(metrics, empty=empty),
         restoration=restoration,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from streamer.frame_stack import FrameStack
+    from streamer.frame_stack import FrameSource
     from streamer.movie_record import ModelRef, ModelScore, SuperResolutionVerdict
 
 
@@ -62,7 +62,7 @@ class MovieHeader:
     n_raw_frames: int | None = None
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     n_raw_frames_left_out: int = 0
-    """Those that did not fill a last frame."""
+    """Those that did not fill a frame."""
     fraction_sizes: tuple[int, ...] | None = None
     """How many of them are in each frame, where all are spread over the frames and do not divide evenly."""
     frame_doses: tuple[float, ...] | None = None
@@ -127,6 +127,8 @@ class Instructions:
     """Where to write the sums that a network for super-resolution learns from; None: not written."""
     notes: tuple[str, ...] = ()
     """Flags that are known before the movie is read, from the movies before it."""
+    stood_still: bool = False
+    """The file has not changed for so long, or was named by a person: an empty end is the exposure's."""
     shed: tuple[str, ...] = ()
     """Left out so that other movies get their turn: preview (the pictures), denoise, super-resolution."""
     follow_links_to: tuple[str, ...] = ()
@@ -165,8 +167,10 @@ class GainFit:
 class Frames:
     """A decoded movie with all that is needed to correct it frame by frame."""
 
-    counts: np.ndarray | FrameStack
-    """(t, h, w) as stored, row 0 at the bottom."""
+    counts: FrameSource
+    """(t, h, w) as stored, row 0 at the bottom; without frames that carry no information."""
+    kept: tuple[int, ...] | None = None
+    """Place in the file of each of these frames; None: all of them are here."""
     gain: Gain | None
     defects: np.ndarray
     """(n, 2) int64 rows and columns of dead and hot pixels."""
@@ -187,7 +191,7 @@ class Frames:
     dose_per_frame: float | None
     """e⁻/Å²; None: do not weight."""
     frame_doses: tuple[float, ...] | None = None
-    """e⁻/Å² of each frame where they differ and the settings do not override them."""
+    """e⁻/Å² of each frame of the file, where they differ and the settings do not override them."""
     flags: tuple[str, ...] = ()
     """What a user should know about how these were chosen."""
 

@@ -66,12 +66,23 @@ class MovieSettings(Table, frozen=True):
 class EerSettings(Table, frozen=True):
     """How EER movies are divided into frames: at most one of the four ways, else into 40 fractions."""
 
-    group: Annotated[int, Meta(ge=0, description="raw frames that are summed into a fraction; 0: another way")] = 0
+    group: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="raw frames per fraction, as in RELION; the last ones may be left out; 0: another way",
+        ),
+    ] = 0
     fractions: Annotated[
-        int, Meta(ge=0, description="number of fractions, the same for every movie; 0: another way")
+        int,
+        Meta(
+            ge=0,
+            description="number of fractions, the same for every movie; raw frames that do not divide evenly are "
+            "spread over them; 0: another way",
+        ),
     ] = 0
     dose_per_fraction: Annotated[
-        float, Meta(ge=0, description="e-/Å2 per fraction; the movie must state its dose; 0: another way")
+        float, Meta(ge=0, description="e-/Å2 per fraction, about; the movie must state its dose; 0: another way")
     ] = 0.0
     integration: Annotated[
         str | None,

@@ -83,7 +83,7 @@ def full_fields(relative: str, n_frames: int = 4) -> dict[str, Any]:
         "source": MovieSource(
             path=relative,
             bytes=100,
-            mtime_ns=1,
+            mtime_ns="1795176000123456789",
             fingerprint="f" * 64,
             format="tiff",
             n_frames=n_frames,
@@ -103,6 +103,7 @@ def full_fields(relative: str, n_frames: int = 4) -> dict[str, Any]:
             total_motion_angstrom=1.5,
             early_motion_angstrom=1.0,
             late_motion_angstrom=0.5,
+            local_motion_angstrom=0.0,
             motion_information=100.0,
             motion_trusted=True,
             mean_counts=1.25,

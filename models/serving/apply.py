@@ -54,7 +54,7 @@ def denoise_halves(
     ModelError : the version cannot be applied to this movie.
     """
     shape = (int(even.shape[0]), int(even.shape[1]))
-    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame)
+    exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame, source.frame_doses, source.frames_left_out)
     sums = HalfSums(
         even=torch.fft.rfft2(even),
         odd=torch.fft.rfft2(odd),

@@ -118,7 +118,7 @@ def train_model(
             places, out, steps=steps, seconds=seconds, base=start, network=network, seed=seed, ctf=ctf
         )
     if as_json:
-        click.echo(jsontext.encode(result).decode())
+        click.echo(jsontext.shown(result).decode())
     else:
         click.echo(f"{printable(result.directory)}\n{result.decision.result}: {result.decision.reason}")
     return int(result.decision.result != "promoted")
@@ -142,7 +142,7 @@ def probe_model(version: Path, directories: tuple[Path, ...], ctf: Path | None, 
 
     found = probe(version, list(directories), ctf)
     if as_json:
-        click.echo(jsontext.encode(found).decode())
+        click.echo(jsontext.shown(found).decode())
     else:
         for name, value in found.probes.items():
             click.echo(f"{name:22} {value:8.4f}  {found.limits.get(name, '')}")
@@ -164,7 +164,7 @@ def denoise(directory: Path, model: Path, output: Path, ctf: Path | None, *, as_
 
     found = denoise_to(directory, model, output.absolute(), ctf)
     if as_json:
-        click.echo(jsontext.encode(found).decode())
+        click.echo(jsontext.shown(found).decode())
     else:
         figures = f"SNBR* half {_text(found.snbr_half_denoised)}, Wiener {_text(found.snbr_half_wiener)}"
         refused = [f"the network was not applied: {found.refused}"] if found.refused else []

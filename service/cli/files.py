@@ -56,7 +56,7 @@ def process(
     tables = MicrographTables(lambda session: output / session, partial(finished_before, output))
     for path, record in zip(paths, process_all(list(paths), prepared, output), strict=True):
         if as_json:
-            click.echo(jsontext.encode(record).decode())
+            click.echo(jsontext.shown(record).decode())
         if record.state != "done":
             failed += 1
             click.echo(_about(path, record.reason.message if record.reason else record.state), err=True)
@@ -100,10 +100,11 @@ def motion(path: Path, config: Path | None, overrides: tuple[str, ...], *, as_js
 
     found = motion_of(path, load_config(config, overrides))
     if as_json:
-        click.echo(jsontext.encode(found).decode())
+        click.echo(jsontext.shown(found).decode())
         return
-    trust = "" if found.trusted else "  (not to be trusted: too little information)"
-    click.echo(f"{found.frames} frames, {found.total_motion_angstrom:.2f} Å in total{trust}{_noted(found.flags)}")
+    total = found.total_motion_angstrom
+    words = "motion unknown (too little information)" if total is None else f"{total:.2f} Å in total"
+    click.echo(f"{found.frames} frames, {words}{_noted(found.flags)}")
     for index, (y, x) in enumerate(found.shifts_yx_px):
         click.echo(f"{index:4d}  y {y:8.3f}  x {x:8.3f} px")
 
@@ -145,18 +146,18 @@ def quality(
 
     found = quality_of(even, odd, denoised_even, denoised_odd, band, pixel_size, ctf)
     if as_json:
-        click.echo(jsontext.encode(found).decode())
+        click.echo(jsontext.shown(found).decode())
         return
     click.echo("   1/Å       Å      FRC  SSNR half  SSNR full" + ("    gamma    SNBR*" if denoised_even else ""))
     for shell in found.shells[:: max(1, len(found.shells) // 24)]:
-        frequency = shell["spatial_frequency"] or 0.0
+        frequency = shell["spatial_frequency"] or 0.0  # the first shell is that of the mean
         resolution = f"{1.0 / frequency:7.1f}" if frequency else "      -"
         names = ("frc", "ssnr_half", "ssnr_full", *(("gamma", "snbr") if denoised_even else ()))
         values = "  ".join(_figure(shell.get(name)) for name in names)
         click.echo(f"{frequency:6.4f}  {resolution}  {values}")
     several = f"{found.micrographs} micrograph{'s' if found.micrographs > 1 else ''}"
-    low, high = (found.pooled[f"band_{end}_angstrom"] or 0.0 for end in ("low", "high"))
-    click.echo(f"pooled over {several}, {low:g} to {high:.3g} Å; 95 % intervals over {found.intervals_over}")
+    low, high = (_length(found.pooled[f"band_{end}_angstrom"]) for end in ("low", "high"))
+    click.echo(f"pooled over {several}, {low} to {high} Å; 95 % intervals over {found.intervals_over}")
     for name, value in found.pooled.items():
         ends = found.intervals.get(name)
         between = "" if ends is None else f"  {_figure(ends[0])} to {_figure(ends[1]).strip()}"
@@ -169,9 +170,15 @@ def quality(
         )
     for check in found.checks:
         verdict = "ok" if check["ok"] else "FAILED"
-        click.echo(f"check {check['name']}: {verdict}, {check['value']:.3g} (limit {check['limit']:.3g})")
+        known = check["value"] is not None and check["limit"] is not None
+        figure = f"{check['value']:.3g} (limit {check['limit']:.3g})" if known else "nothing to look at"
+        click.echo(f"check {check['name']}: {verdict}, {figure}")
         if not check["ok"]:
             click.echo(f"  {check['meaning']}")
+
+
+def _length(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _figure(value: float | None) -> str:

@@ -53,7 +53,7 @@ def check_journal(
         findings = list(check(opened, layout_of(settings), newest=None if hash_all else newest))
         counts, events = opened.movies.counts_by_state(), opened.events.last_seq
     if as_json:
-        click.echo(jsontext.encode({"findings": findings, "movies": counts, "last_seq": events}).decode())
+        click.echo(jsontext.shown({"findings": findings, "movies": counts, "last_seq": events}).decode())
     else:
         for finding in findings:
             click.echo(printable(f"{finding.where}: {finding.what}"))
@@ -81,7 +81,7 @@ def recover_journal(
     layout = layout_of(settings)
     found = recover(layout, settings.instance.name, force=force, hash_all=hash_all)
     if as_json:
-        click.echo(jsontext.encode(found._asdict() | {"set_aside": str(found.set_aside or "")}).decode())
+        click.echo(jsontext.shown(found._asdict() | {"set_aside": str(found.set_aside or "")}).decode())
         return int(bool(found.refused))
     for finding in found.refused:
         click.echo(printable(f"{finding.where}: {finding.what}"), err=True)

@@ -136,7 +136,7 @@ def pick(
                 click.echo(printable(str(found)), err=True)
                 failed = True
             elif as_json:
-                click.echo(jsontext.encode(found).decode())
+                click.echo(jsontext.shown(found).decode())
             else:
                 click.echo(f"{found.particles:5d}  {printable(found.coordinates)}")
     return int(failed)

@@ -43,7 +43,7 @@ def list_models(config: Path | None, overrides: tuple[str, ...], session: str | 
     for name in store.versions():
         manifest = load_manifest(store.path(name))
         if as_json:
-            click.echo(jsontext.encode({"serves": name == current, "manifest": manifest}).decode())
+            click.echo(jsontext.shown({"serves": name == current, "manifest": manifest}).decode())
         else:
             click.echo(f"{'*' if name == current else ' '} {name}  {_figures(manifest)}")
     if not as_json and not store.versions():
@@ -60,7 +60,7 @@ def show_model(version: str, config: Path | None, overrides: tuple[str, ...], se
     VERSION is a name or a directory.
     """
     manifest = load_manifest(_named(config, overrides, session, version))
-    click.echo(jsontext.encode(manifest, indent=2).decode())
+    click.echo(jsontext.shown(manifest, indent=2).decode())
 
 
 @models.command("promote")
@@ -139,7 +139,7 @@ def compare_models(
     one, other = (_named(config, overrides, session, version) for version in (first, second))
     found = compare(one, other, places, allowed=held_out)
     if as_json:
-        click.echo(jsontext.encode(found).decode())
+        click.echo(jsontext.shown(found).decode())
         return
     for side in (found.first, found.second):
         figures = f"{side.gain:.3f}× Wiener, SNBR* half {side.snbr:.3f}, bias ratio {side.bias_ratio:.4f}"

@@ -97,7 +97,7 @@ def list_movies(
     with reading(load_config(config, overrides)) as journal:
         for movie in journal.movies.newest(state=state, limit=limit):
             if as_json:
-                click.echo(jsontext.encode(_summary(movie)).decode())
+                click.echo(jsontext.shown(_summary(movie)).decode())
             else:
                 why = f"  {printable(movie.reason.message)}" if movie.reason else ""
                 name = printable(movie.relative)
@@ -116,7 +116,7 @@ def show_movie(name: str, config: Path | None, overrides: tuple[str, ...], *, as
     with reading(load_config(config, overrides)) as journal:
         movie = journal.movies.named(name)
     whole = _summary(movie) | {"record": movie.plain_record}
-    click.echo(jsontext.encode(whole, indent=None if as_json else 2).decode())
+    click.echo(jsontext.shown(whole, indent=None if as_json else 2).decode())
 
 
 @movies.command("retry")

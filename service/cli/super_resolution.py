@@ -73,7 +73,7 @@ def super_resolve(
         settings = replace(settings, super_resolution=replace(chosen, per_movie=True))
     found = super_resolve_to(path, settings, output.absolute())
     if as_json:
-        click.echo(jsontext.encode(found).decode())
+        click.echo(jsontext.shown(found).decode())
     else:
         noted = f"  [{printable('; '.join(found.flags))}]" if found.flags else ""
         click.echo(f"{printable(found.image)}\n{found.sr.verdict}: {found.sr.reason}{noted}")
@@ -115,7 +115,7 @@ def train_super_resolution(
     settings = load_config(config, _overrides(overrides, method))
     result = train(paths, settings, out.absolute(), steps=steps, seed=seed)
     if as_json:
-        click.echo(jsontext.encode(result).decode())
+        click.echo(jsontext.shown(result).decode())
     else:
         verdict = "promoted" if result.promoted else "rejected"
         click.echo(f"{printable(result.directory)}\n{verdict}: {result.reason}, {result.steps} steps")

@@ -54,10 +54,12 @@ class GainWatch:
             self._fits()
         if metrics.residual_gain is None or gain is None:
             return
-        residual, error = metrics.residual_gain, metrics.residual_gain_error or 0.0
+        residual, error = metrics.residual_gain, metrics.residual_gain_error
         if metrics.gain_advice is not None:
             self._does_not_fit(record.session, gain, f"{record.path}: {metrics.gain_advice} ({gain} is not applied)")
             return
+        if error is None:
+            return  # a figure of unknown certainty shows nothing
         if (together := self._together(record.session, gain, residual, error)) is not None:
             self._does_not_fit(record.session, gain, together)
             return

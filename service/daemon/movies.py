@@ -164,6 +164,7 @@ class MovieLifecycle:
                 shed=shed,
                 follow_links_to=self._config.watch.places,
                 usual=self.specimens.session(session).usual,
+                stood_still=self._stood_still(movie_id),
             ),
             gain=None if gain is None else str(gain),
             made_gains=str(self._layout.made_gains(session)) if gain is None and self._makes_gains else None,
@@ -319,6 +320,12 @@ class MovieLifecycle:
         )
         if self._journal.finish(record) is not None:
             self._metrics.finished(record, stage=message.stage)
+
+    def _stood_still(self, movie_id: str) -> bool:
+        """Whether a file was found incomplete so long ago that an empty end is taken for the exposure's."""
+        since = self._not_ready_since.get(movie_id)
+        enough_s = self._config.watch.incomplete_after_s / 2.0
+        return since is not None and self._clock.monotonic() - since >= enough_s
 
     def _has_patience(self, movie_id: str) -> bool:
         """Whether an incomplete file may still become complete; counted from when it was first found incomplete."""

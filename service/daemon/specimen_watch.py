@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from streamer.movie_record import MovieRecord
+    from streamer.movie_record import MovieRecord, MovieSource
 
 _MOST_SESSIONS = 8
 SPECIMENS = "specimens.jsonl"
@@ -199,10 +199,10 @@ class SessionSpecimens:
         if metrics is None or source is None or metrics.empty is not None:
             return None if metrics is None else metrics.empty
         agrees = record.restoration != "none"
-        dark = metrics.mean_counts * source.n_frames < _DARK_ELECTRONS
+        dark = (electrons := _electrons(record)) is not None and electrons < _DARK_ELECTRONS
         if self.usual is None and not agrees and (dark or is_plain(metrics)):
             return "its halves have nothing in common, and no movie before has shown anything"
-        return why_empty(metrics, source.n_frames, self.usual, agrees=agrees)
+        return why_empty(metrics, _kept_frames(source), self.usual, agrees=agrees)
 
     def _decide_all(
         self, records: list[MovieRecord], serving: str | None
@@ -227,7 +227,7 @@ class SessionSpecimens:
         shown = Usual(
             structure=metrics.structure,
             ssnr_full=metrics.ssnr_full,
-            electrons=metrics.mean_counts * source.n_frames,
+            electrons=_electrons(record),
         )
         if metrics.texture is None:
             # too coarse to tell: taken for the present specimen
@@ -302,3 +302,14 @@ class SpecimenWatch:
         while len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
         return self._sessions[name]
+
+
+def _kept_frames(source: MovieSource) -> int:
+    return source.n_frames - len(source.frames_left_out)
+
+
+def _electrons(record: MovieRecord) -> float | None:
+    """Electrons per px over the whole movie; None: unknown."""
+    if record.metrics is None or record.source is None or record.metrics.mean_counts is None:
+        return None
+    return record.metrics.mean_counts * _kept_frames(record.source)

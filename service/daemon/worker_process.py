@@ -151,7 +151,7 @@ class WorkerProcess:
         elif silent > self._may_be_silent_s and (self._in_hand or not self.device):
             self._child.kill()
             self._bury(f"killed after {silent:.0f} s of silence")
-        elif (held := self._memory()) > self._may_take:
+        elif (held := self._memory()) is not None and held > self._may_take:
             self._child.kill()
             self._bury(f"killed at {held / 2**30:.1f} GiB of memory, {self._may_take / 2**30:.1f} GiB are allowed")
 
@@ -187,10 +187,10 @@ class WorkerProcess:
             self._took_latest = latest
         return movie
 
-    def _memory(self) -> int:
-        """Memory that the worker uses, bytes; looked at once a second, 0 in between."""
+    def _memory(self) -> int | None:
+        """Memory that the worker uses, bytes; looked at once a second, None in between and where it is unknown."""
         if self._child is None or self._clock.monotonic() - self._memory_seen < _LOOK_AT_MEMORY_S:
-            return 0
+            return None
         self._memory_seen = self._clock.monotonic()
         return resident_bytes(self._child.pid)
 

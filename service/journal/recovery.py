@@ -215,7 +215,7 @@ def _movie(record: MovieRecord, layout: Layout) -> Movie:
     if source is None:
         raise ValueError("a record of a done movie has a source")
     # device, inode and ctime are no longer known; size and modification time show whether the content is the same
-    identity = FileIdentity(device=0, inode=0, size=source.bytes, mtime_ns=source.mtime_ns, ctime_ns=0)
+    identity = FileIdentity(device=0, inode=0, size=source.bytes, mtime_ns=int(source.mtime_ns), ctime_ns=0)
     return Movie(
         path=str(layout.root / record.path),
         relative=record.path,

@@ -98,7 +98,7 @@ class _Gathered:
         if name in self.used:
             raise NotUsable("is given twice")
         limits = self._config.compute
-        header, _, total = read_whole(
+        header, _, content = read_whole(
             describe(path, self._config),
             in_memory_bytes=int(limits.frames_in_memory_gib * 2**30),
             threads=thread_count(limits.threads),
@@ -108,6 +108,6 @@ class _Gathered:
         if self.header is not None and header.format != self.header.format:
             raise NotUsable(f"is {header.format}, the others are {self.header.format}")
         sums = self.sums or PatternSums((header.height, header.width))
-        sums.add(total)
+        sums.add(content.total)
         self.sums, self.header = sums, self.header or header
         self.used.append(name)

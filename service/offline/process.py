@@ -122,7 +122,8 @@ def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job
     """Everything that ``process_movie`` needs for a movie."""
     model = context.model if context.config.denoise.enabled else None
     return pipeline.Job(
-        instructions=Instructions(session_directory=str(output / movie.session)),
+        # a command does not wait for a file to grow: what is empty stays so, and is flagged
+        instructions=Instructions(session_directory=str(output / movie.session), stood_still=True),
         settings=context.config,
         device=context.device,
         gain=gain_for(movie, context.config),

@@ -17,6 +17,7 @@ from streamer.ctf.table import optics_of, read_optics
 from streamer.detector.correction import correction_for
 from streamer.errors import UsageError
 from streamer.motion import align, field
+from streamer.motion.left_out import at_all_frames
 from streamer.movie_record import MovieRecord, SuperResolutionVerdict
 from streamer.quality.images import same_size
 from streamer.runtime.stopwatch import Stopwatch
@@ -39,17 +40,20 @@ class MotionResult(Struct, frozen=True, kw_only=True):
     shifts_yx_angstrom: list[list[float]]
     frames: int
     pixel_size: float
-    total_motion_angstrom: float
+    total_motion_angstrom: float | None
+    """None where the motion is not trusted: nothing is known of it, and all shifts are 0."""
     information: float
     """Per frame, 1/px²."""
     trusted: bool
     model: str
     """What would be applied: ``none``, ``global`` or ``local`` shifts."""
     converged: bool
-    local_motion_angstrom: float
-    """Root mean square over the field of what local shifts add to the global ones, at its largest."""
+    local_motion_angstrom: float | None
+    """Root mean square over the field of what local shifts add to the global ones, at its largest; None likewise."""
     flags: list[str] = []
     """What the user should know, as in the record of ``process``: no gain, an unproven number of frames."""
+    frames_left_out: list[int] = []
+    """Places of frames that carry no information, from 0; their shifts lie between their neighbours'."""
 
 
 class SuperResolutionResult(Struct, frozen=True, kw_only=True):
@@ -79,23 +83,29 @@ def motion_of(path: Path, config: Config) -> MotionResult:
     """Shifts of a movie."""
     prepared = prepare(config)
     movie = describe(path, config)
-    frames, _ = pipeline.read_movie(movie, job_for(movie, prepared, Path()), Stopwatch())
+    frames, source = pipeline.read_movie(movie, job_for(movie, prepared, Path()), Stopwatch())
     correction = correction_for(frames.shape, frames.gain, frames.defects, prepared.device)
     found = align.estimate_motion(
-        lambda index: correction.frame(frames.counts, index), len(frames), frames.pixel_size, config.motion
+        lambda index: correction.frame(frames.counts, index),
+        len(frames),
+        frames.pixel_size,
+        config.motion,
+        kept=frames.kept,
     )
+    found = at_all_frames(found, frames.kept, source.n_frames)
     total, _, _ = align.motion_lengths(found.shifts, frames.pixel_size, None)
     return MotionResult(
         shifts_yx_px=[[round(float(v), 5) + 0.0 for v in row] for row in found.shifts],
         shifts_yx_angstrom=[[round(float(v) * frames.pixel_size, 5) + 0.0 for v in row] for row in found.shifts],
-        frames=len(frames),
+        frames=source.n_frames,
+        frames_left_out=list(source.frames_left_out),
         pixel_size=frames.pixel_size,
-        total_motion_angstrom=round(total, 5),
+        total_motion_angstrom=round(total, 5) if found.trusted else None,
         information=round(found.information, 3),
         trusted=found.trusted,
         model=found.model,
         converged=found.converged,
-        local_motion_angstrom=round(field.largest_bending(found) * frames.pixel_size, 5),
+        local_motion_angstrom=round(field.largest_bending(found) * frames.pixel_size, 5) if found.trusted else None,
         flags=list(frames.flags),
     )
 

@@ -110,7 +110,7 @@ def _pair(path: Path, prepared: OfflineContext) -> zssr.Pair:
     def frame(index: int) -> torch.Tensor:
         return correction.frame(frames.counts, index)
 
-    motion = align.estimate_motion(frame, len(frames), frames.pixel_size, prepared.config.motion)
+    motion = align.estimate_motion(frame, len(frames), frames.pixel_size, prepared.config.motion, kept=frames.kept)
     return zssr.Pair(movie.movie_id, average(frame, motion), source.pixel_size)
 
 

@@ -47,4 +47,4 @@ def preview_of(record: MovieRecord, session_directory: Path, instance: str, now:
         pixel_size=pixel_size,
         t_utc=utc_text(now),
     )
-    return [topic(instance, "preview", record.session), jsontext.encode(header), small.tobytes()]
+    return [topic(instance, "preview", record.session), jsontext.shown(header), small.tobytes()]

@@ -167,11 +167,11 @@ class Publisher:
             kseq=self._log.kseqs(),
             t_utc=utc_text(self._clock.wall()),
         )
-        raw = jsontext.encode(whole)
+        raw = jsontext.shown(whole)
         if len(raw) > HEADER_BYTES:
             # Subscribers disconnect if a message is too long, and without this one they would think us dead.
             whole = Heartbeat(**{name: getattr(whole, name) for name in _ESSENTIAL})
-            raw = jsontext.encode(whole)
+            raw = jsontext.shown(whole)
         self._events.send_multipart([heartbeat_topic(self._log.instance), raw], zmq.DONTWAIT)
         return whole
 

@@ -91,6 +91,7 @@ class MonitorView:
 
     def _figures(self) -> Panel:
         beat = self.heartbeat or Heartbeat()
+        heard = self.heartbeat is not None
         grid = Table.grid(padding=(0, 2))
         for _ in range(4):
             grid.add_column(no_wrap=True)
@@ -101,9 +102,9 @@ class MonitorView:
         bad = sum(counts.get(state, 0) for state in _ENDED_BADLY)
         grid.add_row(
             _label("queue"),
-            f"{beat.pending} waiting{oldest}{settling}",
+            f"{beat.pending} waiting{oldest}{settling}" if heard else "-",
             _label("done"),
-            Text(f"{counts.get('done', 0)}, {bad} failed", style="red" if bad else ""),
+            Text(f"{counts.get('done', 0)}, {bad} failed" if heard else "-", style="red" if bad else ""),
         )
         grid.add_row(
             _label("rate"),
@@ -114,16 +115,17 @@ class MonitorView:
         training = ", training" if beat.rates.get("training") else ""
         grid.add_row(
             _label("model"),
-            f"{beat.model_version or 'none yet'}{self._age()}{training}",
+            f"{beat.model_version or 'none yet'}{self._age()}{training}" if heard else "-",
             _label("disk"),
-            "  ".join(f"{name} {free / 1e9:.0f} GB" for name, free in beat.disk_free_bytes.items() if name != "state"),
+            "  ".join(f"{name} {free / 1e9:.0f} GB" for name, free in beat.disk_free_bytes.items() if name != "state")
+            or "-",
         )
         grid.add_row(_label("learned"), self._learning_curve(), _label("specimen"), self._specimen())
         grid.add_row(
             _label("gate"),
             self._gate(),
             _label("device"),
-            beat.device or ("-" if beat.state == "stopped" else "starting"),
+            beat.device or ("-" if beat.state == "stopped" or not heard else "starting"),
         )
         return Panel(grid, padding=(0, 1))
 

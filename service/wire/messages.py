@@ -277,7 +277,7 @@ def make_event(body: Body, *, instance: str, epoch: str, seq: int, kseq: int, se
         "session": session,
         "t_utc": t_utc,
     }
-    fields: dict[str, Any] = msgspec.to_builtins(body)
+    fields: dict[str, Any] = jsontext.rounded(msgspec.to_builtins(body))
     whole |= {name: value for name, value in fields.items() if name not in whole}
     return parse_event(_fitted(whole))
 

@@ -18,7 +18,7 @@ from streamer.errors import MovieCorrupt
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamer.frame_stack import FrameStack
+    from streamer.frame_stack import FrameSource
     from streamer.records import Gain
 
 _NEIGHBOURS = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0)]
@@ -35,7 +35,7 @@ class Correction:
     sources: Tensor
     """(n, k) int64 flat positions of good neighbours, repeated cyclically; −1 where a defect has none."""
 
-    def frame(self, counts: NDArray[np.generic] | FrameStack, index: int) -> Tensor:
+    def frame(self, counts: FrameSource, index: int) -> Tensor:
         """Corrected frame ``index`` of (t, h, w) counts: (h, w) float32 on the correction's device."""
         raw = torch.from_numpy(counts[index].astype(np.float32)).to(self.defects.device)
         if self.gain is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamer.detector.gain_check import FittedGain
-    from streamer.frame_stack import FrameStack
+    from streamer.frame_stack import FrameSource
 
 _SURE = 6.0
 """Standard errors by which the pattern's power must exceed what a specimen may leave in the corners."""
@@ -81,7 +81,7 @@ class LeftPattern:
 
 
 def what_is_left(
-    counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32], fitted: FittedGain, *, said_corrected: bool
+    counts: FrameSource, total: NDArray[np.float32], fitted: FittedGain, *, said_corrected: bool
 ) -> LeftPattern:
     """Look for a fixed pattern in frames that no recorded gain reference corrects.
 
@@ -105,7 +105,7 @@ def what_is_left(
 
 
 def measure(
-    counts: NDArray[np.generic] | FrameStack, total: NDArray[np.float32], gain: NDArray[np.float32] | None = None
+    counts: FrameSource, total: NDArray[np.float32], gain: NDArray[np.float32] | None = None
 ) -> FixedPattern | None:
     """Measure the pattern in a movie's frames.
 

@@ -22,7 +22,7 @@ from streamer.readers.movie import fingerprint
 
 if TYPE_CHECKING:
     from streamer.records import Gain, Movie, MovieHeader
-    from streamer.settings import DataPathSettings
+    from streamer.settings import DataPathSettings, EerSettings
 
 _LEAST_SIDE = 16
 _ONE_OF_A_SERIES = re.compile(r"(?:frame|frm|fraction|subframe)[_-]?\d+$|[-_]n\d+$|-\d{4}$", re.IGNORECASE)
@@ -63,6 +63,7 @@ def describe_source(
         flags.append("dose: unknown, frames are not weighted")
     if voltage is None:
         flags.append("voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star")
+    flags += _fraction_flags(header, settings.eer)
     flags += _gain_flags(movie, header, gain, is_set=set_by_user.gain is not None)
     if movie.evidence == "unproven":
         flags.append("frame count: unproven")
@@ -71,7 +72,7 @@ def describe_source(
     source = MovieSource(
         path=movie.relative,
         bytes=movie.identity.size,
-        mtime_ns=movie.identity.mtime_ns,
+        mtime_ns=str(movie.identity.mtime_ns),
         fingerprint=fingerprint(Path(movie.path)),
         format=header.format,
         n_frames=header.n_frames,
@@ -98,6 +99,14 @@ def describe_source(
 def is_one_of_a_series(stem: str) -> bool:
     """Whether a file name without its suffix is that of one frame, as programs write that make a file of each."""
     return _ONE_OF_A_SERIES.search(stem) is not None
+
+
+def _fraction_flags(header: MovieHeader, settings: EerSettings) -> list[str]:
+    """What a user should know about the number of fractions of an EER movie."""
+    raw, wanted = header.n_raw_frames, settings.fractions
+    if raw is None or header.n_frames >= wanted:
+        return []
+    return [f"eer: {raw} raw frames, fewer than the {wanted} fractions asked for"]
 
 
 def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set: bool) -> list[str]:

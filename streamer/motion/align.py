@@ -20,7 +20,7 @@ from streamer.motion.patches import PATCH, Grid, Layout, Patches, power_of
 from streamer.records import LocalMotion, Motion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from streamer.settings import MotionSettings
 
@@ -44,7 +44,12 @@ _JUMP, _SURE_PEAK = 1.5, 8.0
 
 
 def estimate_motion(
-    frame: Callable[[int], Tensor], n_frames: int, pixel_size: float, settings: MotionSettings
+    frame: Callable[[int], Tensor],
+    n_frames: int,
+    pixel_size: float,
+    settings: MotionSettings,
+    *,
+    kept: Sequence[int] | None = None,
 ) -> Motion:
     """Estimate the motion of a movie, in two passes over its frames.
 
@@ -53,6 +58,7 @@ def estimate_motion(
     frame : returns corrected frame i, (h, w) float32.
     n_frames : number of frames.
     pixel_size : Å/px.
+    kept : when each frame was taken, in frames of the file, where some of these are left out.
 
     Returns
     -------
@@ -64,13 +70,15 @@ def estimate_motion(
     if n_frames == 1:
         return Motion(shifts=zero, information=0.0, trusted=False, iterations=0)
     groups = _groups(n_frames)
-    times = torch.tensor([(group.start + group.stop - 1) / 2.0 for group in groups], dtype=torch.float64)
+    taken = torch.tensor(range(n_frames) if kept is None else kept, dtype=torch.float64)
+    taken = taken - taken[0]
+    times, last = torch.stack([taken[group].mean() for group in groups]), float(taken[-1])
 
     def grouped(index: int) -> Tensor:
         first, *others = (frame(i) for i in range(groups[index].start, groups[index].stop))
         return sum(others, first)
 
-    over_time = OverTime(times, n_frames - 1.0, GLOBAL_FUNCTIONS)
+    over_time = OverTime(times, last, GLOBAL_FUNCTIONS)
     limit = settings.max_shift_angstrom / pixel_size
     coarse, shape, device = _coarse(grouped, over_time, len(groups), settings.b_factor, limit)
     most = torch.tensor(shape) // 8
@@ -79,14 +87,14 @@ def estimate_motion(
     patches = Patches.empty(layout, len(groups), _BAND, device)
     for index in range(len(groups)):
         patches.set(index, grouped(index))
-    bends = OverTime(times, n_frames - 1.0, LOCAL_FUNCTIONS)
+    bends = OverTime(times, last, LOCAL_FUNCTIONS)
     fit = Fit(coarse, whole, over_time, bends, OverPlace(layout, 0))
     first = patches.cropped(_FIRST_BAND)
     for _ in range(_FIRST_STEPS):
         fit.step(first)
     del first
     fit, largest, bends_too = _settled(fit, patches, bends)
-    shifts, local = _of_frames(fit, n_frames, groups)
+    shifts, local = _of_frames(fit, taken, groups)
     information = fit.known(len(layout)) * (1.0 - 1.0 / len(groups))
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
@@ -276,9 +284,8 @@ def _peak(cross: Tensor, size: torch.Size, limit: float) -> tuple[Tensor, float]
     return peak.to(device="cpu", dtype=torch.float64), float(at / correlation.std().clamp(min=1e-30))
 
 
-def _of_frames(fit: Fit, n_frames: int, groups: list[slice]) -> tuple[Tensor, Tensor]:
-    """Global shifts (t, 2) and Legendre coefficients (t, 2, orders − 1) of all frames, zero at the first."""
-    frames = torch.arange(n_frames, dtype=torch.float64)
+def _of_frames(fit: Fit, frames: Tensor, groups: list[slice]) -> tuple[Tensor, Tensor]:
+    """Global shifts (t, 2) and Legendre coefficients (t, 2, orders − 1) at times ``frames``, zero at the first."""
     group = torch.tensor([index for index, part in enumerate(groups) for _ in range(part.start, part.stop)])
     shifts = fit.times.at(frames) @ (fit.times.values.T @ fit.track) + fit.jitter[group]
     products = torch.einsum("tn,jna->taj", fit.bends.at(frames), fit.place.products(fit.bend))

@@ -36,6 +36,7 @@ class Check:
     name: str
     ok: bool
     value: float | None
+    """None: there is too little to look at."""
     limit: float | None
     meaning: str
     """What a value above the limit means."""
@@ -54,18 +55,18 @@ def leak(figures: estimators.Estimates, intervals: Mapping[str, Interval], count
     # a bias that is negative beyond its interval and by more than a hundredth of the signal
     signal = figures.signal.cpu()[used]
     negative = (intervals["bias"][1][used] < -0.01 * signal).double()
-    shares = [float(share.mean()) if len(share) else 0.0 for share in (excess, negative)]
+    shares = [float(share.mean()) if len(share) else None for share in (excess, negative)]
     return [
         Check(
             name="cauchy_schwarz",
-            ok=shares[0] <= 0.05,
+            ok=shares[0] is None or shares[0] <= 0.05,
             value=shares[0],
             limit=0.05,
             meaning="share of shells with ρ² above 1: the denoiser knows the noise of the other half (a leak)",
         ),
         Check(
             name="negative_bias",
-            ok=shares[1] <= 0.05,
+            ok=shares[1] is None or shares[1] <= 0.05,
             value=shares[1],
             limit=0.05,
             meaning="share of shells with B⊥ below 0: the denoiser was trained on these halves (a leak), or the sample "
@@ -140,12 +141,15 @@ def ctf_zeros(even: Tensor, odd: Tensor, ctf: Tensor, shape: fourier.Shape, with
     power = float(((even.abs() * odd.abs())[zero] * weights[zero]).double().sum() / weights[zero].sum().clamp(min=1.0))
     error = power / max(1.0, float(weights[zero].sum())) ** 0.5
     # what the CTF itself leaves there on average, plus chance
-    limit = float(ctf[zero & inside].square().mean() / ctf[maximum & inside].square().mean()) if zero.any() else 0.0
-    ratio = there / at_most if at_most > 0 else 0.0
-    limit = limit + _SURE * error / at_most + 0.1 if at_most > 0 else 0.0
+    ratio = limit = None
+    if at_most > 0:
+        leaves = (
+            float(ctf[zero & inside].square().mean() / ctf[maximum & inside].square().mean()) if zero.any() else 0.0
+        )
+        ratio, limit = there / at_most, leaves + _SURE * error / at_most + 0.1
     return Check(
         name="ctf_zeros",
-        ok=at_most <= 0 or ratio <= limit,
+        ok=ratio is None or limit is None or ratio <= limit,
         value=ratio,
         limit=limit,
         meaning="what the halves share at zeros of the CTF, over what they share at its maxima: something other than "

@@ -36,7 +36,7 @@ def why_empty(metrics: MovieQuality, n_frames: int, usual: Usual | None, *, agre
     """
     if usual is None:
         return None
-    if usual.electrons:
+    if usual.electrons and metrics.mean_counts is not None:
         share = metrics.mean_counts * n_frames / usual.electrons
         if share < _DARK or (share < _DIM and not agrees):
             return f"only {share:.1%} of the usual electrons arrived; {_NO_LIGHT}"

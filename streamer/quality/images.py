@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def image_of(path: Path) -> tuple[torch.Tensor, float]:
-    """An image as (h, w) float32, and its pixel size in Å/px, 0 where the header gives none.
+def image_of(path: Path) -> tuple[torch.Tensor, float | None]:
+    """An image as (h, w) float32, and its pixel size in Å/px, None where the header gives none.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def image_of(path: Path) -> tuple[torch.Tensor, float]:
     try:
         with mrcfile.open(str(path)) as file:
             image = np.squeeze(np.array(file.data, dtype=np.float32))
-            pixel_size = float(file.voxel_size.x)
+            pixel_size = _given(file.voxel_size.x)
     except OSError as error:
         raise UsageError(
             f"cannot be read as an image: {error.strerror or error}",
@@ -55,20 +55,25 @@ def image_of(path: Path) -> tuple[torch.Tensor, float]:
     return torch.from_numpy(image), pixel_size
 
 
-def size_of(path: Path) -> tuple[tuple[int, int], float]:
-    """Height and width in px, and pixel size in Å/px or 0, from the header alone; errors as for ``image_of``."""
+def _given(pixel_size: float) -> float | None:
+    """What a header states, which writes 0 where it does not know."""
+    return float(pixel_size) if pixel_size > 0 else None
+
+
+def size_of(path: Path) -> tuple[tuple[int, int], float | None]:
+    """Height and width in px, and pixel size in Å/px or None, from the header alone; errors as for ``image_of``."""
     try:
         with mrcfile.open(str(path), header_only=True) as file:
-            return (int(file.header.ny), int(file.header.nx)), float(file.voxel_size.x)
+            return (int(file.header.ny), int(file.header.nx)), _given(file.voxel_size.x)
     except (OSError, ValueError):
         image, pixel_size = image_of(path)
         return (int(image.shape[0]), int(image.shape[1])), pixel_size
 
 
-def same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float]:
+def same_size(paths: list[Path]) -> tuple[list[torch.Tensor], float | None]:
     """Images of one size, and the first pixel size in Å/px that a header gives."""
     images: list[torch.Tensor] = []
-    pixel_size = 0.0
+    pixel_size: float | None = None
     for path in paths:
         image, told = image_of(path)
         pixel_size = pixel_size or told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,21 +46,18 @@ def movie_quality(
         name: estimators.pooled(estimators.estimate((even, odd), pair, shape), mask) for name, pair in halves.items()
     }
     snr_half = float(pooled["raw"].snr)
-    dose = frames.dose_per_frame
-    early = None if dose is None else math.ceil(min(_EARLY_EXPOSURE / dose, len(motion.shifts)))
-    total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
-    local_motion = field.largest_bending(motion) * pixel_size
+    lengths = _motion_lengths(motion, pixel_size, frames)
     resolution = estimators.resolution_at(spectrum, pixel_size)
     look = texture(sums)
     is_unseen = proposal is not None and not proposal.learned_from
     return MovieQuality(
         shifts_yx_px=[[round(float(v), 4) + 0.0 for v in row] for row in motion.shifts],
-        total_motion_angstrom=_rounded(total_motion) or 0.0,
-        early_motion_angstrom=_rounded(early_motion) or 0.0,
-        late_motion_angstrom=_rounded(late_motion) or 0.0,
-        motion_information=_rounded(motion.information) or 0.0,
+        total_motion_angstrom=lengths[0],
+        early_motion_angstrom=lengths[1],
+        late_motion_angstrom=lengths[2],
+        motion_information=_rounded(motion.information),
         motion_trusted=motion.trusted,
-        mean_counts=_rounded(frames.mean_counts) or 0.0,
+        mean_counts=_rounded(frames.mean_counts),
         n_hot_pixels=len(frames.hot_pixels),
         snr_half=_rounded(snr_half),
         ssnr_full=_rounded(2.0 * snr_half),
@@ -71,7 +69,7 @@ def movie_quality(
         sr=super_resolution,
         motion_model=motion.model,
         motion_converged=motion.converged,
-        local_motion_angstrom=_rounded(local_motion) or 0.0,
+        local_motion_angstrom=_rounded(field.largest_bending(motion) * pixel_size) if motion.trusted else None,
         residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),
         residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
         gain_advice=None if frames.gain_fit is None else frames.gain_fit.advice,
@@ -104,14 +102,41 @@ def denoised_halves(
     return images
 
 
-def _curve(spectrum: Spectrum) -> list[float]:
-    """FRC in equal steps up to Nyquist, each pooled over its rings."""
+def _motion_lengths(
+    motion: Motion, pixel_size: float, frames: Frames
+) -> tuple[float | None, float | None, float | None]:
+    """Total, early and late motion in Å; None where it is unknown."""
+    if not motion.trusted:
+        return None, None, None
+    early = _early_frames(len(motion.shifts), frames.dose_per_frame, frames.frame_doses)
+    total_motion, early_motion, late_motion = align.motion_lengths(motion.shifts, pixel_size, early)
+    if early is None:
+        return _rounded(total_motion), None, None
+    return _rounded(total_motion), _rounded(early_motion), _rounded(late_motion)
+
+
+def _early_frames(n_frames: int, dose: float | None, doses: tuple[float, ...] | None) -> int | None:
+    """Number of frames that begin before 4 e⁻/Å²; None where the exposure is unknown."""
+    if dose is None:
+        return None
+    if doses is None:
+        return math.ceil(min(_EARLY_EXPOSURE / dose, n_frames))
+    return sum(end - own < _EARLY_EXPOSURE for end, own in zip(accumulate(doses), doses, strict=True))
+
+
+def _curve(spectrum: Spectrum) -> list[float | None]:
+    """FRC in equal steps up to Nyquist, each pooled over its rings; None for a step without any."""
     rings = len(spectrum.frc)
     index = torch.arange(rings, device=spectrum.frc.device) * _CURVE_POINTS // rings
     steps = torch.zeros(_CURVE_POINTS, dtype=torch.float64, device=spectrum.frc.device)
+    held = (spectrum.frc != 0).to(torch.float64)
+    # the innermost ring is the mean, of which nothing is left
+    held[0] = 0.0
     sums = steps.clone().index_add_(0, index, spectrum.frc * spectrum.counts)
-    counts = steps.index_add_(0, index, spectrum.counts)
-    return [round(float(v), 4) + 0.0 for v in sums / counts.clamp(min=1.0)]
+    counts = steps.clone().index_add_(0, index, spectrum.counts)
+    known = steps.index_add_(0, index, held) > 0
+    values = sums / counts.clamp(min=1.0)
+    return [round(float(v), 4) + 0.0 if known[step] else None for step, v in enumerate(values)]
 
 
 def _rounded(value: Tensor | float) -> float | None:

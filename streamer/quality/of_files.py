@@ -7,6 +7,7 @@ before any ratio is taken, with intervals over micrographs (over tiles where the
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,8 @@ _ICE = 40.0
 """Å; anything coarser is ice and illumination, at the CTF's zeros too."""
 _FEW = 2
 """Number of micrographs from which intervals are over micrographs."""
+_NOTHING = 1e-10
+"""Power of a coefficient over the mean power, below which it is rounding."""
 _MRC = (".mrc", ".mrcs")
 
 
@@ -151,6 +154,8 @@ class _Judged:
         self._optics = {} if ctf is None else read_optics(ctf)
         self._sums: list[Tensor] = []
         self._counts: list[Tensor] = []
+        self._powers: list[Tensor] = []
+        """Of the halves as they are, (2, shells)."""
         self._cross: list[tuple[Tensor, Tensor, Tensor]] = []
         """Cross power, root of the product of the powers, and counts, of halves of neighbours."""
         self._tiles: Tensor | None = None
@@ -166,7 +171,11 @@ class _Judged:
         _check_pair(images[2:], one.paths[-1], "the two denoised halves are the same image")
         self._has_denoised = len(images) == 4
         shape = (int(images[0].shape[0]), int(images[0].shape[1]))
-        spectra = [estimators.tapered(torch.fft.rfft2(image), shape) for image in images]
+        whole = [torch.fft.rfft2(image) for image in images]
+        # before the taper, which spreads what is there over its neighbours
+        powers = torch.stack([estimators.covariance(half, half, shape) for half in whole[:2]])
+        self._powers.append(self._shells.gather(powers, shape, pixel) / (shape[0] * shape[1]) ** 2)
+        spectra = [estimators.tapered(one, shape) for one in whole]
         halves = spectra[0], spectra[1]
         rings = estimators.estimate(halves, (spectra[2], spectra[3]) if self._has_denoised else halves, shape)
         # variance per pixel in the rings (Parseval), corrected for what the taper removed
@@ -239,6 +248,10 @@ class _Judged:
                 columns[name] = getattr(each, name)
                 if over:
                     columns[f"{name}_lower"], columns[f"{name}_upper"] = over[name]
+        empty = _holds_nothing(torch.stack(self._powers).sum(0), torch.stack(self._counts).sum(0))
+        for name, values in columns.items():
+            if name != "spatial_frequency":
+                columns[name] = torch.where(empty, torch.nan, values.double())
         rows = torch.stack(list(columns.values()), dim=1).tolist()
         return [
             {name: estimators.finite(round(v, 6) if name == "spatial_frequency" else v)
@@ -270,9 +283,29 @@ class _Judged:
         if self._cross:
             checks.append(other_micrograph(*(torch.stack(part) for part in zip(*self._cross, strict=True))))
         if self._ctf:
-            worst = max(self._ctf, key=lambda check: (check.value or 0.0) - (check.limit or 0.0))
+            worst = max(self._ctf, key=_excess)
             checks.append(replace(worst, ok=all(check.ok for check in self._ctf)))
         return checks
+
+
+def _excess(check: Check) -> float:
+    """How far a check's value is beyond its limit; one that could not be made is never the worst."""
+    return -math.inf if check.value is None or check.limit is None else check.value - check.limit
+
+
+def _holds_nothing(powers: Tensor, counts: Tensor) -> Tensor:
+    """Which shells hold nothing but rounding: that of the mean, which is taken off, and those a program has emptied.
+
+    Parameters
+    ----------
+    powers : (2, shells) of the halves, not tapered.
+    counts : (shells,) independent coefficients.
+    """
+    power = powers / counts.clamp(min=1e-12)
+    level = powers[:, 1:].sum(-1, keepdim=True) / counts[1:].sum().clamp(min=1.0)
+    empty = (power <= _NOTHING * level).any(0) | (counts <= 0)
+    empty[0] = True
+    return empty
 
 
 def _per_pixel(shape: fourier.Shape) -> float:
@@ -349,7 +382,7 @@ def _geometry(path: Path, pixel_size: float | None) -> tuple[fourier.Shape, floa
     """Size in px and Å/px of an image, from its header."""
     shape, header = size_of(path)
     pixel = pixel_size or header
-    if not pixel > 0:
+    if pixel is None or not pixel > 0:
         raise UsageError("the pixel size is unknown", where=path, hint="give --pixel-size in Å/px")
     return shape, pixel
 

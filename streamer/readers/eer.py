@@ -2,9 +2,9 @@
 
 A BigTIFF with a page per hardware frame (*raw frame*), 250 to 320 a second, each a stream of run lengths with two
 sub-pixel bits along each axis; pages that are pictures are ignored. Raw frames are summed into fractions, the frames of
-everything that follows, on the grid of physical pixels or on one two or four times as fine. Raw frames that do not fill
-the last fraction are left out, as in RELION and Warp, and the header says how many. Rows are not flipped, as in RELION,
-so that gains and maps agree with RELION's.
+everything that follows, on the grid of physical pixels or on one two or four times as fine. Where a fraction has to
+have a certain size, as in RELION and Warp, raw frames that do not fill one are left out, and the header says how many.
+Rows are not flipped, as in RELION, so that gains and maps agree with RELION's.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
     pixel_size = None if metadata.pixel_size is None else plausible_pixel_size(metadata.pixel_size)
     dose = _dose_per_raw_frame(metadata, pixel_size, n_raw)
     fractions, doses = plan_fractions(path, n_raw, dose, settings)
+    sizes = tuple(stop - start for start, stop in fractions)
     scale, bits = settings.upsampling, _bits(path, pages)
     in_fours = not ((pages.layout.height * scale) % 4 or (pages.layout.width * scale) % 4)
     if 2 ** min(bits[1:]) < (scale if in_fours else min(4, scale * scale)):
@@ -161,10 +162,11 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
         n_frames=len(fractions),
         height=pages.layout.height * scale,
         width=pages.layout.width * scale,
-        dtype="uint8" if max(stop - start for start, stop in fractions) <= 255 else "uint16",
+        dtype="uint8" if max(sizes) <= 255 else "uint16",
         pixel_size=None if pixel_size is None else pixel_size / scale,
         n_raw_frames=n_raw,
-        n_raw_frames_left_out=n_raw - fractions[-1][1],
+        n_raw_frames_left_out=n_raw - sum(sizes),
+        fraction_sizes=None if settings.integration or min(sizes) == max(sizes) else sizes,
         proves_its_length=metadata.n_frames is not None,
         frame_doses=doses,
         upsampling=scale,

@@ -1,4 +1,9 @@
-"""How the raw frames of an EER movie are divided into fractions."""
+"""How the raw frames of an EER movie are divided into fractions.
+
+A number of fractions, or a dose for each, says how finely to divide a movie, not what to leave out: raw frames that do
+not divide evenly are spread, one more in some fractions. ``eer.group`` and an integration file say exactly what is
+summed, as RELION and MotionCor do: the rest is left out, and counted.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +47,13 @@ def plan_fractions(
         lines = read_integration(Path(settings.integration))
         ranges, doses = _integrated(n_raw, lines)
     else:
-        group = _group(path, n_raw, dose, settings)
-        most = settings.fractions or n_raw
-        ranges = tuple((start, start + group) for start in range(0, n_raw - group + 1, group))[:most]
-        doses = None if dose is None else (group * dose,) * len(ranges)
+        if settings.group:
+            ranges = tuple(
+                (start, start + settings.group) for start in range(0, n_raw - settings.group + 1, settings.group)
+            )
+        else:
+            ranges = _spread(n_raw, _number(path, n_raw, dose, settings))
+        doses = None if dose is None else tuple((stop - start) * dose for start, stop in ranges)
     if not ranges:
         raise MovieMismatch(
             "has too few raw frames for one fraction",
@@ -57,20 +65,28 @@ def plan_fractions(
     return ranges, doses
 
 
-def _group(path: Path, n_raw: int, dose: float | None, settings: EerSettings) -> int:
-    """Raw frames per fraction."""
-    if settings.group:
-        return settings.group
+def _spread(n_raw: int, number: int) -> Ranges:
+    """All raw frames in this many fractions, whose sizes differ by one at most."""
+    ends = [index * n_raw // max(1, number) for index in range(number + 1)]
+    return tuple(zip(ends, ends[1:], strict=False)) if number else ()
+
+
+def _number(path: Path, n_raw: int, dose: float | None, settings: EerSettings) -> int:
+    """Number of fractions, 0 without a raw frame."""
+    if settings.fractions:
+        return min(settings.fractions, n_raw)
     if not settings.dose_per_fraction:
-        return max(1, n_raw // (settings.fractions or _DEFAULT_FRACTIONS))
-    if dose is None:
+        each = max(1, n_raw // _DEFAULT_FRACTIONS)
+    elif dose is None:
         raise MovieMismatch(
             "does not state its dose, which eer.dose_per_fraction needs",
             where=path,
             expected="totalDose and sensorPixelSize in its metadata",
             hint="set eer.group or eer.fractions instead of eer.dose_per_fraction",
         )
-    return min(n_raw, max(1, round(settings.dose_per_fraction / dose)))
+    else:
+        each = min(n_raw, max(1, round(settings.dose_per_fraction / dose)))
+    return max(1, round(n_raw / each)) if n_raw else 0
 
 
 def _integrated(n_raw: int, lines: list[tuple[int, int, float]]) -> tuple[Ranges, tuple[float, ...]]:

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.errors import DeviceError, MovieCorrupt, MovieError, MovieNotReady, MovieUnsupported, MovieVanished
+from streamer.errors import DeviceError, MovieError, MovieNotReady, MovieUnsupported, MovieVanished
 from streamer.frame_stack import FrameStack
 from streamer.readers import eer as eer_reader
 from streamer.readers import mrc, tiff
+from streamer.readers.content import LARGEST_COUNT as LARGEST_COUNT
+from streamer.readers.content import Content
+from streamer.readers.content import check_content as check_content
 from streamer.readers.encoding import flags_below_zero
 from streamer.readers.files import CUT_SHORT, below, changed, copy_again, opened, read_up_to, root_of
 from streamer.readers.files import fingerprint as fingerprint
@@ -27,15 +30,11 @@ from streamer.readers.tiff_tags import is_tiff
 from streamer.settings import EerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from streamer.records import FileIdentity, Movie, MovieHeader
 
 LIMIT_BYTES = 16 << 30
-LARGEST_COUNT = 1e9
-"""No camera writes numbers beyond it, positive or negative; those that it writes as integers end at 65,535."""
 
 _FOREIGN = (
     (b"\x1f\x8b", "a gzip file", "unpack it first: gunzip"),
@@ -98,8 +97,9 @@ def read_whole(
     limit_bytes: int = LIMIT_BYTES,
     eer: EerSettings | None = None,
     places: tuple[str, ...] = (),
-) -> tuple[MovieHeader, np.ndarray | FrameStack, NDArray[np.float32]]:
-    """Read a movie that was found complete: its header, its frames, and their sum, all of them checked.
+    stood_still: bool = False,
+) -> tuple[MovieHeader, np.ndarray | FrameStack, Content]:
+    """Read a movie that was found complete: its header, its frames, and what is in them, all of them checked.
 
     Links lead nowhere out of the watched root but into ``places``. Other parameters, and errors, are those of
     ``read_header``, ``read_counts`` and ``check_content``, except that anything wrong with a file that is no longer the
@@ -117,13 +117,21 @@ def read_whole(
                 expected=movie.identity,
                 eer=eer,
             )
-            total = check_content(path, counts)
             header = replace(header, flags=header.flags + flags_below_zero(counts))
-            return header, counts, total
+            doses = _uneven_doses(movie, header)
+            return header, counts, check_content(path, counts, doses=doses, stood_still=stood_still)
         except MovieError:
             # A file that is rewritten before or while it is read looks corrupt.
             _check_found(path, movie.identity)
             raise
+
+
+def _uneven_doses(movie: Movie, header: MovieHeader) -> Sequence[float] | None:
+    """What is known to have reached each frame, in whatever unit: frames may be uneven on purpose."""
+    told = movie.acquisition.frame_doses
+    if header.frame_doses is None and told is not None and len(told) == header.n_frames:
+        return told
+    return header.frame_doses or header.fraction_sizes
 
 
 def read_counts(
@@ -201,54 +209,6 @@ def _decode_all(decode: Callable[[int, np.ndarray], None], counts: np.ndarray, t
         return
     with ThreadPoolExecutor(min(threads, len(counts)), thread_name_prefix="frames") as pool:
         list(pool.map(decode, range(len(counts)), counts))
-
-
-def check_content(path: Path, counts: np.ndarray | FrameStack) -> NDArray[np.float32]:
-    """Refuse frames that no camera wrote, and add up the others.
-
-    Parameters
-    ----------
-    path : for the message.
-    counts : (t, h, w) as stored; iterated over once.
-
-    Returns
-    -------
-    (h, w) sum over the frames.
-
-    Raises
-    ------
-    MovieNotReady
-        The last frame is empty while others are not: the file was given its full size before it was filled.
-    MovieCorrupt
-        All frames are empty or the same, or there are numbers that are not finite or larger than any camera's.
-    """
-    first, total, differ = counts[0].copy(), np.zeros(counts.shape[1:], dtype=np.float32), False
-    for index, frame in enumerate(counts):
-        if frame.dtype.kind == "f" and not np.isfinite(frame).all():
-            raise MovieCorrupt(f"frame {index} contains numbers that are not finite", where=path)
-        # Integers cannot be as large, and sums of allowed numbers stay far from the largest float.
-        if frame.dtype.kind == "f" and max(largest := float(frame.max()), -float(frame.min())) > LARGEST_COUNT:
-            raise MovieCorrupt(
-                f"frame {index} contains numbers that no camera counts",
-                where=path,
-                expected=f"at most {LARGEST_COUNT:g}",
-                found=f"{float(frame.min()):g} to {largest:g}",
-                hint="the file is damaged, or its numbers are not counts",
-            )
-        differ = differ or not np.array_equal(frame, first)
-        is_empty = index == len(counts) - 1 and not frame.any()
-        total += frame
-    if is_empty and total.any():
-        raise MovieNotReady(
-            "has an empty last frame",
-            where=path,
-            hint="still being copied, or the exposure was cut short",
-        )
-    if is_empty:
-        raise MovieCorrupt("no counts in any frame", where=path)
-    if len(counts) > 1 and not differ:
-        raise MovieCorrupt("all frames are the same", where=path, hint="no camera records the same frame twice")
-    return total
 
 
 def _check_found(path: Path, expected: FileIdentity) -> FileIdentity:

@@ -12,9 +12,9 @@ def worker_memory_bytes(setting_gib: float) -> int:
     return int(setting_gib * 2**30) or machine * 3 // 4
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 where it is unknown."""
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process; None where it is unknown, as for one that has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
-        return 0
+        return None

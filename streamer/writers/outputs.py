@@ -145,8 +145,9 @@ def write_outputs(
         software=software(device, settings),
         times=stopwatch.times(),
     )
-    directory.record(record)
-    return record
+    published = jsontext.as_shown(record)
+    directory.record(published)
+    return published
 
 
 def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataPathSettings) -> None:

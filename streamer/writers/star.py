@@ -20,6 +20,9 @@ Value = str | int | float
 
 ROLE_MICROGRAPH, ROLE_EVEN, ROLE_ODD, ROLE_MOTION = "micrograph", "even", "odd", "motion"
 
+NOT_OBSERVED = -9999.0
+"""What RELION's own tables say of motion that was not observed: a column needs a number in each line."""
+
 _VERSION = "# version 30001"
 END_OF_TABLE = " \n"
 # A word that begins like this would be a comment, a quotation, a label or a table of its own.
@@ -49,9 +52,9 @@ class MicrographRow:
     even: str
     odd: str
     optics: Optics
-    total_motion_angstrom: float
-    early_motion_angstrom: float
-    late_motion_angstrom: float
+    total_motion_angstrom: float | None
+    early_motion_angstrom: float | None
+    late_motion_angstrom: float | None
 
 
 def micrograph_row(record: MovieRecord) -> MicrographRow | None:
@@ -116,7 +119,8 @@ def micrographs_head(groups: dict[Optics, int], *, left_out: int = 0) -> str:
 
 def micrograph_line(row: MicrographRow, group: int) -> str:
     """Write the line of one micrograph of this optics group."""
-    motion = row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom
+    known = row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom
+    motion = [NOT_OBSERVED if value is None else value for value in known]
     return _line((row.micrograph, row.motion, group, *motion, row.even, row.odd))
 
 

@@ -510,7 +510,7 @@ def test_a_blank_movie_is_left_alone_and_says_so(tmp_path):
     assert record.model is None
     assert not record.metrics.motion_trusted
     assert record.metrics.shifts_yx_px == [[0.0, 0.0]] * 8
-    assert record.metrics.total_motion_angstrom == 0.0
+    assert record.metrics.total_motion_angstrom is None
     done = record, tmp_path / "out"
     np.testing.assert_array_equal(image(done, "denoised"), image(done, "micrograph").astype(np.float16))
     assert "no significant signal" in labels(tmp_path / "out" / output(record, "denoised").path)

@@ -46,6 +46,15 @@ def test_a_reference_that_fits_raises_nothing(scene):
     assert alarms.history == []
 
 
+def test_a_figure_of_unknown_certainty_shows_no_change(scene):
+    alarms, watch = scene
+    for _ in range(20):
+        watch.judge(record(0.0))
+    for _ in range(20):
+        watch.judge(record(0.3, error=None))
+    assert alarms.history == []
+
+
 def test_the_alarm_holds_the_setting_and_goes_when_it_fits(scene):
     alarms, watch = scene
     fit = check_fit(raw_sum(reference()[::-1].copy()), reference(), GainSettings(), "multiply")

@@ -25,7 +25,7 @@ def scene(journal, tmp_path):
         Config(),
         layout,
         journal,
-        gains=None,
+        gains=SimpleNamespace(for_movie=lambda path, named: None),
         versions=SimpleNamespace(version=lambda session: None),
         trainer=SimpleNamespace(give_way=lambda: given_way.append(True)),
         tables=SimpleNamespace(add=lambda record: None),
@@ -51,6 +51,9 @@ def scene(journal, tmp_path):
             )
             return self.state(movie)
 
+        def order(self, movie):
+            return lifecycle.order(journal.movie(movie.movie_id))
+
         def state(self, movie):
             return journal.movie(movie.movie_id).state
 
@@ -71,6 +74,17 @@ def test_patience_is_counted_from_the_first_time_a_file_was_not_whole(scene):
     assert scene.fail(movie, "not-ready") == "ready"
     scene.now.now += 2.0
     assert scene.fail(movie, "not-ready") == "incomplete"
+
+
+def test_a_file_that_has_stood_still_for_long_is_taken_as_it_is(scene):
+    """An exposure that ended early leaves blank frames at the end, as a copy that is still under way does."""
+    movie = scene.start("a")
+    assert not scene.order(movie).instructions.stood_still
+    scene.fail(movie, "not-ready")
+    for waited_s, stood_still in ((1.0, False), (Config().watch.incomplete_after_s / 2.0, True)):
+        scene.now.now += waited_s
+        assert scene.order(movie).instructions.stood_still is stood_still
+    assert not scene.order(scene.start("b")).instructions.stood_still
 
 
 def test_what_cannot_be_reached_is_never_given_up(scene):

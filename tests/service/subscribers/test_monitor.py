@@ -151,6 +151,13 @@ def test_motion_that_is_not_trusted_is_not_shown_as_none():
     assert line.split()[5] == "-"
 
 
+def test_before_the_daemon_is_heard_nothing_is_known():
+    """No movie waiting and none done would be news."""
+    text = screen(MonitorView(SetClock()))
+    for word in ("waiting,", "0 waiting", "0 failed", "none yet", "starting"):
+        assert word not in text
+
+
 def test_absurd_numbers_do_not_push_the_names_aside():
     board = full_board(0)
     body = msgspec.to_builtins(record("a_name_of_23_characters"))

@@ -60,7 +60,9 @@ def test_motion_is_told_in_angstrom_and_shifts_in_px():
     assert found.total_motion_angstrom == pytest.approx(11.0, abs=1e-3)
     assert found.early_motion_angstrom == pytest.approx(11.0, abs=1e-3)
     assert collect(sums_of(4.0), dose_per_frame=2.0).early_motion_angstrom == pytest.approx(10.0)
-    assert collect(sums_of(4.0), dose_per_frame=None).early_motion_angstrom == 0.0
+    unknown = collect(sums_of(4.0), dose_per_frame=None)
+    assert (unknown.early_motion_angstrom, unknown.late_motion_angstrom) == (None, None)
+    assert unknown.total_motion_angstrom == found.total_motion_angstrom
     tiny = collect(sums_of(4.0), dose_per_frame=5e-324)
     assert tiny.early_motion_angstrom == tiny.total_motion_angstrom
 
@@ -119,7 +121,7 @@ def test_unknown_is_none_and_never_nan():
         value = getattr(found, name)
         assert value is None or math.isfinite(value), name
     assert found.frc_resolution_angstrom is None
-    assert all(math.isfinite(v) for v in found.frc)
+    assert all(v is None or math.isfinite(v) for v in found.frc)
 
 
 def test_the_curve_has_sixty_four_steps_up_to_nyquist():

@@ -135,12 +135,16 @@ def test_a_movie_that_is_too_large_for_memory_is_decoded_again_each_time(tmp_pat
     [
         (EerSettings(group=5), 2, 2),
         (EerSettings(group=12), 1, 0),
-        (EerSettings(fractions=5), 5, 2),
+        (EerSettings(fractions=5), 5, 0),
+        (EerSettings(fractions=7), 7, 0),
+        (EerSettings(fractions=12), 12, 0),
         (EerSettings(fractions=99), 12, 0),
         (EerSettings(), 12, 0),
         (EerSettings(dose_per_fraction=1.5), 4, 0),
         (EerSettings(dose_per_fraction=0.001), 12, 0),
         (EerSettings(dose_per_fraction=1000), 1, 0),
+        (EerSettings(dose_per_fraction=2.6), 2, 0),
+        (EerSettings(dose_per_fraction=3.5), 2, 0),
     ],
 )
 def test_raw_frames_are_divided_as_asked(tmp_path, eer, n_frames, left_out):

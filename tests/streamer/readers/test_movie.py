@@ -316,10 +316,10 @@ def whole(movie_found, **options):
 
 @pytest.mark.parametrize("in_memory_bytes", [0, 1 << 30])
 def test_a_movie_as_a_whole(tmp_path, in_memory_bytes):
-    header, counts, total = whole(there(write_tiff(tmp_path / "a.tif")), in_memory_bytes=in_memory_bytes)
+    header, counts, content = whole(there(write_tiff(tmp_path / "a.tif")), in_memory_bytes=in_memory_bytes)
     assert header.n_frames == len(FRAMES)
     np.testing.assert_array_equal(np.stack([np.array(frame) for frame in counts]), FRAMES)
-    np.testing.assert_array_equal(total, FRAMES.sum(0))
+    np.testing.assert_array_equal(content.total, FRAMES.sum(0))
 
 
 CORRUPT = {
