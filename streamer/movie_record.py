@@ -38,6 +38,8 @@ class Acquisition:
     super_res_factor: int | None = None
     gain_reference: str | None = None
     """Base name of the gain that the sidecar names."""
+    defect_file: str | None = None
+    """Base name of the list of the camera's defects that the sidecar names."""
     grid_square: str | None = None
     foil_hole: str | None = None
     template: str | None = None
@@ -76,6 +78,9 @@ class MovieSource:
     """Of an EER movie: hardware frames, of which a frame is a sum."""
     upsampling: int = 1
     """How much finer than the detector's pixels the frames are, along each axis."""
+    defects: str | None = None
+    """sha256 of the list of the detector's defects that was used."""
+    defects_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +177,10 @@ class MovieQuality:
     """What to set, where the gain reference does not fit the frames; None: it fits, or nothing can be said."""
     texture: tuple[float, ...] | None = None
     """Appearance of the plain micrograph: distinguishes one specimen from another."""
+    n_wide_defects: int | None = None
+    """Of the ``n_hot_pixels`` that were found in the movie's own data: parts of columns, rows and clusters, or dead."""
+    n_listed_defects: int | None = None
+    """Pixels that a list of the detector's defects names; None: no list was used."""
     score: ModelScore | None = None
     """Of the network in use when the movie was processed; None if there was none, or it had learned from the movie."""
 

@@ -7,7 +7,7 @@ Both therefore write the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from streamer import dose, restore
 from streamer.band import band_of
-from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
+from streamer.detector.correction import correction_for, defects_of, known_defects
+from streamer.detector.defect_search import find_defects
 from streamer.detector.gain_check import fit_gain
+from streamer.detector.listed_defects import listed_defects
 from streamer.errors import MovieNotReady
 from streamer.metadata.source import describe_source
 from streamer.micrograph import Micrograph
@@ -25,7 +27,6 @@ from streamer.motion import align
 from streamer.quality import estimators
 from streamer.quality.movie_quality import movie_quality
 from streamer.readers import movie as movie_reader
-from streamer.readers.defects import read_defects
 from streamer.readers.files import below, root_of
 from streamer.records import Frames, Gain, Instructions, Movie, Propose
 from streamer.sums import frame_sum, halves
@@ -83,21 +84,24 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
             source, flags = describe_source(movie, header, job.settings, job.gain)
         fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
         corrected = total if fitted.gain is None else total * fitted.gain.values
-        hot = find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
-        listed = read_defects(Path(named), total.shape) if (named := job.settings.gain.defects) else None
-        defects = defects_of(fitted.gain, hot, listed)
+        listed = listed_defects(movie, job.settings.gain.defects, corrected)
+        known = known_defects(total.shape, fitted.gain, listed.mask)
+        found = find_defects(corrected, known, job.settings.gain.hot_pixel_sigma, header.upsampling)
+        source = replace(source, defects=listed.sha256, defects_path=listed.path)
     frames = Frames(
         counts=counts,
         gain=fitted.gain,
-        defects=defects,
-        hot_pixels=hot,
+        defects=defects_of(fitted.gain, found.places, listed.mask),
+        hot_pixels=found.places,
+        n_wide_defects=found.wide,
+        n_listed_defects=listed.count,
         gain_fit=fitted.fit,
         mean_counts=float(corrected.mean()) / len(counts),
         pixel_size=source.pixel_size,
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=(*flags, *fitted.flags),
+        flags=(*flags, *fitted.flags, *listed.flags, *found.flags(corrected.size)),
     )
     return frames, source
 

@@ -158,6 +158,10 @@ class Frames:
     """(n, 2) int64 rows and columns of dead and hot pixels."""
     hot_pixels: np.ndarray
     """(n, 2): the defects that were found in this movie's own data."""
+    n_wide_defects: int | None = None
+    """How many of these are parts of columns, rows and clusters, or dead."""
+    n_listed_defects: int | None = None
+    """Pixels that a list names; None: no list was used."""
     gain_fit: GainFit | None = None
     """How well the gain predicts this movie's fixed pattern."""
     mean_counts: float

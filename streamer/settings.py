@@ -110,7 +110,10 @@ class GainSettings(Table, frozen=True):
     ] = "auto"
     defects: Annotated[
         str | None,
-        Meta(description="defects of the detector: a MotionCor text file of x y w h, or a map that is 1 at defects"),
+        Meta(
+            description="defects of the detector: a MotionCor text file of x y w h, SerialEM's own list, or a map that "
+            "is 1 at defects; empty: the list that the movie's sidecar names"
+        ),
     ] = None
     hot_pixel_sigma: Annotated[
         float, Meta(ge=4, description="a pixel this many standard deviations above its neighbours is hot")

@@ -53,6 +53,7 @@ def parse(text: str, movie_name: str) -> Acquisition:
         stage_z_um=_number(values, "StageZ"),
         super_res_factor=None if binning is None else 2 if binning == 0.5 else 1,
         gain_reference=_base_name(values.get("GainReference")),
+        defect_file=_base_name(values.get("DefectFile")),
         acquired=values.get("DateTime", "")[:MAX_TEXT] or None,
     )
 

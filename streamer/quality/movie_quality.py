@@ -75,6 +75,8 @@ def movie_quality(
         residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
         gain_advice=None if frames.gain_fit is None else frames.gain_fit.advice,
         texture=texture(sums),
+        n_wide_defects=frames.n_wide_defects,
+        n_listed_defects=frames.n_listed_defects,
         score=None if proposal is None else proposal.score,
     )
 
