@@ -216,6 +216,8 @@ class Motion:
     """What is added to ``shifts`` over the field; None where nothing shows that the field bends."""
     converged: bool = True
     """False: the last step of the fit still moved something by more than 0.05 px."""
+    fixed_pattern: bool = False
+    """The frames agree best unmoved, although the specimen did move: what stays with the detector rules the fit."""
 
     @property
     def model(self) -> Literal["none", "global", "local"]:
@@ -229,6 +231,8 @@ class Motion:
         """What a user should know about the alignment."""
         if self.trusted:
             return ()
+        if self.fixed_pattern:
+            return ("motion: a fixed pattern of the detector rules the fit",)
         return ("motion: too little information" if self.converged else "motion: the fit did not settle",)
 
 

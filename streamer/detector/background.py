@@ -45,6 +45,18 @@ class Background:
         )
         return np.asarray(along_rows @ self.level @ along_columns.T, dtype=np.float32)
 
+    def mean_of_rows(self, rows: slice, columns: slice) -> Image:
+        """The level of some columns, averaged over rows."""
+        along_rows = _weights(self.level.shape[0], np.arange(rows.start, rows.stop)).mean(0)
+        level: Image = _weights(self.level.shape[1], np.arange(columns.start, columns.stop)) @ (along_rows @ self.level)
+        return level
+
+    def mean_of_columns(self, rows: slice, columns: slice) -> Image:
+        """The level of some rows, averaged over columns."""
+        along_columns = _weights(self.level.shape[1], np.arange(columns.start, columns.stop)).mean(0)
+        level: Image = _weights(self.level.shape[0], np.arange(rows.start, rows.stop)) @ (self.level @ along_columns)
+        return level
+
     def spread_at(self, row: float, column: float) -> float:
         """Standard deviation of the pixels at a place."""
         return float(self.spread[self.cell(row, 0), self.cell(column, 1)])

@@ -32,7 +32,7 @@ _BIN, _LARGEST_SQUARE = 4, 8
 """px that are averaged, and the side of the largest square in these."""
 _SURE = 6.0
 """Standard deviations of a line or a square beyond which it is looked at; how far they scatter is measured."""
-_MOST_CANDIDATES = 200
+_MOST_CANDIDATES = 60
 _MOST_COMPONENTS = 2_000
 _LARGEST = 160
 """px; a cluster is at most this wide, along one axis."""
@@ -42,7 +42,9 @@ _DEAD = 0.05
 _LEAK, _SPECIMENS_LEAK = 0.15, 0.02
 """Share of its contrast by which the pixels just outside may differ from those farther away: of what only a detector
 shows, and of what could be a specimen's."""
-_HYSTERESIS = 4.5
+_HYSTERESIS, _STEP = 4.5, 6.0
+"""Standard deviations by which pixels at the edge of a cluster are part of it, and by which a cluster must differ from what is
+right around it."""
 _SUSPICIOUS = 0.03
 """Share of the pixels beyond which the gain, rather than the camera, is likely to be wrong."""
 
@@ -203,6 +205,9 @@ def _add_component(image: Image, found: NDArray[np.bool_], background: Backgroun
     beyond_specimens = middle > _BRIGHTER * around if sign > 0 else middle < _DEAD * around
     share = _LEAK if beyond_specimens and background.is_counted else _SPECIMENS_LEAK
     chance = 3.0 * spread / float(ring.sum()) ** 0.5
+    # inside a dark thing of the specimen's, the darkest pixels hardly differ from their neighbours
+    if not beyond_specimens and abs(middle - around) < _STEP * spread:
+        return
     if leak > max(chance, 0.5 * spread) + share * abs(middle - around):
         return
     inside |= ring & (sign * (values - around) > _HYSTERESIS * spread)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _REACH = 48
 """px beyond a rectangle in which its edges are looked for, in each round."""
-_ROUNDS = 16
+_ROUNDS = 8
 _LARGEST = 160
 _SCORE, _SHARP = 9.5, 5.0
 """Standard deviations by which a rectangle must differ from what is around it, and its outermost pixels from those
@@ -91,8 +91,8 @@ class _Turned:
     def __init__(self, background: Background) -> None:
         self._background = background
 
-    def at(self, rows: slice, columns: slice) -> Image:
-        return self._background.at(columns, rows).T
+    def mean_of_rows(self, rows: slice, columns: slice) -> Image:
+        return self._background.mean_of_columns(columns, rows)
 
 
 def _interval(
@@ -105,9 +105,7 @@ def _interval(
     reach = max(_REACH, found.right - found.left)
     start, stop = max(0, found.left - reach), min(image.shape[1], found.right + reach)
     rows, columns = slice(found.top, found.bottom), slice(start, stop)
-    # the level changes slowly: a few rows of it are enough
-    step = max(1, (rows.stop - rows.start) // 32)
-    level = np.mean([background.at(slice(row, row + 1), columns)[0] for row in range(rows.start, rows.stop, step)], 0)
+    level = background.mean_of_rows(rows, columns)
     profile = image[rows, columns].mean(0, dtype=np.float64) - level
     outside = np.ones(len(profile), dtype=bool)
     outside[found.left - start : found.right - start] = False
