@@ -43,8 +43,8 @@ _LEAK, _SPECIMENS_LEAK = 0.15, 0.02
 """Share of its contrast by which the pixels just outside may differ from those farther away: of what only a detector
 shows, and of what could be a specimen's."""
 _HYSTERESIS, _STEP = 4.5, 6.0
-"""Standard deviations by which pixels at the edge of a cluster are part of it, and by which a cluster must differ from what is
-right around it."""
+"""Standard deviations by which pixels at the edge of a cluster are part of it, and by which a cluster must differ from
+what is right around it."""
 _SUSPICIOUS = 0.03
 """Share of the pixels beyond which the gain, rather than the camera, is likely to be wrong."""
 

@@ -1,9 +1,9 @@
 """Whether the detector's fixed pattern, not the specimen, is what frames that do not move agree about.
 
 What stays with the detector is the same in all frames. Where it is strong, frames agree best unmoved, and do so with
-great certainty. Two things tell it from a specimen that stands still. A pattern of single pixels, as of a gain that does
-not fit, is as strong in the corners of Fourier space, beyond Nyquist of the axes, as anywhere else, where a specimen
-has next to nothing: optics and pixels have blurred it. And a defect is in one place, a specimen all over the field.
+great certainty. Two things tell it from a specimen that stands still. A pattern of single pixels, as of a gain that
+does not fit, is as strong in the corners of Fourier space, beyond Nyquist of the axes, as anywhere else; a specimen has
+next to nothing there: optics and pixels have blurred it. And a defect is in one place, a specimen all over the field.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _BAND, _CORNERS = (0.03, 0.37), 0.52
 _SURE = 8.0
 """Standard deviations by which the frames must agree in the corners."""
 _WHITE, _IN_ONE_PLACE, _FEWEST = 0.5, 0.7, 9
-"""Share of what frames agree about, at all frequencies, that the corners explain; the same of a single patch, of at least
-so many."""
+"""Share of what frames agree about, at all frequencies, that the corners explain; the same of a single patch, of at
+least so many."""
 
 
 def is_still(shifts: Tensor) -> bool:
