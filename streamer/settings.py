@@ -116,7 +116,12 @@ class GainSettings(Table, frozen=True):
         ),
     ] = None
     hot_pixel_sigma: Annotated[
-        float, Meta(ge=4, description="a pixel this many standard deviations above its neighbours is hot")
+        float,
+        Meta(
+            ge=4,
+            description="a pixel this many standard deviations above its neighbours is hot; from 100 on, wider defects "
+            "are not looked for either",
+        ),
     ] = 7.0
 
 

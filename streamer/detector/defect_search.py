@@ -45,6 +45,8 @@ shows, and of what could be a specimen's."""
 _HYSTERESIS, _STEP = 4.5, 6.0
 """Standard deviations by which pixels at the edge of a cluster are part of it, and by which a cluster must differ from
 what is right around it."""
+_OFF = 100.0
+"""Threshold of hot pixels from which nothing is looked for."""
 _SUSPICIOUS = 0.03
 """Share of the pixels beyond which the gain, rather than the camera, is likely to be wrong."""
 
@@ -73,10 +75,12 @@ def find_defects(total: Image, known: NDArray[np.bool_], hot_pixel_sigma: float,
     ----------
     total : (h, w) gain-corrected sum of all frames.
     known : (h, w), defects that are known already.
-    hot_pixel_sigma : see ``find_hot_pixels``.
+    hot_pixel_sigma : see ``find_hot_pixels``; from 100 on, nothing wider is looked for.
     upsampling : how many px of the grid one of the detector's is along each axis; wide defects fill whole ones.
     """
     hot = find_hot_pixels(total, hot_pixel_sigma)
+    if hot_pixel_sigma >= _OFF:
+        return Defects(places=hot, wide=0)
     wide = _wide_on_grid(total, known, hot, upsampling)
     if wide.any():
         # next to a dead column every pixel looks hot

@@ -206,6 +206,12 @@ def test_the_sum_stays_as_it_is():
     np.testing.assert_array_equal(total, before)
 
 
+def test_a_threshold_that_nothing_reaches_switches_the_search_off():
+    expected = np.full(SHAPE, 16.0)
+    expected[:, 77:80] = 0.0
+    assert len(find_defects(totals(expected), np.zeros(SHAPE, bool), 100.0).places) == 0
+
+
 def test_many_defects_ask_for_the_right_gain():
     expected = np.full((256, 256), 40.0)
     expected[:, 10:250:16] = 0.0
