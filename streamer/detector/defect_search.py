@@ -247,13 +247,13 @@ def _lines(image: Image, along: int) -> list[Rectangle]:
             excess = _excess(pieces, width)
             places = np.argwhere(np.abs(excess) > _SURE)
             heights = np.abs(excess[places[:, 0], places[:, 1]])
-            for index in np.argsort(-heights, kind="stable")[:_MOST_CANDIDATES]:
+            for index in np.argsort(-heights, kind="stable")[: 20 * _MOST_CANDIDATES]:
                 row, column = (int(place) for place in places[index])
                 first = row * max(1, number // 2) * step
                 line = Rectangle(first, first + pooled, column, column + width)
                 found.append((float(heights[index]), line if along == 0 else line.turned()))
     found.sort(key=lambda one: -one[0])
-    return [rectangle for _, rectangle in found[:_MOST_CANDIDATES]]
+    return [rectangle for _, rectangle in found]
 
 
 def _excess(pieces: torch.Tensor, width: int) -> Image:

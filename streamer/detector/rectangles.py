@@ -125,6 +125,10 @@ def _is_the_detectors(image: Image, background: Background, found: Rectangle) ->
     """Whether all edges are as sharp as pixels are, and the corners belong to it."""
     inside = image[found.slices]
     mean, spread = float(inside.mean()), background.spread_at(*found.middle)
+    if background.is_counted:
+        # at the edge of something dark the level around is too low for what is bright
+        level = float(background.level[background.cell(found.middle[0], 0), background.cell(found.middle[1], 1)])
+        spread *= max(1.0, mean / max(level, 1e-12)) ** 0.5
     steps, weights, leaks, farther = [], [], [], []
     for first, outside in _sides(image, found):
         steps.append(float(first.mean()) - float(outside[0].mean()))

