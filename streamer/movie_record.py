@@ -38,6 +38,8 @@ class Acquisition:
     super_res_factor: int | None = None
     gain_reference: str | None = None
     """Base name of the gain that the sidecar names."""
+    defect_file: str | None = None
+    """Base name of the list of the camera's defects that the sidecar names."""
     grid_square: str | None = None
     foil_hole: str | None = None
     template: str | None = None
@@ -115,6 +117,9 @@ class MovieSource:
     """How much finer than the detector's pixels the frames are, along each axis."""
     pixel_size_from: str | None = None
     """Which rule chose the pixel size, see ``streamer.metadata.pixel_size``."""
+    defects: str | None = None
+    """sha256 of the list of the detector's defects that was used."""
+    defects_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +230,10 @@ class MovieQuality:
     give 3 to 50."""
     empty: str | None = None
     """Why there is nothing to see, compared with the session's other movies; None: there is, or it cannot be told."""
+    n_wide_defects: int | None = None
+    """Of the ``n_hot_pixels`` that were found in the movie's own data: parts of columns, rows and clusters, or dead."""
+    n_listed_defects: int | None = None
+    """Pixels that a list of the detector's defects names; None: no list was used."""
     score: ModelScore | None = None
     """Of the network in use when the movie was processed; None if there was none, or it had learned from the movie."""
 

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from streamer import dose, restore
 from streamer.band import band_of
-from streamer.detector.correction import correction_for, defects_of, find_hot_pixels
+from streamer.detector.correction import correction_for, defects_of, known_defects
+from streamer.detector.defect_search import find_defects
 from streamer.detector.fixed_pattern import what_is_left
 from streamer.detector.gain_check import fit_gain
+from streamer.detector.listed_defects import listed_defects
 from streamer.errors import MovieNotReady
 from streamer.metadata.source import describe_source
 from streamer.micrograph import Micrograph
@@ -28,7 +30,6 @@ from streamer.quality import estimators
 from streamer.quality.emptiness import why_empty
 from streamer.quality.movie_quality import movie_quality
 from streamer.readers import movie as movie_reader
-from streamer.readers.defects import read_defects
 from streamer.readers.files import below, root_of
 from streamer.records import Frames, Gain, Instructions, Movie, Propose
 from streamer.settings import NO_GAIN
@@ -110,15 +111,18 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         said_corrected = job.settings.movie.gain == NO_GAIN or movie.acquisition.gain_corrected is True
         left = what_is_left(used, total, fitted, said_corrected=said_corrected)
         corrected = total if fitted.gain is None else total * fitted.gain.values
-        hot = find_hot_pixels(corrected, job.settings.gain.hot_pixel_sigma)
-        listed = read_defects(Path(named), total.shape) if (named := job.settings.gain.defects) else None
-        defects = defects_of(fitted.gain, hot, listed)
+        listed = listed_defects(movie, job.settings.gain.defects, corrected, job.instructions.follow_links_to)
+        known = known_defects(total.shape, fitted.gain, listed.mask)
+        found = find_defects(corrected, known, job.settings.gain.hot_pixel_sigma, header.upsampling)
+        source = replace(source, defects=listed.sha256, defects_path=listed.path)
     frames = Frames(
         counts=used,
         kept=kept if content.faults else None,
         gain=fitted.gain,
-        defects=defects,
-        hot_pixels=hot,
+        defects=defects_of(fitted.gain, found.places, listed.mask),
+        hot_pixels=found.places,
+        n_wide_defects=found.wide,
+        n_listed_defects=listed.count,
         gain_fit=fitted.fit,
         fixed_pattern=left.seen,
         pattern_may_raise=left.may_raise,
@@ -127,7 +131,7 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=(*flags, *content.flags, *fitted.flags, *left.flags),
+        flags=(*flags, *content.flags, *fitted.flags, *left.flags, *listed.flags, *found.flags(corrected.size)),
     )
     return frames, source
 

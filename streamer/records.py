@@ -176,6 +176,10 @@ class Frames:
     """(n, 2) int64 rows and columns of dead and hot pixels."""
     hot_pixels: np.ndarray
     """(n, 2): the defects that were found in this movie's own data."""
+    n_wide_defects: int | None = None
+    """How many of these are parts of columns, rows and clusters, or dead."""
+    n_listed_defects: int | None = None
+    """Pixels that a list names; None: no list was used."""
     gain_fit: GainFit | None = None
     """How well the gain predicts this movie's fixed pattern."""
     fixed_pattern: float | None = None
@@ -234,6 +238,8 @@ class Motion:
     """What is added to ``shifts`` over the field; None where nothing shows that the field bends."""
     converged: bool = True
     """False: the last step of the fit still moved something by more than 0.05 px."""
+    fixed_pattern: bool = False
+    """The frames agree best unmoved, although the specimen did move: what stays with the detector rules the fit."""
 
     @property
     def model(self) -> Literal["none", "global", "local"]:
@@ -247,6 +253,8 @@ class Motion:
         """What a user should know about the alignment."""
         if self.trusted:
             return ()
+        if self.fixed_pattern:
+            return ("motion: a fixed pattern of the detector rules the fit",)
         return ("motion: too little information" if self.converged else "motion: the fit did not settle",)
 
 

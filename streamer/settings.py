@@ -136,10 +136,18 @@ class GainSettings(Table, frozen=True):
     ] = "offer"
     defects: Annotated[
         str | None,
-        Meta(description="defects of the detector: a MotionCor text file of x y w h, or a map that is 1 at defects"),
+        Meta(
+            description="defects of the detector: a MotionCor text file of x y w h, SerialEM's own list, or a map that "
+            "is 1 at defects; empty: the list that the movie's sidecar names"
+        ),
     ] = None
     hot_pixel_sigma: Annotated[
-        float, Meta(ge=4, description="a pixel this many standard deviations above its neighbours is hot")
+        float,
+        Meta(
+            ge=4,
+            description="a pixel this many standard deviations above its neighbours is hot; from 100 on, wider defects "
+            "are not looked for either",
+        ),
     ] = 7.0
 
 

@@ -120,6 +120,7 @@ def parse(text: str, movie_name: str) -> Acquisition:
         exposure_time_s=positive(number(values.get("ExposureTime"), SECONDS)),
         spot_size=whole(number(values.get("SpotSize"))),
         slit_width_ev=positive(number(values.get("FilterSlitAndLoss"), ELECTRONVOLTS) if not slit else slit[0]),
+        defect_file=base_name(values.get("DefectFile")),
         acquired=values.get("DateTime", "")[:MAX_TEXT] or None,
         remarks=(*remarks, *doubts),
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from streamer.motion import fixed_pattern
 from streamer.motion.fit import GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS, Fit, OverPlace, OverTime
 from streamer.motion.patches import PATCH, Grid, Layout, Patches, power_of
 from streamer.records import LocalMotion, Motion
@@ -102,6 +103,10 @@ def estimate_motion(
     if not (converged and about_track >= settings.min_information and farthest <= limit):
         return Motion(
             shifts=zero, information=information, trusted=False, iterations=fit.iterations, converged=converged
+        )
+    if fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, n_frames):
+        return Motion(
+            shifts=zero, information=information, trusted=False, iterations=fit.iterations, fixed_pattern=True
         )
     return Motion(
         shifts=shifts,

@@ -77,6 +77,8 @@ def movie_quality(
         pattern_may_raise=frames.pattern_may_raise,
         texture=look,
         structure=None if look is None else _rounded(structure(look, shape, pixel_size)),
+        n_wide_defects=frames.n_wide_defects,
+        n_listed_defects=frames.n_listed_defects,
         score=None if proposal is None else proposal.score,
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from streamer.errors import ConfigError, MovieError, MovieMismatch
 from streamer.readers import movie
 from streamer.readers.files import opened, read_up_to
+from streamer.readers.serialem_defects import is_serialem, on_frames, read_camera
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HEAD_BYTES, _MOST_BYTES, _MOST_LINES = 4096, 16 << 20, 100_000
-# Words that begin lines of the defect files that SerialEM writes and IMOD converts.
-_SERIALEM = ("CameraSizeX", "CameraSizeY", "RotationAndFlip", "BadColumns", "BadRows", "BadPixels", "PartialBadColumn")
 
 
 def read_defects(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -26,7 +25,8 @@ def read_defects(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     Parameters
     ----------
     path : a MotionCor text file with lines ``x y w h`` in px, x and y of the first pixel, counted from 0 in the rows
-        as they are stored; or an MRC or TIFF map that is 1, or anything but 0, at defects.
+        as they are stored; an MRC or TIFF map that is 1, or anything but 0, at defects; or SerialEM's own list, taken
+        as it is written: see ``serialem_defects``.
     shape : (h, w) of the movie's frames.
 
     Returns
@@ -36,26 +36,46 @@ def read_defects(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     Raises
     ------
     ConfigError
-        It does not exist, is neither of these, or is longer than any camera's list; the message names the line, and
-        what to run for SerialEM's own format.
+        It does not exist, is none of these, or is longer than any camera's list; the message names the line.
     MovieMismatch
-        The map and the frames differ in size.
+        The map, or the camera of SerialEM's list, and the frames differ in size.
     """
+    text = _text_of(path)
+    if text is None:
+        return _mapped(path, shape)
+    if not is_serialem(text):
+        return _listed(path, text, shape)
+    camera = read_camera(path, text)
+    found = on_frames(camera, shape)
+    if found is None:
+        raise MovieMismatch(
+            "the defect file is for a camera of another size than the frames",
+            where=path,
+            expected=f"{shape[0]} × {shape[1]} px, or a half or a quarter of it",
+            found=f"{camera.shape[0]} × {camera.shape[1]} px",
+            hint="take the list of this camera, or leave gain.defects empty: wide defects are found in the data",
+        )
+    return found
+
+
+def read_serialem(path: Path) -> NDArray[np.bool_] | None:
+    """The camera's defects, row 0 at the bottom, of SerialEM's own list; None for the other kinds of file."""
+    text = _text_of(path)
+    return read_camera(path, text) if text is not None and is_serialem(text) else None
+
+
+def _text_of(path: Path) -> str | None:
+    """Text of a list of defects, checked for its size; None where the file is an image."""
     if not path.is_file():
         raise ConfigError("the defect file does not exist", where="gain.defects", found=path)
     try:
         with opened(path) as descriptor:
             head = read_up_to(descriptor, _HEAD_BYTES, 0)
             if b"\0" in head or head.startswith((b"II", b"MM")):
-                text = None
-            else:
-                text = read_up_to(descriptor, _MOST_BYTES + 1, 0).decode("latin-1")
+                return None
+            text = read_up_to(descriptor, _MOST_BYTES + 1, 0).decode("latin-1")
     except MovieError as error:
         raise ConfigError("the defect file cannot be read", where=path, found=error.message()) from error
-    return _mapped(path, shape) if text is None else _listed(path, text, shape)
-
-
-def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     for what, unit, most, amount in (
         ("large", "bytes", _MOST_BYTES, len(text)),
         ("long", "lines", _MOST_LINES, text.count("\n")),
@@ -68,18 +88,15 @@ def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
                 found=f"more than {most} {unit}",
                 hint="give this many defects as a map, an MRC or TIFF image that is 1 at defects",
             )
+    return text
+
+
+def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     found = np.zeros(shape, dtype=bool)
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split("#")[0].split()
         if not words:
             continue
-        if words[0] in _SERIALEM:
-            raise ConfigError(
-                "is a SerialEM defect file",
-                where=path,
-                expected="lines x y w h, or a map",
-                hint="convert it to a map with IMOD: clip defect -D defects.txt movie.mrc defects.mrc",
-            )
         try:
             x, y, width, height = (int(word) for word in words)
         except ValueError:

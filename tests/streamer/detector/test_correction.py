@@ -110,11 +110,30 @@ def test_a_defect_keeps_the_statistics_of_counting():
     assert values.var() == pytest.approx(3.0, rel=0.15)
 
 
-def test_a_defect_without_good_neighbours_gets_the_mean():
-    counts = counted((1, 60, 60), 3.0)
-    block = np.argwhere(np.ones((7, 7)))
-    frame = correction_for((60, 60), None, block).frame(counts, 0)
-    assert float(frame[3, 3]) == pytest.approx(float(counts[0].mean()), rel=1e-5)
+@pytest.mark.parametrize(
+    "block",
+    [np.s_[0:7, 0:7], np.s_[40:45, 60:65], np.s_[30:94, 40:104], np.s_[:, 50:53], np.s_[:, 50:80], np.s_[70:82, 20:60]],
+)
+def test_inside_a_wide_defect_frames_have_the_statistics_of_counting_and_nothing_fixed(block):
+    counts = counted((40, 224, 320), 2.0)
+    bad = np.zeros((224, 320), bool)
+    bad[block] = True
+    correction = correction_for(bad.shape, None, np.argwhere(bad))
+    counts[:, bad] = 200
+    frames = np.stack([correction.frame(counts, index).numpy()[bad] for index in range(40)])
+    assert frames.max() < 200
+    error = (2.0 / frames.size) ** 0.5
+    assert frames.mean() == pytest.approx(2.0, abs=12 * error)
+    assert frames.var() == pytest.approx(2.0, rel=0.25)
+    # what stays from frame to frame would hold the alignment: the sum over frames varies as that of independent ones
+    assert frames.sum(0).var() < 2.0 * 40 * 2.0
+
+
+def test_where_no_pixel_near_is_good_the_mean_is_taken():
+    counts = counted((1, 600, 600), 3.0)
+    block = np.argwhere(np.ones((180, 180)))
+    frame = correction_for((600, 600), None, block).frame(counts, 0)
+    assert float(frame[0, 0]) == pytest.approx(float(counts[0].mean()), rel=1e-5)
 
 
 def test_the_correction_is_the_same_each_time():

@@ -30,12 +30,75 @@ def test_a_line_that_cannot_be_used_is_told(tmp_path, line):
         read_defects(path, (6, 8))
 
 
-def test_serialems_own_format_gets_a_way_out(tmp_path):
+SERIALEM = """CameraSizeX 12
+CameraSizeY 8
+RotationAndFlip 7
+WasScaled 0
+K2Type 1
+FalconType 0
+NumToAvgSuperRes 0
+UsableArea 0 0 0 0
+PartialBadColumn 9 2 1 3
+PartialBadRow 6 1 0 4
+BadPixels 0 0 11 7
+BadColumns 5 6
+BadRows 4
+SomethingNew 1 2 3
+"""
+
+
+def serialem_truth():
+    """By hand, row 0 at the top as SerialEM counts, then turned upside down."""
+    truth = np.zeros((8, 12), bool)
+    truth[1:4, 9:11] = truth[6, 0:5] = truth[0, 0] = truth[7, 11] = truth[:, 5:7] = truth[4] = True
+    return truth[::-1]
+
+
+def test_serialems_own_list(tmp_path):
     path = tmp_path / "defects.txt"
-    path.write_text("CameraSizeX 11520\nCameraSizeY 8184\nBadColumns 5 6\n")
-    with pytest.raises(ConfigError, match="SerialEM") as caught:
-        read_defects(path, (6, 8))
-    assert "clip defect -D" in caught.value.hint
+    path.write_text(SERIALEM)
+    np.testing.assert_array_equal(read_defects(path, (8, 12)), serialem_truth())
+
+
+def test_serialems_list_on_frames_of_other_sizes(tmp_path):
+    path = tmp_path / "defects.txt"
+    path.write_bytes(SERIALEM.replace("\n", "\r\n").encode())
+    truth = serialem_truth()
+    for factor in (2, 4):
+        fine = truth.repeat(factor, 0).repeat(factor, 1)
+        np.testing.assert_array_equal(read_defects(path, fine.shape), fine)
+    # binned by 2, and the middle of the chip
+    np.testing.assert_array_equal(read_defects(path, (4, 6)), truth.reshape(4, 2, 6, 2).any((1, 3)))
+    np.testing.assert_array_equal(read_defects(path, (8, 10)), truth[:, 1:11])
+    for shape in ((9, 40), (12, 8), (7, 30)):
+        with pytest.raises(MovieMismatch, match="camera of another size"):
+            read_defects(path, shape)
+
+
+def test_a_scaled_list_of_serialem_has_pixels_of_2_by_2_and_a_usable_area_leaves_a_border(tmp_path):
+    path = tmp_path / "defects.txt"
+    path.write_text("CameraSizeX 12\nCameraSizeY 8\nWasScaled 1\nBadPixels 4 2\nUsableArea 1 2 6 10\n")
+    truth = np.ones((8, 12), bool)
+    truth[1:7, 2:11] = False
+    truth[2:4, 4:6] = True
+    np.testing.assert_array_equal(read_defects(path, (8, 12)), truth[::-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("CameraSizeX 12\nBadColumns 5\n", "how large the camera is"),
+        ("CameraSizeX 12\nCameraSizeY 8\nPartialBadColumn 5 1\n", "line 3"),
+        ("CameraSizeX 12\nCameraSizeY 8\nBadRows x\n", "line 3"),
+        ("CameraSizeX 12\nCameraSizeY 8\nBadPixels -1 4\n", "line 3"),
+        ("CameraSizeX 99999999\nCameraSizeY 99999999\n", "how large the camera is"),
+    ],
+)
+def test_a_list_of_serialem_that_cannot_be_used(tmp_path, text, match):
+    path = tmp_path / "defects.txt"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        read_defects(path, (8, 12))
 
 
 def test_maps(tmp_path):
