@@ -12,7 +12,7 @@ import torch
 from streamer import dose, fourier
 from streamer.detector import correction
 from streamer.motion import align
-from streamer.records import Gain, Motion
+from streamer.records import Gain
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
@@ -22,6 +22,8 @@ from streamer.super_resolution.accumulate import AliasSums, accumulate
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from streamer.motion.track import Motion
 
 _SEED = 100
 

@@ -17,7 +17,7 @@ from benchmarks.harness import band_frc, measured, simulated, table
 from models.gate import fusion_residual as fusion_gate
 from models.networks import fusion_residual, zssr
 from streamer import fourier
-from streamer.records import Motion
+from streamer.motion.track import Motion
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import apoferritin
 from streamer.super_resolution import accumulate

@@ -26,7 +26,8 @@ from streamer.sums.halves import half_sums
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from streamer.records import Frames, HalfSums, Motion
+    from streamer.motion.track import Motion
+    from streamer.records import Frames, HalfSums
     from streamer.simulation.specimen import Specimen
 
 RESULTS = Path(__file__).parent / "results"

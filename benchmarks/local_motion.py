@@ -31,7 +31,8 @@ from streamer import dose
 from streamer.detector import correction
 from streamer.motion import align
 from streamer.motion.field import legendre_values, shifts_at
-from streamer.records import Gain, LocalMotion, Motion
+from streamer.motion.track import LocalMotion, Motion
+from streamer.records import Gain
 from streamer.settings import MotionSettings
 from streamer.sums import frame_sum, halves
 

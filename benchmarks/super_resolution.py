@@ -20,7 +20,7 @@ import torch
 from benchmarks.harness import Simulated, band_frc, measured, simulated, table
 from streamer import fourier
 from streamer.motion.field import ORDERS
-from streamer.records import LocalMotion, Motion
+from streamer.motion.track import LocalMotion, Motion
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import apoferritin, random_protein
 from streamer.super_resolution.accumulate import accumulate

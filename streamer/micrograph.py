@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from streamer.motion.track import Motion
     from streamer.movie_record import ModelRef, MovieQuality, MovieSource
-    from streamer.records import GroupSums, HalfSums, Motion, Spectrum
+    from streamer.records import GroupSums, HalfSums, Spectrum
     from streamer.super_resolution.step import SuperResolvedMovie
 
 

@@ -5,7 +5,7 @@ import torch
 from benchmarks.fusion_network import NOISE
 from benchmarks.fusion_network import sparse as ideal
 from models.networks.fusion_residual import FusionExample
-from streamer.records import Motion
+from streamer.motion.track import Motion
 from streamer.super_resolution import accumulate
 from streamer.super_resolution.fusion import Fusion
 from streamer.super_resolution.training_data import training_data_of

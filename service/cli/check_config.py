@@ -114,7 +114,7 @@ def _read(setting: str, path: Path, config: Config, header: MovieHeader | None) 
             if header is not None:
                 fitted(gain, header, config.gain, "a movie below the watched root")
         case "gain.defects":
-            from streamer.readers.defects import read_defects
+            from streamer.detector.defect_files import read_defects
 
             try:
                 read_defects(path, _ANY_SHAPE if header is None else (header.height, header.width))

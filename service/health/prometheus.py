@@ -24,6 +24,7 @@ from prometheus_client import (
 
 from service.config import ORDER
 from service.health.gauges import KnownGauge
+from service.health.movie_gauges import MovieGauges
 from service.wire.loopback import check_loopback
 from streamer.errors import ServiceError
 from streamer.movie_record import DENOISER
@@ -32,7 +33,7 @@ from streamer.runtime.clock import SYSTEM, utc_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from streamer.movie_record import MovieQuality, MovieRecord
+    from streamer.movie_record import MovieRecord
     from streamer.runtime.clock import Clock
 
 MAX_VALUES = 20
@@ -56,7 +57,7 @@ class Metrics:
             collector(registry=self.registry)
         self._make_counters()
         self._make_gauges()
-        self._make_quality()
+        self._last_movie = MovieGauges(self._gauge)
 
     def _make_counters(self) -> None:
         counter, histogram = self._counter, self._histogram
@@ -117,45 +118,6 @@ class Metrics:
         self._shed = gauge("shedding_active", "Whether a step is left out because movies arrive too fast.", "step")
         self._build = gauge("build_info", "Version, Python and device of the daemon.", "version", "python", "device")
 
-    def _make_quality(self) -> None:
-        gauge = self._gauge
-        self._ssnr = gauge("movie_ssnr_full", "Signal over noise power of the last movie's sum, pooled.")
-        self._snbr = gauge("movie_snbr_half", "Signal over noise and bias of the last movie's half.", "image")
-        self._gain = gauge(
-            "movie_model_gain_ratio",
-            "Gain of the serving network over the Wiener filter on the last movie, before it could learn from it; "
-            "expected: as predicted from the movies that it was judged on.",
-            "which",
-        )
-        self._resolution = gauge(
-            "movie_frc_resolution_angstrom", "Resolution at which the last movie's halves stop agreeing."
-        )
-        self._total_motion = gauge("movie_total_motion_angstrom", "Total motion of the last movie.")
-        self._early_motion = gauge(
-            "movie_early_motion_angstrom", "Motion of the last movie up to 4 electrons per square angstrom."
-        )
-        self._late_motion = gauge(
-            "movie_late_motion_angstrom", "Motion of the last movie after 4 electrons per square angstrom."
-        )
-        self._local_motion = gauge(
-            "movie_local_motion_angstrom", "How much the last movie's motion varies over the field."
-        )
-        self._residual_gain = gauge(
-            "movie_residual_gain_ratio", "Share of the gain reference's pattern left in the last movie; 0: it fits."
-        )
-        self._pattern = gauge(
-            "movie_pattern_may_raise",
-            "Whether the detector's pattern may have raised the last movie's SSNR, SNBR and resolution.",
-        )
-        self._confirmed = gauge(
-            "movie_super_resolution_confirmed_ratio",
-            "Share of what super-resolution adds to the last movie that unseen frames confirm; own: with their own "
-            "shifts, control: with those of other frames.",
-            "shifts",
-        )
-        self._mean = gauge("movie_mean_electrons", "Electrons per pixel and frame of the last movie, mean.")
-        self._hot = gauge("movie_hot_pixels", "Hot pixels found in the last movie.")
-
     # ----------------------------------------------------------------------------------------- what happened
 
     def detected(self) -> None:
@@ -189,7 +151,9 @@ class Metrics:
             self._frames.inc(record.source.n_frames)
             self._input.inc(record.source.bytes)
         if record.metrics is not None:
-            self._quality(record.metrics)
+            self._last_movie.show(record.metrics)
+            verdict = self._bounded("verdict", record.metrics.sr.verdict)
+            self._super_resolution_verdicts.labels(verdict).inc()
 
     def retried(self, reason: str) -> None:
         """Count a movie that is returned to the queue; ``reason`` is the name of an error class."""
@@ -281,26 +245,6 @@ class Metrics:
     def build(self, version: str, device: str) -> None:
         """Set what is running."""
         self._build.set(1, version, platform.python_version(), device)
-
-    def _quality(self, metrics: MovieQuality) -> None:
-        self._ssnr.set(metrics.ssnr_full)
-        self._snbr.set(metrics.snr_half, "raw")
-        self._snbr.set(metrics.snbr_half_wiener, "wiener")
-        self._snbr.set(metrics.snbr_half_denoised, "denoised")
-        self._resolution.set(metrics.frc_resolution_angstrom)
-        self._total_motion.set(metrics.total_motion_angstrom)
-        self._early_motion.set(metrics.early_motion_angstrom)
-        self._late_motion.set(metrics.late_motion_angstrom)
-        self._local_motion.set(metrics.local_motion_angstrom)
-        self._residual_gain.set(metrics.residual_gain)
-        self._pattern.set(metrics.pattern_may_raise)
-        self._super_resolution_verdicts.labels(self._bounded("verdict", metrics.sr.verdict)).inc()
-        self._confirmed.set(metrics.sr.confirmed, "own")
-        self._confirmed.set(metrics.sr.control, "control")
-        self._mean.set(metrics.mean_counts)
-        self._hot.set(metrics.n_hot_pixels)
-        self._gain.set(metrics.score.gain if metrics.score else None, "own")
-        self._gain.set(metrics.score.expected_gain if metrics.score else None, "expected")
 
     # ----------------------------------------------------------------------------------------------- serving
 

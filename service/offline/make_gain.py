@@ -51,7 +51,12 @@ def make_gain(paths: list[Path], config: Config, output: Path) -> MakeGainResult
         Fewer than two movies can be used, or the file exists or cannot be an MRC file.
     """
     if output.suffix.lower() != ".mrc":
-        raise UsageError("a gain reference is written as MRC", where="--output", expected="a name that ends in .mrc")
+        raise UsageError(
+            "a gain reference is written as MRC",
+            where="--output",
+            found=output.name,
+            hint="give a name that ends in .mrc",
+        )
     for path in (output, output.with_suffix(".json")):
         if path.exists():
             hint = "choose another name: a gain is never replaced"
@@ -69,6 +74,7 @@ def make_gain(paths: list[Path], config: Config, output: Path) -> MakeGainResult
             "a gain reference needs at least two movies",
             where="gain",
             found="; ".join(f"{one.path}: {one.reason}" for one in gathered.left_out[:5]) or f"{len(paths)} given",
+            hint="give more movies of one camera in one mode, as the camera wrote them",
         )
     written = None
     if not made.is_flat:

@@ -81,7 +81,11 @@ def pick_movie(event: Event, output: Path, *, diameter: float, threshold: float 
     session = output / record.session
     image_file, micrograph = files["denoised"], Path(files["micrograph"].path)
     if image_file.pixel_size is None:
-        raise UsageError("the event does not tell the image's pixel size", where=record.movie_id)
+        raise UsageError(
+            "the event does not tell the image's pixel size",
+            where=record.movie_id,
+            hint="process the movie again: streamer movies retry",
+        )
     found = _picks(session / image_file.path, record, image_file.pixel_size, diameter, threshold)
     coordinates = session / "picks" / micrograph.parent / f"{micrograph.stem}_autopick.star"
     write_atomically(coordinates, coordinates_star(found.x, found.y, found.score).encode())

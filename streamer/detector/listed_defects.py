@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamer.detector.background import CELL, background_of
+from streamer.detector.defect_files import read_defects, read_serialem
 from streamer.detector.orientation import ORIENTATIONS
+from streamer.detector.serialem_defects import on_frames
 from streamer.errors import ConfigError, MovieError
-from streamer.readers.defects import read_defects, read_serialem
 from streamer.readers.files import below, opened, root_of
-from streamer.readers.serialem_defects import on_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from torch import Tensor
 from streamer.motion import fixed_pattern
 from streamer.motion.fit import GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS, Fit, OverPlace, OverTime
 from streamer.motion.patches import PATCH, Grid, Layout, Patches, power_of
-from streamer.records import LocalMotion, Motion
+from streamer.motion.track import LocalMotion, Motion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,21 +100,17 @@ def estimate_motion(
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
     converged = largest < _SETTLED
-    if not (converged and about_track >= settings.min_information and farthest <= limit):
-        return Motion(
-            shifts=zero, information=information, trusted=False, iterations=fit.iterations, converged=converged
-        )
-    if fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, n_frames):
-        return Motion(
-            shifts=zero, information=information, trusted=False, iterations=fit.iterations, fixed_pattern=True
-        )
+    known = converged and about_track >= settings.min_information and farthest <= limit
+    ruled = known and fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, n_frames)
+    trusted = known and not ruled
     return Motion(
-        shifts=shifts,
+        shifts=shifts if trusted else zero,
         information=information,
-        trusted=True,
+        trusted=trusted,
         iterations=fit.iterations,
-        local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if bends_too else None,
+        local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if trusted and bends_too else None,
         converged=converged,
+        fixed_pattern=ruled,
     )
 
 

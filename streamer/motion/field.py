@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from streamer.records import LocalMotion, Motion
+    from streamer.motion.track import LocalMotion, Motion
 
 ORDERS = tuple((i, order - i) for order in range(4) for i in range(order + 1))
 """Orders (along y, along x) of the products, the constant first."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from streamer.records import Motion
+    from streamer.motion.track import Motion
 
 
 def at_all_frames(motion: Motion, kept: Sequence[int] | None, n_frames: int) -> Motion:

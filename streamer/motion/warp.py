@@ -16,7 +16,7 @@ from torch import Tensor
 from streamer.motion.field import ORDERS, legendre_of
 
 if TYPE_CHECKING:
-    from streamer.records import LocalMotion
+    from streamer.motion.track import LocalMotion
 
 _BANDS = 16
 """Bands of rows, processed in parallel."""

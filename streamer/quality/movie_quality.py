@@ -16,7 +16,8 @@ from streamer.quality import estimators
 from streamer.quality.texture import structure, texture
 
 if TYPE_CHECKING:
-    from streamer.records import Correction, Frames, HalfSums, Motion, Spectrum
+    from streamer.motion.track import Motion
+    from streamer.records import Correction, Frames, HalfSums, Spectrum
     from streamer.settings import QualitySettings
 
 _EARLY_EXPOSURE = 4.0

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
 from msgspec import Struct
 from torch import Tensor
 
-from streamer import fourier, jsontext
-from streamer.ctf.table import key_of, optics_of, read_optics
+from streamer import fourier
+from streamer.ctf.table import optics_of, read_optics
 from streamer.ctf.transfer import ctf_2d
 from streamer.errors import UsageError
-from streamer.movie_record import MovieRecord
 from streamer.quality import estimators, intervals
 from streamer.quality.checks import LEAST_COEFFICIENTS, Check, ctf_zeros, fine_end, leak, other_micrograph
-from streamer.quality.images import same_size, size_of
+from streamer.quality.half_files import HalfFiles, check_pair, geometry, half_files, may_be_raised
+from streamer.quality.images import same_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FIGURES = ("gamma", "bias", "bias_total", "noise", "snbr", "snr_denoised", "sbr")
 """Of a denoiser; ``snr`` is the halves' own."""
@@ -33,7 +36,6 @@ _FEW = 2
 """Number of micrographs from which intervals are over micrographs."""
 _NOTHING = 1e-10
 """Power of a coefficient over the mean power, below which it is rounding."""
-_MRC = (".mrc", ".mrcs")
 
 
 class QualityResult(Struct, frozen=True, kw_only=True):
@@ -51,19 +53,6 @@ class QualityResult(Struct, frozen=True, kw_only=True):
     pattern_may_raise: int | None = None
     """Number of micrographs whose figures the detector's pattern may have raised, by the records beside their halves;
     None: no half has a record beside it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Set:
-    """Files of one micrograph."""
-
-    even: Path
-    odd: Path
-    denoised: tuple[Path, Path] | None
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self.even, self.odd, *(self.denoised or ())]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +95,10 @@ def quality_of(
     pixel_size : Å/px; None: as the headers say.
     ctf : STAR file with the defocus of the micrographs, for the check at the CTF's zeros.
     """
-    sets = _sets(even, odd, denoised_even, denoised_odd)
-    geometry = [_geometry(one.even, pixel_size) for one in sets]
-    width = max(1.0 / (min(shape) * pixel) for shape, pixel in geometry)
-    finest = min(0.5 / pixel for _, pixel in geometry)
+    sets = half_files(even, odd, denoised_even, denoised_odd)
+    sizes = [geometry(one.even, pixel_size) for one in sets]
+    width = max(1.0 / (min(shape) * pixel) for shape, pixel in sizes)
+    finest = min(0.5 / pixel for _, pixel in sizes)
     shells = _Shells(width=width, count=int(finest / width + 1e-6) + 1)
     low, high = band[0], max(band[1], 1.0 / finest)
     mask = (shells.frequency >= 1.0 / low) & (shells.frequency <= 1.0 / high + 1e-12) & (shells.frequency > 0)
@@ -122,28 +111,10 @@ def quality_of(
             hint="give the coarse end first, as in --band 100 6; it has to be coarser than twice the pixel size",
         )
     judged = _Judged(shells, ctf, (low, high))
-    for one, (_, pixel) in zip(sets, geometry, strict=True):
+    for one, (_, pixel) in zip(sets, sizes, strict=True):
         judged.add(one, pixel)
     found = judged.result(mask, (low, high))
-    return msgspec.structs.replace(found, pattern_may_raise=_may_be_raised(sets))
-
-
-def _may_be_raised(sets: list[_Set]) -> int | None:
-    """Number of micrographs whose record says that no gain corrected the detector's pattern; None without records."""
-    told = [word for one in sets if (word := _word_of_record(one.even)) is not None]
-    return sum(told) if told else None
-
-
-def _word_of_record(even: Path) -> bool | None:
-    """Whether a pattern may have raised a half's figures; None: nothing beside it says so."""
-    for path in sorted(even.parent.glob("*.json")):
-        try:
-            record = jsontext.decode(path.read_bytes(), MovieRecord)
-        except (OSError, ValueError):
-            continue  # not one of ours
-        if record.metrics is not None and any(Path(output.path).name == even.name for output in record.outputs):
-            return record.metrics.pattern_may_raise
-    return None
+    return msgspec.structs.replace(found, pattern_may_raise=may_be_raised(sets))
 
 
 class _Judged:
@@ -164,11 +135,11 @@ class _Judged:
         self._previous: tuple[Tensor, fourier.Shape] | None = None
         self._has_denoised = False
 
-    def add(self, one: _Set, pixel: float) -> None:
+    def add(self, one: HalfFiles, pixel: float) -> None:
         """Read a micrograph's images and keep their sums."""
         images, _ = same_size(one.paths)
-        _check_pair(images[:2], one.odd, "the two halves are the same image")
-        _check_pair(images[2:], one.paths[-1], "the two denoised halves are the same image")
+        check_pair(images[:2], one.odd, "the two halves are the same image")
+        check_pair(images[2:], one.paths[-1], "the two denoised halves are the same image")
         self._has_denoised = len(images) == 4
         shape = (int(images[0].shape[0]), int(images[0].shape[1]))
         whole = [torch.fft.rfft2(image) for image in images]
@@ -311,88 +282,3 @@ def _holds_nothing(powers: Tensor, counts: Tensor) -> Tensor:
 def _per_pixel(shape: fourier.Shape) -> float:
     taper = float((fourier.cosine_taper(shape) ** 2).mean())
     return 1.0 / (taper * (shape[0] * shape[1]) ** 2)
-
-
-def _sets(even: Path, odd: Path, denoised_even: Path | None, denoised_odd: Path | None) -> list[_Set]:
-    """The files that belong together."""
-    if (denoised_even is None) != (denoised_odd is None):
-        raise UsageError(
-            "both denoised halves are needed",
-            expected="--denoised-even and --denoised-odd",
-            hint="a denoiser is judged by what it makes of each half: give both, or neither",
-        )
-    places = [even, odd, *(place for place in (denoised_even, denoised_odd) if place is not None)]
-    for place in places:
-        if not place.exists():
-            raise UsageError("there is no such file or directory", where=place)
-    if not any(place.is_dir() for place in places):
-        return [_set_of(places)]
-    if not all(place.is_dir() for place in places):
-        raise UsageError(
-            "files and directories are mixed",
-            where=places[0],
-            expected="all files, or all directories",
-            hint="give a file for each, or a directory for each",
-        )
-    listed = [_named(place) for place in places]
-    keys = sorted(set(listed[0]).intersection(*listed[1:]))
-    alone = sorted(set().union(*listed) - set(keys))
-    if not keys:
-        found = "; ".join(f"{place.name}: {next(iter(names), 'no MRC file')}" for place, names in
-                          zip(places, listed, strict=True))  # fmt: skip
-        raise UsageError(
-            "no images with the same name",
-            where=even,
-            expected="one of each micrograph",
-            found=found,
-            hint="give the halves of one micrograph the same name, apart from EVN and ODD, even and odd",
-        )
-    if alone:
-        raise UsageError(
-            f"{len(alone)} micrographs are not in all of the directories",
-            where=even,
-            found=", ".join(alone[:3]),
-            hint="move those away, or make their other halves",
-        )
-    return [_set_of([names[key] for names in listed]) for key in keys]
-
-
-def _set_of(paths: list[Path]) -> _Set:
-    return _Set(even=paths[0], odd=paths[1], denoised=(paths[2], paths[3]) if len(paths) == 4 else None)
-
-
-def _named(directory: Path) -> dict[str, Path]:
-    """MRC files of a directory by the part of their names that all files of a micrograph share."""
-    found: dict[str, Path] = {}
-    for path in sorted(directory.iterdir()):
-        if path.suffix.lower() in _MRC:
-            key = key_of(path.name)
-            if key in found:
-                raise UsageError(
-                    "two images of one micrograph",
-                    where=path,
-                    found=found[key].name,
-                    hint="keep one image of each micrograph in a directory",
-                )
-            found[key] = path
-    return found
-
-
-def _geometry(path: Path, pixel_size: float | None) -> tuple[fourier.Shape, float]:
-    """Size in px and Å/px of an image, from its header."""
-    shape, header = size_of(path)
-    pixel = pixel_size or header
-    if pixel is None or not pixel > 0:
-        raise UsageError("the pixel size is unknown", where=path, hint="give --pixel-size in Å/px")
-    return shape, pixel
-
-
-def _check_pair(pair: list[Tensor], where: Path, what: str) -> None:
-    """Two halves have noise of their own; identical images have none, and every figure from them is meaningless."""
-    if len(pair) == 2 and torch.equal(*pair):
-        raise UsageError(
-            what,
-            where=where,
-            expected="two images that share no frame",
-            hint="give two halves; the same image twice agrees with itself everywhere",
-        )

@@ -7,7 +7,6 @@ against the others of its movie, by what is known far beyond chance: a frame of 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Literal, get_args
@@ -16,6 +15,8 @@ import numpy as np
 
 from streamer.errors import MovieCorrupt, MovieNotReady
 from streamer.frame_stack import KeptFrames
+from streamer.readers.files import copy_again
+from streamer.readers.frame_look import BANDS, BLOCKS, FrameLook, parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,12 +33,7 @@ LARGEST_COUNT = 1e9
 
 Fault = Literal["blank", "a copy of another frame", "cut off", "not an image"]
 
-_ROWS = 128
-"""At least so many rows of a frame are looked at, evenly spread; all rows of smaller ones."""
-_BLOCKS = 8
-_STRANGE_BLOCKS = 8
-"""Of the 64 blocks, so many at each end are no evidence of a frame's level: a few hot pixels can be in them."""
-_BANDS = (32, 16, 8, 4)
+_BANDS = (BANDS, 16, 8, 4)
 """Parts along each axis in which a frame's level is compared: as many as the counts suffice for."""
 _KNOWN, _FAR = 8.0, 20.0
 """Standard errors at which a level is known; factor from the usual one beyond which a frame is no exposure."""
@@ -46,6 +42,7 @@ _UNEVEN = 0.25
 _ROUGH, _SMOOTH = 4.0, 0.1
 """Factors of the variance that a level allows: from noise alone it grows with the level, from contrast with its square.
 Beyond them numbers are not those of an image."""
+_WAS_THE_BEAM_ON = "was the beam on, and the screen up?"
 _FEWEST_PIXELS = 20
 """Pixels with counts in a frame below which two frames may be the same by chance."""
 
@@ -114,18 +111,18 @@ def check_content(
     looks = []
     for index, frame in enumerate(counts):
         _check_numbers(path, index, frame)
-        looks.append(_Look.at(frame))
+        looks.append(FrameLook.at(frame))
         total += frame
     if not looks[-1].any and total.any() and not stood_still:
         hint = "still being copied, or the exposure was cut short"
         raise MovieNotReady("has an empty last frame", where=path, hint=hint)
     if not total.any() and not any(look.any for look in looks):
-        raise MovieCorrupt("no counts in any frame", where=path)
+        raise MovieCorrupt("no counts in any frame", where=path, hint=_WAS_THE_BEAM_ON)
     copies = _copies(counts, looks)
     if len(looks) > 1 and len(copies) == len(looks) - 1:
         raise MovieCorrupt("all frames are the same", where=path, hint="no camera records the same frame twice")
     # smaller than any camera's: refused by whoever knows that
-    faults, shares = _judge(looks, copies, doses) if min(total.shape) >= _BLOCKS else ({}, (1.0,) * len(looks))
+    faults, shares = _judge(looks, copies, doses) if min(total.shape) >= BLOCKS else ({}, (1.0,) * len(looks))
     content = Content(total=total, faults=faults, shares=shares)
     if faults and len(content.kept) < min(2, len(looks)):
         raise MovieCorrupt(
@@ -133,7 +130,7 @@ def check_content(
             where=path,
             expected="at least 2",
             found="; ".join(content.flags),
-            hint="was the beam on, and the screen up?",
+            hint=_WAS_THE_BEAM_ON,
         )
     return content if not faults else Content(total=_sum(content.of(counts)), faults=faults, shares=shares)
 
@@ -143,10 +140,10 @@ def _check_numbers(path: Path, index: int, frame: np.ndarray) -> None:
     if frame.dtype.kind != "f":
         return
     if not np.isfinite(frame).all():
-        raise MovieCorrupt(f"frame {index} contains numbers that are not finite", where=path)
+        raise MovieCorrupt(f"frame {index + 1} contains numbers that are not finite", where=path, hint=copy_again(path))
     if max(largest := float(frame.max()), -float(frame.min())) > LARGEST_COUNT:
         raise MovieCorrupt(
-            f"frame {index} contains numbers that no camera counts",
+            f"frame {index + 1} contains numbers that no camera counts",
             where=path,
             expected=f"at most {LARGEST_COUNT:g}",
             found=f"{float(frame.min()):g} to {largest:g}",
@@ -154,74 +151,7 @@ def _check_numbers(path: Path, index: int, frame: np.ndarray) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """What is remembered of one frame."""
-
-    any: bool
-    constant: float | None
-    """The value of all pixels, where they have one."""
-    rows: Array
-    """(32,) mean of bands of rows."""
-    columns: Array
-    level: float
-    """Mean of the blocks that are not the strangest."""
-    variance: float
-    """Within blocks, likewise."""
-    error: float
-    """Standard error of the level."""
-    filled: int
-    """Pixels with counts."""
-    negative: bool
-    """Whether a number is below zero."""
-    sample: bytes
-    """The rows that were looked at, hashed: the same frame has the same."""
-
-    @classmethod
-    def at(cls, frame: np.ndarray) -> _Look:
-        step = max(1, frame.shape[0] // _ROWS)
-        seen = np.ascontiguousarray(frame[::step])
-        first = seen.flat[0]
-        constant = float(first) if bool((seen == first).all() and (frame == first).all()) else None
-        values = seen.astype(np.float64)
-        means, squares = _in_blocks(values), _in_blocks(values * values)
-        level, variance = _usual(means), max(0.0, _usual(squares - means**2))
-        return cls(
-            any=constant != 0.0,
-            constant=constant,
-            rows=_parts(values.mean(1), _BANDS[0]),
-            columns=_parts(values.mean(0), _BANDS[0]),
-            level=level,
-            variance=variance,
-            error=(variance / values.size) ** 0.5,
-            filled=int(np.count_nonzero(seen)),
-            negative=bool(seen.min() < 0),
-            sample=hashlib.blake2b(seen.tobytes(), digest_size=16).digest(),
-        )
-
-
-def _in_blocks(values: Array) -> Array:
-    """Means of at most 8 × 8 blocks, flat and sorted by place."""
-    starts = [np.unique(np.arange(_BLOCKS) * size // _BLOCKS) for size in values.shape]
-    sums = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
-    heights, widths = (np.diff(np.append(start, size)) for start, size in zip(starts, values.shape, strict=True))
-    means: Array = sums / (heights[:, None] * widths[None, :])
-    return means.ravel()
-
-
-def _usual(blocks: Array) -> float:
-    """Mean without the strangest blocks at both ends."""
-    strange = _STRANGE_BLOCKS * len(blocks) // _BLOCKS**2
-    return float(np.sort(blocks)[strange : len(blocks) - strange].mean())
-
-
-def _parts(profile: Array, number: int) -> Array:
-    """Mean of ``number`` parts of a profile, of its points where there are fewer."""
-    starts = np.unique(np.arange(number) * len(profile) // number)
-    return np.add.reduceat(profile, starts) / np.diff(np.append(starts, len(profile)))
-
-
-def _copies(counts: np.ndarray | FrameStack, looks: list[_Look]) -> set[int]:
+def _copies(counts: np.ndarray | FrameStack, looks: list[FrameLook]) -> set[int]:
     """Frames with the very numbers of an earlier one, where that cannot be chance: in all frames it never is."""
     first: dict[bytes, int] = {}
     all_alike = len({look.sample for look in looks}) == 1
@@ -236,7 +166,7 @@ def _copies(counts: np.ndarray | FrameStack, looks: list[_Look]) -> set[int]:
 
 
 def _judge(
-    looks: list[_Look], copies: set[int], doses: Sequence[float] | None
+    looks: list[FrameLook], copies: set[int], doses: Sequence[float] | None
 ) -> tuple[dict[int, Fault], tuple[float, ...]]:
     """Faults by frame, and each frame's share of the usual exposure."""
     told = _relative(doses, len(looks))
@@ -277,7 +207,7 @@ def _relative(doses: Sequence[float] | None, n: int) -> Array:
     return np.asarray(doses) / float(np.median(doses))
 
 
-def _usual_look(looks: list[_Look], told: Array) -> _Usual | None:
+def _usual_look(looks: list[FrameLook], told: Array) -> _Usual | None:
     """What most exposed frames are like; None where that is not known, or the numbers are no counts.
 
     A beam that is blanked for most of a movie leaves a minority of exposed frames, so that the usual level is that of
@@ -308,7 +238,7 @@ def _usual_look(looks: list[_Look], told: Array) -> _Usual | None:
     )
 
 
-def _fault(look: _Look, usual: _Usual, told: float) -> tuple[Fault | None, float]:
+def _fault(look: FrameLook, usual: _Usual, told: float) -> tuple[Fault | None, float]:
     """What is wrong with a frame, and its share of the exposure that its dose promises."""
     expected, error = usual.level * told, usual.error * told**0.5
     if expected <= _KNOWN * error:
@@ -328,14 +258,14 @@ def _fault(look: _Look, usual: _Usual, told: float) -> tuple[Fault | None, float
     return None, share if differs else 1.0
 
 
-def _is_cut(look: _Look, usual: _Usual, told: float, share: float) -> bool:
+def _is_cut(look: FrameLook, usual: _Usual, told: float, share: float) -> bool:
     """Whether a part of the frame's rows or columns is empty compared with the rest, unlike in other frames."""
     level, error = usual.level * told * min(1.0, share), usual.error * (told * min(1.0, share)) ** 0.5
     number = next((n for n in _BANDS if n <= len(usual.rows) and level > _KNOWN * error * n**0.5), None)
     if number is None:
         return False
     for found, expected in ((look.rows, usual.rows), (look.columns, usual.columns)):
-        here, there = _parts(found, number), _parts(expected, number) * told
+        here, there = parts(found, number), parts(expected, number) * told
         known = there * min(1.0, share) > _KNOWN * error * number**0.5
         ratio = np.sort(here[known] / there[known])
         # the second brightest: one may be bright because of a single pixel

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamer.errors import MovieCorrupt
+from streamer.readers.files import copy_again
 from streamer.readers.tiff_tags import MAX_SIDE
 
 if TYPE_CHECKING:
@@ -43,14 +44,23 @@ def read_dm4_image(path: Path) -> NDArray[np.float32]:
             data = images[-1].named_subdirs["ImageData"]
             sizes = [int(file.read_tag_data(tag)) for tag in data.named_subdirs["Dimensions"].unnamed_tags]
             if len(sizes) != 2 or not all(0 < size <= MAX_SIDE for size in sizes):
-                raise MovieCorrupt("contains no two-dimensional image", where=path, found=f"dimensions {sizes}")
+                raise MovieCorrupt(
+                    "contains no two-dimensional image",
+                    where=path,
+                    found=f"dimensions {sizes}",
+                    hint="export the reference from DigitalMicrograph as one image",
+                )
             values = np.asarray(file.read_tag_data(data.named_tags["Data"]), dtype=np.float32)
     except (KeyError, IndexError, TypeError, ValueError, OSError, EOFError, MemoryError, struct.error) as error:
         raise MovieCorrupt(
-            "cannot be read as a DM4 image", where=path, found=f"{type(error).__name__}: {error}"
+            "cannot be read as a DM4 image", where=path, found=str(error), hint=copy_again(path)
         ) from error
     if values.size != math.prod(sizes):
         raise MovieCorrupt(
-            "contains a different number of px than it says", where=path, expected=sizes, found=values.size
+            "contains a different number of px than it says",
+            where=path,
+            expected=" × ".join(map(str, sizes)),
+            found=values.size,
+            hint=copy_again(path),
         )
     return values.reshape(sizes[1], sizes[0])[::-1].copy()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Ranges = tuple[tuple[int, int], ...]
 _MOST_LINES = 10_000
+_ONE_LINE = "a line such as 1000 25 0.04: of the next 1000 raw frames 25 are summed, each of 0.04 e-/Å2"
 _DEFAULT_FRACTIONS = 40
 
 
@@ -114,7 +115,9 @@ def read_integration(path: Path) -> list[tuple[int, int, float]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"the integration file (eer.integration) cannot be read ({reason})", where=str(path)
+            f"the integration file (eer.integration) cannot be read ({reason})",
+            where=str(path),
+            hint="correct eer.integration, or use eer.fractions",
         ) from error
     found = []
     for number, line in enumerate(text.splitlines()[:_MOST_LINES], start=1):
@@ -131,8 +134,9 @@ def read_integration(path: Path) -> list[tuple[int, int, float]]:
                 where=str(path),
                 expected="number of raw frames, raw frames per fraction, e-/Å2 per raw frame",
                 found=line[:60],
+                hint=_ONE_LINE,
             )
         found.append((frames, group, dose))
     if not found:
-        raise ConfigError("the integration file is empty", where=str(path))
+        raise ConfigError("the integration file is empty", where=str(path), hint=_ONE_LINE)
     return found

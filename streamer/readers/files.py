@@ -34,6 +34,8 @@ _NEVER_A_MOVIE = {
     errno.ENODEV: "is a device",
     errno.ENAMETOOLONG: "has too long a name",
 }
+_GONE = "if it was moved or renamed, it is found under its new name by itself"
+_WAITS = "is its volume mounted, and may the daemon read it? It is tried again by itself"
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # O_PATH asks for no right to list the directory, only to pass through it.
 _PASSED = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -264,7 +266,7 @@ def opened(path: Path) -> Iterator[int]:
         raise _as_streamer_error(path, error) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise MovieUnsupported("is not a regular file", where=path)
+            raise MovieUnsupported("is not a regular file", where=path, hint="give the file itself")
         yield descriptor
     except OSError as error:
         raise _as_streamer_error(path, error) from error
@@ -340,8 +342,8 @@ def _as_streamer_error(path: Path, error: OSError) -> MovieNotReady | MovieUnsup
         hint = FOLLOW_HINT if error.errno == errno.ELOOP else "give the file itself"
         return MovieUnsupported(never, where=path, hint=hint)
     if error.errno == errno.ENOTDIR:
-        return MovieVanished("no longer exists: its directory is now a file or a symbolic link", where=path)
+        return MovieVanished("no longer exists: its directory is now a file or a link", where=path, hint=_GONE)
     # where the directory is gone as well, a volume may only be offline for a while
     if error.errno == errno.ENOENT and path.parent.is_dir():
-        return MovieVanished("no longer exists", where=path)
-    return MovieUnreachable(f"cannot be read at present ({reason})", where=path)
+        return MovieVanished("no longer exists", where=path, hint=_GONE)
+    return MovieUnreachable(f"cannot be read at present ({reason})", where=path, hint=_WAITS)

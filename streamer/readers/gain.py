@@ -39,6 +39,7 @@ MADE = "cryoem-streamer: gain made from"
 _FIRST_LABEL = 224
 """Its offset in an MRC header."""
 _REFUSED = {".dm3": "convert it with IMOD: dm2mrc in.dm3 gain.mrc"}
+_MAKE_AGAIN = "make the reference again, or copy it again from the camera's computer"
 _MOST_KNOWN = 100_000
 _SAMPLE_FORMAT, _FLOAT, _DESCRIPTION = 339, 3, 270  # of TIFF
 _IMAGES, _LONGEST_DESCRIPTION = re.compile(rb"\bimages=(\d{1,7})"), 4096
@@ -222,7 +223,9 @@ def read_gain(path: Path) -> Gain:
         values = _image(path)
         sha256 = _sha256(path)
     except MovieError as error:
-        raise ConfigError("cannot be read as a gain reference", where=path, found=error.message()) from error
+        raise ConfigError(
+            "cannot be read as a gain reference", where=path, found=error.message(), hint=_MAKE_AGAIN
+        ) from error
     if suffix == ".gain":
         values = values[::-1].copy()
     return Gain(
@@ -247,7 +250,13 @@ def _image(path: Path) -> NDArray[np.float32]:
             return read_dm4_image(path)
     header = movie.read_header(path)
     if header.n_frames != 1:
-        raise ConfigError("is not a gain reference", where=path, expected="1 image", found=header.n_frames)
+        raise ConfigError(
+            "is not a gain reference",
+            where=path,
+            expected="1 image",
+            found=header.n_frames,
+            hint="set movie.gain to the reference itself, or move this file away",
+        )
     before = movie.identity_of(path)
     counts = movie.read_counts(path, header, in_memory_bytes=header.decoded_bytes, threads=1, expected=before)
     return counts[0].astype(np.float32)
@@ -255,11 +264,11 @@ def _image(path: Path) -> NDArray[np.float32]:
 
 def _checked(path: Path, values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise ConfigError("contains gains that are not finite", where=path)
+        raise ConfigError("contains gains that are not finite", where=path, hint=_MAKE_AGAIN)
     if values.min() < 0:
-        raise ConfigError("contains negative gains", where=path, found=f"{values.min():g}")
+        raise ConfigError("contains negative gains", where=path, found=f"{values.min():g}", hint=_MAKE_AGAIN)
     if not values.any():
-        raise ConfigError("contains no gain above 0", where=path)
+        raise ConfigError("contains no gain above 0", where=path, hint=_MAKE_AGAIN)
     return values
 
 

@@ -224,7 +224,9 @@ def _identity_now(path: Path) -> FileIdentity:
     try:
         return identity_of(path)
     except MovieUnsupported as error:
-        raise MovieVanished(f"no longer exists: what now has its name {error.what}", where=path) from error
+        raise MovieVanished(
+            f"no longer exists: what now has its name {error.what}", where=path, hint=error.hint
+        ) from error
 
 
 def _is_eer(path: Path) -> bool:
@@ -248,11 +250,12 @@ def _is_tiff(path: Path) -> bool:
         if head.startswith(magic):
             raise MovieUnsupported(f"is {what}", where=path, expected="a TIFF, EER or MRC movie", hint=hint)
     if _is_text(head):
+        printable = " ".join(head[:40].decode("latin-1").split())
         raise MovieUnsupported(
             "is a text file",
             where=path,
             expected="a TIFF, EER or MRC movie",
-            found=repr(head[:40].decode("latin-1")),
+            found=f'"{printable}"',
             hint="this is not a movie",
         )
     if len(head) < mrc.HEADER_BYTES:

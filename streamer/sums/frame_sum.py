@@ -18,7 +18,7 @@ from streamer.motion.warp import Warp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamer.records import LocalMotion
+    from streamer.motion.track import LocalMotion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

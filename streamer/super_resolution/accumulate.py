@@ -25,7 +25,7 @@ from streamer.super_resolution.tiles import Tiles
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from streamer.records import Motion
+    from streamer.motion.track import Motion
 
 _SIDES = (256, 128, 64)
 _WITHIN = 0.05

@@ -20,7 +20,7 @@ from streamer.sums import frame_sum
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamer.records import Motion
+    from streamer.motion.track import Motion
 
 _SEED = 8
 

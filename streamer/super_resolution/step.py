@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from streamer.motion.track import Motion
     from streamer.movie_record import MovieSource
-    from streamer.records import Frames, Instructions, Motion, Spectrum, SuperResolution
+    from streamer.records import Frames, Instructions, Spectrum, SuperResolution
     from streamer.settings import DataPathSettings
     from streamer.super_resolution.networks import FusionNetwork, ZssrNetwork
 

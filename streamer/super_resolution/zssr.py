@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from streamer.records import Motion
+    from streamer.motion.track import Motion
     from streamer.super_resolution.accumulate import AliasSums
     from streamer.super_resolution.fusion import Fusion
     from streamer.super_resolution.networks import ZssrNetwork

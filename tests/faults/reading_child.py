@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from streamer.detector.defect_files import read_defects
 from streamer.errors import StreamerError
 from streamer.metadata.sidecars import read_sidecar
 from streamer.readers import movie
-from streamer.readers.defects import read_defects
 from streamer.readers.gain import read_gain
 from streamer.watch.settling import _check_count
 

@@ -19,9 +19,10 @@ from streamer import dose, fourier, restore
 from streamer.ctf import transfer
 from streamer.detector import correction
 from streamer.motion import align
+from streamer.motion.track import Motion
 from streamer.pick import pick
 from streamer.quality import estimators
-from streamer.records import HalfSums, Motion
+from streamer.records import HalfSums
 from streamer.settings import MotionSettings
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import random_protein

@@ -10,10 +10,11 @@ import torch
 
 from streamer import dose
 from streamer.motion.left_out import at_all_frames
+from streamer.motion.track import LocalMotion, Motion
 from streamer.movie_record import Acquisition
 from streamer.pipeline import process_movie
 from streamer.readers.movie import identity_of
-from streamer.records import LocalMotion, Motion, Movie
+from streamer.records import Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings
 from streamer.simulation.movie import Microscope

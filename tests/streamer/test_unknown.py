@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from streamer import jsontext
+from streamer.motion.track import Motion
 from streamer.movie_record import MovieSource, OutputFile
 from streamer.quality.checks import ctf_zeros, leak
 from streamer.quality.images import image_of, size_of
 from streamer.quality.of_files import quality_of
-from streamer.records import Motion
 from streamer.runtime.memory import resident_bytes
 from streamer.writers.mrc import encode_image
 from streamer.writers.star import NOT_OBSERVED, micrograph_row, micrographs_star

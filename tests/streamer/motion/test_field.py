@@ -10,8 +10,8 @@ import torch
 from streamer import fourier
 from streamer.motion import align
 from streamer.motion.field import ORDERS, bending, legendre_values, relion_model, shifts_at, spline_values
+from streamer.motion.track import LocalMotion, Motion
 from streamer.motion.warp import Warp
-from streamer.records import LocalMotion, Motion
 from streamer.settings import MotionSettings
 from streamer.sums import frame_sum, halves
 from streamer.writers.star import motion_star

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from streamer import fourier, restore
+from streamer.motion.track import Motion
 from streamer.movie_record import ModelRef, SuperResolutionVerdict
 from streamer.quality import estimators, movie_quality
-from streamer.records import Correction, Frames, Motion
+from streamer.records import Correction, Frames
 from streamer.settings import QualitySettings
 from tests.simulated_movies import half_sums, images
 

@@ -7,7 +7,7 @@ import torch
 from streamer import dose
 from streamer.errors import StageError
 from streamer.motion.field import ORDERS, shifts_at
-from streamer.records import LocalMotion, Motion
+from streamer.motion.track import LocalMotion, Motion
 from streamer.super_resolution import accumulate
 from streamer.super_resolution.normal_equations import ALIASES
 from tests.simulated_movies import images, unchanged

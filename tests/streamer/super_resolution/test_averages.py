@@ -7,8 +7,8 @@ import torch
 from streamer import fourier
 from streamer.errors import StageError
 from streamer.motion.field import ORDERS
+from streamer.motion.track import LocalMotion, Motion
 from streamer.motion.warp import Warp
-from streamer.records import LocalMotion, Motion
 from streamer.super_resolution.averages import average, views
 from tests.simulated_movies import images, unchanged
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from streamer import fourier
+from streamer.motion.track import Motion
 from streamer.quality import estimators
-from streamer.records import Motion
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
 from streamer.sums import frame_sum, halves

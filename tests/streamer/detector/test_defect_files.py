@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from streamer.detector.defect_files import read_defects
 from streamer.errors import ConfigError, MovieMismatch
-from streamer.readers.defects import read_defects
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "k3-defect-map" / "k3_defect_map.mrc.gz"
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamer.detector.serialem_defects import is_serialem, on_frames, read_camera
 from streamer.errors import ConfigError, MovieError, MovieMismatch
 from streamer.readers import movie
 from streamer.readers.files import opened, read_up_to
-from streamer.readers.serialem_defects import is_serialem, on_frames, read_camera
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+_NAME_IT = "set gain.defects to a map or a list of defects"
 _HEAD_BYTES, _MOST_BYTES, _MOST_LINES = 4096, 16 << 20, 100_000
 
 
@@ -66,8 +68,13 @@ def read_serialem(path: Path) -> NDArray[np.bool_] | None:
 
 def _text_of(path: Path) -> str | None:
     """Text of a list of defects, checked for its size; None where the file is an image."""
-    if not path.is_file():
-        raise ConfigError("the defect file does not exist", where="gain.defects", found=path)
+    if not os.path.lexists(path):
+        raise ConfigError(
+            "the defect file does not exist",
+            where="gain.defects",
+            found=path,
+            hint="correct gain.defects, or leave it out: most defects are found in the movies themselves",
+        )
     try:
         with opened(path) as descriptor:
             head = read_up_to(descriptor, _HEAD_BYTES, 0)
@@ -75,7 +82,9 @@ def _text_of(path: Path) -> str | None:
                 return None
             text = read_up_to(descriptor, _MOST_BYTES + 1, 0).decode("latin-1")
     except MovieError as error:
-        raise ConfigError("the defect file cannot be read", where=path, found=error.message()) from error
+        raise ConfigError(
+            "the defect file cannot be read", where=path, found=error.message(), hint="may the daemon read it?"
+        ) from error
     for what, unit, most, amount in (
         ("large", "bytes", _MOST_BYTES, len(text)),
         ("long", "lines", _MOST_LINES, text.count("\n")),
@@ -103,7 +112,11 @@ def _listed(path: Path, text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
             x = y = width = height = -1
         if min(x, y) < 0 or min(width, height) < 1:
             raise ConfigError(
-                f"line {number} of the defect file cannot be used", where=path, expected="x y w h", found=line[:60]
+                f"line {number} of the defect file cannot be used",
+                where=path,
+                expected="x y w h",
+                found=line[:60],
+                hint="correct this line, or take it out",
             )
         found[y : y + height, x : x + width] = True
     return found
@@ -113,7 +126,13 @@ def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     try:
         header = movie.read_header(path)
         if header.n_frames != 1:
-            raise ConfigError("is not a defect map", where=path, expected="1 image", found=header.n_frames)
+            raise ConfigError(
+                "is not a defect map",
+                where=path,
+                expected="1 image",
+                found=header.n_frames,
+                hint=_NAME_IT,
+            )
         if (header.height, header.width) != shape:
             raise MovieMismatch(
                 "the defect map and the frames differ in size",
@@ -126,5 +145,10 @@ def _mapped(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     except MovieMismatch:
         raise
     except MovieError as error:
-        raise ConfigError("cannot be read as a defect map", where=path, found=error.message()) from error
+        raise ConfigError(
+            "cannot be read as a defect map",
+            where=path,
+            found=error.message(),
+            hint=_NAME_IT,
+        ) from error
     return np.asarray(counts[0] != 0)

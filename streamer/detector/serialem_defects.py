@@ -71,7 +71,11 @@ def read_camera(path: Path, text: str) -> Mask:
         if len(values) < _LEAST_NUMBERS[words[0]] or (words[0] != "WasScaled" and min(values) < 0):
             expected = f"{words[0]} and {_LEAST_NUMBERS[words[0]]} or more whole numbers"
             raise ConfigError(
-                f"line {number} of the defect file cannot be used", where=path, expected=expected, found=line[:60]
+                f"line {number} of the defect file cannot be used",
+                where=path,
+                expected=expected,
+                found=line[:60],
+                hint="correct this line, or take it out",
             )
         lines.append((words[0], values))
     sizes = {word: values[0] for word, values in lines if word in {"CameraSizeX", "CameraSizeY"}}
