@@ -56,6 +56,10 @@ class Correction:
         return raw
 
 
+_SPARSE, _FEWEST_COUNTS = 0.35, 8.0
+"""Share of empty pixels, at about one count per pixel, beyond which a hot one needs so many counts."""
+
+
 def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int64]:
     """Pixels far above their eight neighbours.
 
@@ -81,8 +85,11 @@ def find_hot_pixels(total: NDArray[np.float32], sigma: float) -> NDArray[np.int6
         scale = (around / mean).clamp(min=0.05).sqrt() if is_counted else 1.0
         excess[start:stop] = (part - around) / scale
     spread = excess.flatten()[:: max(1, excess.numel() // 200_000)].abs().median() / 0.6745
-    hot = torch.nonzero(excess > sigma * spread.clamp(min=1e-12))
-    return hot.numpy().astype(np.int64)
+    hot = excess > sigma * spread.clamp(min=1e-12)
+    if float((image == 0).mean(dtype=torch.float32)) > _SPARSE:
+        # most pixels are empty: their median says nothing about the others, and a few counts are no evidence
+        hot &= image >= _FEWEST_COUNTS * image[image > 0].median() if bool((image > 0).any()) else False
+    return torch.nonzero(hot).numpy().astype(np.int64)
 
 
 def known_defects(

@@ -95,9 +95,14 @@ def holds_events(path: Path, descriptor: int) -> bool:
     for page in range(_PAGES_BEFORE_EVENTS):
         if offset < 8:
             break
-        tags, offset = read_tags(file, offset, page)
-        if tag_value(file, tags, COMPRESSION, page, 1) in EER_COMPRESSIONS:
-            return True
+        try:
+            tags, offset = read_tags(file, offset, page)
+            if tag_value(file, tags, COMPRESSION, page, 1) in EER_COMPRESSIONS:
+                return True
+        except (MovieCorrupt, MovieNotReady):
+            if page == 0:
+                raise
+            break  # whoever reads the frames says what is wrong
     return False
 
 
@@ -152,7 +157,7 @@ def _walk(file: TiffFile, offset: int) -> Pages:
     while offset != 0:
         page = len(seen)
         _check_offset(file, offset, page, seen)
-        tags, offset = read_tags(file, offset, page)
+        tags, offset = _following(file, offset, page, alike, others)
         if document is None and _EER_METADATA in tags:
             document = tags
         try:
@@ -194,6 +199,22 @@ def _walk(file: TiffFile, offset: int) -> Pages:
     ]
     flags = _left_out(file, layout, others, len(frames.numbers))
     return _pages(file, layout, frames, document, flags)
+
+
+def _following(
+    file: TiffFile, offset: int, page: int, alike: dict[Layout, _Alike], others: list[_Page]
+) -> tuple[Tags, int]:
+    """Entries of a page; a damaged page before it says nothing reliable about where it is."""
+    try:
+        return read_tags(file, offset, page)
+    except MovieNotReady as error:
+        before = others[-1] if others else None
+        if before is not None and before.number == page - 1 and isinstance(before.why_not, MovieCorrupt):
+            raise before.why_not from None
+        usual = max((len(group.numbers) for group in alike.values()), default=0)
+        if any(group.numbers == [page - 1] and usual > 1 for group in alike.values()):
+            raise damaged(file.path, page - 1, found=f"unlike the frames before it; {error.found}") from None
+        raise
 
 
 def _unlike(file: TiffFile, tags: Tags, page: int, error: MovieUnsupported | MovieCorrupt) -> _Page:

@@ -31,14 +31,20 @@ def exposed(tmp_path_factory):
     return made.path, sidecar, read_gain(directory / "gain_reference.mrc")
 
 
-def processed(exposed, place: Path, sidecar_name: str, text: str, pixel_size: float | None = None):
-    """The record and the micrograph of the movie with another sidecar, and its header's pixel size."""
+def processed(exposed, place: Path, sidecar_name: str, text: str, pixel_size: float | None = None, thinned=()):
+    """The record and the micrograph of the movie with another sidecar, and its header's pixel size.
+
+    Of the first frames, ``thinned`` is the share of the electrons that arrived.
+    """
     path, _, gain = exposed
     movie = place / "movies" / path.name
     movie.parent.mkdir(parents=True)
     movie.write_bytes(path.read_bytes())
+    rng = np.random.default_rng(4)
     with mrcfile.open(movie, mode="r+", permissive=True) as file:
         file.voxel_size = pixel_size or 1.0
+        for index, share in enumerate(thinned):
+            file.data[index] = rng.binomial(file.data[index], share)
     (movie.parent / sidecar_name).write_text(text)
     known = Movie(
         path=str(movie),
@@ -93,10 +99,17 @@ def test_uneven_doses_reach_the_weights_the_record_and_relion(exposed, tmp_path)
 
     def run(place: str, doses: str):
         text = mdoc_text(file=path.name, head=head, FrameDosesAndNumber=doses, **told)
-        return processed(exposed, tmp_path / place, f"{path.stem}.mdoc", text)
+        return processed(exposed, tmp_path / place, f"{path.stem}.mdoc", text, thinned=thinned)
 
+    thinned = ()
     even, plain, _ = run("even", "3 8")
+    # a list that the frames contradict is put right by their counts, and said
+    contradicted, _, _ = run("contradicted", "1 4 5 4")
+    assert any(flag.startswith("frames: exposed unlike the others") for flag in contradicted.flags)
+    assert max(contradicted.source.frame_doses) < 1.1 * min(contradicted.source.frame_doses)
+    thinned = (0.2,) * 4
     record, image, motion = run("uneven", "1 4 5 4")
+    assert [flag for flag in record.flags if flag.startswith("frames")] == []
     assert (record.source.frame_doses, record.source.dose_per_frame) == ((1.0,) * 4 + (5.0,) * 4, 3.0)
     assert (even.source.frame_doses, even.source.dose_per_frame) == (None, 3.0)
     assert record.source.pre_exposure == 12.5

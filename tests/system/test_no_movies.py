@@ -62,8 +62,8 @@ def test_what_is_no_movie_is_skipped_with_its_reason_and_names_decide_nothing(ma
 
 def test_movies_behind_a_link_are_processed_with_the_gain_that_lies_beside_them(make_site, tmp_path):
     """The session's directory is a link to the raw data, as RELION's users make it."""
-    counts = np.random.default_rng(1).poisson(2.0, (8, 256, 256)).astype(np.uint8)
     gain = np.random.default_rng(2).normal(1.0, 0.05, (256, 256)).astype(np.float32)
+    counts = np.random.default_rng(1).poisson(np.broadcast_to(2.0 / gain, (8, 256, 256))).astype(np.uint8)
     raw = tmp_path / "raw"
     site = make_site(movie__pixel_size="2.0", movie__dose_per_frame="2.0", watch__follow_links_to=f'["{raw}"]')
     (raw / "day1").mkdir(parents=True)

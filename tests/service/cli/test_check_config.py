@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tempfile
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from streamer.writers.mrc import encode_image
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     (tmp_path / "movies").mkdir()
-    return tmp_path
+    # the path of a socket is short, that of a test may be long
+    with tempfile.TemporaryDirectory(prefix="run-") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield tmp_path
 
 
 def settings(place, *more):

@@ -36,6 +36,15 @@ def test_clean_counts_give_less_than_one_false_alarm_in_a_million(mean):
     assert len(find_hot_pixels(total, 7.0)) <= 1
 
 
+@pytest.mark.parametrize("mean", [0.02, 0.16, 0.5, 1.0])
+def test_where_most_pixels_are_empty_a_few_counts_are_no_evidence(mean):
+    total = np.random.default_rng(5).poisson(mean, (512, 512)).astype(np.float32)
+    assert len(find_hot_pixels(total, 7.0)) <= 3
+    total[100, 200] = 20.0
+    assert [100, 200] in find_hot_pixels(total, 7.0).tolist()
+    assert [100, 200] in find_hot_pixels(0.3 * total, 7.0).tolist()
+
+
 def test_a_bright_region_is_not_hot():
     """Noise grows with the mean: the edge of a grid bar at three times the counts must not be picked."""
     expected = np.full((300, 300), 20.0)

@@ -259,7 +259,7 @@ def test_numbers_that_are_not_finite_name_their_frame(tmp_path, bad):
         counts = FRAMES[:, :4, :5].astype(dtype)
         movie.check_content(tmp_path, counts)
         counts[1, 2, 3] = bad
-        with pytest.raises(MovieCorrupt, match="frame 1"):
+        with pytest.raises(MovieCorrupt, match="frame 2"):
             movie.check_content(tmp_path, counts)
 
 
@@ -367,7 +367,7 @@ def test_no_link_below_the_root_is_followed(tmp_path, depth):
     (root / depth).rename(outside)
     (root / depth).symlink_to(outside)
     for one in (found, through_link):
-        with pytest.raises(MovieVanished, match="symbolic link"):
+        with pytest.raises(MovieVanished, match="a link"):
             whole(one)
     # who names a file by hand may name it through links
     assert movie.read_header(path).n_frames == len(FRAMES)
@@ -391,7 +391,7 @@ def test_the_root_of_a_path():
 def test_numbers_that_no_camera_counts_are_refused(tmp_path, value, in_memory_bytes):
     frames = FRAMES.astype(np.float32)
     frames[1, 2, 3] = value
-    with pytest.raises(MovieCorrupt, match="frame 1 contains numbers that no camera counts; expected at most 1e"):
+    with pytest.raises(MovieCorrupt, match="frame 2 contains numbers that no camera counts; expected at most 1e"):
         whole(there(write_tiff(tmp_path / "a.tif", frames)), in_memory_bytes=in_memory_bytes)
 
 
