@@ -96,16 +96,14 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         total, kept = content.total, content.kept
         used = content.of(counts)
     with stage("gain"):
+        fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
         with below(root_of(movie.path, movie.relative), job.instructions.follow_links_to):
-            described, flags = describe_source(movie, header, job.settings, job.gain)
+            described, flags = describe_source(movie, header, job.settings, job.gain, is_refused=fitted.is_refused)
         source = replace(
             described,
             frames_left_out=tuple(sorted(content.faults)),
             frame_doses=dose.received(described.dose_per_frame, described.frame_doses, content.shares),
         )
-        fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
-        if job.gain is not None and fitted.gain is None:
-            source = replace(source, gain=None, gain_path=None, gain_refused=job.gain.path)
         if job.uncorrected is not None and (job.gain is None or job.gain.is_made):
             job.uncorrected(header, total)
         said_corrected = job.settings.movie.gain == NO_GAIN or movie.acquisition.gain_corrected is True
@@ -131,7 +129,7 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=(*flags, *content.flags, *fitted.flags, *left.flags, *listed.flags, *found.flags(corrected.size)),
+        flags=(*flags, *content.flags, *fitted.flags, *left.flags, *listed.flags, *found.flags(corrected)),
     )
     return frames, source
 

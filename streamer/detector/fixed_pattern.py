@@ -91,7 +91,7 @@ def what_is_left(
     ----------
     counts : (t, h, w) as stored. total : (h, w), their sum. Whole numbers are counts that nobody has corrected yet, as
         far as anybody can see; fractions have been corrected.
-    said_corrected : the settings say that the frames are.
+    said_corrected : the settings or the sidecar say that the frames are.
     """
     if fitted.gain is not None and fitted.fit is not None and not fitted.gain.is_made:
         return LeftPattern()

@@ -31,6 +31,7 @@ from streamer.metadata.numbers import (
 from streamer.movie_record import Acquisition
 from streamer.readers.gain import base_name
 
+ENDINGS = (".mdoc", ".MDOC")
 _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]")
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _MAX_SECTIONS = 100_000

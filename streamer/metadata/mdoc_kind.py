@@ -6,12 +6,13 @@ mdoc of a movie has a ``[FrameSet = n]``, or a section whose ``SubFramePath`` na
 
 from __future__ import annotations
 
-import codecs
-from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streamer.errors import StreamerError
+from streamer.metadata.mdoc import ENDINGS, decoded
+from streamer.metadata.numbers import number
 from streamer.readers.files import opened, read_up_to
+from streamer.readers.gain import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +60,7 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
             values.setdefault(key, value.strip()[:_MOST_TEXT])
     images = [values for name, values in zip(names, sections, strict=True) if name == "zvalue"]
     tilted = _spread(values.get("tiltangle") for values in images) > _SAME_TILT
-    if any(_base_name(values.get("subframepath")) == file_name.lower() for values in sections):
+    if any(_names(values.get("subframepath"), file_name) for values in sections):
         return MdocKind("frames", 0)
     if "frameset" in names:
         # a tilt series may also be recorded as one long movie
@@ -74,35 +75,25 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
 
 def kind_beside(file: Path) -> tuple[Path, MdocKind] | None:
     """The mdoc next to a file that says what it is, ``<file>.mdoc`` before ``<stem>.mdoc``, and what it says."""
-    for path in (file.with_name(file.name + ".mdoc"), file.with_suffix(".mdoc")):
+    for path in (file.with_name(own + ending) for own in (file.name, file.stem) for ending in ENDINGS):
         try:
             with opened(path) as descriptor:
                 document = read_up_to(descriptor, _MAX_BYTES, 0)
         except StreamerError:
             continue  # the search for sidecars says what is wrong with it
-        found = kind_of(_decoded(document), file.name)
+        found = kind_of(decoded(document), file.name)
         if found is not None:
             return path, found
     return None
 
 
-def _decoded(document: bytes) -> str:
-    if document.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return document.decode("utf-16", "replace")
-    # only keys and numbers matter, whatever the code page
-    return document.removeprefix(codecs.BOM_UTF8).decode("latin-1")
-
-
 def _spread(angles: Iterable[str | None]) -> float:
     """Largest difference, degrees; what is no number does not count."""
-    numbers = []
-    for angle in angles:
-        try:
-            numbers.append(float((angle or "").replace(",", ".")))
-        except ValueError:
-            continue
-    return max(numbers) - min(numbers) if numbers else 0.0
+    known = [angle for angle in map(number, angles) if angle is not None]
+    return max(known) - min(known) if known else 0.0
 
 
-def _base_name(path: str | None) -> str | None:
-    return PureWindowsPath(path).name.lower() if path else None
+def _names(path: str | None, file_name: str) -> bool:
+    """Whether a path, a Windows one or not, is that of the file; Windows does not know the case."""
+    name = base_name(path)
+    return name is not None and name.lower() == file_name.lower()
