@@ -166,7 +166,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         spectrum = estimators.measure(sums)
     with stage("restore"):
         propose = None if "denoise" in instructions.shed else job.propose
-        proposal = restore.ask_network(propose, sums, spectrum, frames.gain_fit)
+        proposal = restore.ask_network(propose, sums, spectrum, pattern_stays=frames.pattern_stays)
         restored, restoration = restore.restore(sums, spectrum, proposal.correction)
     with stage("super_resolve"):
         super_resolution = super_resolve_movie(
