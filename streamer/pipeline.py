@@ -129,7 +129,7 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         voltage_kv=source.voltage_kv or 300.0,
         dose_per_frame=source.dose_per_frame,
         frame_doses=source.frame_doses,
-        flags=(*flags, *content.flags, *fitted.flags, *left.flags, *listed.flags, *found.flags(corrected)),
+        flags=(*flags, *content.flags, *fitted.flags, *left.flags, *listed.flags, *found.flags(corrected.size)),
     )
     return frames, source
 

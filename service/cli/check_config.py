@@ -119,7 +119,7 @@ def _read(setting: str, path: Path, config: Config, header: MovieHeader | None) 
             try:
                 read_defects(path, _ANY_SHAPE if header is None else (header.height, header.width))
             except MovieMismatch:
-                if header is not None:  # without a movie the size of a map cannot be judged
+                if header is not None:  # without a movie nobody knows how large a map has to be
                     raise
         case "eer.integration":
             from streamer.readers.eer_fractions import read_integration

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from service.health.alarms import Alarms
 
 MANY_EMPTY = 20
-"""Movies in a row without anything to see, from which on a person should look."""
+"""Movies in a row without anything to see, above which somebody should look."""
 _CHANGED, _NOTHING = "specimen-changed", "nothing-to-see"
 
 

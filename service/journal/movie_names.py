@@ -1,4 +1,4 @@
-"""Which movie is meant by a path, a file name or a hole."""
+"""Which movie somebody means: by its path, its file name or its hole."""
 
 from __future__ import annotations
 

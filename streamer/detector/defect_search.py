@@ -49,8 +49,6 @@ _OFF = 100.0
 """Threshold of hot pixels from which nothing is looked for."""
 _SUSPICIOUS = 0.03
 """Share of the pixels beyond which the gain, rather than the camera, is likely to be wrong."""
-_DIM = 1.0
-"""Counts per pixel below which a count among empty pixels looks hot, and hot pixels say nothing about the gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +60,9 @@ class Defects:
     wide: int
     """How many of them are not hot pixels, but parts of columns, rows and clusters, or dead."""
 
-    def flags(self, total: Image) -> tuple[str, ...]:
-        """What a user should know; ``total`` is the (h, w) sum in which they were found."""
-        share = (self.wide if float(total.mean()) < _DIM else len(self.places)) / total.size
+    def flags(self, size: int) -> tuple[str, ...]:
+        """What a user should know, for frames of ``size`` px."""
+        share = len(self.places) / size
         if share < _SUSPICIOUS:
             return ()
         return (f"gain: {100.0 * share:.1f} % of the pixels look defective; is this the right gain reference?",)

@@ -89,9 +89,9 @@ def what_is_left(
 
     Parameters
     ----------
-    counts : (t, h, w) as stored. total : (h, w), their sum. Whole numbers are taken for counts that are not
-        corrected yet; fractions have been.
-    said_corrected : the settings or the sidecar say that the frames are.
+    counts : (t, h, w) as stored. total : (h, w), their sum. Whole numbers are counts that nobody has corrected yet, as
+        far as anybody can see; fractions have been corrected.
+    said_corrected : the settings say that the frames are.
     """
     if fitted.gain is not None and fitted.fit is not None and not fitted.gain.is_made:
         return LeftPattern()

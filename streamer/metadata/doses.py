@@ -6,8 +6,8 @@
    frames hold against the total, which also counts exposure that was not saved. What a sidecar says of the raw frames
    of an EER movie, or of other fractions than ours, is spread over ours.
 4. ``header`` of another movie: some programs write the dose of the whole exposure, some that of an image.
-5. ``camera``: where there is no dose, what the camera counted, by its mean counts and its counts per electron. That is
-   the exposure behind the specimen, always less than before it: flagged.
+5. ``camera``: where nobody tells a dose, what the camera counted, by its mean counts and its counts per electron. That
+   is the exposure behind the specimen, always less than before it: flagged.
 
 Sources that differ by more than 1 %, and a total that differs by more than 5 % from its frames, are flagged. A dose of
 0, which programs write when they do not know it, is unknown, and so is one below 0.

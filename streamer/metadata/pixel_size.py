@@ -10,7 +10,7 @@ divided by the ratio of the sizes. That must be the same 1, 2, 4, ½ or ¼ along
 with any other ratio the value is not used. EPU's value is of an image of the size of ReadoutArea. SerialEM's is for the
 binning that is written with it, and the size of a K2 or K3 movie shows which binning that movie has.
 
-``header``: the movie's own, where there is no other; where it agrees with another value of the sidecar, that of EPU's
+``header``: the movie's own, where nobody else knows; where it agrees with another value of the sidecar, that of EPU's
 ReferenceTransformation, SerialEM's RefinedPixelSpacing or the one for the other image that could be meant; or where it
 differs by a factor of 2 or 4 from a sidecar that does not tell the size of its image: binning explains that.
 
@@ -54,7 +54,7 @@ class _Told:
 def choose_pixel_size(
     told: Acquisition, header: MovieHeader, settings: MovieSettings, flags: list[str]
 ) -> tuple[float | None, str | None]:
-    """Å/px on the grid of the frames, and the name of the rule that chose it; None and None where it is unknown.
+    """Å/px on the grid of the frames, and the name of the rule that chose it; None and None where nobody knows.
 
     Parameters
     ----------

@@ -121,7 +121,7 @@ def check_content(
     copies = _copies(counts, looks)
     if len(looks) > 1 and len(copies) == len(looks) - 1:
         raise MovieCorrupt("all frames are the same", where=path, hint="no camera records the same frame twice")
-    # smaller than any camera's: the description of the source refuses them
+    # smaller than any camera's: refused by whoever knows that
     faults, shares = _judge(looks, copies, doses) if min(total.shape) >= BLOCKS else ({}, (1.0,) * len(looks))
     content = Content(total=total, faults=faults, shares=shares)
     if faults and len(content.kept) < min(2, len(looks)):

@@ -2,7 +2,7 @@
 
 Files say it wrongly or not at all, so the numbers themselves are asked: counts are never below zero, they scatter as
 their mean does, and two counts that share a byte are alike. What the numbers leave open, the header decides; what
-stays open is refused or flagged, never guessed.
+nobody decides is refused or flagged, never guessed.
 """
 
 from __future__ import annotations

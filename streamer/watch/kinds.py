@@ -91,7 +91,7 @@ def why_no_movie(
         return NotAMovie(f"lies among the results of {where}", kind=f"results of {where}", where=path)
     if header.n_frames == 1:
         single = _single(path, header, words)
-        # reading one of a series says how to stack them
+        # whoever reads one of a series says how to stack them
         return None if single.kind == SINGLE and is_one_of_a_series(path.stem) else single
     if words is not None and (stack := _stack(path, header, words)) is not None:
         return stack

@@ -33,7 +33,7 @@ def is_movie_name(name: str, settings: WatchSettings, *, in_epu_tree: bool = Fal
 def name_rule(name: str, settings: WatchSettings, *, in_epu_tree: bool = False) -> str | None:
     """Words for the rule by which a file of this name is no movie; None: it may be one, its content decides.
 
-    Empty for what is obviously no movie, such as sidecars, which is not counted.
+    Empty for what nobody takes for a movie, such as sidecars, which is not counted.
 
     Parameters
     ----------
