@@ -6,13 +6,12 @@ mdoc of a movie has a ``[FrameSet = n]``, or a section whose ``SubFramePath`` na
 
 from __future__ import annotations
 
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streamer.errors import StreamerError
-from streamer.metadata.mdoc import ENDINGS, decoded
-from streamer.metadata.numbers import number
+from streamer.metadata.mdoc import LINE_ENDS, decoded
 from streamer.readers.files import opened, read_up_to
-from streamer.readers.gain import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["frames", "tilt series", "montage", "pictures"]
 
+ENDINGS = (".mdoc", ".MDOC")
 _MAX_BYTES = 4 << 20
 _MOST_SECTIONS, _MOST_TEXT = 100_000, 4096
 _TELLING = frozenset({"montage", "piececoordinates", "subframepath", "tiltangle"})
@@ -47,7 +47,7 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
     names: list[str] = []
     sections: list[dict[str, str]] = []
     values = head
-    for line in text.splitlines():
+    for line in LINE_ENDS.split(text):
         key, equals, value = line.partition("=")
         key = key.strip().lower()
         if equals and key.startswith("["):
@@ -60,7 +60,7 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
             values.setdefault(key, value.strip()[:_MOST_TEXT])
     images = [values for name, values in zip(names, sections, strict=True) if name == "zvalue"]
     tilted = _spread(values.get("tiltangle") for values in images) > _SAME_TILT
-    if any(_names(values.get("subframepath"), file_name) for values in sections):
+    if any(_base_name(values.get("subframepath")) == file_name.lower() for values in sections):
         return MdocKind("frames", 0)
     if "frameset" in names:
         # a tilt series may also be recorded as one long movie
@@ -89,11 +89,14 @@ def kind_beside(file: Path) -> tuple[Path, MdocKind] | None:
 
 def _spread(angles: Iterable[str | None]) -> float:
     """Largest difference, degrees; what is no number does not count."""
-    known = [angle for angle in map(number, angles) if angle is not None]
-    return max(known) - min(known) if known else 0.0
+    numbers = []
+    for angle in angles:
+        try:
+            numbers.append(float((angle or "").replace(",", ".")))
+        except ValueError:
+            continue
+    return max(numbers) - min(numbers) if numbers else 0.0
 
 
-def _names(path: str | None, file_name: str) -> bool:
-    """Whether a path, a Windows one or not, is that of the file; Windows does not know the case."""
-    name = base_name(path)
-    return name is not None and name.lower() == file_name.lower()
+def _base_name(path: str | None) -> str | None:
+    return PureWindowsPath(path).name.lower() if path else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch, MovieUnsupported
 from streamer.metadata import epu, mdoc
+from streamer.metadata.mdoc_kind import ENDINGS
 from streamer.readers.files import opened, read_up_to
 
 if TYPE_CHECKING:
@@ -88,14 +89,14 @@ def _restricted(name: str) -> str:
 
 def _read_mdoc(movie_path: Path) -> Acquisition | None:
     name, stem = movie_path.name, movie_path.stem
-    for ending in mdoc.ENDINGS:
+    for ending in ENDINGS:
         for own in (name, stem):
             if (text := read_mdoc(movie_path.with_name(own + ending))) is not None:
                 return parsed_mdoc(movie_path.with_name(own + ending), text, name)
     for suffix in _CONVERTED:
         # of the movie before it was converted, or of another image with this stem
-        path = movie_path.with_name(stem + suffix + mdoc.ENDINGS[0])
-        text = None if path.name == name + mdoc.ENDINGS[0] else read_mdoc(path)
+        path = movie_path.with_name(stem + suffix + ENDINGS[0])
+        text = None if path.name == name + ENDINGS[0] else read_mdoc(path)
         if text is not None and mdoc.names_movie(text, name):
             return parsed_mdoc(path, text, name)
     return None
