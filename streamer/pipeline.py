@@ -96,16 +96,14 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         total, kept = content.total, content.kept
         used = content.of(counts)
     with stage("gain"):
+        fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
         with below(root_of(movie.path, movie.relative), job.instructions.follow_links_to):
-            described, flags = describe_source(movie, header, job.settings, job.gain)
+            described, flags = describe_source(movie, header, job.settings, job.gain, is_refused=fitted.is_refused)
         source = replace(
             described,
             frames_left_out=tuple(sorted(content.faults)),
             frame_doses=dose.received(described.dose_per_frame, described.frame_doses, content.shares),
         )
-        fitted = fit_gain(job.gain, header, total, job.settings.gain, movie.path)
-        if job.gain is not None and fitted.gain is None:
-            source = replace(source, gain=None, gain_path=None, gain_refused=job.gain.path)
         if job.uncorrected is not None and (job.gain is None or job.gain.is_made):
             job.uncorrected(header, total)
         said_corrected = job.settings.movie.gain == NO_GAIN or movie.acquisition.gain_corrected is True
@@ -168,7 +166,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         spectrum = estimators.measure(sums)
     with stage("restore"):
         propose = None if "denoise" in instructions.shed else job.propose
-        proposal = restore.ask_network(propose, sums, spectrum, frames.gain_fit)
+        proposal = restore.ask_network(propose, sums, spectrum, pattern_stays=frames.pattern_stays)
         restored, restoration = restore.restore(sums, spectrum, proposal.correction)
     with stage("super_resolve"):
         super_resolution = super_resolve_movie(

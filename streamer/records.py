@@ -173,7 +173,7 @@ class Frames:
     """Place in the file of each of these frames; None: all of them are here."""
     gain: Gain | None
     defects: np.ndarray
-    """(n, 2) int64 rows and columns of dead and hot pixels."""
+    """(n, 2) int64 rows and columns of all that are replaced: 0 in the gain, listed, or found in this movie."""
     hot_pixels: np.ndarray
     """(n, 2): the defects that were found in this movie's own data."""
     n_wide_defects: int | None = None
@@ -203,6 +203,12 @@ class Frames:
     def shape(self) -> tuple[int, int]:
         """Height and width in px."""
         return self.counts.shape[1], self.counts.shape[2]
+
+    @property
+    def pattern_stays(self) -> bool:
+        """Whether the gain reference is refuted and its camera's pattern may be left; corrected frames have none."""
+        is_refuted = self.gain_fit is not None and self.gain_fit.advice is not None
+        return is_refuted and self.pattern_may_raise is not False
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])

@@ -18,18 +18,18 @@ from streamer.errors import ModelError
 from streamer.records import Proposal
 
 if TYPE_CHECKING:
-    from streamer.records import Correction, GainFit, HalfSums, Propose, Spectrum
+    from streamer.records import Correction, HalfSums, Propose, Spectrum
 
 Restoration = Literal["none", "wiener", "network"]
 
 _SEEN = ("model: the network was trained on this movie; its figures are not independent",)
 
 
-def ask_network(propose: Propose | None, sums: HalfSums, spectrum: Spectrum, gain_fit: GainFit | None) -> Proposal:
+def ask_network(propose: Propose | None, sums: HalfSums, spectrum: Spectrum, *, pattern_stays: bool) -> Proposal:
     """Ask the session model; what it cannot do or may not do is flagged, and the Wiener estimate is used."""
     if propose is None or not spectrum.significant:
         return Proposal()
-    if gain_fit is not None and gain_fit.advice is not None:
+    if pattern_stays:
         return Proposal(flags=("model: not applied: residual fixed pattern correlates the half sums",))
     try:
         correction = propose(sums, spectrum)

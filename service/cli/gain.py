@@ -1,4 +1,4 @@
-"""The command that makes a gain reference where nobody recorded one."""
+"""The command that makes a gain reference where none was recorded."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from service.config import Config
     from streamer.records import FileIdentity
     from streamer.runtime.clock import Clock
-    from streamer.watch.settling import Arrival
+    from streamer.watch.arrival import Arrival
     from streamer.watch.skips import Skips
 
 _CLOSE_S = 5.0

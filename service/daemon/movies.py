@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from streamer.detector.gain_choice import GainChoice
     from streamer.errors import StreamerError
     from streamer.runtime.clock import Clock
-    from streamer.watch.settling import Arrival
+    from streamer.watch.arrival import Arrival
 
 _log = logging.getLogger(__name__)
 

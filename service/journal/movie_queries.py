@@ -59,7 +59,7 @@ class MovieQueries:
         return None if row is None else relative_of(row)
 
     def named(self, name: str) -> JournalMovie:
-        """Newest revision of the movie that somebody means by its id, path, file name or hole.
+        """Newest revision of the movie that is meant by an id, path, file name or hole.
 
         Raises
         ------

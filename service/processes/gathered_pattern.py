@@ -6,6 +6,7 @@ their number has doubled and never changes again, so that a record that names it
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,18 +14,18 @@ import torch
 
 from streamer.detector.gain_from_movies import NotUsable, PatternSums
 from streamer.errors import ModelError, OutputError
+from streamer.readers.files import below, root_of
+from streamer.readers.movie import read_header
 from streamer.sums.tensor_files import encode_tensors, read_tensors
 from streamer.writers.atomic import write_atomically
-from streamer.writers.made_gain import made_gain_name, write_made_gain
+from streamer.writers.made_gain import made_gain_name, newest_made_gain, write_made_gain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
-    from streamer.records import MovieHeader
-    from streamer.settings import GainSettings
+    from streamer.records import Movie, MovieHeader
+    from streamer.settings import EerSettings, GainSettings
 
 _FORMAT = "streamer.pattern/1"
 _FILE = "sums.safetensors"
@@ -46,6 +47,19 @@ def directory_of(root: Path, header: MovieHeader) -> Path:
     """Where the pattern of movies like this one is kept, below a session's own directory."""
     height, width = header.height // header.upsampling, header.width // header.upsampling
     return root / f"{header.format}-{height}x{width}"
+
+
+def made_gain_for(movie: Movie, root: Path, eer: EerSettings, places: tuple[str, ...]) -> Path | None:
+    """The newest gain reference made from movies like this one; None where there is none yet.
+
+    Parameters
+    ----------
+    root : the session's directory for gains.
+    places : directories outside the watched root to which links may lead.
+    """
+    with below(root_of(movie.path, movie.relative), places):
+        header = read_header(Path(movie.path), eer=eer)
+    return newest_made_gain(directory_of(root, header))
 
 
 class GatheredPattern:

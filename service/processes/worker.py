@@ -21,20 +21,18 @@ import torch
 
 from models.serving.session_model import SessionModel, proposal_of
 from models.serving.super_resolution import SuperResolutionNetworks
-from service.processes.gathered_pattern import GatheredPattern, directory_of
+from service.processes.gathered_pattern import GatheredPattern, made_gain_for
 from service.processes.messages import Begin, Failed, Finish, Finished, FromChild, Progress, Returned, Up, Work
 from service.processes.pipes import ParentChannel, die_with_parent
 from streamer import pipeline
 from streamer.errors import ConfigError, DeviceError, ModelError, MovieNotReady, StreamerError
 from streamer.readers.files import below, root_of
 from streamer.readers.gain import read_gain
-from streamer.readers.movie import read_header
 from streamer.runtime.device import device_of, thread_count, use_threads
 from streamer.runtime.fault_point import fault_point
 from streamer.runtime.memory import worker_memory_bytes
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.super_resolution.step import SuperResolutionRequest
-from streamer.writers.made_gain import newest_made_gain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,8 +200,8 @@ class Worker:
         """The newest gain made from the session's movies, where the settings say that it is used."""
         if work.made_gains is None or self._config.gain.from_movies != "use":
             return None
-        header = read_header(Path(work.movie.path), eer=self._config.eer)
-        newest = newest_made_gain(directory_of(Path(work.made_gains), header))
+        places = work.instructions.follow_links_to
+        newest = made_gain_for(work.movie, Path(work.made_gains), self._config.eer, places)
         return None if newest is None else str(newest)
 
     def _gain(self, work: Work) -> Gain | None:

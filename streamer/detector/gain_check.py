@@ -48,6 +48,11 @@ class FittedGain:
     """None without a gain, or where the reference has no pattern."""
 
     @property
+    def is_refused(self) -> bool:
+        """Whether there is a reference, which the frames refute."""
+        return self.fit is not None and self.fit.advice is not None
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """What a user should know about the fit."""
         return () if self.fit is None or self.fit.advice is None else (f"gain: not applied: {self.fit.advice}",)

@@ -1,4 +1,4 @@
-"""A gain reference made from the movies themselves, where nobody recorded one.
+"""A gain reference made from the movies themselves, where none was recorded.
 
 The specimen is another one in every movie and the detector's pattern is the same: what the sums of unaligned frames
 have in common is the pattern. Each sum is divided by its own smooth background, and two averages are kept, over every

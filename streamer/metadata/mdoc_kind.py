@@ -6,11 +6,11 @@ mdoc of a movie has a ``[FrameSet = n]``, or a section whose ``SubFramePath`` na
 
 from __future__ import annotations
 
-import codecs
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streamer.errors import StreamerError
+from streamer.metadata.mdoc import LINE_ENDS, decoded
 from streamer.readers.files import opened, read_up_to
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["frames", "tilt series", "montage", "pictures"]
 
+ENDINGS = (".mdoc", ".MDOC")
 _MAX_BYTES = 4 << 20
 _MOST_SECTIONS, _MOST_TEXT = 100_000, 4096
 _TELLING = frozenset({"montage", "piececoordinates", "subframepath", "tiltangle"})
@@ -46,7 +47,7 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
     names: list[str] = []
     sections: list[dict[str, str]] = []
     values = head
-    for line in text.splitlines():
+    for line in LINE_ENDS.split(text):
         key, equals, value = line.partition("=")
         key = key.strip().lower()
         if equals and key.startswith("["):
@@ -74,23 +75,16 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
 
 def kind_beside(file: Path) -> tuple[Path, MdocKind] | None:
     """The mdoc next to a file that says what it is, ``<file>.mdoc`` before ``<stem>.mdoc``, and what it says."""
-    for path in (file.with_name(file.name + ".mdoc"), file.with_suffix(".mdoc")):
+    for path in (file.with_name(own + ending) for own in (file.name, file.stem) for ending in ENDINGS):
         try:
             with opened(path) as descriptor:
                 document = read_up_to(descriptor, _MAX_BYTES, 0)
         except StreamerError:
             continue  # the search for sidecars says what is wrong with it
-        found = kind_of(_decoded(document), file.name)
+        found = kind_of(decoded(document), file.name)
         if found is not None:
             return path, found
     return None
-
-
-def _decoded(document: bytes) -> str:
-    if document.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return document.decode("utf-16", "replace")
-    # only keys and numbers matter, whatever the code page
-    return document.removeprefix(codecs.BOM_UTF8).decode("latin-1")
 
 
 def _spread(angles: Iterable[str | None]) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamer.errors import MovieMismatch, MovieUnsupported
 from streamer.metadata import epu, mdoc
+from streamer.metadata.mdoc_kind import ENDINGS
 from streamer.readers.files import opened, read_up_to
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 20
 MAX_SESSION = 64
 
-
-_MDOC = (".mdoc", ".MDOC")
 _CONVERTED = (".tif", ".tiff", ".mrc", ".mrcs", ".eer")
 _NO_SESSION = ("images-disc*", "gridsquare_*", "data")
 
@@ -90,14 +89,14 @@ def _restricted(name: str) -> str:
 
 def _read_mdoc(movie_path: Path) -> Acquisition | None:
     name, stem = movie_path.name, movie_path.stem
-    for ending in _MDOC:
+    for ending in ENDINGS:
         for own in (name, stem):
             if (text := read_mdoc(movie_path.with_name(own + ending))) is not None:
                 return parsed_mdoc(movie_path.with_name(own + ending), text, name)
     for suffix in _CONVERTED:
         # of the movie before it was converted, or of another image with this stem
-        path = movie_path.with_name(stem + suffix + _MDOC[0])
-        text = None if path.name == name + _MDOC[0] else read_mdoc(path)
+        path = movie_path.with_name(stem + suffix + ENDINGS[0])
+        text = None if path.name == name + ENDINGS[0] else read_mdoc(path)
         if text is not None and mdoc.names_movie(text, name):
             return parsed_mdoc(path, text, name)
     return None

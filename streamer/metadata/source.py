@@ -29,9 +29,13 @@ _ONE_OF_A_SERIES = re.compile(r"(?:frame|frm|fraction|subframe)[_-]?\d+$|[-_]n\d
 
 
 def describe_source(
-    movie: Movie, header: MovieHeader, settings: DataPathSettings, gain: Gain | None
+    movie: Movie, header: MovieHeader, settings: DataPathSettings, gain: Gain | None, *, is_refused: bool = False
 ) -> tuple[MovieSource, tuple[str, ...]]:
     """Describe a movie for its record.
+
+    Parameters
+    ----------
+    is_refused : the frames refute the gain reference, and it is not applied.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def describe_source(
     if voltage is None:
         flags.append("voltage: unknown, 300 kV assumed for the exposure filter; left out of micrographs.star")
     flags += _fraction_flags(header, settings.eer)
-    flags += _gain_flags(movie, header, gain, is_set=set_by_user.gain is not None)
+    flags += _gain_flags(movie, header, gain, is_set=set_by_user.gain is not None, is_refused=is_refused)
     if movie.evidence == "unproven":
         flags.append("frame count: unproven")
     if movie.usual_frames is not None and header.n_frames < movie.usual_frames:
@@ -89,8 +93,9 @@ def describe_source(
         n_raw_frames=header.n_raw_frames,
         upsampling=header.upsampling,
         pre_exposure=before or 0.0,
-        gain=gain.sha256 if gain else None,
-        gain_path=gain.path if gain else None,
+        gain=gain.sha256 if gain and not is_refused else None,
+        gain_path=gain.path if gain and not is_refused else None,
+        gain_refused=gain.path if gain and is_refused else None,
         acquisition=movie.acquisition,
     )
     return source, tuple(flags)
@@ -109,7 +114,7 @@ def _fraction_flags(header: MovieHeader, settings: EerSettings) -> list[str]:
     return [f"eer: {raw} raw frames, fewer than the {wanted} fractions asked for"]
 
 
-def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set: bool) -> list[str]:
+def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set: bool, is_refused: bool) -> list[str]:
     """What a user should know about how the gain reference was chosen."""
     if gain is None:
         return ["gain: none"]
@@ -118,9 +123,10 @@ def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set:
     stems = [None if named is None else gain_reader.stem(named) for _, named in told]
     for (place, named), stem in zip(told, stems, strict=True):
         if stem not in (None, gain_reader.stem(path.name)) and (place == "sidecar" or stem != stems[0]):
-            flags.append(f"gain: the {place} names {named}, {path.name} was used")
+            flags.append(f"gain: the {place} names {named}, {path.name} was {'tried' if is_refused else 'used'}")
     if movie.acquisition.gain_corrected:
-        flags.append(f"gain: the camera has corrected the frames, says the sidecar, and {path.name} was used as well")
+        used = "" if is_refused else f", and {path.name} was used as well"
+        flags.append(f"gain: the camera has corrected the frames, says the sidecar{used}")
     if gain.is_made:
         flags.append(f"gain: {path.name} was made from movies")
     elif not is_set and path.parent not in Path(movie.path).parents:

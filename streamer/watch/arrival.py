@@ -1,4 +1,4 @@
-"""What the watcher hands over: a movie that is whole, or a file that will not become one, with the reason."""
+"""What the watcher hands over: a movie that is whole, or a file that is none or will not become one, and why."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from streamer.readers.files import below, link_target
 from streamer.records import FileIdentity, Movie, MovieHeader
 from streamer.runtime.clock import SYSTEM, utc_text
 from streamer.watch import kinds
-from streamer.watch.arrival import Arrival as Arrival
+from streamer.watch.arrival import Arrival
 from streamer.watch.proof import packed
 from streamer.watch.usual import UsualMovies
 

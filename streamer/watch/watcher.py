@@ -36,7 +36,6 @@ from streamer.readers.files import below
 from streamer.runtime.clock import SYSTEM
 from streamer.watch.scan import Listing, is_movie_path, look_again
 from streamer.watch.scan import scan as scan
-from streamer.watch.settling import Arrival as Arrival
 from streamer.watch.settling import Settling as Settling
 from streamer.watch.skips import Skips
 
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 
     from streamer.records import FileIdentity
     from streamer.runtime.clock import Clock
+    from streamer.watch.arrival import Arrival
     from streamer.watch.settings import WatchSettings
     from streamer.watch.settling import HeaderCheck, SidecarRead
 

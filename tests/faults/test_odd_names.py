@@ -16,8 +16,8 @@ from streamer import jsontext
 from streamer.errors import MovieError
 from streamer.readers import movie
 from streamer.records import Movie, movie_id_of
+from streamer.watch.arrival import Arrival
 from streamer.watch.settings import WatchSettings
-from streamer.watch.settling import Arrival
 from streamer.watch.watcher import Watcher
 from tests.faults.test_writers import Timeline, as_worker
 from tests.faults.writer_models import EPOCH, material

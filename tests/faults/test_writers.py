@@ -18,8 +18,8 @@ from streamer.readers import movie as movie_reader
 from streamer.readers.files import identity_of
 from streamer.watch import scan
 from streamer.watch import watcher as watch
+from streamer.watch.arrival import Arrival
 from streamer.watch.settings import WatchSettings
-from streamer.watch.settling import Arrival
 from streamer.watch.watcher import Watcher
 from tests.clocks import SetClock
 from tests.faults.writer_models import FORMATS, MODELS, Material, Script, StaleListing, material

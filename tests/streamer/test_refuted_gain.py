@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from streamer.detector.fixed_pattern import measure
+from streamer.errors import ModelError
 from streamer.movie_record import Acquisition
 from streamer.pipeline import process_movie
 from streamer.readers.movie import identity_of
@@ -32,7 +33,7 @@ RIGHT = CAMERA.gain_reference()
 CORRECTED = (RAW * RIGHT).astype(np.float32)
 
 
-def processed(directory, frames, values=None, **tables):
+def processed(directory, frames, values=None, propose=None, **tables):
     """Record of a movie of these frames beside a reference of these values."""
     path = directory / "in" / "a.mrc"
     path.parent.mkdir(exist_ok=True)
@@ -49,7 +50,7 @@ def processed(directory, frames, values=None, **tables):
         acquisition=acquisition,
     )
     gain = None if values is None else Gain(path=str(path.with_name("gain.mrc")), sha256="ab" * 32, values=values)
-    job = job_of(directory / "out", gain, settings=DataPathSettings(**tables))
+    job = job_of(directory / "out", gain, propose, settings=DataPathSettings(**tables))
     record = process_movie(movie, job, Stopwatch())
     files = {output.role: output.sha256 for output in record.outputs}
     return record, files
@@ -88,6 +89,20 @@ def test_a_reference_that_the_frames_refute_is_not_applied(tmp_path, frames, val
     assert plain.source.gain_refused is None
     roles = ("micrograph", "even", "odd")
     assert [files[role] for role in roles] == [without[role] for role in roles]
+
+
+@pytest.mark.parametrize(("frames", "is_asked"), [(CORRECTED, True), (RAW, False)], ids=["corrected", "as counted"])
+def test_a_network_is_asked_where_no_pattern_is_left(tmp_path, frames, is_asked):
+    asked = []
+
+    def propose(_sums, _spectrum):
+        asked.append(True)
+        raise ModelError("no version for it", hint="train one")
+
+    record, _ = processed(tmp_path, frames, RIGHT[::-1].copy(), propose)
+    assert record.source.gain_refused is not None
+    assert bool(asked) is is_asked
+    assert ("model: not applied: residual fixed pattern correlates the half sums" in record.flags) is not is_asked
 
 
 def test_the_right_reference_stays_applied(tmp_path):

@@ -7,7 +7,7 @@ from service.health.alarms import Alarms
 from service.health.prometheus import Metrics
 from service.health.status import Status
 from service.layout import Layout
-from streamer.watch.settling import Arrival
+from streamer.watch.arrival import Arrival
 from tests.service_samples import UTC
 
 

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
+import tifffile
 
 from service.daemon.gain_watch import offered_gain
-from service.processes.gathered_pattern import GatheredPattern, directory_of
+from service.processes.gathered_pattern import GatheredPattern, directory_of, made_gain_for
 from streamer.detector.orientation import fitted
-from streamer.errors import OutputError
+from streamer.errors import MovieUnsupported, OutputError
 from streamer.readers.gain import read_gain
-from streamer.records import MovieHeader
-from streamer.settings import GainSettings
+from streamer.readers.movie import identity_of
+from streamer.records import Movie, MovieHeader
+from streamer.settings import EerSettings, GainSettings
 from streamer.writers.made_gain import about_made_gain, newest_made_gain
 
 SHAPE = (96, 128)
@@ -130,3 +132,19 @@ def test_without_a_pattern_nothing_is_offered(tmp_path):
     assert newest_made_gain(directory_of(tmp_path, header_of())) is None
     assert offered_gain(tmp_path) is None
     assert offered_gain(tmp_path / "nothing") is None
+
+
+def test_a_made_gain_is_found_for_a_movie_that_is_a_link(tmp_path):
+    gather(tmp_path / "gain", range(8))
+    elsewhere, root = tmp_path / "raw" / "a.tif", tmp_path / "root"
+    elsewhere.parent.mkdir()
+    root.mkdir()
+    tifffile.imwrite(elsewhere, np.zeros((4, *SHAPE), np.uint8), photometric="minisblack")
+    path = root / "a.tif"
+    path.symlink_to(elsewhere)
+    movie = Movie(path=str(path), relative="a.tif", session="s", identity=identity_of(elsewhere), evidence="header")
+    found = made_gain_for(movie, tmp_path / "gain", EerSettings(), (str(elsewhere.parent),))
+    assert found is not None
+    assert found.name == "from-00008-movies.mrc"
+    with pytest.raises(MovieUnsupported):
+        made_gain_for(movie, tmp_path / "gain", EerSettings(), ())

@@ -23,7 +23,7 @@ def describe(tmp_path):
 
     above = replace(GAIN, path=str(tmp_path / "gain.mrc"))
 
-    def run(told=TOLD, header=HEADER, gain=above, evidence="sidecar", **settings):
+    def run(told=TOLD, header=HEADER, gain=above, evidence="sidecar", is_refused=False, **settings):
         movie = Movie(
             path=str(path),
             relative="grid/a.tiff",
@@ -33,7 +33,8 @@ def describe(tmp_path):
             acquisition=told,
         )
         run.movie = movie
-        return describe_source(movie, header, DataPathSettings(movie=MovieSettings(**settings)), gain)
+        chosen = DataPathSettings(movie=MovieSettings(**settings))
+        return describe_source(movie, header, chosen, gain, is_refused=is_refused)
 
     run.path = path
     return run
@@ -126,6 +127,20 @@ def test_a_gain_on_top_of_the_cameras_own_correction_is_told(describe):
         "gain: the camera has corrected the frames, says the sidecar, and gain.mrc was used as well",
     )
     assert describe(replace(TOLD, gain_corrected=False))[1] == ()
+
+
+def test_a_refused_gain_is_not_said_to_be_used(describe):
+    told = replace(TOLD, gain_corrected=True, gain_reference="B.mrc")
+    source, flags = describe(told, is_refused=True)
+    assert (source.gain, source.gain_path, source.gain_refused) == (
+        None,
+        None,
+        str(describe.path.with_name("gain.mrc")),
+    )
+    assert flags == (
+        "gain: the sidecar names B.mrc, gain.mrc was tried",
+        "gain: the camera has corrected the frames, says the sidecar",
+    )
 
 
 def test_what_was_remarked_in_the_sidecar_is_a_flag(describe):

@@ -86,6 +86,8 @@ FEI = b"".join(
         ("ts.mrc", mrc(FRAMES.astype(np.int16)), {"ts.mrc.mdoc": mdoc_of(8, step=1.5, comma=True)}, "tilt series"),
         ("ts.mrc", mrc(FRAMES.astype(np.int16)), {"ts.mrc.mdoc": "\ufeff" + mdoc_of(8)}, "tilt series"),
         ("ts.mrc", mrc(FRAMES.astype(np.int16)), {"ts.mrc.mdoc": mdoc_of(8).encode("utf-16")}, "tilt series"),
+        ("ts.mrc", mrc(FRAMES.astype(np.int16)), {"ts.mrc.mdoc": mdoc_of(8).encode("utf-16-le")}, "tilt series"),
+        ("ts.mrc", mrc(FRAMES.astype(np.int16)), {"ts.mrc.MDOC": mdoc_of(8)}, "tilt series"),
         ("ts.tif", tiff(FRAMES), {"ts.tif.mdoc": mdoc_of(8, name="ts.tif")}, "tilt series"),
         ("ts.mrc", mrc(FRAMES.astype(np.int16), extended=TILTED, per_image=(2, 1)), {}, "tilt series"),
         ("ts.mrc", mrc(FRAMES.astype(np.int16), extended=TILTED_AND_PLACED, per_image=(8, 3)), {}, "tilt series"),
