@@ -154,7 +154,7 @@ class NotAMovie(MovieError):
 
     def __init__(self, what: str, *, kind: str, may_grow: bool = False, where: object = "") -> None:
         self.kind, self.may_grow = kind, may_grow
-        hint = "if it is a movie all the same: streamer movies retry NAME"
+        hint = "if it is a movie all the same: streamer movies retry NAME, or streamer process --force FILE"
         super().__init__(what, where=where, expected="several frames of one exposure", found=kind, hint=hint)
 
 

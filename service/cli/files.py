@@ -32,6 +32,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print machine-read
     "--output", type=OutputDirectory(), required=True, help="Output directory; a session directory is created in it."
 )
 @click.option("--model", help="Version of the session model: name or directory.  [default: the Wiener estimate]")
+@click.option("--force", is_flag=True, help="Process a file even if it looks like something else than a movie.")
 @click.option("--keep-groups", is_flag=True, help="Keep the frame-group sums, which models train needs.")
 @configured
 @exposure
@@ -43,6 +44,7 @@ def process(
     config: Path | None,
     overrides: tuple[str, ...],
     *,
+    force: bool,
     keep_groups: bool,
     as_json: bool,
 ) -> int:
@@ -54,7 +56,7 @@ def process(
     prepared = prepare(load_config(config, (*overrides, *extra)), model)
     output, failed = output.absolute(), 0
     tables = MicrographTables(lambda session: output / session, partial(finished_before, output))
-    for path, record in zip(paths, process_all(list(paths), prepared, output), strict=True):
+    for path, record in zip(paths, process_all(list(paths), prepared, output, whatever=force), strict=True):
         if as_json:
             click.echo(jsontext.shown(record).decode())
         if record.state != "done":

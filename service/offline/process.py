@@ -80,18 +80,18 @@ def _model_directory(config: Config, model: str) -> Path:
     return found[0]
 
 
-def describe(path: Path, config: Config) -> Movie:
-    """Movie as the daemon would have announced it; raises NotAMovie for what it would have skipped."""
+def describe(path: Path, config: Config, *, whatever: bool = False) -> Movie:
+    """Movie as the daemon would have announced it; raises NotAMovie, unless ``whatever``, for what it would have skipped."""
     if not path.exists():
         raise UsageError("there is no such file", where=path)
     path = path.resolve()
     root = _root_of(path, config)
     relative = path.relative_to(root).as_posix()
     header = read_header(path, limit_bytes=int(config.compute.read_limit_gib * 2**30), eer=config.eer)
-    if (other := by_sidecar(path)) is not None:
+    if not whatever and (other := by_sidecar(path)) is not None:
         raise other
     acquisition = with_position(SidecarSearch(config.watch.metadata_root)(path) or Acquisition(), relative)
-    if (other := why_no_movie(path, header, root=root, told=acquisition.n_frames)) is not None:
+    if not whatever and (other := why_no_movie(path, header, root=root, told=acquisition.n_frames)) is not None:
         raise other
     return Movie(
         path=str(path),
@@ -134,12 +134,19 @@ def job_for(movie: Movie, context: OfflineContext, output: Path) -> pipeline.Job
     )
 
 
-def process_all(paths: list[Path], context: OfflineContext, output: Path) -> Iterator[MovieRecord]:
-    """Process movies one after the other; one that fails yields a record that says so."""
+def process_all(
+    paths: list[Path], context: OfflineContext, output: Path, *, whatever: bool = False
+) -> Iterator[MovieRecord]:
+    """Process movies one after the other; one that fails yields a record that says so.
+
+    Parameters
+    ----------
+    whatever : also process what looks like no movie.
+    """
     for path in paths:
         stopwatch = Stopwatch(Times(started=utc_text(SYSTEM.wall())))
         try:
-            movie = describe(path, context.config)
+            movie = describe(path, context.config, whatever=whatever)
             movie = replace(movie, revision=_next_revision(output, movie))
             yield pipeline.process_movie(movie, job_for(movie, context, output), stopwatch)
         except StreamerError as error:
