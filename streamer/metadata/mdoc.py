@@ -32,7 +32,7 @@ from streamer.movie_record import Acquisition
 from streamer.readers.gain import base_name
 
 _SECTION = re.compile(r"\[\s*(\w+)\s*=\s*(.*?)\s*\]")
-_LINE_ENDS = re.compile(r"\r\n|\r|\n")
+LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _MAX_SECTIONS = 100_000
 _MAX_NAMED = 4
 _MOST_DOSES = 20_000
@@ -53,17 +53,17 @@ class _Section:
 
 
 def decoded(document: bytes) -> str:
-    """Text of an mdoc: UTF-8 with a mark or UTF-16 with or without one, else the code page of SerialEM's computer."""
-    if document[:3] == b"\xef\xbb\xbf":
-        return document.decode("utf-8-sig", "replace")
+    """Text of an mdoc: UTF-8 or UTF-16, with a mark or without one, else the code page of SerialEM's computer."""
     if document[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return document.decode("utf-16", "replace")
     start = document[:64]
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         if len(start) >= 4 and not any(start[first::2]) and all(start[1 - first :: 2]):
             return document.decode(encoding, "replace")
-    # only keys and numbers matter
-    return document.decode("latin-1")
+    try:
+        return document.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return document.decode("cp1252", "replace")
 
 
 def names_movie(text: str, movie_name: str) -> bool:
@@ -129,7 +129,7 @@ def parse(text: str, movie_name: str) -> Acquisition:
 def _sections(text: str) -> tuple[_Section, list[_Section]]:
     head = _Section("head")
     sections: list[_Section] = []
-    for line in _LINE_ENDS.split(text):
+    for line in LINE_ENDS.split(text):
         stripped = line.strip().lstrip("\ufeff")
         start = _SECTION.fullmatch(stripped)
         if start is not None:
@@ -141,7 +141,9 @@ def _sections(text: str) -> tuple[_Section, list[_Section]]:
             continue
         key, equals, value = stripped.partition("=")
         if equals and key.strip():
-            (sections[-1] if sections else head).values[key.strip()] = value.strip()
+            values, word = (sections[-1] if sections else head).values, value.strip()
+            # a line that breaks off does not take back what an earlier one says
+            values[key.strip()] = word or values.get(key.strip(), "")
     return head, sections
 
 

@@ -6,11 +6,11 @@ mdoc of a movie has a ``[FrameSet = n]``, or a section whose ``SubFramePath`` na
 
 from __future__ import annotations
 
-import codecs
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streamer.errors import StreamerError
+from streamer.metadata.mdoc import LINE_ENDS, decoded
 from streamer.readers.files import opened, read_up_to
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def kind_of(text: str, file_name: str) -> MdocKind | None:
     names: list[str] = []
     sections: list[dict[str, str]] = []
     values = head
-    for line in text.splitlines():
+    for line in LINE_ENDS.split(text):
         key, equals, value = line.partition("=")
         key = key.strip().lower()
         if equals and key.startswith("["):
@@ -80,17 +80,10 @@ def kind_beside(file: Path) -> tuple[Path, MdocKind] | None:
                 document = read_up_to(descriptor, _MAX_BYTES, 0)
         except StreamerError:
             continue  # the search for sidecars says what is wrong with it
-        found = kind_of(_decoded(document), file.name)
+        found = kind_of(decoded(document), file.name)
         if found is not None:
             return path, found
     return None
-
-
-def _decoded(document: bytes) -> str:
-    if document.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return document.decode("utf-16", "replace")
-    # only keys and numbers matter, whatever the code page
-    return document.removeprefix(codecs.BOM_UTF8).decode("latin-1")
 
 
 def _spread(angles: Iterable[str | None]) -> float:
