@@ -7,7 +7,8 @@ next one might be another session's.
 
 Where there are several, the one is used that the movie's sidecar names, else the one that the movie itself names, as
 EER movies do: the nearest of this name above the movie. Names are compared without suffix, as the named one may have
-been converted. What the sidecar names is a reference whatever its name. A reference that nobody names is used where it is the only one in the nearest place.
+been converted. What the sidecar names is a reference whatever its name. A reference that nobody names is used where it
+is the only one in the nearest place.
 """
 
 from __future__ import annotations

@@ -335,3 +335,10 @@ def test_an_empty_line_before_the_declaration_is_left_out():
     assert epu.parse(('\r\n<?xml version="1.0"?>' + epu_xml()).encode()).pixel_size == pytest.approx(1.66)
     with pytest.raises(ValueError, match="another encoding than it declares"):
         epu.parse(epu_xml().replace("EF-CCD", "Jürgen").encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("105000", 105e3), ("105,000", 105e3), ("1,050,000", 105e4), ("810,5", 810.5), ("82", 82.0)]
+)
+def test_a_magnification_may_be_written_in_thousands(text, value):
+    assert mdoc.parse(mdoc_text(Magnification=text), "a.tif").magnification == value
