@@ -7,7 +7,8 @@ next one might be another session's.
 
 Where there are several, the one is used that the movie's sidecar names, else the one that the movie itself names, as
 EER movies do: the nearest of this name above the movie. Names are compared without suffix, as the named one may have
-been converted. A reference that nobody names is used where it is the only one in the nearest place.
+been converted. What the sidecar names is a reference whatever its name. A reference that nobody names is used where it
+is the only one in the nearest place.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from streamer.errors import ConfigError
 from streamer.readers.eer_metadata import gain_named_by
 from streamer.readers.files import FOLLOW_HINT, below, link_target
-from streamer.readers.gain import gain_candidates, gains_in, named_among
+from streamer.readers.gain import gain_candidates, gains_in, named_among, named_in
 from streamer.runtime.clock import SYSTEM
 from streamer.settings import NO_GAIN
 
@@ -80,7 +81,7 @@ class GainChoice:
             return _followed(self._chosen(movie, named))
 
     def _chosen(self, movie: Path, named: str | None) -> Path | None:
-        above = ((place, found) for place in self._above(movie) if (found := self._in(place)))
+        above = ((place, found) for place in self._above(movie) if (found := self._in(place, named)))
         if (nearest := next(above, None)) is not None:
             return _the_one(nearest, above, named, movie)
         if self._clock.monotonic() >= self._next_look or _stamps(self._elsewhere[0]) != self._elsewhere[1]:
@@ -100,7 +101,12 @@ class GainChoice:
                 if any(directory.is_relative_to(os.path.realpath(place)) for place in self._places):
                     yield directory
 
-    def _in(self, directory: Path) -> list[Path]:
+    def _in(self, directory: Path, named: str | None) -> list[Path]:
+        usual = self._of_usual_names(directory)
+        # "K3_300kV.mrc" is a reference where the sidecar says so
+        return usual if named_among(usual, named) else sorted({*usual, *named_in(directory, named)})
+
+    def _of_usual_names(self, directory: Path) -> list[Path]:
         try:
             changed = directory.stat().st_mtime_ns
             known = self._seen.get(directory)

@@ -5,7 +5,8 @@
 3. ``sidecar``: the doses of single frames, else the exposure of the whole movie divided evenly. The doses of the
    frames hold against the total, which also counts exposure that was not saved. What a sidecar says of the raw frames
    of an EER movie, or of other fractions than ours, is spread over ours.
-4. ``header`` of another movie: some programs write the dose of the whole exposure, some that of an image.
+4. ``header`` of another movie: some programs write the dose of the whole exposure, some that of an image. It is taken
+   for the former, and flagged where it could be the latter.
 5. ``camera``: where nobody tells a dose, what the camera counted, by its mean counts and its counts per electron. That
    is the exposure behind the specimen, always less than before it: flagged.
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from streamer.metadata.agreement import choose
 from streamer.metadata.numbers import positive
+from streamer.plausible import EXPOSURE
 
 if TYPE_CHECKING:
     from streamer.movie_record import Acquisition
@@ -56,6 +58,9 @@ def choose_doses(
         flags.append(f"eer: {header.n_raw_frames_left_out} raw frames that do not fill a fraction are left out")
     physical = pixel_size * header.upsampling
     counted = None if told.electrons_per_pixel is None else told.electrons_per_pixel / physical**2
+    if told.image_width is not None and not _are_of_one_size(told, header):
+        # of whose pixels it is, nobody says
+        counted = None
     if mean is None:
         return _by_counts(counted, header, flags), None
     if set_by_user is not None:
@@ -64,7 +69,15 @@ def choose_doses(
     doses = own or by_sidecar or ()
     if own is None:
         flags += _contradictions(told, counted)
+    elif header.format != "eer":
+        flags += _of_a_frame_perhaps(sum(own), len(own))
     return mean, None if max(doses) == min(doses) else doses
+
+
+def _are_of_one_size(told: Acquisition, header: MovieHeader) -> bool:
+    """Whether the sidecar's image is as large as the frames are in physical pixels, either way round."""
+    sides = sorted((header.height // header.upsampling, header.width // header.upsampling))
+    return sides == sorted((told.image_height or 0, told.image_width or 0))
 
 
 def _known(doses: Doses | None) -> Doses | None:
@@ -130,6 +143,16 @@ def _by_counts(counted: float | None, header: MovieHeader, flags: list[str]) -> 
             "held back; set movie.dose_per_frame"
         )
     return mean
+
+
+def _of_a_frame_perhaps(whole: float, n: int) -> list[str]:
+    """Words where the header's dose, taken for that of the whole exposure, could be that of a frame."""
+    if n == 1 or whole * n > EXPOSURE.usual[1]:
+        return []
+    return [
+        f"dose: the header's {whole:.4g} e⁻/Å² was taken for that of all frames; if it is that of one, set "
+        f"movie.dose_per_frame = {whole:.4g}"
+    ]
 
 
 def _differ(of_frames: float, total: float) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from streamer.metadata.agreement import agree
 from streamer.metadata.elements import child_of, local_name, pairs, plain, rounded, scaled, text_of, truth
-from streamer.metadata.numbers import number, positive, whole
+from streamer.metadata.numbers import large, number, positive, whole
 from streamer.movie_record import Acquisition
 from streamer.readers.gain import base_name
 from streamer.readers.xml import parse_xml
@@ -177,7 +177,7 @@ def _microscope_image(root: ElementTree.Element) -> Acquisition:
         dose_per_frame=per_frame(_saved(doses, _dose(custom)), n_frames),
         frame_doses=_where_they_differ(doses),
         pre_exposure=before or _before(camera, _dose(custom), exposure_time),
-        magnification=positive(number(text_of(root, *optics, "TemMagnification", "NominalMagnification"))),
+        magnification=positive(large(text_of(root, *optics, "TemMagnification", "NominalMagnification"))),
         defocus_target_um=rounded(
             scaled(custom.get("AppliedDefocus"), -1e6)
         ),  # m, negative underfocus, to µm, positive

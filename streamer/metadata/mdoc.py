@@ -23,6 +23,7 @@ from streamer.metadata.numbers import (
     SECONDS,
     VOLTS,
     kilovolts,
+    large,
     number,
     numbers,
     positive,
@@ -106,7 +107,7 @@ def parse(text: str, movie_name: str) -> Acquisition:
         dose_per_frame=dose_per_frame,
         frame_doses=doses,
         pre_exposure=_pre_exposure(values),
-        magnification=positive(number(values.get("Magnification"))),
+        magnification=positive(large(values.get("Magnification"))),
         defocus_target_um=None if defocus is None else -defocus + 0.0,  # SerialEM: negative underfocus
         image_shift_x_um=shift[0],
         image_shift_y_um=shift[1],

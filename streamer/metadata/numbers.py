@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MAX_COUNT = 1_000_000
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 _HIGHEST_KV, _LOWEST_KV = 3000.0, 10.0
 
 LENGTH: dict[str, float] = {"å": 1.0, "a": 1.0, "ang": 1.0, "angstrom": 1.0, "ångström": 1.0, "nm": 10.0, "pm": 0.01}
@@ -50,6 +51,12 @@ def numbers(text: str | None) -> list[float]:
     found = [number(word) for word in re.split(r"[\s;]+", (text or "").strip()) if word]
     known = [value for value in found if value is not None]
     return known if len(known) == len(found) else []
+
+
+def large(text: str | None) -> float | None:
+    """A number in the thousands, ``105,000`` as well as ``105000``: here a comma is none of a decimal."""
+    stripped = (text or "").strip()
+    return number(stripped.replace(",", "") if _THOUSANDS.fullmatch(stripped) else stripped)
 
 
 def positive(value: float | None) -> float | None:

@@ -36,6 +36,8 @@ _COUNTING = ((4092, 5760), (3838, 3710))
 """Physical pixels of K3 and K2; their movies have these, twice, or after binning half of them."""
 _SENSORS = ((4096, 4096), *_COUNTING)
 """What cameras read out without binning."""
+_SUPER_RESOLVED = tuple((2 * height, 2 * width) for height, width in _COUNTING)
+"""What EPU bins by 2 where a K3 or K2 is set to super-resolution: an image as large as a movie of physical pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +121,13 @@ def _of_sidecar(told: Acquisition, header: MovieHeader) -> _Told:
     read_out = (round(image[0] * binning), round(image[1] * binning))
     if ratio == 1.0 and binning > 1.0 and read_out not in _SENSORS and read_out[::-1] not in _SENSORS:
         other = told.pixel_size / binning
+        found = _with_reference(told, told.pixel_size, (other,), is_certain=False)
+        if read_out in _SUPER_RESOLVED or read_out[::-1] in _SUPER_RESOLVED:
+            return found
         flag = (
             f"pixel_size: the sidecar's image is binned by {binning:g} and as large as the movie: {told.pixel_size:g} "
             f"was used, but {other:g} is possible; set movie.pixel_size"
         )
-        found = _with_reference(told, told.pixel_size, (other,), is_certain=False)
         return _Told(values=found.values, flag=flag)
     return _with_reference(told, told.pixel_size / ratio, (), is_certain=True)
 

@@ -1,10 +1,15 @@
-"""Values that no microscope has are unknown, and said; what was written stays in the record's ``acquisition``."""
+"""Values that no microscope has are unknown, and said; what was written stays in the record's ``acquisition``.
+
+A sidecar may count the thousands of raw frames of an EER movie: their doses are held against what they come to, the
+exposure of all of them and of a frame of ours. Where they add up to the sidecar's total, they are as good as that is.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from streamer.metadata.agreement import agree
 from streamer.plausible import DOSE_PER_FRAME, EXPOSURE, PIXEL_SIZE, VOLTAGE
 
 if TYPE_CHECKING:
@@ -28,31 +33,46 @@ def possible(told: Acquisition, header: MovieHeader, flags: list[str]) -> tuple[
             flags.append(f"{quantity.name}: what the {place} says is impossible and not used: {problem}")
         return None if problem is not None else value
 
-    def mean(place: str, doses: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        return doses if doses and by(place, DOSE_PER_FRAME, sum(doses) / len(doses)) is not None else None
-
-    each = mean("sidecar", told.frame_doses)
-    # their mean was judged with them
-    per_frame = None if told.frame_doses and each is None else by("sidecar", DOSE_PER_FRAME, told.dose_per_frame)
     # of the physical pixel, also on a finer grid
     own = None if header.pixel_size is None else header.pixel_size * header.upsampling
+    sidecar = replace(
+        told,
+        pixel_size=by("sidecar", PIXEL_SIZE, told.pixel_size),
+        reference_pixel_size=None
+        if told.reference_pixel_size is None or PIXEL_SIZE.problem(told.reference_pixel_size)
+        else told.reference_pixel_size,
+        voltage_kv=by("sidecar", VOLTAGE, told.voltage_kv) or None,
+        pre_exposure=by("sidecar", EXPOSURE, told.pre_exposure),
+    )
+    total = by("sidecar", EXPOSURE, told.dose_total)
+    if total and total / header.n_frames < DOSE_PER_FRAME.least:
+        total = None if by("sidecar", DOSE_PER_FRAME, total / header.n_frames) is None else total
+
+    def are_doses(place: str, exposure: float, n: int) -> bool:
+        """Whether doses can be those of n frames that received this together."""
+        if place == "sidecar" and told.dose_total and agree(told.dose_total, exposure):
+            return total is not None
+        of_a_frame = exposure / (n if header.n_raw_frames is None else header.n_frames)
+        return by(place, DOSE_PER_FRAME, of_a_frame) is not None and by(place, EXPOSURE, exposure) is not None
+
+    each, n_told = told.frame_doses, told.n_frames or header.n_frames
+    has_each = bool(each) and are_doses("sidecar", sum(each or ()), len(each or ()))
+    # their mean is judged with them
+    has_mean = told.dose_per_frame is not None and (
+        has_each if each else are_doses("sidecar", told.dose_per_frame * n_told, n_told)
+    )
+    of_header = header.frame_doses
     return (
         replace(
-            told,
-            pixel_size=by("sidecar", PIXEL_SIZE, told.pixel_size),
-            reference_pixel_size=None
-            if told.reference_pixel_size is None or PIXEL_SIZE.problem(told.reference_pixel_size)
-            else told.reference_pixel_size,
-            voltage_kv=by("sidecar", VOLTAGE, told.voltage_kv) or None,
-            dose_per_frame=per_frame,
-            dose_total=by("sidecar", EXPOSURE, told.dose_total),
-            frame_doses=each,
-            pre_exposure=by("sidecar", EXPOSURE, told.pre_exposure),
+            sidecar,
+            dose_total=total,
+            frame_doses=each if has_each else None,
+            dose_per_frame=told.dose_per_frame if has_mean else None,
         ),
         replace(
             header,
             pixel_size=None if by("header", PIXEL_SIZE, own) is None else header.pixel_size,
-            frame_doses=mean("header", header.frame_doses),
+            frame_doses=of_header if of_header and are_doses("header", sum(of_header), len(of_header)) else None,
             voltage_kv=by("header", VOLTAGE, header.voltage_kv) or None,
         ),
     )

@@ -116,10 +116,12 @@ def _fraction_flags(header: MovieHeader, settings: EerSettings) -> list[str]:
 
 def _gain_flags(movie: Movie, header: MovieHeader, gain: Gain | None, *, is_set: bool, is_refused: bool) -> list[str]:
     """What a user should know about how the gain reference was chosen."""
-    if gain is None:
-        return ["gain: none"]
-    path, flags = Path(gain.path), []
     told = [("sidecar", movie.acquisition.gain_reference), ("movie", header.gain_reference)]
+    if gain is None:
+        is_expected = not is_set and not movie.acquisition.gain_corrected
+        missing = [f"gain: the {place} names {named}: put it beside the movies" for place, named in told if named]
+        return ["gain: none", *(missing[:1] if is_expected else [])]
+    path, flags = Path(gain.path), []
     stems = [None if named is None else gain_reader.stem(named) for _, named in told]
     for (place, named), stem in zip(told, stems, strict=True):
         if stem not in (None, gain_reader.stem(path.name)) and (place == "sidecar" or stem != stems[0]):

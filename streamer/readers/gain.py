@@ -305,3 +305,23 @@ def named_among(candidates: Iterable[Path], name: str | None) -> list[Path]:
         if found := [path for path in known if fits(path)]:
             return found
     return []
+
+
+def named_in(directory: Path, name: str | None) -> list[Path]:
+    """The files of one directory that a name means, sorted, though it may not be one that references usually have.
+
+    Only an image that is one of a stack of them is no reference. No directory is listed.
+    """
+    if name is None:
+        return []
+    own = name[: len(stem(name))]
+    found = set()
+    for path in {directory / each for each in (name, *(own + suffix for suffix in _SUFFIXES))}:
+        try:
+            status = (link_target(path) or path).lstat()
+        except OSError:
+            continue
+        image = _image_in(path, status) if stat.S_ISREG(status.st_mode) else None
+        if path.suffix.lower() in _SUFFIXES and not stat.S_ISDIR(status.st_mode) and not (image and image.is_stack):
+            found.add(path)
+    return _once(found)

@@ -1,5 +1,6 @@
 """What a sidecar, or the movie itself, says about the gain reference decides between several."""
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -144,3 +145,32 @@ def test_names():
     assert stem("gain_1.5") == "gain_1.5"
     assert base_name(None) is base_name("") is None
     assert named_among([], "a") == named_among([], None) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "present"),
+    [
+        ("K3_300kV.dm4", "K3_300kV.mrc"),
+        ("norm-2024.01.mrc", "norm-2024.01.mrc"),
+        ("K3_300kV.dm4", "K3_300kV.tif"),
+        ("20240101_x.raw", "20240101_x.mrc"),
+    ],
+)
+def test_what_the_sidecar_names_is_a_reference_whatever_its_name(tmp_path, choice, named, present):
+    movie = tmp_path / "day" / "m.tif"
+    (upper,) = put(tmp_path / present)
+    put(movie)
+    assert choice.for_movie(movie, named) == upper
+    assert choice.for_movie(movie) is None
+    # also against one that has a usual name, wherever that is
+    put(tmp_path / "day" / "gain_old.mrc")
+    assert choice.for_movie(movie, named) == upper
+    (near,) = put(tmp_path / "day" / present)
+    assert choice.for_movie(movie, named) == near
+
+
+def test_a_movie_of_the_name_is_no_reference_and_neither_is_a_directory(tmp_path, choice):
+    with mrcfile.new(tmp_path / "K3_1.mrc") as file:
+        file.set_data(np.ones((4, 32, 32), np.int8))
+    (tmp_path / "K3_1.tif").mkdir()
+    assert choice.for_movie(tmp_path / "m.tif", "K3_1.dm4") is None

@@ -4,6 +4,7 @@ import pytest
 
 from streamer.errors import MovieMismatch
 from streamer.metadata import epu, mdoc
+from streamer.metadata.mdoc_kind import kind_beside
 from streamer.metadata.numbers import EXPOSURE, LENGTH, MICROMETRES, VOLTS, kilovolts, number, numbers
 from streamer.metadata.search import SidecarSearch
 from streamer.metadata.sidecars import read_sidecar
@@ -299,3 +300,45 @@ def test_a_slit_that_is_out_has_no_width(inserted, width):
     )
     assert epu.parse(epu_xml().replace("<TemMagnification>", slit).encode()).slit_width_ev == width
     assert mdoc.parse(mdoc_text(FilterSlitAndLoss="0 0"), "a.tif").slit_width_ev is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name", ["Jürgen_1.tif", "Probe_5°_2.tif"])
+def test_names_beyond_ascii_are_found_in_every_encoding(tmp_path, encoding, name):
+    (tmp_path / name).write_bytes(b"x")
+    text = mdoc_text(file=name, PixelSpacing=1.1) + mdoc_text(file="b.tif", PixelSpacing=2.2, head="")
+    (tmp_path / "all.mdoc").write_bytes(text.encode(encoding))
+    found = SidecarSearch()(tmp_path / name)
+    assert (found.pixel_size, found.remarks) == (1.1, ())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-8-sig"])
+def test_what_an_mdoc_describes_is_known_in_every_encoding(tmp_path, encoding):
+    text = "".join(f"[ZValue = {n}]\nTiltAngle = {3 * n}\n" for n in range(4))
+    (tmp_path / "a.mrc.mdoc").write_bytes(text.encode(encoding))
+    assert kind_beside(tmp_path / "a.mrc")[1] == ("tilt series", 4)
+
+
+def test_a_line_that_breaks_off_does_not_take_back_an_earlier_one():
+    assert mdoc.parse(mdoc_text() + "PixelSpacing = \nNumSubFrames =", "a.tif").pixel_size == 1.25
+
+
+@pytest.mark.parametrize("declared", ["ISO-8859-1", "windows-1252", "Windows-1250"])
+def test_epus_document_in_a_code_page_that_it_declares(declared):
+    text = f'<?xml version="1.0" encoding="{declared}"?>' + epu_xml().replace("EF-CCD", "Jürgen")
+    assert epu.parse(text.encode("latin-1")).pixel_size == pytest.approx(1.66)
+    with pytest.raises(ValueError, match="document type"):
+        epu.parse(text.replace("<Micro", "<!DOCTYPE a><Micro", 1).encode("latin-1"))
+
+
+def test_an_empty_line_before_the_declaration_is_left_out():
+    assert epu.parse(('\r\n<?xml version="1.0"?>' + epu_xml()).encode()).pixel_size == pytest.approx(1.66)
+    with pytest.raises(ValueError, match="another encoding than it declares"):
+        epu.parse(epu_xml().replace("EF-CCD", "Jürgen").encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("105000", 105e3), ("105,000", 105e3), ("1,050,000", 105e4), ("810,5", 810.5), ("82", 82.0)]
+)
+def test_a_magnification_may_be_written_in_thousands(text, value):
+    assert mdoc.parse(mdoc_text(Magnification=text), "a.tif").magnification == value

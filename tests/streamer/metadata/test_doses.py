@@ -292,3 +292,25 @@ def test_the_users_pre_exposure_holds_and_a_sidecar_that_differs_is_told(describ
     assert described(told, pre_exposure=0.0) == (0.0, ["pre_exposure: settings says 0, sidecar says 15.5"])
     assert described(told, pre_exposure=15.5) == (15.5, [])
     assert described(Acquisition(pixel_size=1.0), pre_exposure=3.0) == (3.0, [])
+
+
+@pytest.mark.parametrize(("whole", "n", "is_doubtful"), [(3.0, 10, True), (1.2, 40, True), (40.0, 40, False)])
+def test_an_mrc_headers_dose_is_doubtful_where_it_could_be_that_of_a_frame(whole, n, is_doubtful):
+    header = replace(TIFF, format="mrc", n_frames=n, frame_doses=(whole / n,) * n)
+    mean, _, flags = chosen(Acquisition(), header)
+    assert mean == pytest.approx(whole / n)
+    told = [
+        f"dose: the header's {whole:g} e⁻/Å² was taken for that of all frames; if it is that of one, set "
+        f"movie.dose_per_frame = {whole:g}"
+    ]
+    assert flags == (told if is_doubtful else [])
+    # a sidecar decides
+    assert chosen(Acquisition(n_frames=n, dose_total=whole), header)[2] == []
+
+
+def test_electrons_per_pixel_of_an_image_of_another_size_say_nothing():
+    """Of its pixels or the camera's, four times as many or not: nobody knows."""
+    told = Acquisition(electrons_per_pixel=40.0, image_height=TIFF.height // 2, image_width=TIFF.width // 2)
+    assert chosen(told, TIFF)[0] is None
+    same = replace(told, image_height=TIFF.width, image_width=TIFF.height)
+    assert chosen(same, TIFF)[0] == pytest.approx(40.0 / 1.25**2 / TIFF.n_frames)

@@ -57,3 +57,47 @@ def test_an_impossible_exposure_before_the_movie_is_not_used(describe):  # noqa:
     assert flags[0] == "exposure: what the sidecar says is impossible and not used: in e⁻/Å²; 1e+20 looks like e⁻/m²: 1"
     source, flags = describe(replace(TOLD, pre_exposure=45.0))
     assert (source.pre_exposure, flags) == (45.0, ())
+
+
+EER = replace(HEADER, format="eer", n_frames=40, n_raw_frames=1000, pixel_size=None)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"dose_total": 5000.0, "dose_per_frame": 5.0},  # e⁻/nm², in 1000 raw frames of a possible dose
+        {"dose_total": 5000.0, "dose_per_frame": 5.0, "frame_doses": (4.0,) * 500 + (6.0,) * 500},
+    ],
+)
+def test_what_raw_frames_come_to_is_held_against_the_whole_exposure(describe, told):  # noqa: F811
+    known = replace(TOLD, n_frames=1000, **told)
+    source, flags = describe(known, EER)
+    assert (source.dose_per_frame, source.frame_doses) == (None, None)
+    assert [flag for flag in flags if "impossible" in flag] == [
+        "exposure: what the sidecar says is impossible and not used: in e⁻/Å²; 5000 looks like e⁻/nm²: 50"
+    ]
+    source, flags = describe(replace(known, dose_total=None), EER)
+    assert source.dose_per_frame is None
+    assert [flag for flag in flags if "impossible" in flag]
+
+
+def test_the_little_that_a_raw_frame_receives_is_possible(describe):  # noqa: F811
+    tilt = replace(TOLD, n_frames=4000, dose_total=2.0, dose_per_frame=0.0005)
+    for told in (tilt, replace(tilt, dose_total=None)):
+        source, flags = describe(told, replace(EER, n_raw_frames=4000))
+        assert source.dose_per_frame == pytest.approx(0.05)
+        assert [flag for flag in flags if "dose" in flag] == []
+
+
+def test_a_total_that_is_next_to_nothing_is_not_used_either(describe):  # noqa: F811
+    """50 e⁻/Å² where e⁻/m² belong."""
+    told = replace(TOLD, dose_total=5e-19, dose_per_frame=5e-19 / HEADER.n_frames)
+    source, flags = describe(told)
+    assert source.dose_per_frame is None
+    assert len([flag for flag in flags if "impossible and not used" in flag]) == 1
+
+
+def test_few_frames_that_add_up_to_the_total_have_what_they_have(describe):  # noqa: F811
+    told = replace(TOLD, n_frames=2, dose_total=50.0, dose_per_frame=25.0)
+    source, flags = describe(told, replace(HEADER, n_frames=2))
+    assert (source.dose_per_frame, flags) == (25.0, ())

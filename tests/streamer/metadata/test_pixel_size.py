@@ -116,7 +116,7 @@ def test_a_movie_without_any_other_source_fails_and_says_why(tmp_path):
 # --------------------------------------------------------------------------------------------- other evidence
 
 
-@pytest.mark.parametrize("size", [(4096, 4096), (5760, 4092), (3000, 2000)])
+@pytest.mark.parametrize("size", [(4096, 4096), (5000, 4092), (3000, 2000)])
 def test_an_image_that_is_binned_and_yet_as_large_as_the_movie_is_doubtful(size):
     """Is the readout area counted before or after binning?"""
     told = {"readout": size, "binning": 2}
@@ -134,6 +134,19 @@ def test_an_image_that_is_binned_and_yet_as_large_as_the_movie_is_doubtful(size)
         "header",
         ["pixel_size: header says 0.83, sidecar says 1.66"],
     )
+
+
+@pytest.mark.parametrize("size", [(5760, 4092), (4092, 5760), (3710, 3838), (3838, 3710)])
+def test_the_image_of_a_camera_set_to_super_resolution_is_binned_to_the_physical_pixels(size):
+    """11520 × 8184 by 2: no doubt without a header that says another."""
+    told = {"readout": (max(size), min(size)), "binning": 2}
+    for header in (movie(*size), movie(*size, 1.66)):
+        assert by_epu(header, **told) == (1.66, "sidecar", [])
+    assert by_epu(movie(*size, 0.83), **told) == (0.83, "header", ["pixel_size: header says 0.83, sidecar says 1.66"])
+    # its super-resolution movies have half of that
+    assert by_epu(movie(2 * size[0], 2 * size[1]), **told) == (0.83, "sidecar, scaled", [])
+    doubt = by_epu(movie(*size), reference=0.83, **told)
+    assert doubt == (1.66, "sidecar", ["pixel_size: sidecar says 1.66, its ReferenceTransformation says 0.83"])
 
 
 @pytest.mark.parametrize("factor", [2, 4, 0.5, 0.25])

@@ -122,6 +122,20 @@ def test_another_gain_than_the_movie_names_is_told(describe):
     assert describe(replace(TOLD, gain_reference="gain.dm4"), replace(HEADER, gain_reference="GAIN.gain"))[1] == ()
 
 
+def test_a_named_gain_that_is_missing_is_told_unless_none_is_needed(describe):
+    header, told = replace(HEADER, gain_reference="b.gain"), replace(TOLD, gain_reference="a.dm4")
+    assert describe(told, header, gain=None)[1] == (
+        "gain: none",
+        "gain: the sidecar names a.dm4: put it beside the movies",
+    )
+    assert describe(TOLD, header, gain=None)[1] == (
+        "gain: none",
+        "gain: the movie names b.gain: put it beside the movies",
+    )
+    assert describe(TOLD, gain=None)[1] == ("gain: none",)
+    assert describe(replace(told, gain_corrected=True), gain=None)[1] == ("gain: none",)
+
+
 def test_a_gain_on_top_of_the_cameras_own_correction_is_told(describe):
     assert describe(replace(TOLD, gain_corrected=True))[1] == (
         "gain: the camera has corrected the frames, says the sidecar, and gain.mrc was used as well",
