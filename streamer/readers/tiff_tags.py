@@ -309,14 +309,15 @@ def read_strips(file: TiffFile, tags: Tags, layout: Layout, page: int) -> Strips
     counts = tag_values(file, tags, _STRIP_COUNTS, page, n=n)
     if offsets is None or counts is None:
         raise damaged(file.path, page, found=f"frame {page + 1} does not say where its pixels are")
-    if np.any(offsets < 0) or np.any(counts < 0):
+    lowest = min(int(offsets.min()), int(counts.min()))
+    if lowest < 0:
         raise damaged(file.path, page, found=f"the pixels of frame {page + 1} are at impossible places")
-    if not (np.all(offsets) and np.all(counts)):
+    if lowest == 0:
         raise MovieNotReady(
             "is not complete", where=file.path, found=f"frame {page + 1} is not written yet", hint=CUT_SHORT
         )
-    # The counts are checked against the size first, so that the sum cannot overflow.
-    if np.any(counts > file.size) or np.any(offsets > file.size - counts):
+    # Both are checked against the size first, so that the sum cannot overflow.
+    if max(int(offsets.max()), int(counts.max())) > file.size or int((offsets + counts).max()) > file.size:
         raise MovieNotReady(
             "is not complete",
             where=file.path,
