@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_COUNT = 1_000_000
+_MOST = 100_000
+"""Numbers in a row: a dose and a count for each frame of the longest movie are fewer."""
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 _HIGHEST_KV, _LOWEST_KV = 3000.0, 10.0
@@ -47,8 +49,9 @@ def number(text: str | None, units: Mapping[str, float] | None = None) -> float 
 
 
 def numbers(text: str | None) -> list[float]:
-    """Numbers with space between them; none at all where one of the words is not a number."""
-    found = [number(word) for word in re.split(r"[\s;]+", (text or "").strip()) if word]
+    """Numbers with space between them; none at all where one of the words is not a number, or there are too many."""
+    words = [word for word in re.split(r"[\s;]+", (text or "").strip(), maxsplit=_MOST) if word]
+    found = [number(word) for word in words] if len(words) <= _MOST else []
     known = [value for value in found if value is not None]
     return known if len(known) == len(found) else []
 

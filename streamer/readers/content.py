@@ -16,7 +16,7 @@ import numpy as np
 from streamer.errors import MovieCorrupt, MovieNotReady
 from streamer.frame_stack import KeptFrames
 from streamer.readers.files import copy_again
-from streamer.readers.frame_look import BANDS, BLOCKS, FrameLook, parts
+from streamer.readers.frame_look import BANDS, BLOCKS, FrameLook, near_copies, parts, texture, unlikeness
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +108,16 @@ def check_content(
         larger than any camera's.
     """
     total = np.zeros(counts.shape[1:], dtype=np.float32)
-    looks = []
+    looks, unlike = [], []
+    before: NDArray[np.float32] | None = None
     for index, frame in enumerate(counts):
         _check_numbers(path, index, frame)
         looks.append(FrameLook.at(frame))
+        if min(total.shape) >= BLOCKS:
+            now = texture(frame, looks[-1])
+            if before is not None:
+                unlike.append(unlikeness(before, now))
+            before = now
         total += frame
     if not looks[-1].any and total.any() and not stood_still:
         hint = "still being copied, or the exposure was cut short"
@@ -121,6 +127,7 @@ def check_content(
     copies = _copies(counts, looks)
     if len(looks) > 1 and len(copies) == len(looks) - 1:
         raise MovieCorrupt("all frames are the same", where=path, hint="no camera records the same frame twice")
+    copies |= near_copies(unlike)
     # smaller than any camera's: refused by whoever knows that
     faults, shares = _judge(looks, copies, doses) if min(total.shape) >= BLOCKS else ({}, (1.0,) * len(looks))
     content = Content(total=total, faults=faults, shares=shares)

@@ -19,7 +19,7 @@ from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
 from streamer.readers.eer_fractions import plan_fractions
 from streamer.readers.eer_metadata import Metadata, parse_metadata
 from streamer.readers.files import CUT_SHORT, changed, copy_again, damaged, opened, read_up_to
-from streamer.readers.mrc import plausible_pixel_size
+from streamer.readers.remarks import plausible_pixel_size
 from streamer.readers.tiff_pages import Pages, read_pages
 from streamer.records import MovieHeader
 
@@ -143,7 +143,7 @@ def _file(path: Path, descriptor: int, settings: EerSettings) -> EerFile:
             found=str(n_raw),
             hint=CUT_SHORT,
         )
-    pixel_size = None if metadata.pixel_size is None else plausible_pixel_size(metadata.pixel_size)
+    pixel_size = None if metadata.pixel_size is None else plausible_pixel_size(metadata.pixel_size, unset=None)
     dose = _dose_per_raw_frame(metadata, pixel_size, n_raw)
     fractions, doses = plan_fractions(path, n_raw, dose, settings)
     sizes = tuple(stop - start for start, stop in fractions)

@@ -55,8 +55,8 @@ def packing_of(sample: NDArray[np.uint8]) -> Packing:
     """Whether bytes hold two counts of 4 bits each.
 
     Two counts are told by the halves of a byte: both have the same distribution, which is not a flat one, and neither
-    follows the other. One count cannot do that: as long as counts are small the high half is empty, and where they are
-    large the low half is flat.
+    follows the other from pixel to pixel. One count cannot do that: as long as counts are small the high half is empty,
+    and where they are large the low half is flat.
 
     Parameters
     ----------
@@ -71,13 +71,17 @@ def packing_of(sample: NDArray[np.uint8]) -> Packing:
         return "one count"
     if min(filled_high, filled_low) < _LEAST_SHARE:
         return "unclear"
-    value = np.arange(16)
-    means = joint.sum(1) @ value, joint.sum(0) @ value
-    spread = math.sqrt(float((high @ value**2 - means[0] ** 2) * (low @ value**2 - means[1] ** 2)))
-    follows = 0.0 if spread == 0.0 else float(value @ joint @ value - means[0] * means[1]) / spread
+    follows = _follows((sample >> 4).astype(np.float32), (sample & 15).astype(np.float32))
     alike = 0.5 * float(np.abs(high - low).sum()) < 0.1 and 0.5 < filled_high / filled_low < 2.0
     flat = max(float(high[12:].sum()), float(low[12:].sum())) > 0.1
     return "two counts" if alike and abs(follows) < 0.5 and not flat else "unclear"
+
+
+def _follows(high: NDArray[np.float32], low: NDArray[np.float32]) -> float:
+    """Correlation of the halves of bytes from pixel to pixel: contrast, such as a grid bar, raises both alike."""
+    high, low = np.diff(high), np.diff(low)
+    spread = math.sqrt(float(high.var()) * float(low.var()))
+    return 0.0 if spread == 0.0 else float((high * low).mean() - high.mean() * low.mean()) / spread
 
 
 def sign_of(
@@ -163,6 +167,8 @@ def _of_bright(signed: NDArray[np.int32], below: NDArray[np.int32], half: int) -
     """Numbers that a file calls shifted although few are below zero: counts beyond half the range, or plain ones."""
     if len(below) > _RARE * len(signed) and _where_below(below, half) != "unsigned":
         return "shifted"
+    if np.count_nonzero(signed == 0) > 0.002 * len(signed) + 4 * len(below):
+        return "unsigned"  # so many zeros are no counts of half the range
     # a few far from the rest are dead or hot pixels; what the many say is their scatter
     mean, variance = _scatter(signed[signed >= 0])
     return "unsigned" if _misfit(variance, mean) + _CLEARLY < _misfit(variance, mean + half) else "shifted"
@@ -183,9 +189,11 @@ def _of_all_below(signed: NDArray[np.int32], half: int) -> Sign | None:
 
 def _seen(signed: NDArray[np.int32], below: NDArray[np.int32], half: int, named: Sign) -> Sign | None:
     """Whether what is below zero belongs there."""
+    if named == "unsigned" and float(np.median(below)) < -half / 2:
+        return "unsigned"  # nearer to the upper half of the range than to zero
     if len(below) < _RARE * len(signed):
         return _of_few_below(signed, below, half, named)
-    seen = _where_below(below, half)
+    seen = _of_apart(signed, below, half, named) or _where_below(below, half)
     if named == "unsigned" and seen == "signed":
         # saturated pixels of a bright image look like -1: what is really below zero reaches as far as what is above
         reach = _FAR_APART * float(-np.percentile(below, 1.0)) + 8.0
@@ -206,6 +214,29 @@ def _of_few_below(signed: NDArray[np.int32], below: NDArray[np.int32], half: int
     if named == "signed" and half > 128 and np.count_nonzero(below < -half // 2) < len(below) / 3:
         return None  # nearer to the others from below than from above
     return "unsigned"
+
+
+def _of_apart(signed: NDArray[np.int32], below: NDArray[np.int32], half: int, named: Sign) -> Sign | None:
+    """Many numbers below zero that do not begin at zero, such as the bright side of a grid bar, or its dark one.
+
+    What is really below zero thins out downwards. Others are counts, which scatter as their mean does.
+    """
+    near = float(np.median(below))
+    width = max(1.0, -near / 8.0)
+    if 2 * np.count_nonzero(below >= -width) > np.count_nonzero(abs(below - near) <= width / 2):
+        return None
+    away = np.abs(below - near)
+    most = below[away <= 6.0 * float(np.median(away)) + 2.0].astype(np.float64)
+    mean, variance = float(most.mean()), float(most.var())
+    shifted, unsigned = _misfit(variance, mean + half), _misfit(variance, mean + 2 * half)
+    if unsigned + _CLEARLY < shifted and unsigned < math.log(_FITS):
+        return "unsigned"
+    # unsigned counts around the middle of the range go on from its upper half to its lower one, shifted ones do not
+    edge = half - max(2, half // 64)
+    goes_on = 10 * np.count_nonzero(signed >= edge) > np.count_nonzero(below <= -edge)
+    if named == "signed" and shifted + _CLEARLY < unsigned and shifted < math.log(_FITS) and not goes_on:
+        return "shifted"
+    return None
 
 
 def _where_below(below: NDArray[np.int32], half: int) -> Sign | None:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+    Texture = NDArray[np.float32]
 
 _ROWS = 128
 """At least so many rows of a frame are looked at, evenly spread; all rows of smaller ones."""
@@ -20,6 +23,15 @@ _STRANGE_BLOCKS = 8
 """Of the 64 blocks, so many at each end are no evidence of a frame's level: a few hot pixels can be in them."""
 BANDS = 32
 """Parts along each axis whose levels are remembered."""
+
+_COMPARED_ROWS, _COMPARED_BANDS = 64, 4
+"""At most so many rows of a frame are compared, in bands: a part of a frame may be a copy."""
+_FEWEST = 40
+"""Numbers in a band that are not the usual one: fewer may be alike by chance."""
+_TAILS = 4.0
+"""Standard deviations beyond which pixels are hot, dead or hit by something else, and not compared."""
+_DISTINCT = 0.05
+"""Share of what usually distinguishes two frames, below which one is a copy of the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,3 +100,42 @@ def parts(profile: Array, number: int) -> Array:
     """Mean of ``number`` parts of a profile, of its points where there are fewer."""
     starts = np.unique(np.arange(number) * len(profile) // number)
     return np.add.reduceat(profile, starts) / np.diff(np.append(starts, len(profile)))
+
+
+def texture(frame: np.ndarray, look: FrameLook) -> Texture:
+    """(4, n) differences between neighbours along rows, in bands of an (h, w) frame: its noise, and little else."""
+    n = min(frame.shape[0], _COMPARED_ROWS) // _COMPARED_BANDS * _COMPARED_BANDS
+    rows = np.arange(n) * frame.shape[0] // n
+    reach = _TAILS * look.variance**0.5 + 1.0
+    values = frame[rows].astype(np.float32)
+    usual = np.where(np.abs(values - look.level) <= reach, values, np.float32(look.level))
+    return np.diff(usual, axis=1).reshape(_COMPARED_BANDS, -1)
+
+
+def unlikeness(one: Texture, other: Texture) -> float:
+    """1 less the correlation of two frames' noise, in that band where they are most alike; nan where it is unknown."""
+    known = [
+        1.0 - float(a @ b) / (float(a @ a) * float(b @ b)) ** 0.5
+        for a, b in zip(one, other, strict=True)
+        if min(np.count_nonzero(a), np.count_nonzero(b)) >= _FEWEST
+    ]
+    return min(known, default=float("nan"))
+
+
+def near_copies(unlike: Sequence[float]) -> set[int]:
+    """Frames that repeat the one before them, though not to the last pixel: read twice, or corrected when saved.
+
+    The noise of two exposures is never the same; that of a copy is, also where a column was mended, numbers were scaled
+    or rounded, or only a part of the frame was new. Patterns that all frames share are no evidence.
+
+    Parameters
+    ----------
+    unlike : (t − 1,) how unlike a frame is to the one before, from the second frame on.
+    """
+    values = np.array(unlike)
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return set()
+    # an upper quartile: many frames may be doubled
+    usual = float(np.quantile(known, 0.75))
+    return {index + 1 for index, value in enumerate(values) if value < _DISTINCT * usual}

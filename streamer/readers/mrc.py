@@ -51,7 +51,7 @@ _LABEL_BYTES = 80
 _SAMPLES_OF_A_FRAME, _SAMPLE_BYTES = 4, 1 << 16
 _AGREE = 0.01
 
-_PLAUSIBLE_PIXEL_SIZE = (0.05, 50.0)  # Å/px; outside it the field contains something else
+_USUAL = (0.2, 20.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,15 +221,23 @@ def _checked_fields(path: Path, descriptor: int) -> _Fields:
 def _pixel_size(fields: _Fields, told: Remarks, width: int) -> tuple[float | None, tuple[str, ...]]:
     """Å/px by the header's cell, in the unit that a label may give, by the extended header, or by a label."""
     labels = remarks.of_labels(list(fields.labels))
-    cell = fields.cell_x / fields.mx * fields.nx / width * (labels.unit or 1.0) if fields.mx > 0 else math.nan
+    cell = fields.cell_x / fields.mx * fields.nx / width if fields.mx > 0 else math.nan
+    in_unit = cell * (labels.unit or 1.0)
     known = [
         (place, size)
-        for place, value in (("extended header", told.pixel_size), ("label", labels.pixel_size), ("cell", cell))
-        if value is not None and (size := plausible_pixel_size(value)) is not None
+        for place, value, unset in (
+            ("extended header", told.pixel_size, None),
+            ("label", labels.pixel_size, None),
+            ("cell", in_unit, 1.0),
+        )
+        if value is not None and (size := remarks.plausible_pixel_size(value, unset=unset)) is not None
     ]
     if not known:
         return None, ()
     place, size = known[0]
+    if place == "cell" and in_unit != cell and all(_USUAL[0] <= one <= _USUAL[1] for one in (cell, in_unit)):
+        # the format knows no unit but Å, whatever a label says
+        return size, (f"pixel_size: {size:g} Å/px in the unit that the file's label names, {cell:g} in Å",)
     return size, tuple(
         f"pixel_size: the file's {place} says {size:g}, its {other_place} says {other:g}"
         for other_place, other in known[1:]
@@ -272,12 +280,6 @@ def _sample(descriptor: int, fields: _Fields) -> np.ndarray:
             count = min(_SAMPLE_BYTES, last - first)
             pieces.append(read_up_to(descriptor, count, fields.start + frame * frame_bytes + first))
     return np.frombuffer(b"".join(piece[: len(piece) // item * item] for piece in pieces), f"<u{item}")
-
-
-def plausible_pixel_size(value: float) -> float | None:
-    """Return the value in Å/px when it can be one, else None: unknown. A header that was never given one has 1."""
-    low, high = _PLAUSIBLE_PIXEL_SIZE
-    return float(value) if low <= value <= high and value != 1.0 else None
 
 
 def _fields(head: bytes, byte_order: str = "<") -> _Fields:

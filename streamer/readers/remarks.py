@@ -23,6 +23,9 @@ _BIT_VOLTAGE, _BIT_DOSE, _BIT_PIXEL_SIZE = 5, 6, 14
 _DOSE_OF_EXPOSURE = (5.0, 1000.0)
 """e⁻/Å² that a whole exposure can have. What is less may be that of one frame, and is not used."""
 
+_PLAUSIBLE_PIXEL_SIZE = (0.05, 50.0)  # Å/px; outside it the field contains something else
+_AGREE = 0.01
+
 _IN_ANGSTROM = {
     "a": 1.0,
     "å": 1.0,
@@ -40,12 +43,24 @@ _IN_ANGSTROM = {
     "m": 1e10,
     "meter": 1e10,
 }
-_NUMBER = r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)"
-_WORD = r"(å|a|angstr(?:o|ö)m|ångström|picomet(?:er|re)|pm|nanomet(?:er|re)|nm|micron|micromet(?:er|re)|[uµμ]m|m)"
-_SIZE_IN_LABEL = re.compile(rf"(?:pixel|voxel)\s*(?:size|spacing)?\s*[:=]?\s*{_NUMBER}\s*{_WORD}s?\b", re.IGNORECASE)
+_NUMBER = r"(?P<number>[0-9]*[.,]?[0-9]+(?:e[+-]?[0-9]+)?)"
+_WORD = (
+    r"(?P<unit>å|a|angstr(?:o|ö)m|ångström|picomet(?:er|re)|pm|nanomet(?:er|re)|nm|micron|micromet(?:er|re)|[uµμ]m|m)s?"
+)
+_OF_ANOTHER = r"(?P<other>\b(?:unbinned|original|physical|camera|detector|sensor|super.?res\w*)\s+)?"
+"""Words before a pixel size that is not that of these images."""
+_SIZE = r"(?:pixel|voxel)[\s_]*(?:size|spacing)?"
+_SIZES_IN_LABEL = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"{_OF_ANOTHER}{_SIZE}\s*(?:of|is)?\s*[:=]?\s*{_NUMBER}\s*{_WORD}\b",
+        rf"{_OF_ANOTHER}{_SIZE}(?:[\s_]+in[\s_]+|\s*[(\[]|_){_WORD}[)\]]?(?:\s*[:=]\s*|\s+){_NUMBER}(?![0-9.,])",
+        rf"(?<![0-9.,]){_NUMBER}\s*{_WORD}\s*(?:/|per\s)\s*(?:px|pix|pixel)\b",
+    )
+)
 _UNIT_IN_LABEL = re.compile(
     rf"(?:(?:pixel|voxel|cell)\w*\s+(?:sizes?\s+|spacings?\s+|dimensions?\s+)?(?:is\s+|are\s+)?in|\bunits?\s*[:=]?)"
-    rf"\s+\(?{_WORD}s?\b",
+    rf"\s+\(?{_WORD}\b",
     re.IGNORECASE,
 )
 
@@ -61,6 +76,17 @@ class Remarks:
     voltage_kv: float | None = None
     dose_total: float | None = None
     """e⁻/Å² of the exposure."""
+
+
+def plausible_pixel_size(value: float, *, unset: float | None = 1.0) -> float | None:
+    """Return the value in Å/px when it can be one, else None: unknown. A header that was never given one has 1.
+
+    Parameters
+    ----------
+    unset : what stands where nobody gave a value; None: nothing does.
+    """
+    low, high = _PLAUSIBLE_PIXEL_SIZE
+    return float(value) if low <= value <= high and value != unset else None
 
 
 def of_extended_header(kind: bytes, data: bytes, n_frames: int) -> Remarks:
@@ -121,12 +147,24 @@ class _FeiRecord:
 
 def of_labels(labels: list[str]) -> Remarks:
     """Read the pixel size with its unit, or the unit of the header's lengths, from the labels of an MRC file."""
-    sizes = [found for label in labels if (found := _SIZE_IN_LABEL.search(label))]
-    units = [found for label in labels if (found := _UNIT_IN_LABEL.search(label))]
+    sizes = [size for label in labels for size in _sizes(label)]
+    units = [found for label in labels if not _sizes(label) and (found := _UNIT_IN_LABEL.search(label))]
+    # one that was true before the images were binned, and one that is, are no answer
+    agree = bool(sizes) and max(sizes) - min(sizes) <= _AGREE * sizes[0]
     return Remarks(
-        pixel_size=float(sizes[0][1]) * _angstrom(sizes[0][2]) if sizes else None,
-        unit=_angstrom(units[0][1]) if units else None,
+        pixel_size=sizes[0] if agree else None,
+        unit=_angstrom(units[0]["unit"]) if units else None,
     )
+
+
+def _sizes(label: str) -> list[float]:
+    """Å/px, as often as a label says it of its own images."""
+    found = [one for pattern in _SIZES_IN_LABEL for one in pattern.finditer(label)]
+    return [
+        float(one["number"].replace(",", ".")) * _angstrom(one["unit"])
+        for one in found
+        if not one.groupdict().get("other")
+    ]
 
 
 def _angstrom(word: str) -> float:
@@ -141,7 +179,8 @@ def is_packed(text: str) -> bool:
 def of_description(text: str) -> Remarks:
     """Read the pixel size, or the unit of the resolution, from the description of a TIFF file."""
     if text.startswith("ImageJ="):
-        unit = _IN_ANGSTROM.get(_line(text, "unit").replace("\\u00B5", "µ").replace("\\u00C5", "Å").lower())
+        word = _line(text, "unit").replace("\\u00B5", "µ").replace("\\u00C5", "Å").lower()
+        unit = _IN_ANGSTROM.get(word) or _IN_ANGSTROM.get(word.removesuffix("s"))
         return Remarks(unit=unit)
     size = _attribute(text, "PhysicalSizeX")
     if "<OME" in text and size is not None:

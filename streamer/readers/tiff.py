@@ -16,7 +16,7 @@ import numpy as np
 from streamer.errors import MovieNotReady, MovieUnsupported
 from streamer.readers.encoding import BY_NUMBERS_ALONE, has_packed_size, not_packed, packing_of
 from streamer.readers.files import CUT_SHORT, changed, damaged, opened, read_into, read_up_to
-from streamer.readers.mrc import plausible_pixel_size
+from streamer.readers.remarks import plausible_pixel_size
 from streamer.readers.tiff_pages import Pages, read_pages
 from streamer.records import MovieHeader
 

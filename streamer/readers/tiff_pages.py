@@ -7,6 +7,7 @@ and the BigTIFF design of libtiff.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,13 @@ from streamer.readers.tiff_tags import (
     COMPRESSION,
     EER_COMPRESSIONS,
     HEIGHT,
+    SUB_DIRECTORIES,
     WIDTH,
     Layout,
     Strips,
     Tags,
     TiffFile,
+    holds_frames_within,
     is_tiff,
     open_tiff,
     read_layout,
@@ -50,9 +53,11 @@ _PICTURE_COMPRESSIONS = (1, 5, 6, 7, 8, 32773, 32946, 34712, 50000, 50001)
 """None, LZW, JPEG, deflate, PackBits, JPEG 2000, zstd, WebP: no single wrong bit makes one of them of an EER stream."""
 _PAGES_BEFORE_EVENTS = 8
 _EER_METADATA, _EER_BITS = 65001, (65007, 65008, 65009)
+_EER_REMARKS = range(65000, 65100)
 _MAX_METADATA_BYTES = 1 << 22
 _NOTES_BYTES = 1 << 12
-"""What a file of one page may hold beside its pixels before they are taken for more pixels."""
+"""What a file may hold for each page beside its pixels before they are taken for more pixels."""
+_A_PAGE_EACH = "save it with a page for each frame, or as MRC"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +125,8 @@ class _Page:
     """The file says that it is a small version of another."""
     why_not: MovieUnsupported | MovieCorrupt | None
     """What is wrong with it if it should be a frame."""
+    is_remark: bool = False
+    """It says something about the acquisition, and nothing about an image."""
 
 
 @dataclass(slots=True)
@@ -131,6 +138,11 @@ class _Alike:
     numbers: list[int]
     strips: list[Strips]
     is_reduced: bool
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all of its pages."""
+        return sum(int(strips.counts.sum()) for strips in self.strips)
 
 
 def first_eer_metadata(path: Path, descriptor: int) -> bytes | None:
@@ -183,6 +195,9 @@ def _walk(file: TiffFile, offset: int) -> Pages:
         if others and others[0].why_not is not None:
             raise others[0].why_not
         raise MovieNotReady("has no frame yet", where=file.path, hint=CUT_SHORT)
+    # how much pages hold that cannot be read is not known
+    is_known = not others and not any(one.has_events for one in alike)
+    beside = float(sum(group.stored_bytes for group in alike.values())) if is_known else math.inf
     layout = max(alike, key=lambda one: (one.has_events, len(alike[one].numbers) * one.height * one.width))
     frames = alike.pop(layout)
     others += [
@@ -198,7 +213,7 @@ def _walk(file: TiffFile, offset: int) -> Pages:
         for number in group.numbers
     ]
     flags = _left_out(file, layout, others, len(frames.numbers))
-    return _pages(file, layout, frames, document, flags)
+    return _pages(file, layout, frames, document, flags, beside - frames.stored_bytes)
 
 
 def _following(
@@ -233,6 +248,8 @@ def _unlike(file: TiffFile, tags: Tags, page: int, error: MovieUnsupported | Mov
         compression=number(COMPRESSION) or None,
         is_reduced=bool(number(_SUBFILE) & 1),
         why_not=error,
+        # damage would take one of the sides
+        is_remark=any(tag in _EER_REMARKS for tag in tags) and WIDTH not in tags and HEIGHT not in tags,
     )
 
 
@@ -245,7 +262,7 @@ def _left_out(file: TiffFile, frames: Layout, others: list[_Page], n_frames: int
     unsaid = []
     for page in sorted(others, key=lambda page: page.number):
         is_smaller = page.height < frames.height and page.width < frames.width
-        is_picture = frames.has_events and page.compression in _PICTURE_COMPRESSIONS
+        is_picture = frames.has_events and (page.compression in _PICTURE_COMPRESSIONS or page.is_remark)
         is_small = 2 * page.height <= frames.height and 2 * page.width <= frames.width
         if isinstance(page.why_not, MovieCorrupt) and not is_picture:
             raise page.why_not
@@ -265,7 +282,9 @@ def _left_out(file: TiffFile, frames: Layout, others: list[_Page], n_frames: int
     return (f"frames: page {', '.join(unsaid[:5])} of the file is smaller than the frames, and left out",)
 
 
-def _pages(file: TiffFile, layout: Layout, frames: _Alike, document: Tags | None, flags: tuple[str, ...]) -> Pages:
+def _pages(
+    file: TiffFile, layout: Layout, frames: _Alike, document: Tags | None, flags: tuple[str, ...], beside: float
+) -> Pages:
     """The frames, with what the first of them says about all."""
     if layout.has_events:
         skip, horizontal, vertical = (tag_value(file, frames.tags, number, 0, 0) for number in _EER_BITS)
@@ -282,7 +301,7 @@ def _pages(file: TiffFile, layout: Layout, frames: _Alike, document: Tags | None
     told = remarks.of_description(text)
     return Pages(
         layout=layout,
-        strips=_announced(file, layout, frames, text),
+        strips=_announced(file, layout, frames, text, beside),
         pixel_size=told.pixel_size or resolution(file, frames.tags, told.unit),
         is_said_packed=remarks.is_packed(text),
         flags=flags,
@@ -295,16 +314,24 @@ def _document(file: TiffFile, tags: Tags) -> bytes | None:
     return tag_bytes(file, tags, _EER_METADATA, _MAX_METADATA_BYTES)
 
 
-def _announced(file: TiffFile, layout: Layout, frames: _Alike, text: str) -> tuple[Strips, ...]:
+def _announced(file: TiffFile, layout: Layout, frames: _Alike, text: str, beside: float) -> tuple[Strips, ...]:
     """The frames of all pages, or all that follow a single page without pages of their own.
 
     ImageJ writes stacks beyond 4 GB so, and MetaMorph all of its stacks: one page, then the pixels of all frames.
+
+    Parameters
+    ----------
+    beside : bytes of pages that are no frames.
 
     Raises
     ------
     MovieNotReady
         The file announces more frames than it contains, or contains more than it announces.
+    MovieUnsupported
+        Its pages have pages within that are frames.
     """
+    if holds_frames_within(file, frames.tags, layout, frames.numbers[0]):
+        raise MovieUnsupported("has frames on pages within a page", where=file.path, hint=_A_PAGE_EACH)
     n = remarks.announced_frames(text, layout.height, layout.width) or frames.tags.get(_METAMORPH, (0, 1, b""))[1]
     found, first = len(frames.strips), frames.strips[0]
     starts_anew = found == 1 and layout.compression == 1
@@ -313,15 +340,19 @@ def _announced(file: TiffFile, layout: Layout, frames: _Alike, text: str) -> tup
     if n > found and starts_anew and in_a_row and n <= MAX_PAGES and start + n * size <= file.size:
         counts = first.counts if len(first.counts) > 1 else np.array([size])
         return tuple(Strips(offsets=first.offsets + page * size, counts=counts) for page in range(n))
-    unexplained = (file.size - int(first.counts.sum()) - _NOTES_BYTES) // size if starts_anew else 0
-    if n <= found and (unexplained < 1 or size < _NOTES_BYTES):
+    stored = frames.stored_bytes
+    each = stored / found
+    # small pages within pages are previews, of unknown size
+    is_known = each >= _NOTES_BYTES and SUB_DIRECTORIES not in frames.tags
+    unexplained = (file.size - stored - beside) / each if is_known else 0.0
+    if n <= found and unexplained < 1.0 + _NOTES_BYTES * found / each:
         return tuple(frames.strips)
     raise MovieNotReady(
-        "contains fewer frames than it announces" if n > found else "contains more than the frame that it announces",
+        "contains fewer frames than it announces" if n > found else "contains more than the frames that it announces",
         where=file.path,
         expected=f"{max(n, found)} frames of {layout.height} x {layout.width} px",
-        found=f"{found} and {unexplained} without an entry of their own" if n <= found else f"{found}",
-        hint=f"{CUT_SHORT}, or save it with a page for each frame, or as MRC",
+        found=f"{found} and as much as {unexplained:.0f} more without pages of their own" if n <= found else f"{found}",
+        hint=f"{CUT_SHORT}, or {_A_PAGE_EACH}",
     )
 
 

@@ -27,7 +27,16 @@ WIDTH, HEIGHT, COMPRESSION = 256, 257, 259
 _BITS, _FILL_ORDER = 258, 266
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS = 273, 277, 278, 279
 _X_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR, _TILE_WIDTH, _SAMPLE_FORMAT = 282, 296, 317, 322, 339
+SUB_DIRECTORIES, _DEPTH = 330, 32997
 _RATIONAL = 5
+_MOST_COLOURS = 4
+_NAMES = {
+    WIDTH: "width",
+    HEIGHT: "height",
+    _BITS: "bits of a pixel",
+    _STRIP_OFFSETS: "place of its pixels",
+    _STRIP_COUNTS: "size",
+}
 
 EER_COMPRESSIONS = (65000, 65001, 65002)
 
@@ -214,7 +223,7 @@ def tag_value(file: TiffFile, tags: Tags, number: int, page: int, default: int |
         if values is not None:
             return int(values[0])
     if default is None:
-        raise damaged(file.path, page, found=f"TIFF tag {number} is missing")
+        raise damaged(file.path, page, found=f"page {page + 1} without its {_NAMES.get(number, f'TIFF tag {number}')}")
     return default
 
 
@@ -246,7 +255,16 @@ def read_layout(file: TiffFile, tags: Tags, page: int) -> Layout:
 def _refuse_unsupported(file: TiffFile, tags: Tags, page: int) -> None:
     if _TILE_WIDTH in tags:
         raise MovieUnsupported("is a tiled TIFF", where=file.path, hint="save it in strips, as cameras do")
-    if tag_value(file, tags, _SAMPLES, page, 1) != 1:
+    n = max(tag_value(file, tags, _SAMPLES, page, 1), tag_value(file, tags, _DEPTH, page, 1))
+    if n > _MOST_COLOURS or tag_value(file, tags, _DEPTH, page, 1) > 1:
+        raise MovieUnsupported(
+            "has all of its frames on one page",
+            where=file.path,
+            expected="a page for each frame",
+            found=f"{n} images on page {page + 1}",
+            hint="save it with a page for each frame, or as MRC",
+        )
+    if n != 1:
         raise MovieUnsupported("is a colour image", where=file.path, hint="this is not a movie")
     if tag_value(file, tags, _FILL_ORDER, page, 1) != 1:
         raise MovieUnsupported(
@@ -268,6 +286,22 @@ def _dtype(file: TiffFile, tags: Tags, page: int) -> str:
     return _DTYPES[bits, kind]
 
 
+def holds_frames_within(file: TiffFile, tags: Tags, layout: Layout, page: int) -> bool:
+    """Whether a page has pages within that are as large as it is: frames, where small ones would be previews."""
+    kind, count, value = tags.get(SUB_DIRECTORIES, (0, 0, b""))
+    if kind not in (4, 13, 16, 18) or count < 1:
+        return False
+    letter = file.byte_order + _LETTERS[kind]
+    # several offsets are stored elsewhere
+    place = struct.calcsize(letter) * count > len(value)
+    (offset,) = struct.unpack_from(file.byte_order + ("Q" if file.big else "I") if place else letter, value)
+    if place:
+        offset = file.number(_LETTERS[kind], offset, f"the list of pages within page {page + 1}")
+    within, _ = read_tags(file, offset, page)
+    sides = tag_value(file, within, HEIGHT, page, 0), tag_value(file, within, WIDTH, page, 0)
+    return sides == (layout.height, layout.width)
+
+
 def read_strips(file: TiffFile, tags: Tags, layout: Layout, page: int) -> Strips:
     """Read where the pixels of a page are."""
     n = -(-layout.height // layout.rows_per_strip)
@@ -275,14 +309,15 @@ def read_strips(file: TiffFile, tags: Tags, layout: Layout, page: int) -> Strips
     counts = tag_values(file, tags, _STRIP_COUNTS, page, n=n)
     if offsets is None or counts is None:
         raise damaged(file.path, page, found=f"frame {page + 1} does not say where its pixels are")
-    if np.any(offsets < 0) or np.any(counts < 0):
+    lowest = min(int(offsets.min()), int(counts.min()))
+    if lowest < 0:
         raise damaged(file.path, page, found=f"the pixels of frame {page + 1} are at impossible places")
-    if not (np.all(offsets) and np.all(counts)):
+    if lowest == 0:
         raise MovieNotReady(
             "is not complete", where=file.path, found=f"frame {page + 1} is not written yet", hint=CUT_SHORT
         )
-    # The counts are checked against the size first, so that the sum cannot overflow.
-    if np.any(counts > file.size) or np.any(offsets > file.size - counts):
+    # Both are checked against the size first, so that the sum cannot overflow.
+    if max(int(offsets.max()), int(counts.max())) > file.size or int((offsets + counts).max()) > file.size:
         raise MovieNotReady(
             "is not complete",
             where=file.path,

@@ -1,5 +1,7 @@
 """Frames that carry no information are left out and named; an honest frame never is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -205,3 +207,41 @@ def test_frames_that_are_decoded_on_request_are_judged_alike(tmp_path):
     assert found.kept == (1, 2, 3, 4, 5, 7, 8, 9)
     shown = [frame.copy() for frame in found.of(stack)]
     np.testing.assert_array_equal(np.stack(shown)[::1], counts[list(found.kept)])
+
+
+def one_pixel_differs(frame):
+    frame[3, 5] += 1
+
+
+def a_column_was_mended(frame):
+    frame[:, -1] = frame[:, -2]
+
+
+def scaled(frame):
+    frame *= 2
+
+
+def lower_half_is_new(frame):
+    lower = frame[SHAPE[0] // 2 :]
+    lower[:] = np.random.default_rng(2).poisson(lower.mean(), lower.shape)
+
+
+@pytest.mark.parametrize("mean", [0.5, 3.0, 60.0])
+@pytest.mark.parametrize("change", [one_pixel_differs, a_column_was_mended, scaled, lower_half_is_new])
+def test_a_copy_that_is_not_exact_is_left_out_too(change, mean):
+    counts = counts_of(mean).astype(np.float32)
+    counts[5] = counts[4]
+    change(counts[5])
+    content = check_content(Path("a.mrc"), counts)
+    assert content.faults == {5: "a copy of another frame"}
+    np.testing.assert_array_equal(content.total, np.delete(counts, 5, axis=0).sum(0))
+
+
+def test_what_all_frames_share_makes_none_a_copy():
+    """A pattern much stronger than the noise, hot pixels, and one that is hot for two frames."""
+    rng = np.random.default_rng(3)
+    pattern = np.exp(0.5 * rng.normal(size=SHAPE))
+    counts = rng.poisson(400.0 * pattern, (N, *SHAPE)).astype(np.uint16)
+    counts[:, 7, 9] = 60_000
+    counts[2:4, 20:23, 30:33] = 50_000
+    assert check_content(Path("a.mrc"), counts).flags == ()

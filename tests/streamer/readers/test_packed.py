@@ -136,5 +136,30 @@ def test_one_count_is_never_taken_for_two(mean, hot, factor):
     assert encoding.packing_of(np.minimum(counts, 255).astype(np.uint8)) != "two counts"
 
 
+def bar(height, width):
+    return np.where(np.arange(width) < width / 2, 0.0, 4.0) * np.ones((height, 1))
+
+
+def film(height, width):
+    """A hole and its surroundings."""
+    rows, columns = np.ogrid[:height, :width]
+    return np.where((rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (height / 3) ** 2, 5.0, 0.3)
+
+
+@pytest.mark.parametrize("scene", [bar, film, lambda height, width: bar(width, height).T])
+@pytest.mark.parametrize("write", [write_tiff, write_mrc])
+def test_a_strong_contrast_hides_nothing(tmp_path, scene, write):
+    """Both counts of a byte are in the dark, or in the light."""
+    mean = np.broadcast_to(scene(300, 400), (3, 300, 400))
+    frames = np.minimum(np.random.default_rng(5).poisson(mean), 15).astype(np.uint8)
+    header, counts = read(write(tmp_path / "a", packed(frames)))
+    assert header.flags == (encoding.BY_NUMBERS_ALONE,)
+    np.testing.assert_array_equal(counts, frames)
+    bright = np.random.default_rng(6).poisson(12.0 * mean).astype(np.uint8)
+    header, counts = read(write(tmp_path / "b", bright))
+    assert header.flags == ()
+    np.testing.assert_array_equal(counts, bright)
+
+
 def test_noise_without_a_camera_is_not_taken_for_two():
     assert encoding.packing_of(np.random.default_rng(0).integers(0, 256, 50_000).astype(np.uint8)) == "unclear"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from streamer.errors import MovieCorrupt, MovieNotReady, StreamerError
+from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported, StreamerError
 from streamer.readers import movie
 from streamer.settings import EerSettings
 from streamer.simulation.eer_encoder import encode_eer, encode_frame
@@ -120,8 +120,64 @@ def test_an_image_of_ome_counts_its_planes(tmp_path):
 
 
 def test_pixels_that_nothing_announces_are_not_passed_over(tmp_path):
-    with pytest.raises(MovieNotReady, match="contains more than the frame that it announces"):
+    with pytest.raises(MovieNotReady, match="contains more than the frames that it announces"):
         movie.read_header(one_page(tmp_path / "a.tif"))
+
+
+def ends_early(path, after):
+    """Page ``after`` says that it is the last."""
+    data = bytearray(path.read_bytes())
+    link = 4
+    for _ in range(after):
+        page = struct.unpack_from("<I", data, link)[0]
+        link = page + 2 + 12 * struct.unpack_from("<H", data, page)[0]
+    struct.pack_into("<I", data, link, 0)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("after", [1, 10, 14])
+def test_a_list_of_frames_that_ends_early_is_noticed(tmp_path, compression, after):
+    """By what the file holds beside its frames; thumbnails are not taken for frames, nor are small previews within."""
+    frames = np.random.default_rng(8).poisson(2.0, (20, 256, 192)).astype(np.uint16)
+    options = {"compression": compression, "metadata": None, "contiguous": False}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(frames[0, ::2, ::2], subfiletype=1, **options)
+        for frame in frames:
+            file.write(frame, subifds=1 if after == 10 else 0, **options)
+            if after == 10:
+                file.write(frame[::2, ::2], subfiletype=1, **options)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[1][:, ::-1], frames)
+    if after == 10:
+        return
+    ends_early(tmp_path / "a.tif", 1 + after)
+    with pytest.raises(MovieNotReady, match=f"{after} and as much as {20 - after} more") as caught:
+        read(tmp_path / "a.tif")
+    assert "page for each frame" in caught.value.hint
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_frames_on_pages_within_a_page_are_refused(tmp_path, compression):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(FRAMES[0], subifds=len(FRAMES) - 1, compression=compression, metadata=None)
+        for frame in FRAMES[1:]:
+            file.write(frame, compression=compression, metadata=None)
+    with pytest.raises(MovieUnsupported, match="pages within a page"):
+        read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("frames", "options"),
+    [
+        (FRAMES, {"planarconfig": "separate"}),
+        (np.moveaxis(FRAMES, 0, -1), {"planarconfig": "contig"}),
+        (FRAMES, {"volumetric": True}),
+    ],
+)
+def test_frames_on_one_page_are_no_colours(tmp_path, frames, options):
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack", metadata=None, rowsperstrip=64, **options)
+    with pytest.raises(MovieUnsupported, match="20 images on page 1"):
+        read(tmp_path / "a.tif")
 
 
 def test_fewer_announced_than_there_are_pages_means_nothing(tmp_path):
@@ -251,6 +307,19 @@ def test_a_picture_in_an_eer_movie_is_ignored(tmp_path, place, number, told):
     header, counts = read(path, EerSettings(group=1))
     assert (header.format, header.n_raw_frames, header.flags) == ("eer", 12, ())
     np.testing.assert_array_equal(counts, truth)
+
+
+@pytest.mark.parametrize("place", [0, 5, 12])
+@pytest.mark.parametrize("told", [TOLD, None])
+def test_a_page_without_an_image_in_an_eer_movie_is_ignored(tmp_path, place, told):
+    """It says something about the acquisition; a frame that lost its width is damaged."""
+    path, truth = eer_with(tmp_path, [(place, {65002: 1}, b"")], told=told)
+    header, counts = read(path, EerSettings(group=1))
+    assert (header.n_raw_frames, header.flags) == (12, ())
+    np.testing.assert_array_equal(counts, truth)
+    path, _ = eer_with(tmp_path, [(place, {65002: 1, 257: 21, 259: 65001}, b"7" * 40)], told=told)
+    with pytest.raises(MovieCorrupt, match="without its width"):
+        read(path, EerSettings(group=1))
 
 
 def test_several_pictures_at_once(tmp_path):

@@ -119,6 +119,15 @@ def test_the_files_word_reaches_the_record_and_yields_to_the_others(tmp_path):
         ("pixel size: 0.825 A", 1.65, 0.825, 1),
         ("converted to mode 6 by hand, in 3 m", 0.825, 0.825, 0),
         ("unit test of a program", 0.825, 0.825, 0),
+        ("Pixel size in nm: 0.0825", 0.825, 0.825, 0),  # the unit of this number, not of the cell
+        ("pixel size [nm] = 0.0825", 0.0, 0.825, 0),
+        ("Pixel size in nm", 0.825, 8.25, 1),  # which the cell may mean, or not
+        ("pixel size: 0,825 A", 0.0, 0.825, 0),
+        ("0.825 A/pixel", 0.0, 0.825, 0),
+        ("Pixel size 1.0 A", 0.0, 1.0, 0),
+        ("unbinned pixel size 0.4125 A", 0.825, 0.825, 0),
+        ("camera pixel size 5 um, pixel size 0.825 A", 0.0, 0.825, 0),
+        ("pixel size 0.4125 A, after binning pixel size 0.825 A", 0.825, 0.825, 0),
     ],
 )
 def test_labels_with_units(tmp_path, label, cell, pixel_size, flags):
@@ -132,7 +141,15 @@ def test_labels_with_units(tmp_path, label, cell, pixel_size, flags):
 
 
 @pytest.mark.parametrize(
-    ("unit", "per_px"), [("nm", 0.0825), ("micron", 8.25e-5), ("\\u00B5m", 8.25e-5), ("Angstrom", 0.825), ("pm", 82.5)]
+    ("unit", "per_px"),
+    [
+        ("nm", 0.0825),
+        ("microns", 8.25e-5),
+        ("nanometers", 0.0825),
+        ("\\u00B5m", 8.25e-5),
+        ("Angstrom", 0.825),
+        ("pm", 82.5),
+    ],
 )
 def test_the_unit_of_imagej(tmp_path, unit, per_px):
     text = f"ImageJ=1.54f\nimages=5\nunit={unit}\n"

@@ -108,6 +108,50 @@ def test_a_subtracted_half_of_the_range_is_added_again(tmp_path, dtype, mode, sh
     np.testing.assert_array_equal(found, counts)
 
 
+def split(dark, bright, share=0.5):
+    """A grid bar beside a hole."""
+    mean = np.where(np.arange(SHAPE[2]) < share * SHAPE[2], dark, bright)
+    return np.random.default_rng(7).poisson(np.broadcast_to(mean, SHAPE))
+
+
+@pytest.mark.parametrize(("dark", "bright"), [(1.0, 200.0), (10.0, 150.0), (0.2, 180.0)])
+def test_bytes_of_dark_and_bright_parts(tmp_path, dark, bright):
+    """The bright part of unsigned ones looks like numbers below zero, and so does the dark one where 128 was taken."""
+    counts = split(dark, bright).clip(max=255).astype(np.uint8)
+    for imod in (None, 0):
+        header, found = read(write(tmp_path / "a.mrc", counts, 0, imod=imod))
+        assert header.flags == ()
+        np.testing.assert_array_equal(found, counts)
+    stored = counts ^ np.uint8(128)
+    for imod, flags in ((None, (SHIFTED.format(128),)), (1, ())):
+        header, found = read(write(tmp_path / "a.mrc", stored, 0, imod=imod))
+        assert header.flags == flags
+        np.testing.assert_array_equal(found, counts)
+
+
+@pytest.mark.parametrize(("dark", "bright"), [(100.0, 50_000.0), (5.0, 36_000.0), (400.0, 62_000.0)])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+def test_integers_of_dark_and_bright_parts(tmp_path, dark, bright, share):
+    counts = split(dark, bright, share).clip(max=65_535).astype(np.uint16)
+    for stored, mode, flags in (
+        (counts, 6, ()),
+        (counts, 1, (OVERRULED.format("unsigned", 16),)),
+        (counts ^ np.uint16(32_768), 1, (SHIFTED.format(32_768),)),
+    ):
+        header, found = read(write(tmp_path / "a.mrc", stored, mode))
+        assert header.flags == flags
+        np.testing.assert_array_equal(found, counts)
+
+
+@pytest.mark.parametrize(("dark", "bright"), [(0.0, 30.0), (0.05, 60.0)])
+def test_many_zeros_are_no_counts_of_128(tmp_path, dark, bright):
+    """IMOD's stamp on bytes from which nothing was taken."""
+    counts = split(dark, bright).clip(max=127)
+    header, found = read(write(tmp_path / "a.mrc", counts.astype(np.int8), 0, imod=1))
+    assert header.flags == ()
+    np.testing.assert_array_equal(found, counts)
+
+
 def test_the_headers_limits_tell_a_shift_where_the_numbers_do_not(tmp_path):
     # a camera that does not count: 5000 per pixel, and 20 times the noise of counts
     rng = np.random.default_rng(0)
@@ -174,3 +218,11 @@ def test_few_counts_below_zero_are_counted():
     assert flags_below_zero(counts) == (
         "counts: 1 of the pixels are below zero, down to -2.5: something was subtracted",
     )
+
+
+@pytest.mark.parametrize(("mean", "contrast", "factor"), [(103.0, 0.28, 1), (112.0, 0.04, 1), (130.0, 0.06, 200)])
+def test_a_header_that_says_unsigned_is_right_about_counts_around_the_middle_of_the_range(mean, contrast, factor):
+    counts = (factor * electrons(mean, contrast=contrast)).clip(max=255 if factor == 1 else 65_535)
+    sample = counts.astype(np.uint8 if factor == 1 else np.uint16).ravel()
+    assert sign_of(sample, named="unsigned", limits=None) == "unsigned"
+    assert sign_of(sample[sample.argsort()], named="unsigned", limits=None) == "unsigned"

@@ -230,15 +230,17 @@ def test_a_damaged_bigtiff_header_is_corrupt(tmp_path):
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("number", [256, 257, 273, 279])
-def test_missing_tags_are_corrupt(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "what"), [(256, "its width"), (257, "its height"), (273, "its pixels are"), (279, "its pixels are")]
+)
+def test_missing_tags_are_corrupt(tmp_path, number, what):
     whole = classic([b"\1" * 12], 3, 4, 3, 1)
     start = struct.unpack_from("<I", whole, 4)[0]
     n = struct.unpack_from("<H", whole, start)[0]
     entries = [whole[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(n)]
     kept = [entry for entry in entries if struct.unpack_from("<H", entry)[0] != number]
     (tmp_path / "a.tif").write_bytes(whole[:start] + struct.pack("<H", n - 1) + b"".join(kept) + bytes(4))
-    with pytest.raises(MovieCorrupt, match=str(number) if number < 270 else "where its pixels are"):
+    with pytest.raises(MovieCorrupt, match=what):
         tiff.read_header(tmp_path / "a.tif")
 
 
