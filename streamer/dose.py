@@ -79,7 +79,11 @@ def received(
     if frame_doses is None and dose_per_frame is None:
         return None
     planned = frame_doses if frame_doses is not None else (dose_per_frame or 0.0,) * len(shares)
-    return tuple(dose * share for dose, share in zip(planned, shares, strict=True))
+    found = tuple(dose * share for dose, share in zip(planned, shares, strict=True))
+    if 2 * sum(share not in (0.0, 1.0) for share in shares) > len(shares):
+        # a plan that most frames contradict is wrong as a whole: what it adds up to still holds
+        return tuple(dose * sum(planned) / sum(found) for dose in found)
+    return found
 
 
 def sum_of_squares(exposures: Tensor, rate: Tensor) -> Tensor:

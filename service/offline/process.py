@@ -81,7 +81,10 @@ def _model_directory(config: Config, model: str) -> Path:
 
 
 def describe(path: Path, config: Config, *, whatever: bool = False) -> Movie:
-    """Movie as the daemon would have announced it; raises NotAMovie, unless ``whatever``, for what it would have skipped."""
+    """Movie as the daemon would have announced it.
+
+    Raises NotAMovie for what the daemon would have skipped, unless ``whatever``.
+    """
     if not path.exists():
         raise UsageError("there is no such file", where=path)
     path = path.resolve()

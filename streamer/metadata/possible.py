@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from streamer.records import MovieHeader
 
 
+_TOPICS = {
+    PIXEL_SIZE.name: "pixel_size",
+    VOLTAGE.name: "voltage_kv",
+    DOSE_PER_FRAME.name: "dose_per_frame",
+    EXPOSURE.name: "dose",
+}
+"""What the other flags about a quantity begin with."""
+
+
 def possible(told: Acquisition, header: MovieHeader, flags: list[str]) -> tuple[Acquisition, MovieHeader]:
     """Sidecar and header without the values that are impossible.
 
@@ -30,7 +39,7 @@ def possible(told: Acquisition, header: MovieHeader, flags: list[str]) -> tuple[
         """The value, or None; 0 is how programs write that they do not know it, and needs no words."""
         problem = quantity.problem(value) if value else None
         if problem is not None:
-            flags.append(f"{quantity.name}: what the {place} says is impossible and not used: {problem}")
+            flags.append(f"{_TOPICS[quantity.name]}: what the {place} says is impossible and not used: {problem}")
         return None if problem is not None else value
 
     # of the physical pixel, also on a finer grid

@@ -55,7 +55,7 @@ def describe_source(
             "the pixel size is unknown",
             where=movie.path,
             expected="movie.pixel_size, or a sidecar or header that gives it",
-            found="; ".join(flag for flag in flags if flag.startswith(("pixel_size:", "pixel size:"))),
+            found="; ".join(flag for flag in flags if flag.startswith("pixel_size:")),
             hint="set movie.pixel_size in Å/px",
         )
     dose, doses = choose_doses(told, header, set_by_user.dose_per_frame, pixel_size, flags)

@@ -106,6 +106,7 @@ def test_uneven_doses_reach_the_weights_the_record_and_relion(exposed, tmp_path)
     # a list that the frames contradict is put right by their counts, and said
     contradicted, _, _ = run("contradicted", "1 4 5 4")
     assert any(flag.startswith("frames: exposed unlike the others") for flag in contradicted.flags)
+    assert sum(contradicted.source.frame_doses) == pytest.approx(24.0, rel=1e-5)
     assert max(contradicted.source.frame_doses) < 1.1 * min(contradicted.source.frame_doses)
     thinned = (0.2,) * 4
     record, image, motion = run("uneven", "1 4 5 4")

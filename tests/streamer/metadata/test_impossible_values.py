@@ -11,12 +11,12 @@ from tests.streamer.metadata.test_source import HEADER, TOLD, describe  # noqa: 
 @pytest.mark.parametrize(
     ("field", "value", "name", "said"),
     [
-        ("pixel_size", 1.5e-10, "pixel size", "1.5e-10 looks like metres: 1.5"),
-        ("pixel_size", 0.0834, "pixel size", "0.0834 looks like nm: 0.834"),
-        ("voltage_kv", 300000.0, "acceleration voltage", "300000 looks like volts: 300"),
-        ("dose_per_frame", 48.0, "dose per frame", "48 looks like the dose of the whole movie"),
-        ("dose_total", 5e21, "exposure", "5e+21 looks like e⁻/m²: 50"),
-        ("frame_doses", (48.0, 52.0), "dose per frame", "50 looks like the dose of the whole movie"),
+        ("pixel_size", 1.5e-10, "pixel_size", "1.5e-10 looks like metres: 1.5"),
+        ("pixel_size", 0.0834, "pixel_size", "0.0834 looks like nm: 0.834"),
+        ("voltage_kv", 300000.0, "voltage_kv", "300000 looks like volts: 300"),
+        ("dose_per_frame", 48.0, "dose_per_frame", "48 looks like the dose of the whole movie"),
+        ("dose_total", 5e21, "dose", "5e+21 looks like e⁻/m²: 50"),
+        ("frame_doses", (48.0, 52.0), "dose_per_frame", "50 looks like the dose of the whole movie"),
     ],
 )
 def test_an_impossible_value_of_the_sidecar_is_unknown_and_said(describe, field, value, name, said):  # noqa: F811
@@ -33,7 +33,7 @@ def test_an_impossible_header_is_no_better(describe):  # noqa: F811
     source, flags = describe(header=replace(HEADER, pixel_size=1.5e-10))
     assert source.pixel_size == 1.2
     assert flags == (
-        "pixel size: what the header says is impossible and not used: in Å/px; 1.5e-10 looks like metres: 1.5",
+        "pixel_size: what the header says is impossible and not used: in Å/px; 1.5e-10 looks like metres: 1.5",
     )
     with pytest.raises(MovieMismatch, match=r"the pixel size is unknown.*looks like metres.*set movie.pixel_size"):
         describe(replace(TOLD, pixel_size=None), replace(HEADER, pixel_size=1.5e-10))
@@ -54,7 +54,7 @@ def test_a_dose_of_few_frames_may_be_large_and_0_is_unknown(describe):  # noqa: 
 def test_an_impossible_exposure_before_the_movie_is_not_used(describe):  # noqa: F811
     source, flags = describe(replace(TOLD, pre_exposure=1e20))
     assert (source.pre_exposure, len(flags)) == (0.0, 1)
-    assert flags[0] == "exposure: what the sidecar says is impossible and not used: in e⁻/Å²; 1e+20 looks like e⁻/m²: 1"
+    assert flags[0] == "dose: what the sidecar says is impossible and not used: in e⁻/Å²; 1e+20 looks like e⁻/m²: 1"
     source, flags = describe(replace(TOLD, pre_exposure=45.0))
     assert (source.pre_exposure, flags) == (45.0, ())
 
@@ -74,7 +74,7 @@ def test_what_raw_frames_come_to_is_held_against_the_whole_exposure(describe, to
     source, flags = describe(known, EER)
     assert (source.dose_per_frame, source.frame_doses) == (None, None)
     assert [flag for flag in flags if "impossible" in flag] == [
-        "exposure: what the sidecar says is impossible and not used: in e⁻/Å²; 5000 looks like e⁻/nm²: 50"
+        "dose: what the sidecar says is impossible and not used: in e⁻/Å²; 5000 looks like e⁻/nm²: 50"
     ]
     source, flags = describe(replace(known, dose_total=None), EER)
     assert source.dose_per_frame is None
