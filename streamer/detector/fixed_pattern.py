@@ -1,9 +1,10 @@
 """Whether the detector's own pattern is in frames that no gain reference corrected.
 
-It stays where it is while the specimen moves, it is in even and odd frames alike, and it differs from pixel to pixel:
+It stays where it is while the specimen moves, it is in early and late frames alike, and it differs from pixel to pixel:
 so it is as strong in the corners of the Fourier plane, beyond the Nyquist frequency of the axes, as anywhere else. A
 specimen has next to nothing there: optics, radiation damage and the detector's blur have taken it. The covariance of
-even and odd frames in the corners, none of them aligned, is therefore the power of the pattern.
+early and late frames in the corners, none of them aligned, is therefore the power of the pattern. Neighbouring frames
+may share noise besides, by afterglow or because a pixel cannot count twice at a time: so a gap parts the two.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from streamer import fourier
+from streamer.detector.background import binned
 from streamer.detector.local_mean import clipped, relative
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ _OUTLIER = 5.0
 """Standard deviations beyond which a pixel is a defect, and not taken for pattern."""
 _SIDE = 2048
 """Height and width in px, around the centre, that are enough to see any pattern, and take a quarter of the time."""
+_GAP = 6
+"""Frames from which on the one on each side of the middle is left out."""
 _SPARSE = 0.37
 """Share of pixels of a half without a count, as at one electron per pixel, beyond which nothing can be told."""
 _NOTHING = 0.01
@@ -81,7 +85,7 @@ class LeftPattern:
 
 
 def what_is_left(
-    counts: FrameSource, total: NDArray[np.float32], fitted: FittedGain, *, said_corrected: bool
+    counts: FrameSource, total: NDArray[np.float32], fitted: FittedGain, upsampling: int = 1, *, said_corrected: bool
 ) -> LeftPattern:
     """Look for a fixed pattern in frames that no recorded gain reference corrects.
 
@@ -91,11 +95,12 @@ def what_is_left(
     ----------
     counts : (t, h, w) as stored. total : (h, w), their sum. Whole numbers are counts that nobody has corrected yet, as
         far as anybody can see; fractions have been corrected.
+    upsampling : how many px of the grid one of the detector's is along each axis.
     said_corrected : the settings say that the frames are.
     """
     if fitted.gain is not None and fitted.fit is not None and not fitted.gain.is_made:
         return LeftPattern()
-    pattern = measure(counts, total, None if fitted.gain is None else fitted.gain.values)
+    pattern = measure(counts, total, None if fitted.gain is None else fitted.gain.values, upsampling)
     if pattern is not None and pattern.is_seen:
         return LeftPattern(seen=pattern.spread, may_raise=True)
     is_flat = fitted.gain is not None and not fitted.gain.is_made
@@ -105,7 +110,7 @@ def what_is_left(
 
 
 def measure(
-    counts: FrameSource, total: NDArray[np.float32], gain: NDArray[np.float32] | None = None
+    counts: FrameSource, total: NDArray[np.float32], gain: NDArray[np.float32] | None = None, upsampling: int = 1
 ) -> FixedPattern | None:
     """Measure the pattern in a movie's frames.
 
@@ -113,6 +118,7 @@ def measure(
     ----------
     counts : (t, h, w) as stored. total : (h, w), their sum.
     gain : (h, w) that multiplies them, 0 at defects; None: as they are stored.
+    upsampling : how many px of the grid one of the detector's, to which the pattern belongs, is along each axis.
 
     Returns
     -------
@@ -120,17 +126,27 @@ def measure(
     """
     if len(counts) < 2:
         return None
-    window = tuple(slice(max(0, (size - _SIDE) // 2), (size + _SIDE) // 2) for size in total.shape)
-    total, factor = total[window], np.float32(1.0) if gain is None else gain[window]
-    even = np.zeros(total.shape, np.float32)
-    for index in range(0, len(counts), 2):
-        even += counts[index][window]
-    seen = relative(total * factor)
-    odd_ones = (seen.abs() > _OUTLIER * seen.std()).numpy() | (factor == 0)
-    halves = [np.where(odd_ones, half.mean(), half) for half in (even * factor, (total - even) * factor)]
+    side = _SIDE * upsampling
+    starts = [max(0, (size - side) // 2) // upsampling * upsampling for size in total.shape]
+    window = tuple(slice(start, start + side) for start in starts)
+
+    def corrected(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        values = image if gain is None else image * gain[window]
+        return values if upsampling == 1 else binned(values, upsampling)
+
+    early, middle = np.zeros((2, *total[window].shape), np.float32)
+    gap = int(len(counts) >= _GAP)
+    for index in range(len(counts) // 2 + gap):
+        (early if index < len(counts) // 2 - gap else middle)[:] += counts[index][window]
+    halves = [corrected(half) for half in (early, total[window] - early - middle)]
+    seen = relative(corrected(total[window]))
+    odd_ones = (seen.abs() > _OUTLIER * seen.std()).numpy()
+    if gain is not None:
+        odd_ones |= corrected(np.ones_like(early)) == 0
+    halves = [np.where(odd_ones, half.mean(), half) for half in halves]
     if any(float((half == 0).mean()) > _SPARSE for half in halves):
         return None
-    shape = (int(total.shape[0]), int(total.shape[1]))
+    shape = (int(halves[0].shape[0]), int(halves[0].shape[1]))
     first, second = (torch.fft.rfft2(clipped(relative(half))) for half in halves)
     corner = fourier.radius(shape, first.device) > 0.5
     shared = (first[corner] * second[corner].conj()).real.double() / (shape[0] * shape[1])
