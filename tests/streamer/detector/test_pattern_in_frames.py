@@ -30,7 +30,7 @@ def test_afterglow_from_frame_to_frame_is_no_pattern(spread):
 
 @pytest.mark.parametrize("spread", [0.0, 0.1])
 def test_fractions_that_cut_counted_frames_are_no_pattern(spread):
-    """A pixel counts once in a hardware frame: parts of one exposure agree more than chance, fractions far apart not."""
+    """A pixel counts once in a hardware frame: parts of one exposure agree by more than chance."""
     rng, hardware = np.random.default_rng(4), []
     for frame in frames_of(spread, 8, 4.0).astype(np.uint8):
         for events in events_of(frame.clip(max=20), 20, rng):
@@ -57,3 +57,15 @@ def test_on_a_finer_grid_the_pattern_is_that_of_the_detectors_pixels(upsampling)
     assert what_is_left(fine, fine.sum(0), FittedGain(), upsampling, said_corrected=False).seen == pytest.approx(
         0.05, rel=0.1
     )
+
+
+@pytest.mark.parametrize("edge", ["bar", "beam"])
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_a_grid_bar_and_the_edge_of_the_beam_are_no_pattern(edge, spread):
+    rows, columns = np.indices(SHAPE)
+    distance = rows + 0.3 * columns - 190.0 if edge == "bar" else np.hypot(rows - 120, columns - 160) - 125.0
+    light = 0.01 + 0.99 / (1.0 + np.exp(distance / 3.0))
+    frames = np.random.default_rng(2).poisson(6.0 * light * efficiency(spread), (16, *SHAPE)).astype(np.float32)
+    found = measure(frames, frames.sum(0))
+    assert found.is_seen is (spread > 0)
+    assert found.power == pytest.approx(spread**2, abs=0.25 * spread**2 + 4.0 * found.error)
