@@ -219,7 +219,7 @@ class MovieQuality:
     can be said."""
     fixed_pattern: float | None = None
     """Relative standard deviation from pixel to pixel of a pattern that stays with the detector, in frames that no gain
-    corrected; None: none is seen, or nobody looked."""
+    corrected, or not wholly; None: none is seen, or nobody looked."""
     pattern_may_raise: bool | None = None
     """Whether such a pattern, seen or not, may have raised every figure that comes from the halves: SNR, SSNR, FRC,
     resolution and SNBR*. None: unknown, in records of earlier versions."""

@@ -107,7 +107,7 @@ def read_movie(movie: Movie, job: Job, stage: Stopwatch) -> tuple[Frames, MovieS
         if job.uncorrected is not None and (job.gain is None or job.gain.is_made):
             job.uncorrected(header, total)
         said_corrected = job.settings.movie.gain == NO_GAIN or movie.acquisition.gain_corrected is True
-        left = what_is_left(used, total, fitted, said_corrected=said_corrected)
+        left = what_is_left(used, total, fitted, header.upsampling, said_corrected=said_corrected)
         corrected = total if fitted.gain is None else total * fitted.gain.values
         listed = listed_defects(movie, job.settings.gain.defects, corrected, job.instructions.follow_links_to)
         known = known_defects(total.shape, fitted.gain, listed.mask)

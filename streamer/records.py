@@ -161,6 +161,8 @@ class GainFit:
     """Standard error of the residual."""
     advice: str | None = None
     """What to set, where the frames refute the reference; it is not applied then."""
+    spread: float = 0.0
+    """Relative standard deviation of the reference from pixel to pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +185,7 @@ class Frames:
     gain_fit: GainFit | None = None
     """How well the gain predicts this movie's fixed pattern."""
     fixed_pattern: float | None = None
-    """Relative standard deviation from pixel to pixel of a pattern that is seen in frames that no gain corrected."""
+    """Relative standard deviation from pixel to pixel of a pattern that is seen in the corrected frames."""
     pattern_may_raise: bool | None = None
     """Whether such a pattern may be in the frames, seen or not; it correlates the halves."""
     mean_counts: float

@@ -167,8 +167,8 @@ def quality(
             click.echo(f"  {name:12} {_figure(value)}{between}")
     if found.pattern_may_raise:
         click.echo(
-            f"NOTE {found.pattern_may_raise} of {several}: no gain corrected the frames; the detector's pattern may "
-            "have raised the figures"
+            f"NOTE {found.pattern_may_raise} of {several}: no gain corrected the frames, or not wholly; the "
+            "detector's pattern may have raised the figures"
         )
     for check in found.checks:
         verdict = "ok" if check["ok"] else "FAILED"

@@ -51,7 +51,7 @@ class MotionResult(Struct, frozen=True, kw_only=True):
     local_motion_angstrom: float | None
     """Root mean square over the field of what local shifts add to the global ones, at its largest; None likewise."""
     flags: list[str] = []
-    """What the user should know, as in the record of ``process``: no gain, an unproven number of frames."""
+    """What the user should know, as in the record of ``process``: no gain, a pattern that rules the fit."""
     frames_left_out: list[int] = []
     """Places of frames that carry no information, from 0; their shifts lie between their neighbours'."""
 
@@ -106,7 +106,7 @@ def motion_of(path: Path, config: Config) -> MotionResult:
         model=found.model,
         converged=found.converged,
         local_motion_angstrom=round(field.largest_bending(found) * frames.pixel_size, 5) if found.trusted else None,
-        flags=list(frames.flags),
+        flags=[*frames.flags, *found.flags],
     )
 
 

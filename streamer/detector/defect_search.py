@@ -47,8 +47,9 @@ _HYSTERESIS, _STEP = 4.5, 6.0
 what is right around it."""
 _OFF = 100.0
 """Threshold of hot pixels from which nothing is looked for."""
-_SUSPICIOUS = 0.03
-"""Share of the pixels beyond which the gain, rather than the camera, is likely to be wrong."""
+_SUSPICIOUS, _MOST = 0.03, 0.5
+"""Share of the pixels beyond which the gain, rather than the camera, is likely to be wrong; and of those without a
+count beyond which chance looks like hot pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +60,12 @@ class Defects:
     """(n, 2) rows and columns, sorted."""
     wide: int
     """How many of them are not hot pixels, but parts of columns, rows and clusters, or dead."""
+    is_dim: bool = False
+    """Most pixels have no count: one that has two looks hot, by chance."""
 
     def flags(self, size: int) -> tuple[str, ...]:
         """What a user should know, for frames of ``size`` px."""
-        share = len(self.places) / size
+        share = (self.wide if self.is_dim else len(self.places)) / size
         if share < _SUSPICIOUS:
             return ()
         return (f"gain: {100.0 * share:.1f} % of the pixels look defective; is this the right gain reference?",)
@@ -90,7 +93,8 @@ def find_defects(total: Image, known: NDArray[np.bool_], hot_pixel_sigma: float,
         hot = find_hot_pixels(filled, hot_pixel_sigma)
         wide[hot[:, 0], hot[:, 1]] = False
     places = np.concatenate([hot, np.argwhere(wide).astype(np.int64)]) if wide.any() else hot
-    return Defects(places=np.unique(places, axis=0) if wide.any() else hot, wide=int(wide.sum()))
+    is_dim = float((total == 0).mean()) > _MOST
+    return Defects(places=np.unique(places, axis=0) if wide.any() else hot, wide=int(wide.sum()), is_dim=is_dim)
 
 
 def _wide_on_grid(total: Image, known: NDArray[np.bool_], hot: NDArray[np.int64], upsampling: int) -> NDArray[np.bool_]:

@@ -107,8 +107,9 @@ def check_fit(
     slope, error = _slope(seen, pattern)
     residual = 1.0 - slope
     if residual - _CERTAIN * error < _WRONG:
-        return GainFit(residual=residual, error=error)
-    return GainFit(residual=residual, error=error, advice=_advice(seen, pattern, settings, sense))
+        return GainFit(residual=residual, error=error, spread=spread)
+    advice = _advice(seen, pattern, settings, sense)
+    return GainFit(residual=residual, error=error, spread=spread, advice=advice)
 
 
 def _advice(seen: torch.Tensor, pattern: torch.Tensor, settings: GainSettings, sense: str) -> str:

@@ -221,3 +221,10 @@ def test_many_defects_ask_for_the_right_gain():
     (flag,) = found.flags(256 * 256)
     assert re.fullmatch(r"gain: \d\.\d % of the pixels look defective; is this the right gain reference\?", flag)
     assert find_defects(totals(np.full((256, 256), 40.0)), np.zeros((256, 256), bool), 7.0).flags(256 * 256) == ()
+
+
+def test_what_chance_does_where_most_pixels_have_no_count_is_no_word_about_the_gain():
+    total = totals(np.full(SHAPE, 0.24))
+    found = find_defects(total, np.zeros(SHAPE, bool), 7.0)
+    assert len(found.places) > 0.03 * total.size
+    assert found.flags(total.size) == ()
