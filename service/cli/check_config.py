@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -153,9 +154,9 @@ def _gains_found(layout: Layout, places: tuple[str, ...]) -> Finding:
 
     gains = gain_candidates(layout.root, places)
     found = ", ".join(map(str, gains))
-    directories = {path.parent for path in gains}
-    if len(directories) < len(gains):
-        cure = "leave one in each directory, or set movie.gain"
+    in_each = Counter(path.parent for path in gains)
+    if crowded := [str(path) for path in gains if in_each[path.parent] > 1]:
+        cure, found = "leave one in each directory, or set movie.gain", ", ".join(crowded)
         return Finding(check="gain", verdict="warning", found=f"several in one directory: {found}", cure=cure)
     return Finding(check="gain", verdict="ok", found=found or "none found yet")
 

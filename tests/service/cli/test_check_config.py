@@ -166,9 +166,12 @@ def test_gain_and_defects_are_compared_with_a_movie_that_is_there(check, place):
 def test_several_gains_in_one_directory_are_a_warning(check, place):
     for name in ("gain_a.mrc", "gain_b.mrc"):
         an_image(place / "movies" / name, (64, 96))
+    (place / "movies" / "day2").mkdir()
+    an_image(place / "movies" / "day2" / "gain_c.mrc", (64, 96))
     code, found, _ = check()
     assert (code, found["gain"]["verdict"]) == (0, "warning")
     assert "gain_a.mrc" in found["gain"]["found"]
+    assert "gain_c.mrc" not in found["gain"]["found"], "it is alone in its directory"
 
 
 def test_a_port_in_use_is_a_problem_unless_this_instance_uses_it(check, place):
