@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # Names that neither movies nor directories have: a link of another name may lead to a whole session.
 _DOCUMENTS = tuple(
-    ".txt .log .xml .mdoc .jpg .jpeg .png .gif .bmp .svg .pdf .html .csv .tsv .star .json .toml .yaml .yml .ini .cfg .conf "
-    ".md .py .sh .db .sqlite .nav .adoc .com .npz .npy .docx .xlsx .pptx".split()
+    ".txt .log .xml .mdoc .jpg .jpeg .png .gif .bmp .svg .pdf .html .csv .tsv .star .json .toml .yaml .yml .ini .cfg "
+    ".conf .md .py .sh .db .sqlite .nav .adoc .npz .npy .docx .xlsx .pptx".split()
 )
 
 
