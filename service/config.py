@@ -15,7 +15,14 @@ import msgspec
 from msgspec import Meta
 
 from models.settings import SessionModelSettings
-from service.setting_values import check_numbers, check_plausible, check_super_resolution, explained
+from service.setting_values import (
+    check_numbers,
+    check_paths,
+    check_patterns,
+    check_plausible,
+    check_super_resolution,
+    explained,
+)
 from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
 from streamer.settings import DataPathSettings, Table
@@ -209,6 +216,8 @@ def _checked(tables: dict[str, Any], where: str) -> Config:
         kinds = {table: type(getattr(Config(), table)) for table in Config.__struct_fields__}
         raise explained(error, tables, kinds, where) from error
     _check_texts(config, where)
+    check_paths(config, where)
+    check_patterns(config, where)
     check_super_resolution(config, where)
     check_numbers(config, where)
     _check_sockets(config, where)
@@ -243,22 +252,6 @@ def _check_texts(config: Config, where: str) -> None:
             hint = "choose another name: it becomes a directory and part of every event's topic"
             found = f"{key} = '{name}'"
             raise ConfigError("not a valid name", where=where, expected=expected, found=found, hint=hint)
-    for key, path in (
-        ("watch.root", config.watch.root),
-        ("outputs.root", config.outputs.root),
-        ("watch.metadata_root", config.watch.metadata_root),
-        ("movie.gain", config.movie.gain),
-        ("gain.defects", config.gain.defects),
-        ("eer.integration", config.eer.integration),
-        ("super_resolution.mtf", config.super_resolution.mtf),
-        ("super_resolution.model", config.super_resolution.model),
-        ("session_model.base", config.session_model.base),
-        ("instance.state", config.instance.state),
-        ("instance.runtime", config.instance.runtime),
-    ):
-        if path is not None and not path.strip():
-            hint = "give a path, or leave the setting out"
-            raise ConfigError("must name a directory or file", where=where, found=f"{key} is empty", hint=hint)
 
 
 def _check_sockets(config: Config, where: str) -> None:

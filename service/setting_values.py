@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from streamer.plausible import (
     CS,
     DOSE_PER_FRAME,
     EXPOSURE,
+    LARGEST_SHIFT,
     MAGNIFICATION,
     PIXEL_SIZE,
     RESOLUTION,
@@ -27,6 +29,7 @@ from streamer.plausible import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from service.config import Config
     from streamer.settings import DataPathSettings
 
 QUANTITIES: Mapping[str, Quantity] = {
@@ -37,6 +40,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "movie.dose_per_frame": DOSE_PER_FRAME,
     "movie.pre_exposure": EXPOSURE,
     "eer.dose_per_fraction": DOSE_PER_FRAME,
+    "motion.max_shift_angstrom": LARGEST_SHIFT,
     "denoise.resolution": RESOLUTION,
     "denoise.low": RESOLUTION,
     "quality.band_low": RESOLUTION,
@@ -48,6 +52,12 @@ _CALIBRATION = "pixel_size_by_magnification"
 _PLACE = re.compile(r"(.*?)(?: - at `(?:key in )?\$\.?([^`]*)`)?", re.DOTALL)
 _OTHER_TYPE = re.compile(r"Expected `([^`]+)`, got `[^`]+`")
 _BOUND = re.compile(r"Expected `[^`]+` (>=|<=|>|<) (\S+)")
+_HOME = re.compile(r"~[^/]*(?:/|$)")
+_VARIABLE = re.compile(r"(?:^|/)\$(?:\w+|\{\w+\})")
+_WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.?(mrcs?|tiff?|eer)", re.IGNORECASE)
+_EVERYTHING = frozenset({"*", "*.*"})
+
 _TYPES = {
     "float": "a number",
     "int": "a whole number",
@@ -207,3 +217,80 @@ def check_numbers(settings: DataPathSettings, where: str) -> None:
                 found=f"{coarse:g} and {fine:g} Å",
                 hint="both are in Å, the coarse end is the larger number",
             )
+
+
+# ------------------------------------------------------------------------------------------- paths and patterns
+
+
+def check_paths(config: Config, where: str) -> None:
+    """Raise ConfigError for an empty path, and for one that only a shell or another computer understands."""
+    for setting, path in _paths(config):
+        found, hint = f'{setting} = "{path}"', ""
+        if not path.strip():
+            what = "must name a directory or file"
+            found, hint = f"{setting} is empty", "give a path, or leave the setting out"
+        elif _WINDOWS.match(path):
+            what = "a path of Windows"
+            hint = "give the path under which this machine has mounted that directory, such as /mnt/epu"
+        elif _HOME.match(path):
+            what = "the sign ~ is not replaced in settings"
+            whole = os.path.expanduser(path)  # noqa: PTH111 - words
+            hint = "write the path out" + (f": {whole}" if whole != path else "")
+        elif _VARIABLE.search(path):
+            what, hint = "variables are not replaced in settings", "write the path out"
+        else:
+            continue
+        raise ConfigError(what, where=where, found=found, hint=hint)
+
+
+def _paths(config: Config) -> Iterator[tuple[str, str]]:
+    """Settings that are paths, where they are set."""
+    for setting, path in (
+        ("watch.root", config.watch.root),
+        ("outputs.root", config.outputs.root),
+        ("watch.metadata_root", config.watch.metadata_root),
+        ("movie.gain", config.movie.gain),
+        ("gain.defects", config.gain.defects),
+        ("eer.integration", config.eer.integration),
+        ("super_resolution.mtf", config.super_resolution.mtf),
+        ("super_resolution.model", config.super_resolution.model),
+        ("session_model.base", config.session_model.base),
+        ("instance.state", config.instance.state),
+        ("instance.runtime", config.instance.runtime),
+    ):
+        if path is not None:
+            yield setting, path
+    for path in config.watch.follow_links_to:
+        yield "watch.follow_links_to", path
+
+
+def check_patterns(config: Config, where: str) -> None:
+    """Raise ConfigError where no file can ever be a movie, or a pattern cannot fit what was meant."""
+    include, exclude = config.watch.include, config.watch.exclude
+    for setting, patterns in (("watch.include", include), ("watch.exclude", exclude)):
+        for pattern in patterns:
+            hint = _why_it_fits_nothing(pattern)
+            if hint:
+                what = "a pattern fits no file"
+                raise ConfigError(what, where=where, found=f'{setting}: "{pattern}"', hint=hint)
+    if not include:
+        hint = "leave it out for all formats"
+        raise ConfigError("no file is a movie", where=where, found="watch.include is empty", hint=hint)
+    left_out = {pattern.lower() for pattern in exclude}
+    if left_out & _EVERYTHING or left_out.issuperset(pattern.lower() for pattern in include):
+        found = f"watch.exclude = {list(exclude)}"
+        hint = "give the names that are no movies, such as *_tmp*"
+        raise ConfigError("watch.exclude leaves out every movie", where=where, found=found, hint=hint)
+
+
+def _why_it_fits_nothing(pattern: str) -> str:
+    """What to write instead of a pattern of file names that fits none; empty if it may fit."""
+    if not pattern.strip():
+        return "leave it out"
+    if _SUFFIX.fullmatch(pattern):
+        return f'write "*.{pattern.lstrip(".")}"'
+    if "/" in pattern or "\\" in pattern:
+        return "patterns are of file names, without directories"
+    if "{" in pattern or re.search(r"[,;|\s]\s*\*", pattern):
+        return 'one pattern for each kind of name: ["*.tif", "*.mrc"]'
+    return ""

@@ -13,6 +13,7 @@ from service.cli.options import configured, load_config
 from service.health.start_checks import (
     Finding,
     check_file,
+    check_links,
     check_metadata_root,
     check_root,
     check_sockets,
@@ -67,6 +68,7 @@ def _findings(config: Config, layout: Layout) -> Iterator[Finding]:
     metadata = check_metadata_root(config)
     if metadata is not None:
         yield metadata
+    yield from check_links(config)
     yield check_writable("output", "outputs.root", layout.output)
     yield check_writable("state", "instance.state", layout.state)
     yield from check_space(config, layout)

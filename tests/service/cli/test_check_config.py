@@ -88,6 +88,15 @@ def test_a_root_that_does_not_exist_yet_is_a_warning_and_none_at_all_a_problem(c
     assert "set watch.root to the directory" in found["watched root"]["cure"]
 
 
+def test_places_that_links_may_lead_to_are_looked_at(check, place):
+    (place / "raw").mkdir()
+    code, found, _ = check(f'watch.follow_links_to=["{place / "raw"}"]')
+    assert (code, found["links to"]["verdict"]) == (0, "ok")
+    code, found, _ = check(f'watch.follow_links_to=["{place / "rwa"}"]')
+    assert (code, found["links to"]["verdict"]) == (0, "warning")
+    assert "watch.follow_links_to" in found["links to"]["cure"]
+
+
 @pytest.mark.parametrize(
     ("setting", "path", "words"),
     [
