@@ -29,6 +29,7 @@ from streamer.settings import DataPathSettings, Table
 from streamer.watch.settings import WatchSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -216,8 +217,8 @@ def _checked(tables: dict[str, Any], where: str) -> Config:
         kinds = {table: type(getattr(Config(), table)) for table in Config.__struct_fields__}
         raise explained(error, tables, kinds, where) from error
     _check_texts(config, where)
-    check_paths(config, where)
-    check_patterns(config, where)
+    check_paths(_paths(config), where)
+    check_patterns(config.watch, where)
     check_super_resolution(config, where)
     check_numbers(config, where)
     _check_sockets(config, where)
@@ -252,6 +253,25 @@ def _check_texts(config: Config, where: str) -> None:
             hint = "choose another name: it becomes a directory and part of every event's topic"
             found = f"{key} = '{name}'"
             raise ConfigError("not a valid name", where=where, expected=expected, found=found, hint=hint)
+
+
+def _paths(config: Config) -> Iterator[tuple[str, str | None]]:
+    """Settings that are paths, whether or not they are set."""
+    yield from (
+        ("watch.root", config.watch.root),
+        ("outputs.root", config.outputs.root),
+        ("watch.metadata_root", config.watch.metadata_root),
+        ("movie.gain", config.movie.gain),
+        ("gain.defects", config.gain.defects),
+        ("eer.integration", config.eer.integration),
+        ("super_resolution.mtf", config.super_resolution.mtf),
+        ("super_resolution.model", config.super_resolution.model),
+        ("session_model.base", config.session_model.base),
+        ("instance.state", config.instance.state),
+        ("instance.runtime", config.instance.runtime),
+    )
+    for path in config.watch.follow_links_to:
+        yield "watch.follow_links_to", path
 
 
 def _check_sockets(config: Config, where: str) -> None:

@@ -27,10 +27,10 @@ from streamer.plausible import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from service.config import Config
     from streamer.settings import DataPathSettings
+    from streamer.watch.settings import WatchSettings
 
 QUANTITIES: Mapping[str, Quantity] = {
     "movie.pixel_size": PIXEL_SIZE,
@@ -222,9 +222,16 @@ def check_numbers(settings: DataPathSettings, where: str) -> None:
 # ------------------------------------------------------------------------------------------- paths and patterns
 
 
-def check_paths(config: Config, where: str) -> None:
-    """Raise ConfigError for an empty path, and for one that only a shell or another computer understands."""
-    for setting, path in _paths(config):
+def check_paths(paths: Iterable[tuple[str, str | None]], where: str) -> None:
+    """Raise ConfigError for an empty path, and for one that only a shell or another computer understands.
+
+    Parameters
+    ----------
+    paths : each with the name of its setting; None: not set.
+    """
+    for setting, path in paths:
+        if path is None:
+            continue
         found, hint = f'{setting} = "{path}"', ""
         if not path.strip():
             what = "must name a directory or file"
@@ -243,30 +250,9 @@ def check_paths(config: Config, where: str) -> None:
         raise ConfigError(what, where=where, found=found, hint=hint)
 
 
-def _paths(config: Config) -> Iterator[tuple[str, str]]:
-    """Settings that are paths, where they are set."""
-    for setting, path in (
-        ("watch.root", config.watch.root),
-        ("outputs.root", config.outputs.root),
-        ("watch.metadata_root", config.watch.metadata_root),
-        ("movie.gain", config.movie.gain),
-        ("gain.defects", config.gain.defects),
-        ("eer.integration", config.eer.integration),
-        ("super_resolution.mtf", config.super_resolution.mtf),
-        ("super_resolution.model", config.super_resolution.model),
-        ("session_model.base", config.session_model.base),
-        ("instance.state", config.instance.state),
-        ("instance.runtime", config.instance.runtime),
-    ):
-        if path is not None:
-            yield setting, path
-    for path in config.watch.follow_links_to:
-        yield "watch.follow_links_to", path
-
-
-def check_patterns(config: Config, where: str) -> None:
+def check_patterns(watch: WatchSettings, where: str) -> None:
     """Raise ConfigError where no file can ever be a movie, or a pattern cannot fit what was meant."""
-    include, exclude = config.watch.include, config.watch.exclude
+    include, exclude = watch.include, watch.exclude
     for setting, patterns in (("watch.include", include), ("watch.exclude", exclude)):
         for pattern in patterns:
             hint = _why_it_fits_nothing(pattern)

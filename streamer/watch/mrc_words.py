@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HEADER_BYTES, _LABELS, _LABEL_BYTES = 1024, 10, 80
 _MAX_EXTENDED_BYTES = 4 << 20
 _FIRST_BYTES = 256 << 10
-_SIGNED = {1: np.dtype("<i2"), 2: np.dtype("<f4"), 12: np.dtype("<f2")}
+_SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("<i2"), 2: np.dtype("<f4"), 12: np.dtype("<f2")}
 """Modes of values that may be negative, and are then no counts."""
 # SerialEM's extended header: a bit for each thing that is stored of an image, and its size in bytes, in this order.
 _SERIALEM = ((1, 2), (2, 6), (4, 4), (8, 2), (16, 2), (32, 4))
