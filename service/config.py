@@ -15,13 +15,21 @@ import msgspec
 from msgspec import Meta
 
 from models.settings import SessionModelSettings
-from service.setting_values import check_numbers, check_plausible, check_super_resolution, explained
+from service.setting_values import (
+    check_numbers,
+    check_paths,
+    check_patterns,
+    check_plausible,
+    check_super_resolution,
+    explained,
+)
 from service.wire.loopback import check_loopback
 from streamer.errors import ConfigError
 from streamer.settings import DataPathSettings, Table
 from streamer.watch.settings import WatchSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -209,6 +217,8 @@ def _checked(tables: dict[str, Any], where: str) -> Config:
         kinds = {table: type(getattr(Config(), table)) for table in Config.__struct_fields__}
         raise explained(error, tables, kinds, where) from error
     _check_texts(config, where)
+    check_paths(_paths(config), where)
+    check_patterns(config.watch, where)
     check_super_resolution(config, where)
     check_numbers(config, where)
     _check_sockets(config, where)
@@ -243,7 +253,11 @@ def _check_texts(config: Config, where: str) -> None:
             hint = "choose another name: it becomes a directory and part of every event's topic"
             found = f"{key} = '{name}'"
             raise ConfigError("not a valid name", where=where, expected=expected, found=found, hint=hint)
-    for key, path in (
+
+
+def _paths(config: Config) -> Iterator[tuple[str, str | None]]:
+    """Settings that are paths, whether or not they are set."""
+    yield from (
         ("watch.root", config.watch.root),
         ("outputs.root", config.outputs.root),
         ("watch.metadata_root", config.watch.metadata_root),
@@ -255,10 +269,9 @@ def _check_texts(config: Config, where: str) -> None:
         ("session_model.base", config.session_model.base),
         ("instance.state", config.instance.state),
         ("instance.runtime", config.instance.runtime),
-    ):
-        if path is not None and not path.strip():
-            hint = "give a path, or leave the setting out"
-            raise ConfigError("must name a directory or file", where=where, found=f"{key} is empty", hint=hint)
+    )
+    for path in config.watch.follow_links_to:
+        yield "watch.follow_links_to", path
 
 
 def _check_sockets(config: Config, where: str) -> None:

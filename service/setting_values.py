@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from streamer.plausible import (
     CS,
     DOSE_PER_FRAME,
     EXPOSURE,
+    LARGEST_SHIFT,
     MAGNIFICATION,
     PIXEL_SIZE,
     RESOLUTION,
@@ -25,9 +27,10 @@ from streamer.plausible import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from streamer.settings import DataPathSettings
+    from streamer.watch.settings import WatchSettings
 
 QUANTITIES: Mapping[str, Quantity] = {
     "movie.pixel_size": PIXEL_SIZE,
@@ -37,6 +40,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "movie.dose_per_frame": DOSE_PER_FRAME,
     "movie.pre_exposure": EXPOSURE,
     "eer.dose_per_fraction": DOSE_PER_FRAME,
+    "motion.max_shift_angstrom": LARGEST_SHIFT,
     "denoise.resolution": RESOLUTION,
     "denoise.low": RESOLUTION,
     "quality.band_low": RESOLUTION,
@@ -48,6 +52,12 @@ _CALIBRATION = "pixel_size_by_magnification"
 _PLACE = re.compile(r"(.*?)(?: - at `(?:key in )?\$\.?([^`]*)`)?", re.DOTALL)
 _OTHER_TYPE = re.compile(r"Expected `([^`]+)`, got `[^`]+`")
 _BOUND = re.compile(r"Expected `[^`]+` (>=|<=|>|<) (\S+)")
+_HOME = re.compile(r"~[^/]*(?:/|$)")
+_VARIABLE = re.compile(r"(?:^|/)\$(?:\w+|\{\w+\})")
+_WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.?(mrcs?|tiff?|eer)", re.IGNORECASE)
+_EVERYTHING = frozenset({"*", "*.*"})
+
 _TYPES = {
     "float": "a number",
     "int": "a whole number",
@@ -207,3 +217,66 @@ def check_numbers(settings: DataPathSettings, where: str) -> None:
                 found=f"{coarse:g} and {fine:g} Å",
                 hint="both are in Å, the coarse end is the larger number",
             )
+
+
+# ------------------------------------------------------------------------------------------- paths and patterns
+
+
+def check_paths(paths: Iterable[tuple[str, str | None]], where: str) -> None:
+    """Raise ConfigError for an empty path, and for one that only a shell or another computer understands.
+
+    Parameters
+    ----------
+    paths : each with the name of its setting; None: not set.
+    """
+    for setting, path in paths:
+        if path is None:
+            continue
+        found, hint = f'{setting} = "{path}"', ""
+        if not path.strip():
+            what = "must name a directory or file"
+            found, hint = f"{setting} is empty", "give a path, or leave the setting out"
+        elif _WINDOWS.match(path):
+            what = "a path of Windows"
+            hint = "give the path under which this machine has mounted that directory, such as /mnt/epu"
+        elif _HOME.match(path):
+            what = "the sign ~ is not replaced in settings"
+            whole = os.path.expanduser(path)  # noqa: PTH111 - words
+            hint = "write the path out" + (f": {whole}" if whole != path else "")
+        elif _VARIABLE.search(path):
+            what, hint = "variables are not replaced in settings", "write the path out"
+        else:
+            continue
+        raise ConfigError(what, where=where, found=found, hint=hint)
+
+
+def check_patterns(watch: WatchSettings, where: str) -> None:
+    """Raise ConfigError where no file can ever be a movie, or a pattern cannot fit what was meant."""
+    include, exclude = watch.include, watch.exclude
+    for setting, patterns in (("watch.include", include), ("watch.exclude", exclude)):
+        for pattern in patterns:
+            hint = _why_it_fits_nothing(pattern)
+            if hint:
+                what = "a pattern fits no file"
+                raise ConfigError(what, where=where, found=f'{setting}: "{pattern}"', hint=hint)
+    if not include:
+        hint = "leave it out for all formats"
+        raise ConfigError("no file is a movie", where=where, found="watch.include is empty", hint=hint)
+    left_out = {pattern.lower() for pattern in exclude}
+    if left_out & _EVERYTHING or left_out.issuperset(pattern.lower() for pattern in include):
+        found = f"watch.exclude = {list(exclude)}"
+        hint = "give the names that are no movies, such as *_tmp*"
+        raise ConfigError("watch.exclude leaves out every movie", where=where, found=found, hint=hint)
+
+
+def _why_it_fits_nothing(pattern: str) -> str:
+    """What to write instead of a pattern of file names that fits none; empty if it may fit."""
+    if not pattern.strip():
+        return "leave it out"
+    if _SUFFIX.fullmatch(pattern):
+        return f'write "*.{pattern.lstrip(".")}"'
+    if "/" in pattern or "\\" in pattern:
+        return "patterns are of file names, without directories"
+    if "{" in pattern or re.search(r"[,;|\s]\s*\*", pattern):
+        return 'one pattern for each kind of name: ["*.tif", "*.mrc"]'
+    return ""

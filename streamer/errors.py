@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 from typing import ClassVar
 
 
@@ -154,7 +155,8 @@ class NotAMovie(MovieError):
 
     def __init__(self, what: str, *, kind: str, may_grow: bool = False, where: object = "") -> None:
         self.kind, self.may_grow = kind, may_grow
-        hint = "if it is a movie all the same: streamer movies retry NAME, or streamer process --force FILE"
+        name = PurePath(str(where)).name or "NAME"
+        hint = f"if it is a movie all the same: streamer movies retry {name}, or streamer process --force {name}"
         super().__init__(what, where=where, expected="several frames of one exposure", found=kind, hint=hint)
 
 

@@ -136,6 +136,16 @@ RESOLUTION = Quantity(
     mistaken=(("nm", 10.0), ("metres", 1e10)),
 )
 """Ends of bands."""
+LARGEST_SHIFT = Quantity(
+    name="largest shift",
+    unit="Å",
+    least=0.1,
+    most=10_000.0,
+    usual=(5.0, 1000.0),
+    likely=(5.0, 1000.0),
+    mistaken=(("nm", 10.0), ("metres", 1e10)),
+)
+"""Of a frame from the mean position."""
 MAGNIFICATION = Quantity(
     name="magnification",
     unit="times",

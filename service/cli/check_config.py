@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from service.cli.options import configured, load_config
 from service.health.start_checks import (
     Finding,
     check_file,
+    check_links,
     check_metadata_root,
     check_root,
     check_sockets,
@@ -66,6 +68,7 @@ def _findings(config: Config, layout: Layout) -> Iterator[Finding]:
     metadata = check_metadata_root(config)
     if metadata is not None:
         yield metadata
+    yield from check_links(config)
     yield check_writable("output", "outputs.root", layout.output)
     yield check_writable("state", "instance.state", layout.state)
     yield from check_space(config, layout)
@@ -153,9 +156,9 @@ def _gains_found(layout: Layout, places: tuple[str, ...]) -> Finding:
 
     gains = gain_candidates(layout.root, places)
     found = ", ".join(map(str, gains))
-    directories = {path.parent for path in gains}
-    if len(directories) < len(gains):
-        cure = "leave one in each directory, or set movie.gain"
+    in_each = Counter(path.parent for path in gains)
+    if crowded := [str(path) for path in gains if in_each[path.parent] > 1]:
+        cure, found = "leave one in each directory, or set movie.gain", ", ".join(crowded)
         return Finding(check="gain", verdict="warning", found=f"several in one directory: {found}", cure=cure)
     return Finding(check="gain", verdict="ok", found=found or "none found yet")
 

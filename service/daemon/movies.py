@@ -237,8 +237,8 @@ class MovieLifecycle:
         number = specimens.current
         has_network = number == 1 or self._versions.has_own(session, number)
         serves = self._versions.version(session)
-        self._specimen_alarms.specimen(number, specimens.since, change, serves, has_network=has_network)
-        self._specimen_alarms.empty(specimens.empty_in_a_row, *specimens.empty_since)
+        self._specimen_alarms.specimen(session, number, specimens.since, change, serves, has_network=has_network)
+        self._specimen_alarms.empty(session, specimens.empty_in_a_row, *specimens.empty_since)
 
     def to_learn(self, session: str, specimen: int) -> list[Learn]:
         """Finished movies of a specimen whose group sums are still there, oldest first."""

@@ -61,7 +61,7 @@ class SkippedFiles:
     def look(self, watching: WatchThread | None) -> dict[str, int]:
         """Take in what the last scan left out, say what is new, and return ``counts``.
 
-        Links that are not followed are said once per directory.
+        Links that are not followed are said once per directory and place that they lead to.
         """
         if watching is not None:
             self._note(watching.skips)
@@ -80,8 +80,8 @@ class SkippedFiles:
             if rule not in self._by_rule:
                 _log.info("%d files left out: %s", count, rule)
         self._by_rule = dict(skips.counts)
-        for directory, words in skips.unfollowed.items():
-            if directory not in self._told and len(self._told) < _MOST_PLACES_TOLD:
-                self._told.add(directory)
+        for place, words in skips.unfollowed.items():
+            if place not in self._told and len(self._told) < _MOST_PLACES_TOLD:
+                self._told.add(place)
                 _log.warning("%s", words)
                 self._alarms.tell("link-not-followed", words)

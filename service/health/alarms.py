@@ -37,7 +37,7 @@ class Alarms:
     def clear_all(self) -> None:
         """Clear all alarms: from now on nothing is watched."""
         for name in list(self._raised):
-            self.clear(name)
+            self.clear(name, f"{self._raised[name].message}; the daemon stops and watches this no more")
 
     def tell(self, name: str, message: str, severity: str = "warning") -> None:
         """Report something that happened: it neither begins nor ends an alarm."""

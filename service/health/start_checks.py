@@ -135,6 +135,17 @@ def check_metadata_root(config: Config) -> Finding | None:
     return _listed(name, path)
 
 
+def check_links(config: Config) -> Iterator[Finding]:
+    """Whether the places to which links may lead can be listed."""
+    name = "links to"
+    for place in config.watch.places:
+        if os.path.lexists(place):
+            yield _listed(name, Path(place))
+            continue
+        cure = "no link to it is followed until it does: correct watch.follow_links_to, or mount its volume"
+        yield Finding(check=name, verdict="warning", found=f"{place}  (does not exist yet)", cure=cure)
+
+
 def _listed(name: str, path: Path) -> Finding:
     try:
         with os.scandir(path) as entries:

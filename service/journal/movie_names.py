@@ -24,6 +24,7 @@ _LEAST_SQUARE = 4
 _SQUARE = re.compile(r"(?:GridSquare_)?([^/]+)", re.IGNORECASE)
 _HOLE = re.compile(r"(?:FoilHole_)?([^/_]+)", re.IGNORECASE)
 _OUTPUT = re.compile(r"(?:.*/)?movies/(.+)/r\d+(?:/[^/]*)?", re.DOTALL)
+_WINDOWS = re.compile(r"(?:[a-z]:|\\)[\\/]", re.IGNORECASE)
 _SUFFIXES = frozenset({".mrc", ".mrcs", ".tif", ".tiff", ".eer", ".mdoc", ".xml"})
 
 
@@ -42,7 +43,8 @@ def movie_named(name: str, known: Sequence[KnownMovie]) -> KnownMovie:
     Parameters
     ----------
     name : path, absolute, below the watched root or any end of it, the suffix may be left out; path of one of its
-        outputs; EPU's hole, ``FoilHole_123456`` or ``123456``, also with its grid square or the end of it before it.
+        outputs; EPU's hole, ``FoilHole_123456`` or ``123456``, also with its grid square or the end of it before it;
+        path on the camera's computer, a Windows one. A name with its suffix means no other one.
     known : newest first.
 
     Raises
@@ -50,7 +52,9 @@ def movie_named(name: str, known: Sequence[KnownMovie]) -> KnownMovie:
     UsageError
         There is none, with the most similar names, or there are several, with the list.
     """
-    for fits in (_path(name), _end_of_path(name), _exposure(name), _hole(name)):
+    if _WINDOWS.match(name):
+        return movie_named(_end_known(name, known), known)
+    for fits in (_path(name), _end_of_path(name, lambda part: part), _end_of_path(name), _exposure(name), _hole(name)):
         found = [movie for movie in known if fits(movie)]
         if len(found) == 1:
             return found[0]
@@ -74,14 +78,23 @@ def _path(name: str) -> Fits:
     return lambda movie: movie.relative in relative or movie.path in whole
 
 
-def _end_of_path(name: str) -> Fits:
+def _end_known(name: str, known: Sequence[KnownMovie]) -> str:
+    """The longest end of a Windows path that movies have; its file name where none has any."""
+    parts = name.replace("\\", "/").split("/")[1:]
+    ends = ("/".join(parts[start:]) for start in range(len(parts) - 1))
+    return next((end for end in ends if any(map(_end_of_path(end), known))), parts[-1])
+
+
+def _end_of_path(name: str, of: Callable[[str], str] | None = None) -> Fits:
+    """``of``: what of a file name is compared; None: all but its suffix."""
+    of = of or _stem
     asked = PurePosixPath(name.casefold()).parts
 
     def fits(movie: KnownMovie) -> bool:
         parts = movie.relative.casefold().split("/")
         if not asked or len(asked) > len(parts) or list(asked[:-1]) != parts[len(parts) - len(asked) : -1]:
             return False
-        return asked[-1] == parts[-1] or _stem(asked[-1]) == _stem(parts[-1])
+        return of(asked[-1]) == of(parts[-1])
 
     return fits
 

@@ -197,7 +197,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     body = event.body
     name = _short(body)
     if body["state"] != "done":
-        reason = (body.get("reason") or {}).get("error", "")
+        reason = _why(body)
         style = "red" if body["state"] in _ENDED_BADLY else "dim"
         return (Text(f"{name} {reason}".strip(), style=style), *("",) * 5, Text(body["state"], style=style), "")
     metrics = body.get("metrics") or {}
@@ -216,6 +216,15 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
         Text("empty", style="yellow") if metrics.get("empty") else model or body.get("restoration") or "-",
         _number(_latency(body), 1),
     )
+
+
+def _why(body: dict[str, Any]) -> str:
+    """What happened to a movie, in few words: the rest, and what to do, is in ``movies show``."""
+    message = str((body.get("reason") or {}).get("message", ""))
+    place = f"{body.get('path')}: "
+    if place in message:
+        message = message[message.index(place) + len(place) :]
+    return _shortened(message.partition("; ")[0])
 
 
 def _latency(body: dict[str, Any]) -> float | None:

@@ -79,7 +79,7 @@ def gain_candidates(root: Path, places: tuple[str, ...] = ()) -> list[Path]:
 
 def _candidates(root: Path) -> list[Path]:
     found: set[Path] = set()
-    directories, seen = [root], set()
+    directories, seen, real_root = [root], set(), os.path.realpath(root)
     while directories:
         directory = directories.pop()
         try:
@@ -90,7 +90,9 @@ def _candidates(root: Path) -> list[Path]:
                         directories.append(directory / entry.name)
                     elif entry.is_symlink() and not is_gain_name(entry.name):
                         target = link_target(directory / entry.name)
-                        if target is not None and target not in seen and target.is_dir():
+                        if target is None or target in seen or _is_searched(target, real_root):
+                            continue
+                        if target.is_dir():
                             directories.append(directory / entry.name)
                             seen.add(target)
                     else:
@@ -99,6 +101,13 @@ def _candidates(root: Path) -> list[Path]:
             continue  # of another session, perhaps; those above a movie are searched by ``gains_in``
         found.update(_gains_among(directory, names))
     return _once(found)
+
+
+def _is_searched(target: Path, real_root: str) -> bool:
+    """Whether what a link leads to is found below the root without the link."""
+    return target.is_relative_to(real_root) and not any(
+        part.startswith(".") for part in target.relative_to(real_root).parts
+    )
 
 
 def gains_in(directory: Path) -> list[Path]:
@@ -171,7 +180,7 @@ def _first_image(path: Path, _size: int, _mtime_ns: int) -> _Image | None:
         if is_tiff(head):
             file, offset = open_tiff(path, descriptor)
             tags, following = read_tags(file, offset, 0)
-            is_stack = following != 0 or _images_told(file, tags) > 1
+            is_stack = _images_told(file, tags) > 1 or (following != 0 and not _has_one_image(path))
             return _Image(is_stack, tag_value(file, tags, _SAMPLE_FORMAT, 0, 1) == _FLOAT, is_around_one=False)
         if not mrc.looks_like_mrc(head):
             return None
@@ -181,6 +190,14 @@ def _first_image(path: Path, _size: int, _mtime_ns: int) -> _Image | None:
     is_float = mode in (2, 12)
     around_one = is_float and n_images == 1 and is_around_one(smallest, mean, deviation)
     return _Image(1 < n_images <= mrc.MAX_FRAMES, is_float, around_one)
+
+
+def _has_one_image(path: Path) -> bool:
+    """Whether the other images of a TIFF are only small pictures of the first."""
+    try:
+        return movie.read_header(path).n_frames == 1
+    except StreamerError:
+        return False  # a movie that is not whole yet
 
 
 def _images_told(file: TiffFile, tags: Tags) -> int:

@@ -16,6 +16,7 @@ from streamer.metadata import epu
 from streamer.metadata.mdoc_kind import kind_beside
 from streamer.metadata.source import is_one_of_a_series
 from streamer.readers.gain import is_around_one, is_gain_name
+from streamer.watch.lists_beside import pieces_listed, tilts_listed
 from streamer.watch.mrc_words import MrcWords, read_words
 from streamer.watch.names import DEFECT_MAPS, EPU_IMAGES, REFERENCES
 
@@ -37,6 +38,9 @@ _SMALLER = 8
 """How many times smaller than the session's a frame's area must be: binning and subareas reduce it by 4."""
 _FEWEST_SLICES = 32
 
+_VOLUME = re.compile(r"(?:^|[_-])(?:rec|vol|tomo|tomogram|recon\w*|sirt|wbp|bp_\w+)$", re.IGNORECASE)
+_VOLUMES = re.compile(r"(?:tomogram|reconstruction|volume)s?", re.IGNORECASE)
+_BOXES = re.compile(r"particle|extract|class(?:es|_?average)|template", re.IGNORECASE)
 _REFERENCE = re.compile(r"gain|defect|dark|(?:count|super)(?:cds)?ref|(?:^|[^a-z])(?:flat|ref)", re.IGNORECASE)
 _DEFECTS = re.compile(r"defect|(?:^|[^a-z])(?:bad|hot)", re.IGNORECASE)
 _JOB = re.compile(r"job\d{3,}")
@@ -99,10 +103,10 @@ def why_no_movie(
         return NotAMovie("holds the aligned frames of the movie beside it", kind="aligned frames", where=path)
     if told is not None and told > 1:
         return None
-    if words is not None and _are_particles(path, header, words):
-        return NotAMovie(
-            f"holds {header.n_frames} normalised boxes of {header.width} px, no frames", kind=PARTICLES, where=path
-        )
+    if (listed := _by_list(path, header)) is not None:
+        return listed
+    if words is not None and (pictures := _of_densities(path, header, words, root)) is not None:
+        return pictures
     if usual_size is not None and header.height * header.width * _SMALLER <= usual_size[0] * usual_size[1]:
         return NotAMovie(
             f"has images of {header.height} × {header.width} px, while the session's movies have "
@@ -145,7 +149,7 @@ def _single(path: Path, header: MovieHeader, words: MrcWords | None) -> NotAMovi
     if _DEFECTS.search(path.stem):
         return found("a defect map", DEFECT_MAPS)
     if epu.is_integrated(path.name):
-        return found("EPU's integrated image of an exposure", EPU_IMAGES)
+        return found("EPU's image of an exposure, a square or the atlas", EPU_IMAGES)
     if _MADE.search(path.stem):
         return found("an average or a micrograph", "micrographs")
     return NotAMovie("has one image only", kind=SINGLE, may_grow=True, where=path)
@@ -167,10 +171,44 @@ def _stack(path: Path, header: MovieHeader, words: MrcWords) -> NotAMovie | None
         return NotAMovie(f"is a montage of {words.pieces} pieces", kind=MONTAGES, where=path)
     is_cube = header.n_frames == header.height == header.width and header.n_frames >= _FEWEST_SLICES
     if is_cube or "emdatabank" in words.labels or "tomographic reconstruction" in words.labels:
-        return NotAMovie(
-            f"is a volume of {header.n_frames} × {header.height} × {header.width} px", kind=VOLUMES, where=path
-        )
+        return NotAMovie(_volume(header), kind=VOLUMES, where=path)
     return None
+
+
+def _volume(header: MovieHeader) -> str:
+    return f"is a volume of {header.n_frames} × {header.height} × {header.width} px"
+
+
+def _by_list(path: Path, header: MovieHeader) -> NotAMovie | None:
+    """Several images for each of which a list beside them has a line."""
+    n_images = header.n_frames
+    if (tilts := tilts_listed(path, n_images)) is not None:
+        return NotAMovie(f"is a tilt series of {n_images} images according to {tilts}", kind=TILT_SERIES, where=path)
+    if (pieces := pieces_listed(path, n_images)) is not None:
+        return NotAMovie(f"is a montage of {n_images} pieces according to {pieces}", kind=MONTAGES, where=path)
+    return None
+
+
+def _of_densities(path: Path, header: MovieHeader, words: MrcWords, root: Path) -> NotAMovie | None:
+    """Several images of densities, which may be below zero, where frames hold counts."""
+    if _is_named_volume(path, header, words, root):
+        return NotAMovie(_volume(header), kind=VOLUMES, where=path)
+    if _are_particles(path, header, words, root):
+        what = f"holds {header.n_frames} normalised boxes of {header.width} px, no frames"
+        return NotAMovie(what, kind=PARTICLES, where=path)
+    return None
+
+
+def _is_named_volume(path: Path, header: MovieHeader, words: MrcWords, root: Path) -> bool:
+    """Whether a stack is a tomogram: by its name or that of a directory, and by densities below zero."""
+    is_named = _VOLUME.search(path.stem) or any(map(_VOLUMES.fullmatch, _below(path, root)[:-1]))
+    is_signed = words.statistics is not None and words.statistics[0] < 0.0
+    return bool(is_named) and is_signed and header.n_frames >= _FEWEST_SLICES
+
+
+def _below(path: Path, root: Path) -> tuple[str, ...]:
+    """Names on the way from the root: what lies above it decides nothing."""
+    return path.relative_to(root).parts if path.is_relative_to(root) else path.parts
 
 
 def _raw_movie_beside(path: Path) -> bool:
@@ -178,7 +216,7 @@ def _raw_movie_beside(path: Path) -> bool:
     return any(os.path.lexists(path.with_name(stem + suffix)) for suffix in _MOVIE_SUFFIXES)
 
 
-def _are_particles(path: Path, header: MovieHeader, words: MrcWords) -> bool:
+def _are_particles(path: Path, header: MovieHeader, words: MrcWords, root: Path) -> bool:
     """Whether a stack holds extracted particles: small square boxes of floats whose background was set to zero.
 
     Counts are never below zero, so that no movie of a counting camera has such values.
@@ -189,13 +227,13 @@ def _are_particles(path: Path, header: MovieHeader, words: MrcWords) -> bool:
     smallest, largest, mean, deviation = words.statistics
     spread = deviation if deviation > 0.0 else (largest - smallest) / 8.0
     is_normalised = smallest < 0.0 < largest and abs(mean) < 0.3 * spread
-    is_named = path.suffix.lower() == ".mrcs" or re.search(r"particle|extract", str(path), re.IGNORECASE) is not None
+    is_named = path.suffix.lower() == ".mrcs" or any(map(_BOXES.search, _below(path, root)))
     return is_normalised and (is_named or any(word in words.labels for word, _ in _PROGRAMS))
 
 
 def _job_above(path: Path, root: Path) -> str | None:
     """The program in whose directory of results a file lies: by a name that only it gives, and what lies in it."""
-    parts = path.relative_to(root).parts if path.is_relative_to(root) else path.parts
+    parts = _below(path, root)
     for above, name, below in _places(parts[:-1]):
         place = root.joinpath(*above, name)
         if _JOB.fullmatch(name) and (

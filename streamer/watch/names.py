@@ -12,17 +12,21 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from streamer.metadata import epu
+from streamer.readers.gain import is_gain_name
 
 if TYPE_CHECKING:
     from streamer.watch.settings import WatchSettings
 
 EPU_IMAGES = "integrated images (EPU)"
 REFERENCES, DEFECT_MAPS = "gain references", "defect maps"
-# What else may hold images: a session whose movies have such names must not look empty.
-_OTHER_IMAGES = frozenset(
-    ".map .st .ali .rec .hdf .hdf5 .h5 .dm3 .raw .ser .gz .bz2 .xz .zst .zip .tar .eerc .mrcz .jp2".split()
+# What holds images, also where the settings include only some of them: a session of such names must not look empty.
+_MOVIES = frozenset((".mrc", ".mrcs", ".tif", ".tiff", ".eer"))
+_OTHER_IMAGES = _MOVIES | frozenset(
+    ".map .st .ali .rec .hdf .hdf5 .h5 .dm3 .dm4 .raw .ser .seq .emd .em .gz .bz2 .xz .zst .lz4 .7z .zip .tar .eerc "
+    ".mrcz .jp2".split()
 )
-_ONLY_BY_NAME = frozenset({".gain", ".dm4"})
+# How copy programs and people end the name of a movie that is not to be taken for one yet, or any more.
+_UNFINISHED = frozenset(".filepart .partial .crdownload .download .old .bak .copy".split())
 
 
 def is_movie_name(name: str, settings: WatchSettings, *, in_epu_tree: bool = False) -> bool:
@@ -49,9 +53,12 @@ def name_rule(name: str, settings: WatchSettings, *, in_epu_tree: bool = False) 
         pattern = next(pattern for pattern in settings.exclude if _matcher((pattern,)).match(lower))
         return f'watch.exclude "{pattern}"'
     if not included:
-        if suffix in _ONLY_BY_NAME:
+        if suffix == ".gain" or (suffix == ".dm4" and is_gain_name(name)):
             return REFERENCES
-        return f'not in watch.include: "*{suffix}"' if suffix in _OTHER_IMAGES else ""
+        if in_epu_tree and suffix in _MOVIES and epu.is_integrated(name):
+            return EPU_IMAGES
+        is_image = suffix in _OTHER_IMAGES or (suffix in _UNFINISHED and stem.endswith(tuple(_MOVIES)))
+        return f'not in watch.include: "*{suffix}"' if is_image else ""
     return EPU_IMAGES if in_epu_tree and epu.is_integrated(name) else None
 
 

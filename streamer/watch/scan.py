@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import sys
 from collections import Counter, defaultdict
@@ -25,7 +24,16 @@ if TYPE_CHECKING:
     IsDone = Callable[[str, FileIdentity], bool]
 
 
-_EXTENSION = re.compile(r"\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)
+# Names that neither movies nor directories have: a link of another name may lead to a whole session.
+_DOCUMENTS = tuple(
+    ".txt .log .xml .mdoc .jpg .jpeg .png .gif .bmp .svg .pdf .html .csv .tsv .star .json .toml .yaml .yml .ini .cfg "
+    ".conf .md .py .sh .db .sqlite .nav .adoc .npz .npy .docx .xlsx .pptx".split()
+)
+
+
+_PLACE_PARTS = 3
+"""Parts of an absolute path, the root's among them, that links are told apart by: ``/mnt/k3`` is another place than
+``/mnt/falcon``, but the squares of one session are one place."""
 
 
 class Listing(NamedTuple):
@@ -208,12 +216,13 @@ class _Scan:
             pointed = self._bounds.pointed(self._root / path) or ""
             rule = name_rule(name, self._settings, in_epu_tree=in_epu_tree)
             # what it is cannot be known: a movie by its name, or perhaps a directory
-            if rule is None or _EXTENSION.search(name) is None:
+            if rule:
+                self._counts[rule] += 1
+            elif rule is None or not name.lower().endswith(_DOCUMENTS):
                 is_allowed = self._bounds.allows(pointed)
                 self._counts[NOWHERE if is_allowed else NOT_FOLLOWED] += 1
-                self._unfollowed.setdefault(
-                    directory, unfollowed(path, pointed, is_movie=rule is None, is_allowed=is_allowed)
-                )
+                words = unfollowed(path, pointed, is_movie=rule is None, is_allowed=is_allowed)
+                self._unfollowed.setdefault(f"{directory} -> {'/'.join(pointed.split('/')[:_PLACE_PARTS])}", words)
         elif stat.S_ISREG(status.st_mode) and self._may_be_movie(name, in_epu_tree=in_epu_tree):
             if not _is_listed_itself(self._bounds, self._settings, target.path):
                 to_files.append((path, target.path, identity(status)))

@@ -15,7 +15,7 @@ class Skips(NamedTuple):
     counts: dict[str, int] = {}  # noqa: RUF012 - never changed
     """Number of files by the words for the rule."""
     unfollowed: dict[str, str] = {}  # noqa: RUF012 - never changed
-    """For each directory below the root with links that are not followed: one of them, and what to do."""
+    """For each directory with links that are not followed, and each place that they lead to: one, and what to do."""
 
 
 def unfollowed(path: str, pointed: str, *, is_movie: bool, is_allowed: bool) -> str:

@@ -30,11 +30,15 @@ _HINTS = {
     errno.EDQUOT: "the quota is used up: raise it or free some space; the daemon then resumes by itself",
     errno.EFBIG: "the file system or a limit of the process does not allow files of this size",
     errno.EROFS: "remount the output volume read-write",
+    errno.ENOTDIR: "a file is in the way: move it, or set outputs.root to another directory",
+    errno.EEXIST: "a file is in the way: move it, or set outputs.root to another directory",
+    errno.EISDIR: "a directory is in the way: move it, or set outputs.root to another directory",
     errno.EIO: "check the disk and its connection",
     errno.EACCES: "give the daemon's user permission to write there",
     errno.EPERM: "give the daemon's user permission to write there",
     errno.ENAMETOOLONG: "the name of the movie is too long for the output volume",
 }
+_HINT = "is the output volume mounted, and can the daemon's user write there?"
 # File systems that cannot flush a directory say so; they order the rename themselves.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
@@ -78,7 +82,7 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> 
             f"cannot be written ({error.strerror or error})",
             where=path,
             found=errno.errorcode.get(error.errno or 0, "an unknown error"),
-            hint=_HINTS.get(error.errno or 0, ""),
+            hint=_HINTS.get(error.errno or 0, _HINT),
         ) from error
     return written
 

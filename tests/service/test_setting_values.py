@@ -1,6 +1,7 @@
 """Values of settings that no microscope has, and values of the wrong kind, in the words of who typed them."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,7 @@ def refused(*overrides):
         ("quality.band_high=0.6", "quality.band_high = 0.6", "in Å; 0.6 looks like nm: 6"),
         ("denoise.resolution=4e-10", "denoise.resolution = 4e-10", "in Å; 4e-10 looks like metres: 4"),
         ("movie.pre_exposure=1e20", "movie.pre_exposure = 1e+20", "1e+20 looks like e⁻/m²: 1"),
+        ("motion.max_shift_angstrom=6e-9", "motion.max_shift_angstrom = 6e-09", "in Å; 6e-09 looks like metres: 60"),
         (
             "movie.pixel_size_by_magnification={105000 = 8.34e-11}",
             "movie.pixel_size_by_magnification: 105000 = 8.34e-11",
@@ -109,3 +111,45 @@ def test_a_file_of_another_editor_is_read_or_explained(tmp_path):
     path.write_text("[movie]\npixel_size = 0,834\n")
     with pytest.raises(ConfigError, match=r"not valid TOML.*line 2.*decimals have a point"):
         config.load(path)
+
+
+# ------------------------------------------------------------------------------------------------ paths and patterns
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("watch.root=~/data", f"write the path out: {Path('~/data').expanduser()}"),
+        ("outputs.root=~", "the sign ~ is not replaced in settings"),
+        ("movie.gain=~nobody-here/gain.mrc", "the sign ~ is not replaced"),
+        ("watch.root=$HOME/data", "variables are not replaced in settings"),
+        ("outputs.root=/scratch/${USER}/out", "variables are not replaced in settings"),
+        ("watch.root=X:\\EPU\\grid1", "a path of Windows"),
+        ("watch.metadata_root=D:/EPU", "such as /mnt/epu"),
+        (r'watch.follow_links_to=["\\\\k3\\frames"]', "a path of Windows"),
+        ('watch.follow_links_to=["/data", ""]', "watch.follow_links_to is empty"),
+        ('watch.include=["tif"]', 'write "*.tif"'),
+        ('watch.include=["*.mrc", ".EER"]', 'write "*.EER"'),
+        ('watch.include=["Images-Disc*/*.tif"]', "without directories"),
+        ('watch.include=["*.{tif,mrc}"]', "one pattern for each kind of name"),
+        ('watch.exclude=["*.tif, *.mrc"]', "one pattern for each kind of name"),
+        ("watch.include=[]", "no file is a movie"),
+        ('watch.exclude=["*"]', "leaves out every movie"),
+        ('watch.include=["*.TIF"]\0watch.exclude=["*.tif", "*.tmp"]', "leaves out every movie"),
+    ],
+)
+def test_a_path_or_pattern_that_never_fits_is_refused(override, words):
+    assert words in refused(*override.split("\0"))
+
+
+def test_odd_paths_and_patterns_that_fit_are_taken():
+    settings = config.load(
+        None,
+        (
+            'watch.root="/data/~backup/US$ 5/c:/x"',
+            'watch.include=["*_fractions.tiff", "frames [0-9].mrc", "movie.tif", "*.dm4"]',
+            'watch.exclude=["*.tif", ".*"]',
+            'outputs.root="a~b"',
+        ),
+    )
+    assert settings.watch.exclude == ("*.tif", ".*")

@@ -91,6 +91,15 @@ def test_a_root_that_does_not_exist_yet_is_a_warning_and_none_at_all_a_problem(c
     assert "set watch.root to the directory" in found["watched root"]["cure"]
 
 
+def test_places_that_links_may_lead_to_are_looked_at(check, place):
+    (place / "raw").mkdir()
+    code, found, _ = check(f'watch.follow_links_to=["{place / "raw"}"]')
+    assert (code, found["links to"]["verdict"]) == (0, "ok")
+    code, found, _ = check(f'watch.follow_links_to=["{place / "rwa"}"]')
+    assert (code, found["links to"]["verdict"]) == (0, "warning")
+    assert "watch.follow_links_to" in found["links to"]["cure"]
+
+
 @pytest.mark.parametrize(
     ("setting", "path", "words"),
     [
@@ -169,9 +178,12 @@ def test_gain_and_defects_are_compared_with_a_movie_that_is_there(check, place):
 def test_several_gains_in_one_directory_are_a_warning(check, place):
     for name in ("gain_a.mrc", "gain_b.mrc"):
         an_image(place / "movies" / name, (64, 96))
+    (place / "movies" / "day2").mkdir()
+    an_image(place / "movies" / "day2" / "gain_c.mrc", (64, 96))
     code, found, _ = check()
     assert (code, found["gain"]["verdict"]) == (0, "warning")
     assert "gain_a.mrc" in found["gain"]["found"]
+    assert "gain_c.mrc" not in found["gain"]["found"], "it is alone in its directory"
 
 
 def test_a_port_in_use_is_a_problem_unless_this_instance_uses_it(check, place):

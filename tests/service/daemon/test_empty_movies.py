@@ -254,6 +254,13 @@ def test_what_only_happens_is_never_said_to_be_over(microscope):
     assert microscope.alarms.raised == []
 
 
+def test_a_daemon_that_stops_does_not_say_that_what_was_wrong_is_over(microscope):
+    microscope.alarms.raise_("gain-missing", "no gain")
+    microscope.alarms.clear_all()
+    ((_, _), (state, words)) = microscope.alerts("gain-missing")
+    assert (state, words) == ("cleared", "no gain; the daemon stops and watches this no more")
+
+
 @pytest.mark.parametrize("name", ["root-missing", "outputs-failing", "gain-wrong"])
 def test_the_end_of_an_alarm_says_that_it_is_one(microscope, name):
     microscope.alarms.raise_(name, "what is wrong")

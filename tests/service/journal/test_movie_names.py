@@ -46,12 +46,23 @@ ALL = known(FIRST, SECOND, TWICE, SERIAL, SAME, ODD)
         ("grid2/20240301_run.a_0001", SERIAL),
         (f"movies/{SAME}/r2/20240301_run.a_0001.mrc", SAME),
         (f"/out/session/movies/{SERIAL}/r1", SERIAL),
+        ("X:\\EPU\\grid2\\20240301_run.a_0001.tif", SERIAL),
+        ("D:/raw/grid3/20240301_run.a_0001.tif", SAME),
+        ("\\\\camera\\frames\\" + FIRST.rsplit("/", 1)[-1], FIRST),
         (ODD, ODD),
         (ODD.rsplit("/", 1)[-1], ODD),
     ],
 )
 def test_a_movie_is_found_by(name, relative):
     assert movie_named(name, ALL).relative == relative
+
+
+@pytest.mark.parametrize("name", ["a.tif", "A.TIF", "grid/a.tif"])
+def test_a_name_with_its_suffix_means_no_other_one(name):
+    movies = known("grid/a.mrc", "grid/a.tif")
+    assert movie_named(name, movies).relative == "grid/a.tif"
+    with pytest.raises(UsageError, match="2 movies have this name"):
+        movie_named("a", movies)
 
 
 def test_a_link_to_the_root_leads_to_its_movie(tmp_path):

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -83,8 +84,17 @@ def test_a_movie_that_failed_shows_its_error_and_counts_once():
     board.add(event("movie", failed, 2))
     text = screen(board)
     assert text.count("bad") == 1
-    assert f"bad {failed.reason.error}" in text
+    assert "bad cut short" in text
+    assert failed.reason.error not in text
     assert "failed" in text
+
+
+def test_why_a_movie_was_not_processed_is_said_without_its_path_and_the_names_of_classes():
+    board = full_board(0)
+    failed = record("m", state="failed")
+    reason = replace(failed.reason, message=f"/data/{failed.path}: is a JPEG picture; expected a movie; copy it again")
+    board.add(event("movie", replace(failed, reason=reason), 1))
+    assert "m is a JPEG picture  " in screen(board)
 
 
 def test_the_gain_over_the_wiener_filter_is_of_this_movie():

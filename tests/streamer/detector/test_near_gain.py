@@ -9,7 +9,7 @@ import tifffile
 
 from streamer.detector.gain_choice import GainChoice
 from streamer.errors import ConfigError, MovieNotReady
-from streamer.readers.gain import gains_in, read_gain
+from streamer.readers.gain import gain_candidates, gains_in, read_gain
 from streamer.simulation.microscope import encode
 from streamer.writers.mrc import encode_image
 from tests.clocks import AskedClock
@@ -213,3 +213,25 @@ def test_the_header_of_a_stack_decides_before_it_is_whole(root, choose):
     struct.pack_into("<i", data, 8, 1)
     put(root / "day1" / "gain_cell.mrc", bytes(data[:1100]))
     assert choose() == root / "day1" / "gain_cell.mrc"
+
+
+# ------------------------------------------------------------------------------------------- pictures, links in circles
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_reference_with_a_small_picture_of_it_behind_it_is_one(root, choose, marked):
+    with tifffile.TiffWriter(root / "day1" / "gain_1.tif") as file:
+        file.write(GAIN)
+        file.write(np.ones((8, 10), np.uint8), subfiletype=1 if marked else 0)
+    assert choose() == root / "day1" / "gain_1.tif"
+    assert read_gain(choose()).values.shape == GAIN.shape
+
+
+def test_a_link_to_the_root_does_not_name_references_anew(root, tmp_path):
+    gain = put(root / "day2" / "gain.mrc", gain_mrc())
+    hidden = put(root / ".calibration" / "gain.mrc", gain_mrc(GAIN * 1.1))
+    (root / "all").symlink_to(root)
+    (root / "twin").symlink_to(root / "day2")
+    assert gain_candidates(root) == [gain]
+    (root / "calibration").symlink_to(hidden.parent)
+    assert gain_candidates(root) == [root / "calibration" / "gain.mrc", gain]

@@ -105,6 +105,9 @@ def test_circles_end_and_nothing_is_listed_twice(place):
         ("c.mrc", "../secret/c.mrc", ()),
         ("Movies", "{place}/raw/day1", ()),
         ("Movies", "{place}/secret", ("raw",)),
+        # a directory's name may have a dot in it
+        ("2026-12-01.K3", "{place}/secret", ("raw",)),
+        ("grid1.epu", "{place}/raw/day1", ()),
         ("up", "..", ("raw",)),
         # a name that only begins like an allowed place, and one that climbs out of it
         ("Movies", "{place}/raw-not", ("raw",)),
@@ -132,8 +135,24 @@ def test_many_links_in_one_place_are_said_once(place):
         (place / "root" / "real" / f"{number}.mrc").symlink_to("nowhere.mrc")
     _, skips = listed(place)
     assert skips.counts == {NOT_FOLLOWED: 50, NOWHERE: 50}
-    assert sorted(skips.unfollowed) == ["", "real"]
-    assert f'watch.follow_links_to = ["{place / "secret"}"]' in skips.unfollowed[""]
+    first, second = skips.unfollowed.values()
+    assert f'watch.follow_links_to = ["{place / "secret"}"]' in first
+    assert second.startswith("real/")
+
+
+def test_each_place_that_links_lead_to_is_said_though_they_lie_side_by_side(place):
+    for number in range(3):
+        (place / "root" / f"k3_{number}").symlink_to(f"/mnt/k3/day{number}")
+        (place / "root" / f"f4_{number}").symlink_to(f"/mnt/falcon/day{number}")
+    _, skips = listed(place)
+    assert skips.counts == {NOT_FOLLOWED: 6}
+    assert len(skips.unfollowed) == 2
+    assert {"/mnt/k3/day" in words for words in skips.unfollowed.values()} == {True, False}
+
+
+def test_links_to_other_images_are_counted_by_their_rule(place):
+    (place / "root" / "ts.st").symlink_to(place / "secret" / "c.mrc")
+    assert listed(place)[1] == ({'not in watch.include: "*.st"': 1}, {})
 
 
 def test_links_of_other_names_are_nobodys_movies(place):

@@ -29,6 +29,12 @@ EPU_IMAGE = "FoilHole_30135833_Data_30102171_30102173_20240101_000000"
         ("ts.st", 'not in watch.include: "*.st"'),
         ("x.gain", "gain references"),
         ("CountRef_x.dm4", "gain references"),
+        # DigitalMicrograph saves movies so too
+        ("insitu_movie.dm4", 'not in watch.include: "*.dm4"'),
+        ("a.emd", 'not in watch.include: "*.emd"'),
+        ("a.tif.filepart", 'not in watch.include: "*.filepart"'),
+        ("a.eer.bak", 'not in watch.include: "*.bak"'),
+        ("notes.bak", ""),
         # sidecars, pictures, texts
         ("a.tif.mdoc", ""),
         ("a.xml", ""),
@@ -44,6 +50,21 @@ def test_what_the_user_excludes_is_binding_and_counted(pattern):
     settings = WatchSettings(exclude=(".*", pattern))
     assert name_rule("a_gain_2024.tif", settings) == f'watch.exclude "{pattern}"'
     assert name_rule("b.tif", settings) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("a_fractions.tiff", None),
+        ("a.eer", 'not in watch.include: "*.eer"'),
+        ("a_fractions.mrc", 'not in watch.include: "*.mrc"'),
+        ("b.tiff", 'not in watch.include: "*.tiff"'),
+        ("a.xml", ""),
+    ],
+)
+def test_movies_of_a_kind_that_is_not_included_are_counted(name, rule):
+    assert name_rule(name, WatchSettings(include=("*_fractions.tiff",))) == rule
+    assert name_rule(name, WatchSettings()) in (None, "")
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,19 @@ def test_what_a_killed_process_left_is_swept_before_anybody_asks_for_its_ending(
     assert sweep_temporaries(tmp_path) == [path]
     child.stdin.close()
     child.wait()
+
+
+@pytest.mark.parametrize(
+    ("place", "cure"),
+    [
+        ("file/r1/a.mrc", "a file is in the way"),
+        ("directory/a.mrc", "a directory is in the way"),
+        ("/proc/nowhere/a.mrc", "is the output volume mounted"),
+    ],
+)
+def test_what_cannot_be_written_says_what_to_do_whatever_the_system_says(tmp_path, place, cure):
+    (tmp_path / "file").touch()
+    (tmp_path / "directory" / "a.mrc").mkdir(parents=True)
+    with pytest.raises(OutputError) as caught:
+        write_atomically(tmp_path / place, b"x")
+    assert cure in caught.value.hint
