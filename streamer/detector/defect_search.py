@@ -47,9 +47,9 @@ _HYSTERESIS, _STEP = 4.5, 6.0
 what is right around it."""
 _OFF = 100.0
 """Threshold of hot pixels from which nothing is looked for."""
-_SUSPICIOUS, _MOST = 0.03, 0.5
+_SUSPICIOUS, _MOST_EMPTY = 0.03, 0.5
 """Share of the pixels beyond which the gain, rather than the camera, is likely to be wrong; and of those without a
-count beyond which chance looks like hot pixels."""
+count beyond which the others are too few to show a shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +60,10 @@ class Defects:
     """(n, 2) rows and columns, sorted."""
     wide: int
     """How many of them are not hot pixels, but parts of columns, rows and clusters, or dead."""
-    is_dim: bool = False
-    """Most pixels have no count: one that has two looks hot, by chance."""
 
     def flags(self, size: int) -> tuple[str, ...]:
         """What a user should know, for frames of ``size`` px."""
-        share = (self.wide if self.is_dim else len(self.places)) / size
+        share = len(self.places) / size
         if share < _SUSPICIOUS:
             return ()
         return (f"gain: {100.0 * share:.1f} % of the pixels look defective; is this the right gain reference?",)
@@ -82,7 +80,7 @@ def find_defects(total: Image, known: NDArray[np.bool_], hot_pixel_sigma: float,
     upsampling : how many px of the grid one of the detector's is along each axis; wide defects fill whole ones.
     """
     hot = find_hot_pixels(total, hot_pixel_sigma)
-    if hot_pixel_sigma >= _OFF:
+    if hot_pixel_sigma >= _OFF or float((total == 0).mean()) > _MOST_EMPTY:
         return Defects(places=hot, wide=0)
     wide = _wide_on_grid(total, known, hot, upsampling)
     if wide.any():
@@ -93,8 +91,7 @@ def find_defects(total: Image, known: NDArray[np.bool_], hot_pixel_sigma: float,
         hot = find_hot_pixels(filled, hot_pixel_sigma)
         wide[hot[:, 0], hot[:, 1]] = False
     places = np.concatenate([hot, np.argwhere(wide).astype(np.int64)]) if wide.any() else hot
-    is_dim = float((total == 0).mean()) > _MOST
-    return Defects(places=np.unique(places, axis=0) if wide.any() else hot, wide=int(wide.sum()), is_dim=is_dim)
+    return Defects(places=np.unique(places, axis=0) if wide.any() else hot, wide=int(wide.sum()))
 
 
 def _wide_on_grid(total: Image, known: NDArray[np.bool_], hot: NDArray[np.int64], upsampling: int) -> NDArray[np.bool_]:

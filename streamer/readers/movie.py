@@ -21,11 +21,11 @@ from streamer.readers import mrc, tiff
 from streamer.readers.content import LARGEST_COUNT as LARGEST_COUNT
 from streamer.readers.content import Content
 from streamer.readers.content import check_content as check_content
+from streamer.readers.eer_metadata import holds_events
 from streamer.readers.encoding import flags_below_zero
 from streamer.readers.files import CUT_SHORT, below, changed, copy_again, opened, read_up_to, root_of
 from streamer.readers.files import fingerprint as fingerprint
 from streamer.readers.files import identity_of as identity_of
-from streamer.readers.tiff_pages import holds_events
 from streamer.readers.tiff_tags import is_tiff
 from streamer.settings import EerSettings
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from streamer.errors import MovieCorrupt, MovieNotReady, MovieUnsupported
 from streamer.readers import remarks
-from streamer.readers.files import CUT_SHORT, damaged, read_up_to
+from streamer.readers.eer_metadata import EER_METADATA, document_of
+from streamer.readers.files import CUT_SHORT, damaged
 from streamer.readers.tiff_tags import (
     COMPRESSION,
-    EER_COMPRESSIONS,
     HEIGHT,
     SUB_DIRECTORIES,
     WIDTH,
@@ -27,7 +27,6 @@ from streamer.readers.tiff_tags import (
     Tags,
     TiffFile,
     holds_frames_within,
-    is_tiff,
     open_tiff,
     read_layout,
     read_strips,
@@ -51,10 +50,8 @@ MAX_UNLIKE = 64
 _SUBFILE, _DESCRIPTION, _METAMORPH = 254, 270, 33629
 _PICTURE_COMPRESSIONS = (1, 5, 6, 7, 8, 32773, 32946, 34712, 50000, 50001)
 """None, LZW, JPEG, deflate, PackBits, JPEG 2000, zstd, WebP: no single wrong bit makes one of them of an EER stream."""
-_PAGES_BEFORE_EVENTS = 8
-_EER_METADATA, _EER_BITS = 65001, (65007, 65008, 65009)
+_EER_BITS = (65007, 65008, 65009)
 _EER_REMARKS = range(65000, 65100)
-_MAX_METADATA_BYTES = 1 << 22
 _NOTES_BYTES = 1 << 12
 """What a file may hold for each page beside its pixels before they are taken for more pixels."""
 _A_PAGE_EACH = "save it with a page for each frame, or as MRC"
@@ -94,23 +91,6 @@ def read_pages(path: Path, descriptor: int) -> Pages:
     return _walk(*open_tiff(path, descriptor))
 
 
-def holds_events(path: Path, descriptor: int) -> bool:
-    """Whether one of the first pages of a TIFF file is a stream of events: that of an EER movie is not always first."""
-    file, offset = open_tiff(path, descriptor)
-    for page in range(_PAGES_BEFORE_EVENTS):
-        if offset < 8:
-            break
-        try:
-            tags, offset = read_tags(file, offset, page)
-            if tag_value(file, tags, COMPRESSION, page, 1) in EER_COMPRESSIONS:
-                return True
-        except (MovieCorrupt, MovieNotReady):
-            if page == 0:
-                raise
-            break  # whoever reads the frames says what is wrong
-    return False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Page:
     """A page that is not, or not yet known to be, a frame."""
@@ -145,20 +125,6 @@ class _Alike:
         return sum(int(strips.counts.sum()) for strips in self.strips)
 
 
-def first_eer_metadata(path: Path, descriptor: int) -> bytes | None:
-    """The document about the acquisition among the first pages of an EER file; None where there is none."""
-    if not is_tiff(read_up_to(descriptor, 4, 0)):
-        return None
-    file, offset = open_tiff(path, descriptor)
-    for page in range(_PAGES_BEFORE_EVENTS):
-        if offset < 8:
-            break
-        tags, offset = read_tags(file, offset, page)
-        if _EER_METADATA in tags:
-            return _document(file, tags)
-    return None
-
-
 def _walk(file: TiffFile, offset: int) -> Pages:
     """Read all pages, those of each layout together, and find out which are the frames."""
     alike: dict[Layout, _Alike] = {}
@@ -170,7 +136,7 @@ def _walk(file: TiffFile, offset: int) -> Pages:
         page = len(seen)
         _check_offset(file, offset, page, seen)
         tags, offset = _following(file, offset, page, alike, others)
-        if document is None and _EER_METADATA in tags:
+        if document is None and EER_METADATA in tags:
             document = tags
         try:
             layout = read_layout(file, tags, page)
@@ -292,7 +258,7 @@ def _pages(
             layout=layout,
             strips=tuple(frames.strips),
             pixel_size=None,
-            eer_metadata=None if document is None else _document(file, document),
+            eer_metadata=None if document is None else document_of(file, document),
             eer_bits=(skip, horizontal, vertical),
             flags=flags,
         )
@@ -306,12 +272,6 @@ def _pages(
         is_said_packed=remarks.is_packed(text),
         flags=flags,
     )
-
-
-def _document(file: TiffFile, tags: Tags) -> bytes | None:
-    if tags[_EER_METADATA][1] > _MAX_METADATA_BYTES:
-        raise damaged(file.path, None, found=f"acquisition metadata of {tags[_EER_METADATA][1]} bytes")
-    return tag_bytes(file, tags, _EER_METADATA, _MAX_METADATA_BYTES)
 
 
 def _announced(file: TiffFile, layout: Layout, frames: _Alike, text: str, beside: float) -> tuple[Strips, ...]:

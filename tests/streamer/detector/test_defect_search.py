@@ -226,5 +226,5 @@ def test_many_defects_ask_for_the_right_gain():
 def test_what_chance_does_where_most_pixels_have_no_count_is_no_word_about_the_gain():
     total = totals(np.full(SHAPE, 0.24))
     found = find_defects(total, np.zeros(SHAPE, bool), 7.0)
-    assert len(found.places) > 0.03 * total.size
+    assert len(found.places) == 0
     assert found.flags(total.size) == ()
