@@ -167,10 +167,6 @@ class Worker:
                 where=work.movie.path,
                 hint="it is tried again with fewer steps, then on the CPU; other programs on the GPU take memory too",
             ) from error
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
-                raise
-            raise DeviceError("out of memory", where=work.movie.path, hint=_MORE_MEMORY) from error
         return _Computed(work, stopwatch, job, micrograph)
 
     def _write(self, computed: _Computed) -> None:
@@ -181,7 +177,8 @@ class Worker:
     def _reporting(self, work: Work, stopwatch: Stopwatch, stage: str) -> Iterator[None]:
         """Report foreseen errors. Anything else ends the process, and the daemon starts another."""
         try:
-            yield
+            with _memory_errors(work.movie):
+                yield
         except StreamerError as error:
             self._send(
                 Failed(
@@ -236,6 +233,17 @@ class Worker:
 
     def _send(self, message: FromChild) -> None:
         self._channel.send(message)
+
+
+@contextmanager
+def _memory_errors(movie: Movie) -> Iterator[None]:
+    """Make an error of ours of memory that the machine, or the worker's limit, does not give."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _CPU_ALLOCATOR not in str(error):
+            raise
+        raise DeviceError("out of memory", where=movie.path, hint=_MORE_MEMORY) from error
 
 
 def _end_on_bug(failure: threading.ExceptHookArgs) -> None:

@@ -16,8 +16,10 @@ from models.serving.session_model import SessionModel
 from models.versions.base_weights import shipped_base
 from models.versions.store import ModelStore, copy_version
 from streamer.errors import ModelError
+from streamer.simulation.microscope import Plan, expose
+from streamer.simulation.specimen import random_protein
 from tests.faults.sites import assert_nothing_lost, movie_bytes, put, quick
-from tests.system.conftest import children_of, make_site, until  # noqa: F401 - a fixture
+from tests.system.conftest import SMALL, children_of, make_site, until  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -125,14 +127,17 @@ def test_checkpoints_that_are_not_what_they_were(tmp_path, often, report):
 def test_a_trainer_that_dies_or_stops_costs_no_movie(make_site, tmp_path, report, how):  # noqa: F811
     site = quick(make_site, session_model__enabled="true")
     daemon = site.start()
-    put(site.root, "first.mrc", movie_bytes(tmp_path, 0))
+    # nothing is learned from a movie in which there is nothing to see
+    (exposure,) = expose(Plan(directory=tmp_path / "scope", scope=SMALL, specimen=random_protein(1), format="mrc"))
+    movie = exposure.path.read_bytes()
+    put(site.root, "first.mrc", movie)
     site.wait_for(done=1)
     until(lambda: "trainer" in children_of(daemon), "the trainer")
     trainer = children_of(daemon)["trainer"]
     os.kill(trainer, how)
     for number in range(6):
         # the same picture each time: another one would be another specimen, and get a trainer of its own
-        put(site.root, f"m{number}.mrc", movie_bytes(tmp_path, 0))
+        put(site.root, f"m{number}.mrc", movie)
     site.wait_for(done=7)
     if how == signal.SIGSTOP:
         os.kill(trainer, signal.SIGCONT)
