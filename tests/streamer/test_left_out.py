@@ -13,14 +13,12 @@ from streamer.motion.left_out import at_all_frames
 from streamer.motion.track import LocalMotion, Motion
 from streamer.movie_record import Acquisition
 from streamer.pipeline import process_movie
-from streamer.readers.movie import identity_of
-from streamer.records import Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
 from streamer.sums.group_files import read_groups
-from tests.jobs import job_of
+from tests.jobs import job_of, movie_at
 from tests.simulated_movies import simulated
 
 SCOPE = Microscope(shape=(320, 320), n_frames=16, pixel_size=1.5, dose_per_frame=2.0, ice_contrast=0.05)
@@ -36,16 +34,10 @@ def processed(counts, gain, directory, name="m", **options):
     with mrcfile.new(path, overwrite=True) as file:
         file.set_data(counts)
         file.voxel_size = SCOPE.pixel_size
-    movie = Movie(
-        path=str(path),
-        relative=path.name,
-        session="s",
-        identity=identity_of(path),
-        evidence="sidecar",
-        acquisition=Acquisition(
-            n_frames=len(counts), dose_per_frame=SCOPE.dose_per_frame, pixel_size=SCOPE.pixel_size, voltage_kv=300.0
-        ),
+    told = Acquisition(
+        n_frames=len(counts), dose_per_frame=SCOPE.dose_per_frame, pixel_size=SCOPE.pixel_size, voltage_kv=300.0
     )
+    movie = movie_at(path, told)
     settings = DataPathSettings()
     return process_movie(movie, job_of(directory / name, gain, settings=settings, **options), Stopwatch())
 

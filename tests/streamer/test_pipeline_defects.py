@@ -9,12 +9,10 @@ import pytest
 from streamer.metadata.sidecars import read_sidecar
 from streamer.pipeline import process_movie
 from streamer.readers.gain import read_gain
-from streamer.readers.movie import identity_of
-from streamer.records import Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import random_protein
-from tests.jobs import job_of
+from tests.jobs import job_of, movie_at
 
 SCOPE = Microscope(shape=(256, 256), n_frames=8, pixel_size=2.0, dose_per_frame=3.0)
 MDOC = "Voltage = 300\n\n[FrameSet = 0]\nPixelSpacing = 2.0\nExposureDose = 24.0\nNumSubFrames = 8\n"
@@ -33,14 +31,7 @@ class Session:
             file.set_data(counts)
             file.set_image_stack()
         path.with_name(path.name + ".mdoc").write_text(mdoc)
-        movie = Movie(
-            path=str(path),
-            relative=path.name,
-            session="s",
-            identity=identity_of(path),
-            evidence="sidecar",
-            acquisition=read_sidecar(path),
-        )
+        movie = movie_at(path, read_sidecar(path))
         out = self.root / "out"
         record = process_movie(movie, job_of(out, read_gain(self.root / "gain.mrc")), Stopwatch())
         (image,) = [output for output in record.outputs if output.role == "micrograph"]

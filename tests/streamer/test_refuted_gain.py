@@ -10,13 +10,12 @@ from streamer.detector.fixed_pattern import measure
 from streamer.errors import ModelError
 from streamer.movie_record import Acquisition
 from streamer.pipeline import process_movie
-from streamer.readers.movie import identity_of
-from streamer.records import Gain, Movie
+from streamer.records import Gain
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings, GainSettings, MovieSettings
 from streamer.simulation.movie import Detector, Field, Microscope
 from streamer.simulation.specimen import apoferritin
-from tests.jobs import job_of
+from tests.jobs import job_of, movie_at
 
 SCOPE = Microscope(shape=(256, 256), n_frames=12, pixel_size=2.0, dose_per_frame=2.0)
 CAMERA = Detector(SCOPE.shape, 0, hot=0.0, dead=0.0)
@@ -41,14 +40,7 @@ def processed(directory, frames, values=None, propose=None, **tables):
         file.set_data(frames)
         file.voxel_size = SCOPE.pixel_size
     acquisition = Acquisition(pixel_size=SCOPE.pixel_size, dose_per_frame=SCOPE.dose_per_frame, voltage_kv=300.0)
-    movie = Movie(
-        path=str(path),
-        relative="a.mrc",
-        session="s",
-        identity=identity_of(path),
-        evidence="sidecar",
-        acquisition=acquisition,
-    )
+    movie = movie_at(path, acquisition)
     gain = None if values is None else Gain(path=str(path.with_name("gain.mrc")), sha256="ab" * 32, values=values)
     job = job_of(directory / "out", gain, propose, settings=DataPathSettings(**tables))
     record = process_movie(movie, job, Stopwatch())

@@ -11,14 +11,13 @@ from streamer.metadata.sidecars import read_sidecar
 from streamer.movie_record import ModelRef, MovieRecord
 from streamer.pipeline import process_movie
 from streamer.readers.gain import read_gain
-from streamer.readers.movie import identity_of
-from streamer.records import Correction, Movie
+from streamer.records import Correction
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.settings import DataPathSettings, OutputSettings
 from streamer.simulation.microscope import Plan, expose
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
-from tests.jobs import job_of
+from tests.jobs import job_of, movie_at
 
 SCOPE = Microscope(shape=(192, 192), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
 MODEL = ModelRef(version="v0003", sha256="cd" * 32, weight=((0.01, 0.5), (0.1, 0.25), (0.16, 0.0)))
@@ -34,14 +33,7 @@ def material(tmp_path_factory):
     plan = Plan(directory=root / "grid1", scope=SCOPE, specimen=random_protein(1, 800), seed=2, truth=False)
     (exposure,) = expose(plan)
     path = exposure.path
-    movie = Movie(
-        path=str(path),
-        relative=path.relative_to(root).as_posix(),
-        session="grid1",
-        identity=identity_of(path),
-        evidence="sidecar",
-        acquisition=read_sidecar(path),
-    )
+    movie = movie_at(path, read_sidecar(path), root, session="grid1")
     return movie, read_gain(root / "grid1" / "gain_reference.mrc")
 
 

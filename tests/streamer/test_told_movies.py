@@ -9,13 +9,11 @@ import pytest
 from streamer.metadata.search import SidecarSearch
 from streamer.pipeline import process_movie
 from streamer.readers.gain import read_gain
-from streamer.readers.movie import identity_of
-from streamer.records import Movie
 from streamer.runtime.stopwatch import Stopwatch
 from streamer.simulation.microscope import Plan, expose
 from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import random_protein
-from tests.jobs import job_of
+from tests.jobs import job_of, movie_at
 from tests.streamer.metadata.documents import mdoc_text
 
 SCOPE = Microscope(shape=(128, 128), n_frames=8, pixel_size=2.0, dose_per_frame=3.0, voltage_kv=200.0)
@@ -46,13 +44,7 @@ def processed(exposed, place: Path, sidecar_name: str, text: str, pixel_size: fl
         for index, share in enumerate(thinned):
             file.data[index] = rng.binomial(file.data[index], share)
     (movie.parent / sidecar_name).write_text(text)
-    known = Movie(
-        path=str(movie),
-        relative=movie.name,
-        session="s",
-        identity=identity_of(movie),
-        acquisition=SidecarSearch()(movie),
-    )
+    known = movie_at(movie, SidecarSearch()(movie))
     record = process_movie(known, job_of(place / "out", gain), Stopwatch())
     (micrograph,) = [file.path for file in record.outputs if file.role == "micrograph"]
     (motion,) = [file.path for file in record.outputs if file.role == "motion"]
