@@ -134,7 +134,7 @@ class MonitorView:
         skipped = self.heartbeat.skipped if self.heartbeat else {}
         if not skipped:
             return []
-        words = ", ".join(f"{count} {kind}" for kind, count in skipped.items())
+        words = ", ".join(f"{kind}: {count}" for kind, count in skipped.items())
         return [Text(f" left out: {printable(words)}", style="dim", no_wrap=True, overflow="ellipsis")]
 
     def _age(self) -> str:
