@@ -42,8 +42,23 @@ _LARGEST_SHIFT_UM = 50.0
 """No microscope shifts the image by more; JEOL's numbers, in a unit of their own, are mostly larger."""
 
 
+_KEYS = {
+    key.lower(): key
+    for key in (
+        "Binning", "CountsPerElectron", "DE12-PreexposureTime(s)", "DateTime", "DefectFile", "ExposureDose",
+        "ExposureTime", "FilterSlitAndLoss", "FrameDosesAndNumber", "FrameDosesAndNumbers", "GainReference",
+        "ImageShift", "ImageSize", "Magnification", "Montage", "NumSubFrames", "PieceCoordinates", "PixelSpacing",
+        "PriorRecordDose", "RefinedPixelSpacing", "SpotSize", "StagePosition", "StageZ", "SubFramePath",
+        "TargetDefocus", "TiltAngle", "Voltage",
+    )
+}  # fmt: skip
+"""What is read, whatever the case of its letters."""
+
+
 @dataclass(slots=True)
-class _Section:
+class Section:
+    """Lines that belong together, at the beginning of a file or after ``[kind = …]``."""
+
     kind: str
     values: dict[str, str] = field(default_factory=dict)
 
@@ -67,32 +82,38 @@ def decoded(document: bytes) -> str:
         return document.decode("cp1252", "replace")
 
 
-def names_movie(text: str, movie_name: str) -> bool:
-    """Whether a section of an mdoc says that it is about this file."""
-    return any(_same_file(section.names, movie_name) for section in _sections(text)[1])
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An mdoc."""
+
+    head: Section
+    sections: list[Section]
+    is_jeol: bool
+    """Whether its title names a microscope of JEOL."""
+
+    def names_movie(self, movie_name: str) -> bool:
+        """Whether a section says that it is about this file."""
+        return any(same_file(section.names, movie_name) for section in self.sections)
 
 
 def parse(text: str, movie_name: str) -> Acquisition:
-    """Read what an mdoc says about one movie.
+    """Read what an mdoc says about one movie; parameters and errors are those of ``read`` and ``about``."""
+    return about(read(text), movie_name)
+
+
+def about(document: Document, movie_name: str) -> Acquisition:
+    """What an mdoc says about one movie.
 
     Parameters
     ----------
     movie_name : its file name, to find its section.
-
-    Raises
-    ------
-    ValueError
-        It is not an mdoc.
     """
-    head, sections = _sections(text)
-    if not head.values and not any(section.values for section in sections):
-        raise ValueError("contains no 'key = value' line")
-    section, remarks = _section_of(sections, movie_name)
-    values = head.values | section.values
+    section, remarks = _section_of(document.sections, movie_name)
+    values = document.head.values | section.values
     n_frames, dose_per_frame, doses, doubts = _frames(values)
     binning, defocus = number(values.get("Binning")), number(values.get("TargetDefocus"), MICROMETRES)
     stage, size = numbers(values.get("StagePosition")), numbers(values.get("ImageSize"))
-    shift = _image_shift(values, text)
+    shift = (None, None) if document.is_jeol else _image_shift(values)
     slit = numbers(values.get("FilterSlitAndLoss"))
     return Acquisition(
         program="SerialEM",
@@ -127,33 +148,43 @@ def parse(text: str, movie_name: str) -> Acquisition:
     )
 
 
-def _sections(text: str) -> tuple[_Section, list[_Section]]:
-    head = _Section("head")
-    sections: list[_Section] = []
+def read(text: str) -> Document:
+    """Divide an mdoc into its sections.
+
+    Raises
+    ------
+    ValueError
+        It is not an mdoc, or has more sections than any.
+    """
+    head = Section("head")
+    sections: list[Section] = []
     for line in LINE_ENDS.split(text):
         stripped = line.strip().lstrip("\ufeff")
         start = _SECTION.fullmatch(stripped)
         if start is not None:
             # Titles, in square brackets of their own, are between the global lines and the sections.
             if start[1] != "T":
-                sections.append(_Section(start[1]))
+                sections.append(Section(start[1]))
             if len(sections) > _MAX_SECTIONS:
                 raise ValueError(f"has more than {_MAX_SECTIONS} sections")
             continue
         key, equals, value = stripped.partition("=")
         if equals and key.strip():
             values, word = (sections[-1] if sections else head).values, value.strip()
+            name = _KEYS.get(key.strip().lower(), key.strip())
             # a line that breaks off does not take back what an earlier one says
-            values[key.strip()] = word or values.get(key.strip(), "")
-    return head, sections
+            values[name] = word or values.get(name, "")
+    if not head.values and not any(section.values for section in sections):
+        raise ValueError("contains no 'key = value' line")
+    return Document(head, sections, is_jeol=_JEOL.search(text[:4096]) is not None)
 
 
-def _section_of(sections: list[_Section], movie_name: str) -> tuple[_Section, tuple[str, ...]]:
+def _section_of(sections: list[Section], movie_name: str) -> tuple[Section, tuple[str, ...]]:
     """The section of this movie, empty where there is none, and what a user should know of the choice."""
     sets = [section for section in sections if section.kind == "FrameSet"]
-    about = [section for section in sets if _same_file(section.names, movie_name)]
+    about = [section for section in sets if same_file(section.names, movie_name)]
     about += [section for section in sets if len(sets) == 1 and section.names is None]
-    about = about or [section for section in sections if _same_file(section.names, movie_name)]
+    about = about or [section for section in sections if same_file(section.names, movie_name)]
     if about:
         # a file that is recorded again is added at the end
         return about[-1], ()
@@ -162,14 +193,14 @@ def _section_of(sections: list[_Section], movie_name: str) -> tuple[_Section, tu
         named = single[0].names
         return single[0], () if named is None else (f"sidecar: it names {named}, not this file",)
     if not sections:
-        return _Section("none"), ()
+        return Section("none"), ()
     named_others = sorted({section.names for section in sections if section.names is not None})
     some = ", ".join(named_others[:_MAX_NAMED]) + (", …" if len(named_others) > _MAX_NAMED else "")
     what = f"names {some}, not this file" if some else "names no file"
-    return _Section("none"), (f"sidecar: it has {len(sections)} sections and {what}: they were not used",)
+    return Section("none"), (f"sidecar: it has {len(sections)} sections and {what}: they were not used",)
 
 
-def _same_file(named: str | None, movie_name: str) -> bool:
+def same_file(named: str | None, movie_name: str) -> bool:
     """Whether a name is that of the movie; it may have been converted, and Windows does not know the case."""
     if named is None:
         return False
@@ -220,9 +251,9 @@ def _pre_exposure(values: dict[str, str]) -> float | None:
     return sum(known) if known else None
 
 
-def _image_shift(values: dict[str, str], text: str) -> tuple[float | None, float | None]:
-    """µm along x and y; on a JEOL the numbers have a unit of their own."""
+def _image_shift(values: dict[str, str]) -> tuple[float | None, float | None]:
+    """µm along x and y, except on a JEOL, where the numbers have a unit of their own."""
     shift = numbers(values.get("ImageShift"))
-    if len(shift) != 2 or max(map(abs, shift)) > _LARGEST_SHIFT_UM or _JEOL.search(text[:4096]) is not None:
+    if len(shift) != 2 or max(map(abs, shift)) > _LARGEST_SHIFT_UM:
         return None, None
     return shift[0], shift[1]

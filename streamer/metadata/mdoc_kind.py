@@ -6,23 +6,20 @@ mdoc of a movie has a ``[FrameSet = n]``, or a section whose ``SubFramePath`` na
 
 from __future__ import annotations
 
-from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streamer.errors import StreamerError
-from streamer.metadata.mdoc import LINE_ENDS, decoded
+from streamer.metadata.mdoc import Document, decoded, read
+from streamer.metadata.numbers import DEGREES, number
 from streamer.readers.files import opened, read_up_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 Kind = Literal["frames", "tilt series", "montage", "pictures"]
 
 ENDINGS = (".mdoc", ".MDOC")
 _MAX_BYTES = 4 << 20
-_MOST_SECTIONS, _MOST_TEXT = 100_000, 4096
-_TELLING = frozenset({"montage", "piececoordinates", "subframepath", "tiltangle"})
 _SAME_TILT = 1.0
 """Degrees by which the tilt of one exposure may be read differently."""
 
@@ -35,38 +32,24 @@ class MdocKind(NamedTuple):
     """Sections for one image each."""
 
 
-def kind_of(text: str, file_name: str) -> MdocKind | None:
+def kind_of(document: Document, file_name: str) -> MdocKind | None:
     """What an mdoc says that a file is; None: it does not say, as for a single section.
 
     Parameters
     ----------
-    text : of the mdoc.
     file_name : of the file beside it, without directories.
     """
-    head: dict[str, str] = {}
-    names: list[str] = []
-    sections: list[dict[str, str]] = []
-    values = head
-    for line in LINE_ENDS.split(text):
-        key, equals, value = line.partition("=")
-        key = key.strip().lower()
-        if equals and key.startswith("["):
-            kind = key[1:].strip()
-            if kind != "t" and len(sections) < _MOST_SECTIONS:  # t: a title
-                values = {}
-                names.append(kind)
-                sections.append(values)
-        elif equals and key in _TELLING:
-            values.setdefault(key, value.strip()[:_MOST_TEXT])
-    images = [values for name, values in zip(names, sections, strict=True) if name == "zvalue"]
-    tilted = _spread(values.get("tiltangle") for values in images) > _SAME_TILT
-    if any(_base_name(values.get("subframepath")) == file_name.lower() for values in sections):
+    if document.names_movie(file_name):
         return MdocKind("frames", 0)
-    if "frameset" in names:
+    kinds = {section.kind.lower() for section in document.sections}
+    images = [section.values for section in document.sections if section.kind.lower() == "zvalue"]
+    angles = [angle for values in images if (angle := number(values.get("TiltAngle"), DEGREES)) is not None]
+    tilted = bool(angles) and max(angles) - min(angles) > _SAME_TILT
+    if "frameset" in kinds:
         # a tilt series may also be recorded as one long movie
         return MdocKind("tilt series" if tilted else "frames", len(images))
-    pieces = {values["piececoordinates"] for values in images if "piececoordinates" in values}
-    if head.get("montage", "0") not in ("0", "") or "montsection" in names or len(pieces) > 1:
+    pieces = {values["PieceCoordinates"] for values in images if "PieceCoordinates" in values}
+    if document.head.values.get("Montage", "0") not in ("0", "") or "montsection" in kinds or len(pieces) > 1:
         return MdocKind("montage", len(images))
     if len(images) < 2:
         return None
@@ -78,25 +61,10 @@ def kind_beside(file: Path) -> tuple[Path, MdocKind] | None:
     for path in (file.with_name(own + ending) for own in (file.name, file.stem) for ending in ENDINGS):
         try:
             with opened(path) as descriptor:
-                document = read_up_to(descriptor, _MAX_BYTES, 0)
-        except StreamerError:
+                content = read_up_to(descriptor, _MAX_BYTES, 0)
+            found = kind_of(read(decoded(content)), file.name)
+        except (StreamerError, ValueError):
             continue  # the search for sidecars says what is wrong with it
-        found = kind_of(decoded(document), file.name)
         if found is not None:
             return path, found
     return None
-
-
-def _spread(angles: Iterable[str | None]) -> float:
-    """Largest difference, degrees; what is no number does not count."""
-    numbers = []
-    for angle in angles:
-        try:
-            numbers.append(float((angle or "").replace(",", ".")))
-        except ValueError:
-            continue
-    return max(numbers) - min(numbers) if numbers else 0.0
-
-
-def _base_name(path: str | None) -> str | None:
-    return PureWindowsPath(path).name.lower() if path else None

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streamer.errors import MovieError
-from streamer.metadata import mdoc
-from streamer.metadata.sidecars import parsed_mdoc, read_mdoc
+from streamer.metadata.sidecars import about, read_mdoc
 from streamer.readers.files import entries
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from streamer.metadata import mdoc
     from streamer.movie_record import Acquisition
 
 _ENDING = ".mdoc"
@@ -26,14 +26,14 @@ class SharedMdocs:
 
     def __init__(self) -> None:
         self._listed: dict[Path, tuple[int, list[Path]]] = {}
-        self._text: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._known: dict[Path, tuple[tuple[int, int], mdoc.Document]] = {}
 
     def __call__(self, movie: Path) -> Acquisition | None:
         """What the section that names this movie says; of several files that name it, the last by name."""
         for path in reversed(self._in(movie.parent)):
-            text = self._read(path)
-            if text is not None and mdoc.names_movie(text, movie.name):
-                return parsed_mdoc(path, text, movie.name)
+            document = self._read(path)
+            if document is not None and document.names_movie(movie.name):
+                return about(document, path, movie.name)
         return None
 
     def _in(self, place: Path) -> list[Path]:
@@ -52,16 +52,16 @@ class SharedMdocs:
             return []
         return self._listed[place][1]
 
-    def _read(self, path: Path) -> str | None:
+    def _read(self, path: Path) -> mdoc.Document | None:
         try:
             state = path.stat()
             version = state.st_size, state.st_mtime_ns
-            if path not in self._text or self._text[path][0] != version:
-                text = read_mdoc(path)
-                if text is None:
+            if path not in self._known or self._known[path][0] != version:
+                document = read_mdoc(path)
+                if document is None:
                     return None
-                self._text[path] = version, text
+                self._known[path] = version, document
         except (OSError, MovieError):
             # a damaged one may be about other movies: it stops none
             return None
-        return self._text[path][1]
+        return self._known[path][1]

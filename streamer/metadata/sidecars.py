@@ -91,27 +91,30 @@ def _read_mdoc(movie_path: Path) -> Acquisition | None:
     name, stem = movie_path.name, movie_path.stem
     for ending in ENDINGS:
         for own in (name, stem):
-            if (text := read_mdoc(movie_path.with_name(own + ending))) is not None:
-                return parsed_mdoc(movie_path.with_name(own + ending), text, name)
+            if (document := read_mdoc(movie_path.with_name(own + ending))) is not None:
+                return about(document, movie_path.with_name(own + ending), name)
     for suffix in _CONVERTED:
         # of the movie before it was converted, or of another image with this stem
         path = movie_path.with_name(stem + suffix + ENDINGS[0])
-        text = None if path.name == name + ENDINGS[0] else read_mdoc(path)
-        if text is not None and mdoc.names_movie(text, name):
-            return parsed_mdoc(path, text, name)
+        try:
+            document = None if path.name == name + ENDINGS[0] else read_mdoc(path)
+        except MovieMismatch:
+            continue  # what is of no movie's name stops none
+        if document is not None and document.names_movie(name):
+            return about(document, path, name)
     return None
 
 
-def read_mdoc(path: Path) -> str | None:
-    """Text of an mdoc, None where there is none; raises as ``read_sidecar``."""
-    document = _read(path)
-    return None if document is None else mdoc.decoded(document)
+def about(document: mdoc.Document, path: Path, movie_name: str) -> Acquisition:
+    """What the mdoc at a path says about one movie."""
+    return replace(mdoc.about(document, movie_name), sidecar=path.name)
 
 
-def parsed_mdoc(path: Path, text: str, movie_name: str) -> Acquisition:
-    """What an mdoc says about one movie; raises MovieMismatch for what is none."""
+def read_mdoc(path: Path) -> mdoc.Document | None:
+    """An mdoc, None where there is none; raises as ``read_sidecar``, and MovieMismatch for what is none."""
+    content = _read(path)
     try:
-        return replace(mdoc.parse(text, movie_name), sidecar=path.name)
+        return None if content is None else mdoc.read(mdoc.decoded(content))
     except ValueError as error:
         raise MovieMismatch(
             "its mdoc cannot be read",

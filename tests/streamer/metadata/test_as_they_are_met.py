@@ -105,6 +105,12 @@ def test_encodings_and_line_ends(tmp_path, encoding, end):
     assert (found.n_frames, found.voltage_kv, found.pixel_size, found.remarks) == (10, 300, 1.25, ())
 
 
+def test_keys_are_read_in_letters_of_either_case():
+    text = "voltage = 300\n[FrameSet = 0]\nPIXELSPACING = 0.83\nnumsubframes = 40\nsubframepath = D:\\f\\a.tif\n"
+    found = mdoc.parse(text, "a.tif")
+    assert (found.voltage_kv, found.pixel_size, found.n_frames, found.remarks) == (300.0, 0.83, 40, ())
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_epus_document_in_any_encoding(encoding):
     document = epu_xml(readout=(4096, 4096))
