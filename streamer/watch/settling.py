@@ -201,6 +201,10 @@ class Settling:
                 if not self._sidecar_stands(candidate, path, sidecar_read) or still < quickest:
                     return None
                 verdict = self._verdict(candidate, relative, path, header_check)
+                if still >= verdict.wait_s:
+                    # what tells its kind may have come meanwhile
+                    candidate.is_movie = False
+                    self._check_kind(candidate, relative, path)
         except MovieNotReady as error:
             candidate.reason = error.message()
             candidate.next_check = now + candidate.pause
@@ -209,7 +213,9 @@ class Settling:
         except MovieError as error:
             candidate.reason = error.message()
             wait_s = self._longest_wait_s(error)
-            candidate.next_check = min(candidate.since + wait_s, now + _FIRST_PAUSE_S)
+            # what a file without a movie in it waits for is to grow, which starts it anew
+            soon = candidate.since + wait_s if isinstance(error, NotAMovie) else now + _FIRST_PAUSE_S
+            candidate.next_check = min(candidate.since + wait_s, soon)
             return self._gives_up(now, relative, candidate, error) if still >= wait_s else None
         if still < verdict.wait_s:
             candidate.reason = _REASONS[verdict.evidence]
@@ -261,7 +267,7 @@ class Settling:
             self._usual.compare(self._session_of(relative), relative, candidate.identity, candidate.header)
         header, settings, acquisition = candidate.header, self._settings, candidate.acquisition
         told = None if acquisition is None else acquisition.n_frames
-        self._check_kind(candidate, relative, path, told)
+        self._check_kind(candidate, relative, path)
         if told is not None:
             _check_count(path, header.frames_told(told), told)
             return _Verdict("sidecar", settings.settle_with_sidecar_s)
@@ -273,9 +279,10 @@ class Settling:
             return _Verdict("unproven", _SHORT_WAITS * max(wait_s, settings.unproven_wait_s))
         return _Verdict("unproven", wait_s if relative in self._renamed else max(wait_s, settings.unproven_wait_s))
 
-    def _check_kind(self, candidate: _Candidate, relative: str, path: Path, told: int | None) -> None:
-        """Raise NotAMovie for what is none; asked once for each state of a file."""
-        header = candidate.header
+    def _check_kind(self, candidate: _Candidate, relative: str, path: Path) -> None:
+        """Raise NotAMovie for what is none; asked at the first look at a state of a file, and at the last."""
+        header, acquisition = candidate.header, candidate.acquisition
+        told = None if acquisition is None else acquisition.n_frames
         if header is None or candidate.is_movie:
             return
         # its other frames follow, unless the sidecar is that of an exposure whose movie lies beside this image

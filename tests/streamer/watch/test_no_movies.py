@@ -62,6 +62,27 @@ def test_what_was_one_image_and_grew_after_all_is_a_movie(tmp_path):
     assert (second.error, second.header.n_frames) == (None, 6)
 
 
+@pytest.mark.parametrize("at", [0.0, 4.0, 9.0])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ts.mrc.mdoc", "Voltage = 300\n" + "".join(f"[ZValue = {n}]\nTiltAngle = {3 * n}\n" for n in range(6))),
+        ("ts.rawtlt", "".join(f"{3 * n}\n" for n in range(6))),
+    ],
+)
+def test_what_tells_the_kind_may_come_while_the_file_waits(tmp_path, name, text, at):
+    (tmp_path / "ts.mrc").write_bytes(encode(FRAMES, "mrc", 2.0))
+    ((_, arrival),) = watched(tmp_path, [(at, lambda: (tmp_path / name).write_text(text))])
+    assert isinstance(arrival.error, NotAMovie)
+    assert arrival.error.kind == "tilt series"
+
+
+def test_a_list_that_comes_beside_a_movie_changes_nothing(tmp_path):
+    (tmp_path / "a.mrc").write_bytes(encode(FRAMES, "mrc", 2.0))
+    ((_, arrival),) = watched(tmp_path, [(4.0, lambda: (tmp_path / "a.rawtlt").write_text("0\n" * 5))])
+    assert arrival.error is None
+
+
 def test_epus_integrated_image_is_none_although_the_xml_of_its_exposure_counts_frames(tmp_path):
     stem = "FoilHole_1_Data_2_3_20240101_000000"
     (tmp_path / f"{stem}.xml").write_text(XML)
