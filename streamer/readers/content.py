@@ -7,7 +7,7 @@ against the others of its movie, by what is known far beyond chance: a frame of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from streamer.errors import MovieCorrupt, MovieNotReady
 from streamer.frame_stack import KeptFrames
+from streamer.readers.encoding import BelowZero
 from streamer.readers.files import copy_again
 from streamer.readers.frame_look import BANDS, BLOCKS, FrameLook, near_copies, parts, texture, unlikeness
 
@@ -57,6 +58,7 @@ class Content:
     """Why a frame is left out, by its place in the file, from 0."""
     shares: tuple[float, ...]
     """Of the usual exposure, per frame of the file: 0 where the beam was off, 1 unless it certainly differs."""
+    below_zero: BelowZero = field(default_factory=BelowZero)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -66,7 +68,7 @@ class Content:
     @property
     def flags(self) -> tuple[str, ...]:
         """What a user should know; frames are counted from 1, as people and RELION do."""
-        n, flags = len(self.shares), []
+        n, flags = len(self.shares), list(self.below_zero.flags)
         for fault in get_args(Fault):
             places = [str(index + 1) for index, found in self.faults.items() if found == fault]
             if places:
@@ -108,10 +110,11 @@ def check_content(
         larger than any camera's.
     """
     total = np.zeros(counts.shape[1:], dtype=np.float32)
-    looks, unlike = [], []
+    looks, unlike, below_zero = [], [], BelowZero()
     before: NDArray[np.float32] | None = None
     for index, frame in enumerate(counts):
         _check_numbers(path, index, frame)
+        below_zero.add(frame)
         looks.append(FrameLook.at(frame))
         if min(total.shape) >= BLOCKS:
             now = texture(frame, looks[-1])
@@ -130,7 +133,7 @@ def check_content(
     copies |= near_copies(unlike)
     # smaller than any camera's: refused by whoever knows that
     faults, shares = _judge(looks, copies, doses) if min(total.shape) >= BLOCKS else ({}, (1.0,) * len(looks))
-    content = Content(total=total, faults=faults, shares=shares)
+    content = Content(total=total, faults=faults, shares=shares, below_zero=below_zero)
     if faults and len(content.kept) < min(2, len(looks)):
         raise MovieCorrupt(
             "fewer than two frames carry information",
@@ -139,7 +142,7 @@ def check_content(
             found="; ".join(content.flags),
             hint=_WAS_THE_BEAM_ON,
         )
-    return content if not faults else Content(total=_sum(content.of(counts)), faults=faults, shares=shares)
+    return replace(content, total=_sum(content.of(counts))) if faults else content
 
 
 def _check_numbers(path: Path, index: int, frame: np.ndarray) -> None:

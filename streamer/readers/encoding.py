@@ -8,6 +8,7 @@ nobody decides is refused or flagged, never guessed.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamer.frame_stack import FrameStack
 
 Packing = Literal["two counts", "one count", "unclear"]
 Sign = Literal["signed", "unsigned", "shifted"]
@@ -262,23 +262,25 @@ def _misfit(variance: float, mean: float) -> float:
     return abs(math.log(max(variance, 1e-6) / max(mean, 1e-6)))
 
 
-def flags_below_zero(counts: np.ndarray | FrameStack) -> tuple[str, ...]:
-    """What a user should know about counts below zero: no camera counts so, but some programs subtract.
+@dataclass(slots=True)
+class BelowZero:
+    """Counts below zero, frame by frame: no camera counts so, but some programs subtract."""
 
-    Parameters
-    ----------
-    counts : (t, h, w); iterated over once unless its numbers cannot be below zero.
-    """
-    if counts.dtype.kind == "u":
-        return ()
-    n_below, n, lowest = 0, 0, 0.0
-    for frame in counts:
-        n += frame.size
-        least = float(frame.min())
-        if least < 0:
-            n_below += int(np.count_nonzero(frame < 0))
-            lowest = min(lowest, least)
-    if not n_below:
-        return ()
-    share = f"{100.0 * n_below / n:.2g} %" if n_below > 1e-4 * n else f"{n_below}"
-    return (f"counts: {share} of the pixels are below zero, down to {lowest:g}: something was subtracted",)
+    n: int = 0
+    n_below: int = 0
+    lowest: float = 0.0
+
+    def add(self, frame: np.ndarray) -> None:
+        """Look at a frame as stored."""
+        self.n += frame.size
+        if frame.dtype.kind != "u" and (least := float(frame.min())) < 0:
+            self.n_below += int(np.count_nonzero(frame < 0))
+            self.lowest = min(self.lowest, least)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a user should know."""
+        if not self.n_below:
+            return ()
+        share = f"{100.0 * self.n_below / self.n:.2g} %" if self.n_below > 1e-4 * self.n else f"{self.n_below}"
+        return (f"counts: {share} of the pixels are below zero, down to {self.lowest:g}: something was subtracted",)

@@ -38,7 +38,6 @@ _DISTINCT = 0.05
 class FrameLook:
     """What is remembered of one frame."""
 
-    any: bool
     constant: float | None
     """The value of all pixels, where they have one."""
     rows: Array
@@ -57,6 +56,11 @@ class FrameLook:
     sample: bytes
     """The rows that were looked at, hashed: the same frame has the same."""
 
+    @property
+    def any(self) -> bool:
+        """Whether anything but zeros is in it."""
+        return self.constant != 0.0
+
     @classmethod
     def at(cls, frame: np.ndarray) -> FrameLook:
         """Look at an (h, w) frame as stored."""
@@ -68,7 +72,6 @@ class FrameLook:
         means, squares = _in_blocks(values), _in_blocks(values * values)
         level, variance = _usual(means), max(0.0, _usual(squares - means**2))
         return cls(
-            any=constant != 0.0,
             constant=constant,
             rows=parts(values.mean(1), BANDS),
             columns=parts(values.mean(0), BANDS),

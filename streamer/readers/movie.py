@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from streamer.readers.content import LARGEST_COUNT as LARGEST_COUNT
 from streamer.readers.content import Content
 from streamer.readers.content import check_content as check_content
 from streamer.readers.eer_metadata import holds_events
-from streamer.readers.encoding import flags_below_zero
 from streamer.readers.files import CUT_SHORT, below, changed, copy_again, opened, read_up_to, root_of
 from streamer.readers.files import fingerprint as fingerprint
 from streamer.readers.files import identity_of as identity_of
@@ -103,7 +101,7 @@ def read_whole(
 
     Links lead nowhere out of the watched root but into ``places``. Other parameters, and errors, are those of
     ``read_header``, ``read_counts`` and ``check_content``, except that anything wrong with a file that is no longer the
-    one that was found is ``MovieNotReady``. The header that is returned has a flag for counts below zero.
+    one that was found is ``MovieNotReady``.
     """
     path = Path(movie.path)
     with below(root_of(movie.path, movie.relative), places):
@@ -117,7 +115,6 @@ def read_whole(
                 expected=movie.identity,
                 eer=eer,
             )
-            header = replace(header, flags=header.flags + flags_below_zero(counts))
             doses = _uneven_doses(movie, header)
             return header, counts, check_content(path, counts, doses=doses, stood_still=stood_still)
         except MovieError:

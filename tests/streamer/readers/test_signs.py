@@ -9,7 +9,7 @@ import pytest
 from streamer.errors import MovieUnsupported
 from streamer.movie_record import Acquisition
 from streamer.readers import movie
-from streamer.readers.encoding import flags_below_zero, sign_of
+from streamer.readers.encoding import BelowZero, sign_of
 from streamer.readers.files import identity_of
 from streamer.records import Movie
 
@@ -166,6 +166,13 @@ def test_the_headers_limits_tell_a_shift_where_the_numbers_do_not(tmp_path):
     assert "mode 6" in caught.value.hint
 
 
+def below_zero(counts):
+    found = BelowZero()
+    for frame in counts:
+        found.add(frame)
+    return found.flags
+
+
 @pytest.mark.parametrize(("dtype", "mode"), [(np.int8, 0), (np.int16, 1), (np.int16, 6), (np.float32, 2)])
 @pytest.mark.parametrize(("mean", "spread"), [(10.0, 12.0), (0.0, 5.0), (30.0, 11.0)])
 def test_what_is_really_below_zero_is_said(tmp_path, dtype, mode, mean, spread):
@@ -173,12 +180,12 @@ def test_what_is_really_below_zero_is_said(tmp_path, dtype, mode, mean, spread):
     values = np.rint(np.random.default_rng(1).normal(mean, spread, SHAPE)).astype(dtype)
     path = write(tmp_path / "a.mrc", values, mode)
     found = Movie(path=str(path), relative="a.mrc", session="s", identity=identity_of(path), acquisition=Acquisition())
-    header, counts, _ = movie.read_whole(found, in_memory_bytes=1 << 30, threads=1)
+    header, counts, content = movie.read_whole(found, in_memory_bytes=1 << 30, threads=1)
     np.testing.assert_array_equal(counts, values)
-    said = header.flags[-1]
+    (said,) = [flag for flag in content.flags if flag.startswith("counts")]
     assert "of the pixels are below zero, down to " + f"{values.min():g}" in said
     assert float(said.split()[1]) == pytest.approx(100.0 * (values < 0).mean(), rel=0.05)
-    assert header.flags[:-1] == ((OVERRULED.format("signed", 16),) if mode == 6 else ())
+    assert header.flags == ((OVERRULED.format("signed", 16),) if mode == 6 else ())
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [("int8", 0), ("int16", 1), ("uint16", 6), ("float32", 2), ("float16", 12)])
@@ -190,7 +197,7 @@ def test_clean_counts_are_read_as_they_are(tmp_path, dtype, mode, mean, seed):
         file.set_data(counts)
     assert struct.unpack_from("<i", (tmp_path / "a.mrc").read_bytes(), 12) == (mode,)
     header, found = read(tmp_path / "a.mrc")
-    assert (header.dtype, header.flags, flags_below_zero(found)) == (dtype, (), ())
+    assert (header.dtype, header.flags, below_zero(found)) == (dtype, (), ())
     assert found.tobytes() == counts.tobytes()
 
 
@@ -215,9 +222,7 @@ def test_limits_that_nobody_computed_say_nothing(tmp_path, limits):
 def test_few_counts_below_zero_are_counted():
     counts = np.ones((3, 100, 100), np.float32)
     counts[1, 5, 5] = -2.5
-    assert flags_below_zero(counts) == (
-        "counts: 1 of the pixels are below zero, down to -2.5: something was subtracted",
-    )
+    assert below_zero(counts) == ("counts: 1 of the pixels are below zero, down to -2.5: something was subtracted",)
 
 
 @pytest.mark.parametrize(("mean", "contrast", "factor"), [(103.0, 0.28, 1), (112.0, 0.04, 1), (130.0, 0.06, 200)])
