@@ -55,7 +55,8 @@ def possible(told: Acquisition, header: MovieHeader, flags: list[str]) -> tuple[
     )
     total = by("sidecar", EXPOSURE, told.dose_total)
     if total and total / header.n_frames < DOSE_PER_FRAME.least:
-        total = None if by("sidecar", DOSE_PER_FRAME, total / header.n_frames) is None else total
+        by("sidecar", DOSE_PER_FRAME, total / header.n_frames)
+        total = None
 
     def are_doses(place: str, exposure: float, n: int) -> bool:
         """Whether doses can be those of n frames that received this together."""

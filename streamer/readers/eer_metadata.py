@@ -41,7 +41,6 @@ class Metadata:
     """Å per physical pixel, at the specimen."""
     dose_per_pixel: float | None = None
     """e⁻ per physical pixel over the whole exposure."""
-    exposure_time_s: float | None = None
     gain_reference: str | None = None
     """Base name."""
 
@@ -73,7 +72,6 @@ def parse_metadata(path: Path, document: bytes | None) -> Metadata:
         n_frames=None if n_frames is None else int(n_frames),
         pixel_size=None if metres is None else metres * 1e10,
         dose_per_pixel=dose,
-        exposure_time_s=_number(items.get("exposureTime")),
         gain_reference=PureWindowsPath(items.get("eerGainReference", "")).name or None,
     )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamer.errors import MovieNotReady, MovieUnsupported
+from streamer.plausible import PIXEL_SIZE
 from streamer.readers import remarks
 from streamer.readers.encoding import (
     BY_NUMBERS_ALONE,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamer.readers.encoding import Sign
-    from streamer.readers.remarks import Remarks
 
 HEADER_BYTES = 1024
 MAX_SIDE = 65_536
@@ -49,9 +49,7 @@ _IMOD_SIGNED_BYTES = 1
 _IMOD_PACKED_4_BIT = 16
 _LABEL_BYTES = 80
 _SAMPLES_OF_A_FRAME, _SAMPLE_BYTES = 4, 1 << 16
-_AGREE = 0.01
-
-_USUAL = (0.2, 20.0)
+_AGREE, _USUAL = 0.01, (0.2, 20.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,6 @@ class _Fields:
     """Lowest and highest number, as far as the writer cared."""
     extended_bytes: int
     extended_kind: bytes
-    has_map_id: bool
     imod_flags: int | None
     labels: tuple[str, ...]
 
@@ -169,8 +166,10 @@ def _checked(path: Path, descriptor: int) -> tuple[MovieHeader, _Fields, _Readin
     fields = _checked_fields(path, descriptor)
     reading = _reading(path, descriptor, fields)
     width = 2 * fields.nx if reading.is_half_width else fields.nx
-    extended = read_up_to(descriptor, fields.extended_bytes, HEADER_BYTES)
-    told = remarks.of_extended_header(fields.extended_kind, extended, fields.nz)
+    told = remarks.Remarks()
+    if fields.extended_kind in remarks.FEI_KINDS:
+        extended = read_up_to(descriptor, fields.extended_bytes, HEADER_BYTES)
+        told = remarks.of_extended_header(fields.extended_kind, extended, fields.nz)
     pixel_size, flags = _pixel_size(fields, told, width)
     dose = told.dose_total
     header = MovieHeader(
@@ -218,7 +217,7 @@ def _checked_fields(path: Path, descriptor: int) -> _Fields:
     return fields
 
 
-def _pixel_size(fields: _Fields, told: Remarks, width: int) -> tuple[float | None, tuple[str, ...]]:
+def _pixel_size(fields: _Fields, told: remarks.Remarks, width: int) -> tuple[float | None, tuple[str, ...]]:
     """Å/px by the header's cell, in the unit that a label may give, by the extended header, or by a label."""
     labels = remarks.of_labels(list(fields.labels))
     cell = fields.cell_x / fields.mx * fields.nx / width if fields.mx > 0 else math.nan
@@ -230,8 +229,10 @@ def _pixel_size(fields: _Fields, told: Remarks, width: int) -> tuple[float | Non
             ("label", labels.pixel_size, None),
             ("cell", in_unit, 1.0),
         )
-        if value is not None and (size := remarks.plausible_pixel_size(value, unset=unset)) is not None
+        if value is not None and math.isfinite(size := float(value)) and size > 0 and size != unset
     ]
+    # what cannot be one is said where the sources are compared, if there is nothing better
+    known.sort(key=lambda one: PIXEL_SIZE.problem(one[1]) is not None)
     if not known:
         return None, ()
     place, size = known[0]
@@ -300,7 +301,6 @@ def _fields(head: bytes, byte_order: str = "<") -> _Fields:
         limits=(lowest, highest),
         extended_bytes=extended_bytes,
         extended_kind=head[104:108],
-        has_map_id=head[208:211] == b"MAP",
         imod_flags=flags if stamp == _IMOD_STAMP else None,
         labels=tuple(
             head[start : start + _LABEL_BYTES].decode("latin-1").replace("\0", " ").strip()
@@ -341,9 +341,8 @@ def _check_bounds(path: Path, fields: _Fields) -> None:
 
 def _check_mode(path: Path, fields: _Fields) -> None:
     if fields.mode in _COMPLEX:
-        raise MovieUnsupported(
-            "contains complex numbers", where=path, found=f"MRC mode {fields.mode}", hint="this is not a movie"
-        )
+        found = f"MRC mode {fields.mode}"
+        raise MovieUnsupported("contains complex numbers", where=path, found=found, hint="this is not a movie")
     if fields.mode not in _DTYPES:
         raise damaged(
             path, None, expected=f"a mode that is one of {sorted(_DTYPES)}", found=f"unknown mode {fields.mode}"

@@ -16,10 +16,10 @@ from itertools import pairwise
 MOST_BYTES = 1 << 16
 """Of a description: what matters is at its beginning."""
 
-_FEI_KINDS = (b"FEI1", b"FEI2")
+FEI_KINDS = (b"FEI1", b"FEI2")
 _FEI_RECORD_BYTES = 768
 """The shorter of the two."""
-_BIT_VOLTAGE, _BIT_DOSE, _BIT_PIXEL_SIZE = 5, 6, 14
+_BIT_VOLTAGE, _BIT_DOSE, _BIT_TILT, _BIT_PIXEL_SIZE = 5, 6, 7, 14
 _DOSE_OF_EXPOSURE = (5.0, 1000.0)
 """e⁻/Å² that a whole exposure can have. What is less may be that of one frame, and is not used."""
 
@@ -47,14 +47,17 @@ _NUMBER = r"(?P<number>[0-9]*[.,]?[0-9]+(?:e[+-]?[0-9]+)?)"
 _WORD = (
     r"(?P<unit>å|a|angstr(?:o|ö)m|ångström|picomet(?:er|re)|pm|nanomet(?:er|re)|nm|micron|micromet(?:er|re)|[uµμ]m|m)s?"
 )
-_OF_ANOTHER = r"(?P<other>\b(?:unbinned|original|physical|camera|detector|sensor|super.?res\w*)\s+)?"
+_OTHERS = r"unbinned|original|physical|camera|detector|sensor|super.?res\w*"
+_OF_ANOTHER = rf"(?P<other>\b(?:{_OTHERS})\s+)?"
 """Words before a pixel size that is not that of these images."""
+_AFTERWARDS = rf"(?:\s*[(,;]?\s*(?P<after>{_OTHERS})\b(?!\s*(?:pixel|voxel)))?"
+"""The same behind it, unless they begin what is said next."""
 _SIZE = r"(?:pixel|voxel)[\s_]*(?:size|spacing)?"
 _SIZES_IN_LABEL = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"{_OF_ANOTHER}{_SIZE}\s*(?:of|is)?\s*[:=]?\s*{_NUMBER}\s*{_WORD}\b",
-        rf"{_OF_ANOTHER}{_SIZE}(?:[\s_]+in[\s_]+|\s*[(\[]|_){_WORD}[)\]]?(?:\s*[:=]\s*|\s+){_NUMBER}(?![0-9.,])",
+        rf"{_OF_ANOTHER}{_SIZE}\s*(?:of|is)?\s*[:=]?\s*{_NUMBER}\s*{_WORD}\b{_AFTERWARDS}",
+        rf"{_OF_ANOTHER}{_SIZE}(?:[\s_]+in[\s_]+|\s*[(\[]|_){_WORD}[)\]]?(?:\s*[:=]\s*|\s+){_NUMBER}(?![0-9.,]){_AFTERWARDS}",
         rf"(?<![0-9.,]){_NUMBER}\s*{_WORD}\s*(?:/|per\s)\s*(?:px|pix|pixel)\b",
     )
 )
@@ -76,6 +79,8 @@ class Remarks:
     voltage_kv: float | None = None
     dose_total: float | None = None
     """e⁻/Å² of the exposure."""
+    tilts: tuple[float, ...] = ()
+    """Degrees, one for each image, where all are known."""
 
 
 def plausible_pixel_size(value: float, *, unset: float | None = 1.0) -> float | None:
@@ -98,7 +103,7 @@ def of_extended_header(kind: bytes, data: bytes, n_frames: int) -> Remarks:
     data : all of it; a record per image, or one for all.
     n_frames : of the movie.
     """
-    if kind not in _FEI_KINDS or len(data) < _FEI_RECORD_BYTES:
+    if kind not in FEI_KINDS or len(data) < _FEI_RECORD_BYTES:
         return Remarks()
     order = "<" if _FEI_RECORD_BYTES <= struct.unpack_from("<i", data, 0)[0] <= len(data) else ">"
     (size,) = struct.unpack_from(f"{order}i", data, 0)
@@ -110,11 +115,13 @@ def of_extended_header(kind: bytes, data: bytes, n_frames: int) -> Remarks:
     pixel_size = first.pixel_size if all(one.pixel_size in (first.pixel_size, None) for one in records) else None
     voltage = first.voltage_kv if all(one.voltage_kv in (first.voltage_kv, None) for one in records) else None
     dose = first.dose if all(one.dose in (first.dose, None) for one in records) else None
+    tilts = tuple(one.tilt for one in records if one.tilt is not None)
     low, high = _DOSE_OF_EXPOSURE
     return Remarks(
         pixel_size=pixel_size,
         voltage_kv=voltage,
         dose_total=dose if dose is not None and low <= dose <= high else None,
+        tilts=tilts if len(tilts) == n_frames else (),
     )
 
 
@@ -125,22 +132,27 @@ class _FeiRecord:
     pixel_size: float | None
     voltage_kv: float | None
     dose: float | None
+    tilt: float | None
 
     @classmethod
     def at(cls, data: bytes, start: int, order: str) -> _FeiRecord:
         """Read the record at ``start``; its bit mask says which fields hold anything."""
         if start + _FEI_RECORD_BYTES > len(data):
-            return cls(pixel_size=None, voltage_kv=None, dose=None)
+            return cls(pixel_size=None, voltage_kv=None, dose=None, tilt=None)
         (mask,) = struct.unpack_from("<I", data, start + 8)
 
-        def value(offset: int, bit: int, scale: float) -> float | None:
+        def stated(offset: int, bit: int) -> float | None:
             (number,) = struct.unpack_from(f"{order}d", data, start + offset)
-            known = bool(mask >> bit & 1) and math.isfinite(number) and number > 0
-            return number * scale if known else None
+            return float(number) if mask >> bit & 1 and math.isfinite(number) else None
+
+        def value(offset: int, bit: int, scale: float) -> float | None:
+            number = stated(offset, bit)
+            return number * scale if number is not None and number > 0 else None
 
         return cls(
             voltage_kv=value(84, _BIT_VOLTAGE, 1e-3),  # V
             dose=value(92, _BIT_DOSE, 1e-20),  # e⁻/m²
+            tilt=stated(100, _BIT_TILT),  # of the stage, degrees
             pixel_size=value(156, _BIT_PIXEL_SIZE, 1e10),  # m
         )
 
@@ -163,7 +175,7 @@ def _sizes(label: str) -> list[float]:
     return [
         float(one["number"].replace(",", ".")) * _angstrom(one["unit"])
         for one in found
-        if not one.groupdict().get("other")
+        if not any(one.groupdict().get(words) for words in ("other", "after"))
     ]
 
 

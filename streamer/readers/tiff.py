@@ -47,7 +47,7 @@ _SAMPLES_OF_A_PAGE, _SAMPLE_BYTES = 4, 1 << 16
 
 
 def read_header(path: Path) -> MovieHeader:
-    """Read and check the structure of a TIFF movie; nothing is decoded.
+    """Read and check the structure of a TIFF movie; some strips of bytes are decoded, to see how they are packed.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def _header(path: Path, descriptor: int, pages: Pages) -> tuple[MovieHeader, boo
         height=layout.height,
         width=2 * layout.width if is_half_width else layout.width,
         dtype=layout.dtype,
-        pixel_size=None if pages.pixel_size is None else plausible_pixel_size(pages.pixel_size),
+        pixel_size=None if pages.pixel_size is None else plausible_pixel_size(pages.pixel_size, unset=None),
         flags=pages.flags + flags,
     )
     return header, is_half_width

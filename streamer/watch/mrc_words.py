@@ -9,6 +9,7 @@ import numpy as np
 
 from streamer.errors import StreamerError
 from streamer.readers.files import opened, read_up_to
+from streamer.readers.remarks import FEI_KINDS, of_extended_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +22,6 @@ _SIGNED: dict[int, np.dtype[Any]] = {1: np.dtype("<i2"), 2: np.dtype("<f4"), 12:
 # SerialEM's extended header: a bit for each thing that is stored of an image, and its size in bytes, in this order.
 _SERIALEM = ((1, 2), (2, 6), (4, 4), (8, 2), (16, 2), (32, 4))
 _TILT, _PIECE = 1, 2
-_FEI_TILT = 100
-"""Offset of the tilt of the stage, a float64 in degrees, in FEI's extended header of an image."""
 
 
 class MrcWords(NamedTuple):
@@ -81,11 +80,8 @@ def _of_each_image(head: bytes, extended: bytes, n_images: int) -> tuple[tuple[f
     kind, n_bytes, flags = head[104:108], *struct.unpack_from("<2h", head, 128)
     if n_images < 2:
         return (), 0
-    if kind in (b"FEI1", b"FEI2"):
-        (size,) = struct.unpack_from("<i", extended.ljust(4, b"\0"), 0)
-        if not _FEI_TILT + 8 <= size <= len(extended) // n_images:
-            return (), 0
-        return tuple(struct.unpack_from("<d", extended, index * size + _FEI_TILT)[0] for index in range(n_images)), 0
+    if kind in FEI_KINDS:
+        return of_extended_header(kind, extended, n_images).tilts, 0
     stored = [(bit, size) for bit, size in _SERIALEM if flags & bit]
     if n_bytes <= 0 or n_bytes != sum(size for _, size in stored) or n_bytes * n_images > len(extended):
         return (), 0

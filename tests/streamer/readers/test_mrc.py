@@ -95,8 +95,8 @@ def test_the_map_id_is_optional(tmp_path, map_id):
         (float("nan"), 7, None),
         (float("inf"), 7, None),
         (7.0, 7, None),  # what a program writes that was never told
-        (7 * 0.049, 7, None),
-        (7 * 51.0, 7, None),
+        (7 * 0.049, 7, 0.049),  # said to be impossible where the sources are compared
+        (7 * 51.0, 7, 51.0),
     ],
 )
 def test_pixel_size_only_where_it_can_be_one(tmp_path, cell_x, mx, expected):

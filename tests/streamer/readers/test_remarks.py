@@ -126,6 +126,9 @@ def test_the_files_word_reaches_the_record_and_yields_to_the_others(tmp_path):
         ("0.825 A/pixel", 0.0, 0.825, 0),
         ("Pixel size 1.0 A", 0.0, 1.0, 0),
         ("unbinned pixel size 0.4125 A", 0.825, 0.825, 0),
+        ("Pixel size 0.53 A unbinned", 1.06, 1.06, 0),
+        ("pixel size: 0.53 A (super-resolution)", 1.06, 1.06, 0),
+        ("Pixel size 1.06 A, physical pixel size 5 um", 0.0, 1.06, 0),
         ("camera pixel size 5 um, pixel size 0.825 A", 0.0, 0.825, 0),
         ("pixel size 0.4125 A, after binning pixel size 0.825 A", 0.825, 0.825, 0),
     ],
@@ -173,6 +176,13 @@ def test_units_that_are_none_are_unknown(tmp_path, unit):
             FRAMES[0], description=f"ImageJ=1.5\nunit={unit}\n", metadata=None, resolution=(2, 2), resolutionunit=1
         )
     assert movie.read_header(tmp_path / "a.tif").pixel_size is None
+
+
+@pytest.mark.parametrize(("size", "unit"), [(1.0, "Å"), (0.1, "nm")])
+def test_a_pixel_size_of_exactly_1_that_somebody_wrote(tmp_path, size, unit):
+    named = {"PhysicalSizeX": size, "PhysicalSizeXUnit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", FRAMES, ome=True, metadata={"axes": "TYX"} | named)
+    assert movie.read_header(tmp_path / "a.tif").pixel_size == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("size", "unit"), [(0.0825, "nm"), (0.825, "Å"), (8.25e-5, "µm"), (8.25e-5, None)])

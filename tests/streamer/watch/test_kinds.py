@@ -73,9 +73,22 @@ def mdoc_of(n, *, step=3.0, comma=False, name="ts.mrc"):
 TILTED = of_images(8, *[(300 * index,) for index in range(8)])
 PIECES = of_images(8, *[(200 * index, 0, 0) for index in range(8)])
 TILTED_AND_PLACED = of_images(8, *[(100 * index, 0, 0, 0) for index in range(8)])
-FEI = b"".join(
-    struct.pack("<i", 768) + bytes(96) + struct.pack("<d", 2.5 * index) + bytes(768 - 108) for index in range(8)
-)
+
+
+def fei(*tilts, order="<", mask=1 << 7):
+    """FEI's extended header; the bit mask, which is always little-endian, says that the tilt is known."""
+    return b"".join(
+        struct.pack(f"{order}2i", 768, 0)
+        + struct.pack("<I", mask)
+        + bytes(88)
+        + struct.pack(f"{order}d", tilt)
+        + bytes(768 - 108)
+        for tilt in tilts
+    )
+
+
+TILTS = tuple(2.5 * index - 10.0 for index in range(8))
+FEI = fei(*TILTS)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +105,7 @@ FEI = b"".join(
         ("ts.mrc", mrc(FRAMES.astype(np.int16), extended=TILTED, per_image=(2, 1)), {}, "tilt series"),
         ("ts.mrc", mrc(FRAMES.astype(np.int16), extended=TILTED_AND_PLACED, per_image=(8, 3)), {}, "tilt series"),
         ("ts.mrc", mrc(FRAMES.astype(np.int16), extended=FEI, kind=b"FEI1"), {}, "tilt series"),
+        ("ts.mrc", mrc(FRAMES.astype(np.int16), extended=fei(*TILTS, order=">"), kind=b"FEI2"), {}, "tilt series"),
         ("atlas.mrc", mrc(FRAMES.astype(np.int16), extended=PIECES, per_image=(6, 2)), {}, "montages"),
         (
             "LMM.mrc",
@@ -150,6 +164,23 @@ def test_a_tilt_series_recorded_as_one_long_movie_is_none(judged):
         ("a.tif", {"a.tif.mdoc": "[FrameSet = 0]\nTiltAngle = 40\nNumSubFrames = 8\n"}),
         ("a.tif", {"a.tif.mdoc": "[ZValue = 0]\nTiltAngle = 0.01\nNumSubFrames = 8\n"}),
         ("a.tif", {"a.tif.mdoc": "Voltage = 300\nNumSubFrames = 8\n"}),
+        # named by a section, with the suffix before it was converted, in quotes, or in other letters
+        (
+            "a.mrc",
+            {
+                "a.mdoc": "".join(
+                    f'[ZValue = {n}]\nTiltAngle = {9 * n}\nSubFramePath = "D:\\f\\a.tif"\n' for n in range(2)
+                )
+            },
+        ),
+        (
+            "a.tif",
+            {
+                "a.mdoc": "".join(
+                    f"[ZValue = {n}]\ntiltangle = {9 * n}\nsubframepath = D:\\f\\A.TIF\n" for n in range(2)
+                )
+            },
+        ),
         ("a.mrc", {}),
     ],
 )
@@ -164,6 +195,8 @@ def test_frames_with_a_sidecar_of_their_own_stay_movies(judged, name, beside):
         mrc(FRAMES.astype(np.int16), extended=of_images(8, *[(4000 + n % 2,) for n in range(8)]), per_image=(2, 1)),
         mrc(FRAMES.astype(np.int16), extended=of_images(8, *[(0, 0, 0)] * 8), per_image=(6, 2)),
         mrc(FRAMES.astype(np.int16), extended=FEI[:768] * 8, kind=b"FEI1"),
+        # what is left of other numbers where the mask says that there is no tilt
+        mrc(FRAMES.astype(np.int16), extended=fei(*TILTS, mask=1 << 5), kind=b"FEI1"),
         # an extended header of another kind
         mrc(FRAMES.astype(np.int16), extended=RNG.bytes(1024), per_image=(2, 1)[::-1]),
         mrc(FRAMES.astype(np.int16), extended=RNG.bytes(1024), per_image=(4, 3)),
