@@ -8,17 +8,18 @@ more of its pattern is left. Movies without a reference are watched too: their f
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from streamer.writers.made_gain import about_made_gain, newest_made_gain
+from service.health.alarms import RaisedFor
+from streamer.writers.made_gain import about_made_gain, is_made_gain, newest_made_gain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from service.health.alarms import Alarms
-    from streamer.movie_record import MovieRecord
+    from streamer.movie_record import MovieQuality, MovieRecord, MovieSource
 
 _REMEMBERED, _LEAST_KNOWN = 50, 5
 _MAX_SESSIONS = 32
@@ -37,10 +38,12 @@ class GainWatch:
         """Offered gives the words about the gain that was made from a session's movies, if there is one."""
         self._alarms = alarms
         self._residuals: dict[str, deque[float]] = {}
-        self._changed: dict[str, int] = {}
+        self._differ: dict[str, int] = {}
         self._unsure: dict[str, deque[tuple[float, float]]] = {}
-        self._wrong: tuple[str, str] | None = None
-        """Session and reference that the alarm is about."""
+        self._stays: dict[str, int] = {}
+        self._told: dict[str, str] = {}
+        """Session and reference that the alarm was raised about."""
+        self._wrong, self._changed = RaisedFor(), RaisedFor()
         self._without = _WithoutGain(alarms, offered)
 
     def judge(self, record: MovieRecord) -> None:
@@ -48,10 +51,10 @@ class GainWatch:
         metrics, source = record.metrics, record.source
         if metrics is None or source is None:
             return
-        self._without.judge(record)
+        self._without.judge(record, metrics, source)
         gain = source.gain_refused or source.gain_path
         if gain is None:
-            self._fits()
+            self._fits(record.session)
         if metrics.residual_gain is None or gain is None:
             return
         residual, error = metrics.residual_gain, metrics.residual_gain_error
@@ -60,29 +63,47 @@ class GainWatch:
             return
         if error is None:
             return  # a figure of unknown certainty shows nothing
-        if (together := self._together(record.session, gain, residual, error)) is not None:
-            self._does_not_fit(record.session, gain, together)
+        wrong = self._together(record.session, gain, residual, error)
+        wrong = wrong or self._another(record.session, gain, metrics.fixed_pattern)
+        if wrong is not None:
+            self._does_not_fit(record.session, gain, wrong)
             return
-        self._fits()
+        self._fits(record.session)
         self._compare(record.session, gain, residual, error)
 
     def _does_not_fit(self, session: str, gain: str, message: str) -> None:
-        """Raise the alarm once, however many movies it is true of."""
-        if self._wrong != (session, gain):
-            self._wrong = session, gain
+        """Raise the alarm once for a session's reference, however many movies it is true of."""
+        self._wrong.by(session)
+        if self._told.get(session) != gain:
+            self._told[session] = gain
+            _forget_oldest(self._told)
             self._alarms.raise_("gain-wrong", message, "critical")
 
-    def _fits(self) -> None:
-        self._wrong = None
-        self._alarms.clear("gain-wrong")
+    def _fits(self, session: str) -> None:
+        self._told.pop(session, None)
+        if self._wrong.may_end(session):
+            self._told.clear()
+            self._alarms.clear("gain-wrong")
+
+    def _another(self, session: str, gain: str, pattern: float | None) -> str | None:
+        """What shows that a reference is of another camera, mode or time: a pattern stays, whichever it is."""
+        key = f"{session}\0{gain}"
+        self._stays[key] = 0 if pattern is None or is_made_gain(Path(gain)) else self._stays.get(key, 0) + 1
+        _forget_oldest(self._stays)
+        if pattern is None or self._stays[key] < _IN_A_ROW:
+            return None
+        return (
+            f"{gain} is applied, but the detector's pattern stays in the frames, {pattern:.1%} from pixel to pixel, "
+            "and raises SSNR, FRC and resolution: it may be of another camera, mode or week; record a new reference, "
+            "or set movie.gain"
+        )
 
     def _together(self, session: str, gain: str, residual: float, error: float) -> str | None:
         """What movies say together of which each has too few counts to refute the reference; None: it may fit."""
         if error <= 0.0:
             return None
         known = self._unsure.setdefault(f"{session}\0{gain}", deque(maxlen=_REMEMBERED))
-        while len(self._unsure) > _MAX_SESSIONS:
-            del self._unsure[next(iter(self._unsure))]
+        _forget_oldest(self._unsure)
         known.append((residual, error))
         weights = [1.0 / e**2 for _, e in known]
         mean = sum(w * r for w, (r, _) in zip(weights, known, strict=True)) / sum(weights)
@@ -98,16 +119,19 @@ class GainWatch:
         # a replaced reference starts afresh
         key = f"{session}\0{gain}"
         known = self._residuals.setdefault(key, deque(maxlen=_REMEMBERED))
-        while len(self._residuals) > _MAX_SESSIONS:
-            del self._residuals[next(iter(self._residuals))]
+        _forget_oldest(self._residuals)
         usual = median(known) if len(known) >= _LEAST_KNOWN else residual
         if abs(residual - usual) <= max(_CHANGED, _SURE * error):
             known.append(residual)
-            if self._changed.pop(key, 0) >= _IN_A_ROW:
+            self._differ.pop(key, None)
+            if self._changed.may_end(session):
                 self._alarms.clear("gain-changed")
             return
-        self._changed[key] = self._changed.get(key, 0) + 1
-        if self._changed[key] == _IN_A_ROW:
+        self._differ[key] = self._differ.get(key, 0) + 1
+        _forget_oldest(self._differ)
+        if self._differ[key] >= _IN_A_ROW:
+            self._changed.by(session)
+        if self._differ[key] == _IN_A_ROW:
             self._alarms.raise_(
                 "gain-changed",
                 f"{abs(residual):.0%} of the gain reference's pattern is left in the frames, before it was "
@@ -121,31 +145,35 @@ class _WithoutGain:
 
     def __init__(self, alarms: Alarms, offered: Callable[[str], str | None]) -> None:
         self._alarms, self._offered = alarms, offered
-        self._told: tuple[str, bool, str | None] | None = None
-        """Session, whether the pattern was seen, and what was offered, when the alarm was last raised."""
-        self._spared = 0
+        self._told: dict[str, tuple[bool, str | None]] = {}
+        """Whether a session's pattern was seen, and what was offered, when the alarm was last raised for it."""
+        self._raised, self._spared = RaisedFor(), 0
 
-    def judge(self, record: MovieRecord) -> None:
+    def judge(self, record: MovieRecord, metrics: MovieQuality, source: MovieSource) -> None:
         """Judge a finished movie."""
-        metrics, source = record.metrics, record.source
-        if metrics is None or source is None:
-            return
+        session = record.session
         if source.gain is not None or source.gain_refused is not None or not metrics.pattern_may_raise:
-            self._spared += 1
-            if self._spared >= _IN_A_ROW or source.gain is not None:
-                self._told = None
+            may_end = self._raised.may_end(session)
+            self._spared += may_end
+            if may_end and (self._spared >= _IN_A_ROW or source.gain is not None):
+                self._told.clear()
                 self._alarms.clear("gain-missing")
             return
+        self._raised.by(session)
         self._spared = 0
-        offered = self._offered(record.session)
-        was_seen = self._told is not None and self._told[0] == record.session and self._told[1]
-        told = record.session, was_seen or metrics.fixed_pattern is not None, offered
-        if told != self._told:
-            self._told = told
-            severity = "critical" if told[1] else "warning"
-            self._alarms.raise_(
-                "gain-missing", _words(record.session, metrics.fixed_pattern, told[1], offered), severity
-            )
+        was_seen = self._told.get(session, (False, None))[0]
+        told = was_seen or metrics.fixed_pattern is not None, self._offered(session)
+        if told != self._told.get(session):
+            self._told[session] = told
+            _forget_oldest(self._told)
+            words = _words(session, metrics.fixed_pattern, *told)
+            self._alarms.raise_("gain-missing", words, "critical" if told[0] else "warning")
+
+
+def _forget_oldest(known: dict[str, Any]) -> None:
+    """Keep what is known of the newest sessions."""
+    while len(known) > _MAX_SESSIONS:
+        del known[next(iter(known))]
 
 
 def _words(session: str, seen: float | None, was_seen: bool, offered: str | None) -> str:

@@ -10,6 +10,25 @@ if TYPE_CHECKING:
     from service.health.prometheus import Metrics
     from service.journal.event_log import EventLog
 
+_ANOTHER_SESSION = 20
+"""Movies in a row of other sessions after which the one that an alarm is about has ended."""
+
+
+class RaisedFor:
+    """The session that an alarm is about: movies of another one, finished in between, do not end it."""
+
+    def __init__(self) -> None:
+        self._session, self._others = "", 0
+
+    def by(self, session: str) -> None:
+        """The alarm is raised for this session."""
+        self._session, self._others = session, 0
+
+    def may_end(self, session: str) -> bool:
+        """Whether a movie of this session can end it: one of the same, or of what has taken its place."""
+        self._others = 0 if session == self._session else self._others + 1
+        return session == self._session or self._others >= _ANOTHER_SESSION
+
 
 class Alarms:
     """What is wrong at present; each change is an event."""

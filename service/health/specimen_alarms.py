@@ -4,31 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from service.health.alarms import RaisedFor
+
 if TYPE_CHECKING:
     from models.specimens import Change
     from service.health.alarms import Alarms
 
 MANY_EMPTY = 20
 """Movies in a row without anything to see, above which somebody should look."""
-_ANOTHER_SESSION = 20
-"""Movies in a row of other sessions after which the one that an alarm is about has ended."""
 _CHANGED, _NOTHING = "specimen-changed", "nothing-to-see"
-
-
-class _Raised:
-    """The session that an alarm is about: movies of another one, finished in between, do not end it."""
-
-    def __init__(self) -> None:
-        self._session, self._others = "", 0
-
-    def by(self, session: str) -> None:
-        """The alarm is raised for this session."""
-        self._session, self._others = session, 0
-
-    def may_end(self, session: str) -> bool:
-        """Whether a movie of this session can end it: one of the same, or of what has taken its place."""
-        self._others = 0 if session == self._session else self._others + 1
-        return session == self._session or self._others >= _ANOTHER_SESSION
 
 
 class SpecimenAlarms:
@@ -37,7 +21,7 @@ class SpecimenAlarms:
     def __init__(self, alarms: Alarms, *, learns: bool) -> None:
         """``learns``: whether networks are trained, so that another specimen will get one of its own."""
         self._alarms, self._learns = alarms, learns
-        self._changed_in, self._nothing_in = _Raised(), _Raised()
+        self._changed_in, self._nothing_in = RaisedFor(), RaisedFor()
 
     def specimen(
         self, session: str, number: int, since: str, change: Change | None, serves: str | None, *, has_network: bool

@@ -118,17 +118,24 @@ def check_pair(pair: list[Tensor], where: Path, what: str) -> None:
 
 def may_be_raised(sets: list[HalfFiles]) -> int | None:
     """Number of micrographs whose record says that no gain corrected the detector's pattern; None without records."""
-    told = [word for one in sets if (word := _word_of_record(one.even)) is not None]
+    # halves that were gathered in one place may be links to where their records are
+    halves = [one.even.resolve() for one in sets]
+    words: dict[Path, bool] = {}
+    for directory in {half.parent for half in halves}:
+        words |= _words_of_records(directory)
+    told = [words[half] for half in halves if half in words]
     return sum(told) if told else None
 
 
-def _word_of_record(even: Path) -> bool | None:
-    """Whether a pattern may have raised a half's figures; None: nothing beside it says so."""
-    for path in sorted(even.parent.glob("*.json")):
+def _words_of_records(directory: Path) -> dict[Path, bool]:
+    """Whether a pattern may have raised the figures of each file that a record in the directory names."""
+    words: dict[Path, bool] = {}
+    for path in directory.glob("*.json"):
         try:
             record = jsontext.decode(path.read_bytes(), MovieRecord)
         except (OSError, ValueError):
             continue  # not one of ours
-        if record.metrics is not None and any(Path(output.path).name == even.name for output in record.outputs):
-            return record.metrics.pattern_may_raise
-    return None
+        if record.metrics is not None and record.metrics.pattern_may_raise is not None:
+            named = [directory / Path(output.path).name for output in record.outputs]
+            words |= dict.fromkeys(named, record.metrics.pattern_may_raise)
+    return words

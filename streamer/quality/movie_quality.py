@@ -75,7 +75,8 @@ def movie_quality(
         residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
         gain_advice=None if frames.gain_fit is None else frames.gain_fit.advice,
         fixed_pattern=None if frames.fixed_pattern is None else _rounded(frames.fixed_pattern),
-        pattern_may_raise=frames.pattern_may_raise,
+        # a pattern that rules the alignment was not corrected, whatever else is known
+        pattern_may_raise=True if motion.fixed_pattern else frames.pattern_may_raise,
         texture=look,
         structure=None if look is None else _rounded(structure(look, shape, pixel_size)),
         n_wide_defects=frames.n_wide_defects,

@@ -54,6 +54,11 @@ def made_gain_name(movies: int) -> str:
     return f"from-{movies:05d}-movies.mrc"
 
 
+def is_made_gain(path: Path) -> bool:
+    """Whether a file has the name of a gain reference that the daemon made from movies."""
+    return path.match("from-*-movies.mrc")
+
+
 def newest_made_gain(directory: Path) -> Path | None:
     """The gain reference of a directory that was made from the most movies."""
     return max(directory.glob("from-*-movies.mrc"), key=lambda path: path.name, default=None)

@@ -104,3 +104,39 @@ def test_a_reference_that_fits_roughly_is_never_refuted_by_numbers(scene, residu
     for number in range(200):
         watch.judge(record(number, gain="ab", residual=residual + 0.3 * (-1) ** number, error=0.3))
     assert alarms.history == []
+
+
+def test_two_sessions_in_turn_do_not_end_each_others_alarms(scene):
+    alarms, watch, _ = scene
+    for number in range(60):
+        watch.judge(record(number, pattern_may_raise=True))
+        watch.judge(record(number, session="t", refused="/g/t.mrc", advice="set this", residual=1.0))
+        watch.judge(record(number, session="u", gain="ab", residual=0.01))
+    assert [name for name, _ in alarms.history] == ["gain-missing", "gain-wrong"]
+    for number in range(25):
+        watch.judge(record(number, session="u", gain="ab", residual=0.01))
+    assert alarms.raised == {}
+    watch.judge(record(pattern_may_raise=True))
+    watch.judge(record(session="t", refused="/g/t.mrc", advice="set this", residual=1.0))
+    assert set(alarms.raised) == {"gain-missing", "gain-wrong"}
+
+
+def test_a_pattern_that_stays_under_a_recorded_reference_is_an_alarm_and_ends_with_another(scene):
+    alarms, watch, _ = scene
+    seen = {"residual": 0.01, "fixed_pattern": 0.031, "pattern_may_raise": True}
+    for number in range(2):
+        watch.judge(record(number, gain="old", **seen))
+    assert alarms.history == []
+    for number in range(20):
+        watch.judge(record(number, gain="old", **seen))
+    assert [name for name, _ in alarms.history] == ["gain-wrong"]
+    assert "/g/old.mrc is applied, but the detector's pattern stays in the frames, 3.1%" in alarms.raised["gain-wrong"]
+    watch.judge(record(gain="new", residual=0.01))
+    assert alarms.raised == {}
+
+
+def test_a_gain_made_from_movies_is_known_to_leave_some(scene):
+    alarms, watch, _ = scene
+    for number in range(20):
+        watch.judge(record(number, gain="from-00008-movies", residual=0.01, fixed_pattern=0.03, pattern_may_raise=True))
+    assert alarms.history == []

@@ -103,6 +103,18 @@ def test_another_reference_and_another_session_begin_anew(scene):
     assert alarms.history == []
 
 
+def test_a_reference_that_replaces_one_that_had_aged_ends_the_alarm(scene):
+    alarms, watch = scene
+    for residual in (*[0.0] * 10, *[0.1] * 10):
+        watch.judge(record(residual))
+    assert "gain-changed" in alarms.raised
+    for _ in range(5):
+        watch.judge(record(0.0, session="t"))
+    assert "gain-changed" in alarms.raised
+    watch.judge(record(0.0, gain="/g/new.mrc"))
+    assert alarms.raised == {}
+
+
 def test_without_a_figure_nothing_is_said(scene):
     alarms, watch = scene
     for _ in range(10):
