@@ -31,7 +31,7 @@ def correction(sums, value, factor=1.0):
     return Correction(total=even + odd, even=even, odd=odd, weight=weight, model=MODEL)
 
 
-def collect(sums, proposal=None, dose_per_frame=1.5, trusted=True, settings=None, shifts=None):
+def collect(sums, proposal=None, dose_per_frame=1.5, trusted=True, settings=None, shifts=None, ruled=False):
     steps = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.5], [3.00004, 4.5]]).double() if shifts is None else shifts
     frames = Frames(
         counts=np.zeros((4, *SHAPE), np.uint8),
@@ -47,7 +47,7 @@ def collect(sums, proposal=None, dose_per_frame=1.5, trusted=True, settings=None
         sums,
         estimators.measure(sums),
         proposal,
-        Motion(shifts=steps, information=123.456789, trusted=trusted, iterations=3),
+        Motion(shifts=steps, information=123.456789, trusted=trusted, iterations=3, fixed_pattern=ruled),
         frames,
         settings or QualitySettings(band_low=100.0, band_high=10.0),
         VERDICT,
@@ -66,6 +66,11 @@ def test_motion_is_told_in_angstrom_and_shifts_in_px():
     assert unknown.total_motion_angstrom == found.total_motion_angstrom
     tiny = collect(sums_of(4.0), dose_per_frame=5e-324)
     assert tiny.early_motion_angstrom == tiny.total_motion_angstrom
+
+
+def test_a_pattern_that_rules_the_alignment_may_have_raised_the_figures():
+    assert collect(sums_of(4.0), trusted=False, ruled=True).pattern_may_raise is True
+    assert not collect(sums_of(4.0), trusted=False).pattern_may_raise
 
 
 def test_numbers_hold_five_digits():
