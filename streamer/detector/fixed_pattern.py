@@ -192,5 +192,9 @@ def measure(
 def _lit(image: NDArray[np.float32]) -> torch.Tensor:
     """(h, w), false where a grid bar or the edge of the beam leaves too few counts to compare."""
     pixels = torch.from_numpy(np.ascontiguousarray(image))[None, None]
-    around = torch.nn.functional.avg_pool2d(pixels, _NEAR, 1, _NEAR // 2, count_include_pad=False)[0, 0]
+    # a mean over squares is one over rows of a mean over columns
+    for window in ((1, _NEAR), (_NEAR, 1)):
+        margin = (window[0] // 2, window[1] // 2)
+        pixels = torch.nn.functional.avg_pool2d(pixels, window, 1, margin, count_include_pad=False)
+    around = pixels[0, 0]
     return around > _DARK * around.flatten()[:: max(1, around.numel() // 100_000)].quantile(0.9)
