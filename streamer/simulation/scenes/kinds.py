@@ -14,11 +14,12 @@ from streamer.simulation.scenes.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SESSION = "session"
+CLEAN = "clean"
 
 KINDS: Mapping[str, Recipe] = {
-    "clean": Recipe(),
+    CLEAN: Recipe(),
     "crystal": Recipe(crystals=1),
+    "small-crystal": Recipe(crystals=1, crystal_size=(80.0, 160.0)),
     "crystals": Recipe(crystals=4, crystals_at_edge=2, crystal_size=(100.0, 450.0)),
     "crystal-edge": Recipe(crystals_at_edge=2, crystal_size=(250.0, 700.0)),
     "big-crystal": Recipe(crystals=1, crystal_size=(600.0, 1500.0)),
@@ -53,32 +54,45 @@ KINDS: Mapping[str, Recipe] = {
 }
 """Names may be joined by +: ``small+waves-3+crystal`` has all three."""
 
-_MIX: tuple[tuple[float, str], ...] = (
-    (0.30, "waves-1"),
-    (0.16, "crystal+waves-1"),
-    (0.08, "frost"),
-    (0.08, "crystal-edge+gradient-1"),
-    (0.06, "crystals+waves-1"),
-    (0.10, "heights+gradient-1"),
-    (0.07, "carbon-hole"),
-    (0.04, "waves-3"),
-    (0.03, "crowded+waves-1"),
-    (0.03, "boiling"),
-    (0.03, "empty"),
-    (0.01, "empty+carbon-hole"),
-    (0.01, "torn"),
-)
-"""Shares of the kinds of fields of a real grid: mostly clean or a little dirty, few bad, one in thirty empty."""
+MIXTURES: Mapping[str, tuple[tuple[float, str], ...]] = {
+    "session": (
+        (0.30, "waves-1"),
+        (0.16, "crystal+waves-1"),
+        (0.08, "frost"),
+        (0.08, "crystal-edge+gradient-1"),
+        (0.06, "crystals+waves-1"),
+        (0.10, "heights+gradient-1"),
+        (0.07, "carbon-hole"),
+        (0.04, "waves-3"),
+        (0.03, "crowded+waves-1"),
+        (0.03, "boiling"),
+        (0.03, "empty"),
+        (0.01, "empty+carbon-hole"),
+        (0.01, "torn"),
+    ),
+    "good-session": (
+        (0.45, "waves-1"),
+        (0.25, "heights+waves-1"),
+        (0.10, "gradient-1+boiling"),
+        (0.10, "small-crystal+waves-1"),
+        (0.10, "small-crystal+gradient-3"),
+    ),
+}
+"""Shares of the kinds of fields of a grid: one as most are, with some bad and a few empty fields, and a good one."""
 
 
-def of_session(number: int, seed: int) -> str:
-    """Name of the kind of field that a movie of a session shows."""
-    draw = float(np.random.default_rng([seed, number, 71]).random())
-    for share, name in _MIX:
-        draw -= share
-        if draw < 0.0:
-            return name
-    return _MIX[0][1]
+def kind_of(name: str, number: int, seed: int) -> str:
+    """Kind of the field that a movie shows: mixtures in a name are replaced by what they have at this number."""
+    parts = []
+    for part in name.split("+"):
+        draw = float(np.random.default_rng([seed, number, 71]).random())
+        chosen = part
+        for share, kind in MIXTURES.get(part, ()):
+            chosen, draw = kind, draw - share
+            if draw < 0.0:
+                break
+        parts.append(chosen)
+    return "+".join(parts)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -95,7 +109,7 @@ def recipe_of(name: str) -> Recipe:
             raise UsageError(
                 "unknown scene",
                 where="--scene",
-                expected=f"{', '.join(KINDS)}, or {SESSION} for a mixture",
+                expected=f"{', '.join(KINDS)}, or a mixture: {', '.join(MIXTURES)}",
                 found=part,
                 hint="choose one of these, or join several by +, such as small+waves-3",
             )

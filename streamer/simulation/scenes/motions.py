@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.errors import UsageError
 from streamer.simulation.movie import Microscope, drift_track
 
 if TYPE_CHECKING:
@@ -239,3 +240,18 @@ MOTIONS: Mapping[str, Motion] = {
     "many-frames": Motion(_drift, lambda scope: replace(scope, n_frames=200, dose_per_frame=0.2)),
 }
 """low-dose: 10 e⁻/Å² in all; few-frames: 8 frames with the dose of all; many-frames: 200 frames of 0.2 e⁻/Å²."""
+
+
+def motion_of(name: str) -> Motion:
+    """One of the named motions.
+
+    Raises
+    ------
+    UsageError
+        There is no such motion.
+    """
+    if name not in MOTIONS:
+        raise UsageError(
+            "unknown motion", where="--motion", expected=", ".join(MOTIONS), found=name, hint="choose one of these"
+        )
+    return MOTIONS[name]

@@ -18,8 +18,8 @@ from streamer.simulation.scenes import dirt as dirts
 from streamer.simulation.scenes import ice, warp
 from streamer.simulation.scenes.canvas import Canvas
 from streamer.simulation.scenes.imaging import strong_image
-from streamer.simulation.scenes.kinds import SESSION, of_session, recipe_of
-from streamer.simulation.scenes.motions import MOTIONS, Movement
+from streamer.simulation.scenes.kinds import kind_of, recipe_of
+from streamer.simulation.scenes.motions import Movement, motion_of
 from streamer.simulation.scenes.structures import STRUCTURES
 from streamer.simulation.specimen import Specimen, random_protein
 from streamer.units import electrons_per_pixel
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 _PLACES = 9
 """Places along each axis at which the truth says how the field moved."""
+_EVERY = 8
 _MARGIN = 6.0
 """px around everything that moves, for the spline and the point spread."""
 
@@ -64,6 +65,22 @@ class SceneTruth(Truth):
             found |= where
         return found
 
+    def more(self) -> dict[str, Any]:
+        """What a clean field's truth has not, by its name in a file."""
+        lengths = [len(path) for path in self.paths]
+        return {
+            "kind": self.kind,
+            **{f"mask_{kind}": where for kind, where in self.masks.items()},
+            "mask": self.mask,
+            "lasting": self.lasting.astype(np.float16),
+            "heights": self.heights,
+            "clear": self.clear,
+            "paths": np.concatenate([*self.paths, np.zeros((0, 2), np.float32)]),
+            "path_lengths": np.array(lengths, dtype=np.int64),
+            "places": self.places,
+            "local": self.local,
+        }
+
 
 class Scene:
     """A field of a kind; ``streamer.simulation.true_sums.recorded(scene, camera)`` makes it a movie as it is read."""
@@ -86,13 +103,14 @@ class Scene:
         """
         self.kind, self.recipe = kind, recipe_of(kind)
         name = motion or self.recipe.motion or "drift"
+        moves = motion_of(name)
         scope = replace(scope, **dict[str, Any](self.recipe.scope))
-        self.scope = MOTIONS[name].exposure(scope)
+        self.scope = moves.exposure(scope)
         self.specimen = specimen
         self._seed = seed
         # an edge that runs out of the periodic grid on one side would come in again on the other, with its fringes
         self._blend = 64.0 if self.recipe.dirty or name == "crack" else 0.0
-        self.movement: Movement = MOTIONS[name].movement(self.scope, np.random.default_rng([seed, 81]))
+        self.movement: Movement = moves.movement(self.scope, np.random.default_rng([seed, 81]))
         self.canvas = Canvas(scope.shape, scope.pixel_size, self.movement.reach + _MARGIN + self._blend / 2.0)
         self.optics = _optics(self.scope, np.random.default_rng([seed, 82]))
         self._dirt = dirts.drawn(self.recipe, self.canvas, self.movement, scope.voltage_kv, seed)
@@ -147,9 +165,16 @@ class Scene:
     def _moved(self, coefficients: Tensor, number: int) -> Tensor:
         """What the camera's pixels see of a spline on the fine grid, (h, w)."""
         (top, left), (height, width) = self.canvas.origin, self.scope.shape
-        grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).astype(np.float32)
-        found = torch.from_numpy(self.movement.origins(number, grid))
-        return warp.sampled(coefficients, 2.0 * (found[..., 0] + top), 2.0 * (found[..., 1] + left))
+        # what is a polynomial of third order over the field is a straight line over eight pixels, to 1e-3 px
+        every = 1 if self.movement.crack is not None else _EVERY
+        axes = (np.linspace(0, size - 1, -(-size // every), dtype=np.float32) for size in (height, width))
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"))
+        found = torch.from_numpy(np.moveaxis(self.movement.origins(number, np.moveaxis(grid, 0, -1)), -1, 0).copy())
+        if every > 1:
+            found = torch.nn.functional.interpolate(found[None], (height, width), mode="bilinear", align_corners=True)[
+                0
+            ]
+        return warp.sampled(coefficients, 2.0 * (found[0] + top), 2.0 * (found[1] + left))
 
     def _boiling(self, detector: Detector) -> Iterator[Tensor] | None:
         """Contrast (h, w) of ice that boils, frame by frame; it drifts and loses detail like everything else."""
@@ -252,14 +277,13 @@ def scene(
 
     Parameters
     ----------
-    kind : a name, several joined by +, or ``session``: what movie ``number`` of the session of this seed shows.
+    kind : a name or several joined by +; of a mixture, such as ``session``, the kind that movie ``number`` has.
     specimen : of kinds that have no structure of their own. None: a random protein of this seed.
     number : of the movie in the session of this seed; all movies of a session show the same specimen.
     settings : of ``Microscope``.
     """
     scope = replace(Microscope(shape=shape, n_frames=24, dose_per_frame=1.5), **settings)
-    if kind == SESSION:
-        kind = of_session(number, seed)
+    kind = kind_of(kind, number, seed)
     shown = specimen_for(kind, specimen or random_protein(seed), seed)
     return Scene(kind, scope, shown, seed * 100_003 + number, motion)
 
