@@ -194,8 +194,8 @@ def _crystal(
     extinction = rng.uniform(500.0, 1500.0)
     bend = rng.uniform(0.0, 1.5) * (x * math.cos(normals[0]) + y * math.sin(normals[0])) / size
     bands = np.sin(math.pi * thickness / extinction * np.sqrt(1.0 + bend**2)) ** 2 / (1.0 + bend**2)
-    diffracted = rng.uniform(0.1, 0.45) * bands
-    lost = 1.0 - np.exp(-thickness / rng.uniform(600.0, 1600.0)) * (1.0 - diffracted)
+    diffracted = rng.uniform(0.1, 0.6) * bands
+    lost = 1.0 - np.exp(-thickness / rng.uniform(300.0, 1200.0)) * (1.0 - diffracted)
     dirt.transmission[window] *= (1.0 - there * lost).astype(np.float32)
     lattice = sum(_fringes(y, x, spacing, rng) for spacing in _ICE_LATTICE)
     mean = 0.3 * interaction_constant(voltage_kv) * _ICE_POTENTIAL_V * thickness

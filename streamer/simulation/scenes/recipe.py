@@ -51,8 +51,3 @@ class Recipe:
     """Name in ``motions.MOTIONS``; None: the usual drift."""
     scope: tuple[tuple[str, object], ...] = ()
     """Settings of the microscope that belong to this kind of field, by their names in ``Microscope``."""
-
-    @property
-    def dirty(self) -> bool:
-        """Whether anything lies in the field that is neither ice nor specimen, or the ice is torn."""
-        return bool(self.crystals or self.crystals_at_edge or self.carbon or self.gold or self.torn)

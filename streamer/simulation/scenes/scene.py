@@ -33,6 +33,10 @@ Array = NDArray[np.float32]
 _PLACES = 9
 """Places along each axis at which the truth says how the field moved."""
 _EVERY = 8
+_BLEND = 32
+"""px at the grid's edges where crystals and films fade into what is at the opposite edge: the grid is periodic, and an
+edge that ran out of it would come in again on the other side, with its fringes. The same for every kind, so that a
+seed's field has its particles in the same places with and without a crystal."""
 _MARGIN = 6.0
 """px around everything that moves, for the spline and the point spread."""
 
@@ -108,10 +112,8 @@ class Scene:
         self.scope = moves.exposure(scope)
         self.specimen = specimen
         self._seed = seed
-        # an edge that runs out of the periodic grid on one side would come in again on the other, with its fringes
-        self._blend = 64.0 if self.recipe.dirty or name == "crack" else 0.0
         self.movement: Movement = moves.movement(self.scope, np.random.default_rng([seed, 81]))
-        self.canvas = Canvas(scope.shape, scope.pixel_size, self.movement.reach + _MARGIN + self._blend / 2.0)
+        self.canvas = Canvas(scope.shape, scope.pixel_size, self.movement.reach + _MARGIN + _BLEND)
         self.optics = _optics(self.scope, np.random.default_rng([seed, 82]))
         self._dirt = dirts.drawn(self.recipe, self.canvas, self.movement, scope.voltage_kv, seed)
         blocked = self._dirt.anywhere("carbon", "gold", "vacuum")
@@ -132,7 +134,7 @@ class Scene:
         background = torch.ones(canvas.fine)
         if self._dirt.strong:
             drawn = (self._dirt.transmission, self._dirt.phase)
-            transmission, phase = (torch.from_numpy(canvas.closed(part, round(self._blend))) for part in drawn)
+            transmission, phase = (torch.from_numpy(canvas.closed(part, _BLEND)) for part in drawn)
             background = strong_image(transmission, phase, canvas.step, scope, self.optics)
             fading *= transmission * torch.from_numpy(self._dirt.ice)
         uneven = ice.thickness(self.recipe, canvas, self._seed)
