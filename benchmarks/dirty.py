@@ -262,8 +262,8 @@ def overview(
         rows,
         f"seeds {seeds.start} to {seeds.stop - 1}; over Wiener: SNBR* against the truth over {BAND[0]:g}-{BAND[1]:g} Å "
         "of the served image over that of the movie's own Wiener filter, off dirt: outside the truth's mask; peak: "
-        f"largest value over Wiener's largest within {_NEAR_PX} px; SSNR ranks a field with particles above one without "
-        f"in {order(figures[True], figures[False]):.3f} of all pairs",
+        f"largest value over Wiener's largest within {_NEAR_PX} px; SSNR ranks fields with particles above others in "
+        f"{order(figures[True], figures[False]):.3f} of all pairs",
     )
 
 
