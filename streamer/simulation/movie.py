@@ -4,7 +4,8 @@ One movie is: atoms projected at random orientations onto a grid of half the pix
 astigmatism and envelope; a frame is that image moved by drift and bend, damaged by the exposure so far, blurred by the
 detector, integrated over its pixels, counted (Poisson) with each pixel's own efficiency. Weak-phase approximation, all
 particles at one height, ice that moves with the specimen and does not boil (``scenes`` has what is else on grids), no
-inelastic background, no coincidence loss. Arrays are (y, x); displacements d are of the specimen in px, so a frame's shift is −d.
+inelastic background, no coincidence loss. Arrays are (y, x); displacements d are of the specimen in px, so a frame's
+shift is −d.
 """
 
 from __future__ import annotations

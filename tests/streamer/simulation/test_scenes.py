@@ -16,7 +16,7 @@ from streamer.simulation.scenes.crowd import at_height, contrast
 from streamer.simulation.scenes.kinds import KINDS, MIXTURES, kind_of, recipe_of
 from streamer.simulation.scenes.motions import MOTIONS
 from streamer.simulation.scenes.scene import scene, specimen_for
-from streamer.simulation.specimen import random_protein
+from streamer.simulation.specimen import Specimen, random_protein
 from streamer.simulation.true_sums import recorded
 from tests.simulated_movies import OPTICS, images
 
@@ -264,6 +264,21 @@ def test_height_is_defocus():
     assert at_height(one.optics, 600.0).defocus_u_um == pytest.approx(one.optics.defocus_u_um + 0.06)
     heights = field("heights", specimen=random_protein(1, 200)).truth().heights
     assert 500.0 < np.ptp(heights) <= 1000.0
+
+
+def test_particles_are_where_the_truth_says():
+    """A point that displaces ice has a bright middle within a dark ring: the middle is its place."""
+    ends = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 40.0], [0.0, 0.0, -40.0]], np.float32)
+    point = Specimen("point", ends, np.array([200.0, 0.0, 0.0], np.float32))
+    one = field("phase-plate", n_frames=1, specimen=point, ice_contrast=0.0, coverage=0.35, **CALM)
+    # turned about its middle at random, so that only the end without weight moves
+    counts, particles = mean_counts(one), one.truth().particles
+    inner = particles[((particles > 8) & (particles < np.array(SHAPE) - 9)).all(1)]
+    assert len(inner) > 3
+    for place in inner:
+        top, left = np.rint(place).astype(int) - 3
+        row, column = np.unravel_index(counts[top : top + 7, left : left + 7].argmax(), (7, 7))
+        assert np.abs(place - (top + row, left + column)).max() <= 0.75
 
 
 def nearest(particles):
