@@ -1,6 +1,7 @@
 """Every kind of dirty field through the product, against the truth: motion, restored image, figures, picks.
 
-    python -m benchmarks.dirty [--seeds N] [--first SEED] [--size H W] [--structures N] [--motion NAME] [SCENE…]
+    python -m benchmarks.dirty [--seeds N] [--first SEED] [--size H W] [--structures N] [--motion NAME]
+                               [--pictures DIRECTORY] [SCENE…]
 
 Each row is a kind of field (``streamer simulate --scene``), each movie a fresh seed with a random protein of its own;
 with ``--structures N`` the specimens are N real ones of ``../shared/data/models/bm5`` in turn, where they are present.
@@ -37,6 +38,7 @@ from streamer.simulation.scenes.scene import Scene, SceneTruth, scene
 from streamer.simulation.specimen import Specimen, read_model
 from streamer.simulation.true_sums import recorded
 from streamer.super_resolution.step import SuperResolutionRequest
+from streamer.writers.thumbnail import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,6 +221,19 @@ def row(name: str, movies: list[Seen]) -> list[object]:
     ]
 
 
+def picture(one: Seen) -> bytes:
+    """PNG of plain sum, Wiener's, what is served, the truth and its mask, beside each other in one grey scale."""
+    shape, sums = one.micrograph.sums.shape, one.micrograph.sums
+    plain = fourier.to_image(sums.total, shape)
+    linear, true = wiener_image(one), fourier.to_image(one.expected, shape)
+    true = true * float(((linear - linear.mean()) * true).sum() / true.square().sum().clamp(min=1e-30))
+    images = [plain, linear, one.micrograph.restored, true]
+    width = float(images[1].std()) * 3.0
+    parts = [((image - image.median()) / width).clamp(-1.0, 1.0) for image in images]
+    parts.append(torch.from_numpy(one.truth.mask).float())
+    return encode_png(torch.cat(parts, 1).numpy(), longer_side_px=5 * max(shape))
+
+
 def order(higher: list[float], lower: list[float]) -> float:
     """Share of pairs in which the first is larger (area under the ROC curve); nan where there is no pair."""
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in higher for b in lower]
@@ -245,15 +260,23 @@ HEADER = [
 
 
 def overview(
-    names: list[str], seeds: range, make: Callable[[str, int], Scene], model: SessionModel | None, title: str
+    names: list[str],
+    seeds: range,
+    make: Callable[[str, int], Scene],
+    model: SessionModel | None,
+    title: str,
+    pictures: Path | None = None,
 ) -> None:
-    """One row for each kind."""
+    """One row for each kind; a picture of each kind's first movie where a directory is given."""
     rows = []
     figures: dict[bool, list[float]] = {True: [], False: []}
     for name in names:
         movies = [seen(make(name, seed), model) for seed in seeds]
         for one in movies:
             figures[len(one.truth.particles) > 0].append(one.micrograph.metrics.ssnr_full or 0.0)
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
+            (pictures / f"{name}.png").write_bytes(picture(movies[0]))
         rows.append(row(name, movies))
         print("  ".join(str(value) for value in rows[-1]), flush=True)
     table(
@@ -275,6 +298,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(512, 512), help="px")
     parser.add_argument("--structures", type=int, default=0, help="real structures in turn instead of random proteins")
     parser.add_argument("--motion", help="one motion for all kinds")
+    parser.add_argument("--pictures", type=Path, help="directory for a picture of each kind's first movie")
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = SessionModel(shipped_base(), torch.device("cpu"))
@@ -287,7 +311,7 @@ def main() -> None:
     what = f"{given.structures} real structures" if real else "random proteins"
     moving = f", {given.motion}" if given.motion else ""
     title = f"Dirty fields, {what}, {given.size[0]} by {given.size[1]}{moving}"
-    overview(given.scenes, range(given.first, given.first + given.seeds), make, model, title)
+    overview(given.scenes, range(given.first, given.first + given.seeds), make, model, title, given.pictures)
 
 
 if __name__ == "__main__":

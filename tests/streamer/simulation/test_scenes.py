@@ -24,7 +24,7 @@ SHAPE = (224, 256)
 CALM = {"drift_start": 0.0, "drift_end": 0.0, "jitter_px": 0.0, "bend_px": 0.0}
 
 
-def field(kind, seed=1, shape=SHAPE, n_frames=3, **settings):
+def field(kind, seed=1, shape=SHAPE, n_frames=1, **settings):
     return scene(kind, seed, shape, n_frames=n_frames, **settings)
 
 
@@ -49,14 +49,14 @@ def deep(where, px=6):
     "kind", [*(kind for kind in KINDS if kind not in MOTIONS), *MIXTURES, "small+waves-3+crystal+few-frames"]
 )
 def test_a_kind_is_a_movie_with_its_truth(kind):
-    settings = {"specimen": random_protein(2, 300), "n_frames": 3}
+    settings = {"specimen": random_protein(2, 300), "n_frames": 2}
     one, again, other = (scene(kind, seed, (96, 120), **settings) for seed in (4, 4, 5))
     camera = Detector((96, 120), 0)
     frames = recorded(one, camera)
     assert frames.shape == (96, 120)
     assert len(frames.counts) == one.scope.n_frames
     assert frames.counts.max() > 0
-    np.testing.assert_array_equal(frames.counts[:3], np.stack(list(again.frames(camera))[:3]))
+    np.testing.assert_array_equal(frames.counts, np.stack(list(again.frames(camera))))
     assert not np.array_equal(frames.counts[0], next(other.frames(camera)))
     truth = one.truth()
     assert truth.image.shape == truth.lasting.shape == (192, 240)
