@@ -127,3 +127,11 @@ def test_frames_show_the_first_one_moved(name):
     back = warp.sampled(coefficients, gone[..., 0].contiguous(), gone[..., 1].contiguous())
     stay = frames[-1][70:122, 70:122]
     assert float((back - first)[here].std()) < 0.25 * float((stay - first)[here].std())
+
+
+def test_named_exposures():
+    scope = Microscope(n_frames=30, dose_per_frame=1.5)
+    few, many, low = (MOTIONS[name].exposure(scope) for name in ("few-frames", "many-frames", "low-dose"))
+    assert (few.n_frames, few.dose_per_frame) == (8, pytest.approx(45.0 / 8))
+    assert (many.n_frames, many.dose_per_frame) == (200, 0.2)
+    assert low.n_frames * low.dose_per_frame == pytest.approx(10.0)
