@@ -171,13 +171,15 @@ def _check_picks(findings: Findings, layout: Layout, done: list[MovieRecord]) ->
         star = layout.session_output(record.session) / "picks" / path.parent
         picked = coordinates(star / f"{path.stem}_autopick.star")
         truth = np.load(_truth(layout, record))
+        # what lies under a crystal is not to be found
+        particles = truth["particles"][truth["clear"]]
         pixel_size = record.source.pixel_size if record.source else 1.0
         diameter = float(truth["diameter"]) / pixel_size
         shape = np.array(files["micrograph"].shape)
-        hits += matched(picked, truth["particles"], _PICK_TOLERANCE * diameter)
-        chance += matched(rng.random(picked.shape) * shape, truth["particles"], _PICK_TOLERANCE * diameter)
+        hits += matched(picked, particles, _PICK_TOLERANCE * diameter)
+        chance += matched(rng.random(picked.shape) * shape, particles, _PICK_TOLERANCE * diameter)
         found += len(picked)
-        inner = ((truth["particles"] >= 0.4 * diameter) & (truth["particles"] < shape - 0.4 * diameter)).all(1)
+        inner = ((particles >= 0.4 * diameter) & (particles < shape - 0.4 * diameter)).all(1)
         true += int(inner.sum())
     recall, precision = min(1.0, hits / max(1, true)), hits / max(1, found)
     by_chance = chance / max(1, found)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from streamer.runtime.clock import Clock
 
 MARKER = ".streamer-demo"
+SCENE = "good-session"
+"""Some thickness waves, heights, boiling ice and small crystals: a good grid, not a clean one."""
 _FIRST_SQUARE_SHARE = 0.6
 _INTERVAL_S = 9.0
 _DIAMETER = 130.0
@@ -139,7 +141,18 @@ class Demo:
         root = str(self._directory / "microscope")
         damaged = 2
         options = ["--movies", str(movies), "--first", str(first), "--per-square", str(per_square)]
-        options += ["--mode", "page", "--write-time", "2", "--interval", str(_INTERVAL_S), "--seed", str(self._seed)]
+        options += [
+            "--scene",
+            SCENE,
+            "--mode",
+            "page",
+            "--write-time",
+            "2",
+            "--interval",
+            str(_INTERVAL_S),
+            "--seed",
+            str(self._seed),
+        ]
         if first <= damaged < first + movies:
             options += ["--corrupt", str(damaged)]
         self._spawn("microscope", "simulate", root, *options)
