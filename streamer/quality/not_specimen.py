@@ -62,7 +62,7 @@ def find_not_specimen(sums: HalfSums) -> FieldMask:
 
 
 def look_at(sums: HalfSums) -> Look | None:
-    """Local means and texture; None where the field is small, its pixels are coarse, or its mean is no sum of counts."""
+    """Local means and texture; None where the field is small, pixels are coarse, or the mean is no sum of counts."""
     size = [side * sums.pixel_size for side in sums.shape]
     cell = max(_CELL, max(size) / _MOST)
     cells = [round(side / cell) for side in size]
