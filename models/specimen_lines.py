@@ -6,9 +6,6 @@ import msgspec
 
 from streamer.movie_record import ModelScore
 
-KIND = 2
-"""Which figures a movie's texture holds now; those of another kind cannot be compared with these."""
-
 
 class Decided(msgspec.Struct, tag="movie", frozen=True, kw_only=True, omit_defaults=True):
     """A movie's specimen."""
@@ -24,8 +21,6 @@ class Decided(msgspec.Struct, tag="movie", frozen=True, kw_only=True, omit_defau
     electrons: float | None = None
     """What it showed, as in ``Usual``."""
     score: ModelScore | None = None
-    kind: int = 1
-    """Which figures ``texture`` holds; those that it holds now: ``KIND``."""
 
 
 class Empty(msgspec.Struct, tag="empty", frozen=True, kw_only=True, omit_defaults=True):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from models import proof
-from models.specimen_lines import KIND, Decided, Empty, Left, Line, parsed
+from models.specimen_lines import Decided, Empty, Left, Line, parsed
 from models.specimens import Change, Specimens, TextureSample
 from models.versions.durable import append_durably
 from streamer.errors import OutputError
@@ -26,7 +26,7 @@ from streamer.movie_record import Usual
 from streamer.quality.emptiness import CLEAR, PLAIN, is_plain, why_empty
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from streamer.movie_record import ModelScore, MovieRecord, MovieSource
@@ -93,9 +93,8 @@ class SessionSpecimens:
             if isinstance(line, Decided) and line.movie_id in empty:
                 continue
             self._count(line)
-            if isinstance(line, Decided) and line.texture and line.kind == KIND:
-                look = TextureSample(line.movie_id, line.texture, line.pixel_size)
-                self._watch.remember(look, line.specimen, odd=line.odd)
+            if isinstance(line, Decided) and line.texture:
+                self._watch.remember(TextureSample(line.movie_id, line.texture, line.pixel_size), line.specimen)
 
     @property
     def current(self) -> int:
@@ -253,7 +252,7 @@ class SessionSpecimens:
             unknown = Decided(movie_id=one.look.movie_id, specimen=one.specimen)
             look = {"odd": one.odd, "pixel_size": one.look.pixel_size, "texture": one.look.texture}
             showed = self._showed.pop(one.look.movie_id, unknown)
-            lines.append(msgspec.structs.replace(showed, specimen=one.specimen, kind=KIND, **look))
+            lines.append(msgspec.structs.replace(showed, specimen=one.specimen, **look))
         self._write(lines)
         return [(one.look.movie_id, one.specimen) for one in told.decided], told.change
 
@@ -272,7 +271,7 @@ class SessionSpecimens:
                 shown = Usual(structure=line.structure, ssnr_full=line.ssnr_full, electrons=line.electrons)
                 self._shown.setdefault(line.specimen, deque(maxlen=_MOST_SHOWN)).append(shown)
 
-    def _write(self, lines: list[Line]) -> None:
+    def _write(self, lines: Sequence[Line]) -> None:
         if not lines:
             return
         for line in lines:
