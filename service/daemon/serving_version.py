@@ -55,21 +55,44 @@ class ServingVersions:
             return False  # damaged: the worker reports it
         return not manifest.general and manifest.specimen == specimen
 
-    def change_specimen(self, session: str, change: Change, earlier: str | None) -> str | None:
-        """Switch to what fits the specimen that is in the microscope now; returns the version.
+    def change_specimen(self, session: str, change: Change, earlier: str | None, *, fits: bool = False) -> str | None:
+        """Follow a change of specimen; returns the version that is used now.
+
+        The version in use is used on: whether it is worse for another specimen, its scores will show (``drop``). For a
+        specimen that is back, the version that served it is used again, unless the one in use fits as well.
 
         Parameters
         ----------
         earlier : version that was used for this specimen when it was there before.
+        fits : whether the version in use did on the latest movie what was to be expected of it.
         """
         store, serves = self._store(session), self.version(session)
+        known = store.versions()
         if store.is_held:
             return serves
-        known = store.versions()
-        version = earlier if change.returned and earlier in known else BASE if BASE in known else None
         words = f"specimen {change.specimen}: {change.reason}"
-        result = "returned" if change.returned and version == earlier else "fell-back"
-        model = ModelChange(version=version or NO_VERSION, result=result, reason=words)
+        if change.returned and earlier in known and earlier != serves and not fits:
+            return self._switch(session, earlier, "returned", words)
+        if serves is None and BASE in known:
+            return self._switch(session, BASE, "fell-back", words)
+        return serves
+
+    def drop(self, session: str, earlier: str | None, reason: str) -> str | None:
+        """Give up a version that does not fit; returns what is used now: what served before, the base, or no network.
+
+        Parameters
+        ----------
+        earlier : version that was used for the specimen when it was there before.
+        """
+        store, serves = self._store(session), self.version(session)
+        if store.is_held or serves in (BASE, None):
+            return serves
+        known = store.versions()
+        version = earlier if earlier in known and earlier != serves else BASE if BASE in known else None
+        return self._switch(session, version, "fell-back", f"{serves}: {reason}")
+
+    def _switch(self, session: str, version: str | None, result: str, reason: str) -> str | None:
+        model = ModelChange(version=version or NO_VERSION, result=result, reason=reason)
         self._metrics.candidate(result)
         self._journal.events.append(model, session)
         self._mark(session, version)
