@@ -17,22 +17,26 @@ from streamer.quality.grid import blur, grown, parts, region_of, shrunk
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LEVELS = (1.2, 0.7, 0.45, 0.3, 0.2, 0.13, 0.1, 0.07, 0.05)
+_LEVELS = (1.2, 0.7, 0.45, 0.3, 0.2, 0.13, 0.1, 0.07)
 """How much darker, in natural logarithm, from what is surely no specimen down to what takes evidence."""
 _SURE = 0.4
 """Darker than that no specimen of less than 0.1 µm is: full viruses of 500 and 680 Å took 0.17 and 0.25."""
 _TEXTURE, _OF_DARK = 0.24, 0.31
 """Of the darkness, at which it might be specimen: of faint or small regions, and of dark wide ones."""
-_DARK, _WIDE = 0.12, 85.0
+_DARK, _WIDE = 0.11, 85.0
 """Darkness, and side in Å, of these."""
 _NO_WAVE = 0.12
 """Darker than that no wave of thickness is; below, an edge has to be sharp."""
+_LEAST_STEP = 0.05
+"""At such an edge: waves of thickness are as dark, but not at once."""
 _RIM, _FAINT = 0.2, 0.035
 """Share of the darkness, and darkness, down to which a bevelled rim still belongs to it."""
 _SMOOTH = 25.0
 """Å."""
 _LEAST = 50.0
 """Å; side of the smallest region."""
+_LEAST_FAINT = 90.0
+"""The same of a faint one: in a trough of thickness a few particles are as dark."""
 _SIGMA = 5.0
 """Standard deviations of chance."""
 
@@ -58,12 +62,14 @@ def dark_regions(level: Tensor, noise: Tensor, texture: Tensor, cell: float, unl
         for places in parts((below > threshold) & open_field):
             if len(places) * cell**2 < _LEAST**2:
                 continue
+            if threshold < _NO_WAVE and len(places) * cell**2 < _LEAST_FAINT**2:
+                continue
             core = region_of(places, level.shape)
             if _is_crystal(core, below, texture, cell) and (
                 threshold >= _NO_WAVE or _is_sharp(_whole(core, below, 0.5), level, below, cell)
             ):
                 found |= _whole(core, below, _RIM)
-    return found
+    return grown(found, 1) if bool(found.any()) else found
 
 
 def _background(smooth: Tensor, where: Tensor) -> Tensor:
@@ -106,7 +112,8 @@ def _is_sharp(region: Tensor, level: Tensor, below: Tensor, cell: float) -> bool
     inner, outer = region & grown(~region, steps), grown(region, steps + 1) & ~grown(region, 1)
     if not bool(inner.any()) or not bool(outer.any()):
         return True
-    return float(level[outer].mean() - level[inner].mean()) > 0.5 * float(below[region].median())
+    step = float(level[outer].mean() - level[inner].mean())
+    return step > max(_LEAST_STEP, 0.6 * float(below[region].median()))
 
 
 def _whole(core: Tensor, below: Tensor, share: float) -> Tensor:

@@ -40,9 +40,10 @@ _MOST_EDGES = 3
 _TRIED = 2
 _CLEAR = 4.0
 """Cells from an edge that show nothing of it."""
-_NOTHING, _LUMPY = 0.15, 0.35
+_NOTHING, _LUMPY = 0.15, 0.5
+"""Of the darker side's mean texture: what the brighter one has at most, and half of the darker one's cells."""
 _GOLD = 0.4
-"""Darker than that carbon is not."""
+"""Step above which it is no carbon."""
 
 
 @dataclass(frozen=True, slots=True)
