@@ -9,15 +9,16 @@ halves, edges, and what hangs together; never a network.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from streamer import fourier
-from streamer.field_mask import CRYSTAL, FieldMask, clean_mask
+from streamer.field_mask import CARBON, CRYSTAL, SPECIMEN, FieldMask, clean_mask
 from streamer.quality.dark_regions import dark_regions
 from streamer.quality.film_edges import film_regions
+from streamer.quality.grain import is_carbon_all_over
 from streamer.quality.grid import blur, halved
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def find_not_specimen(sums: HalfSums) -> FieldMask:
     kinds = torch.maximum(kinds, film)
     dark = dark_regions(look.level, look.noise, look.texture, look.cell, unlike=kinds > 0)
     kinds = torch.where((kinds == 0) & dark, CRYSTAL, kinds).to(torch.uint8)
-    return FieldMask(kinds=kinds.to(sums.even.device), shape=sums.shape, pixel_size=sums.pixel_size)
+    found = FieldMask(kinds=kinds.to(sums.even.device), shape=sums.shape, pixel_size=sums.pixel_size)
+    if is_carbon_all_over(sums, found):
+        return replace(found, kinds=torch.where(found.kinds == SPECIMEN, CARBON, found.kinds).to(torch.uint8))
+    return found
 
 
 def look_at(sums: HalfSums) -> Look | None:
