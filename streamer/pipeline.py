@@ -166,9 +166,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         groups = halves.group_sums(summed, band.small, pixel_size, voltage_kv)
     with stage("quality"):
         spectrum = estimators.measure(sums)
-    with stage("field"):
-        field = find_not_specimen(sums)
-        judged = judged_part(sums, spectrum, field)
+        judged = judged_part(sums, spectrum, find_not_specimen(sums))
     with stage("restore"):
         propose = None if "denoise" in instructions.shed else job.propose
         proposal = restore.ask_network(propose, sums, spectrum, pattern_stays=frames.pattern_stays)
@@ -192,11 +190,11 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
             sums, spectrum, proposal.correction, in_file, frames, settings.quality, super_resolution.verdict, judged
         )
         empty = why_empty(metrics, len(frames), instructions.usual, agrees=judged.spectrum.significant)
-        seen = () if empty is None else (f"specimen: nothing to see here: {empty}",)
+        seen = (*judged.flags, *(() if empty is None else (f"specimen: nothing to see here: {empty}",)))
     return Micrograph(
         sums=sums,
         spectrum=spectrum,
-        field=field,
+        field=judged.field,
         restored=restored,
         super_resolution=super_resolution,
         groups=groups,
@@ -207,10 +205,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         model=proposal.model if restoration == "network" else None,
         source=source,
         shed=instructions.shed,
-        flags=(
-            *(*frames.flags, *instructions.notes, *proposal.flags),
-            *(*super_resolution.flags, *motion.flags, *judged.flags, *seen),
-        ),
+        flags=(*frames.flags, *instructions.notes, *proposal.flags, *super_resolution.flags, *motion.flags, *seen),
     )
 
 

@@ -2,8 +2,8 @@
 
 Carbon has a grain as fine as it is coarse, much stronger than that of ice, with normally distributed grey values.
 Particles are coarse before they are fine, and stand out. In simulated fields the half-dose SSNR at 15 to 9 Å was 1.2
-to 1.6 of carbon, 0.03 to 0.05 of empty ice; that at 100 to 25 Å was 1.4 to 4.1 times as high of carbon, 5 times and more
-of specimens, full viruses and filaments aside; and structure was 0.4 to 0.9 of carbon, 2.8 and more of specimens.
+to 1.6 of carbon, 0.03 to 0.05 of empty ice; that at 100 to 25 Å was 1.4 to 4.1 times as high of carbon, 5 times or more
+of specimens, full viruses and filaments aside; and structure was 0.4 to 0.9 of carbon, 2.8 or more of specimens.
 """
 
 from __future__ import annotations

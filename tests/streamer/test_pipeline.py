@@ -259,7 +259,6 @@ def test_whoever_waits_is_told_of_each_stage(root, path, gain, tmp_path):
         "fuse",
         "split",
         "quality",
-        "field",
         "restore",
         "super_resolve",
         "figures",
