@@ -1,8 +1,8 @@
 """Extended dark regions that are not specimen: contamination crystals.
 
 Protein shows by its texture: between 20 and 100 Å its contrast is more than a third of what it takes from the mean,
-in simulated viruses, filaments and vesicles 0.35 to 2.3. A crystal takes counts over its whole area and shows little
-texture inside, 0.05 to 0.2.
+in simulated viruses, filaments and vesicles 0.35 to 2.4, in the palest parts of viruses 0.27. A crystal takes counts
+over its whole area and shows little texture inside: 0.05 to 0.3.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from streamer.quality.grid import blur, grown, parts, region_of, shrunk
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LEVELS = (1.2, 0.7, 0.45, 0.3, 0.2, 0.14, 0.1, 0.07, 0.05)
+_LEVELS = (1.2, 0.7, 0.45, 0.3, 0.2, 0.13, 0.1, 0.07, 0.05)
 """How much darker, in natural logarithm, from what is surely no specimen down to what takes evidence."""
-_SURE = 0.26
-"""Darker than that no specimen of less than 0.1 µm is."""
-_TEXTURE = 0.24
-"""Of the darkness, at which it might be specimen."""
+_SURE = 0.4
+"""Darker than that no specimen of less than 0.1 µm is: full viruses of 500 and 680 Å took 0.17 and 0.25."""
+_TEXTURE, _OF_DARK = 0.24, 0.31
+"""Of the darkness, at which it might be specimen: of faint or small regions, and of dark wide ones."""
+_DARK, _WIDE = 0.12, 85.0
+"""Darkness, and side in Å, of these."""
+_NO_WAVE = 0.12
+"""Darker than that no wave of thickness is; below, an edge has to be sharp."""
+_RIM, _FAINT = 0.2, 0.035
+"""Share of the darkness, and darkness, down to which a bevelled rim still belongs to it."""
 _SMOOTH = 25.0
 """Å."""
 _LEAST = 50.0
@@ -39,7 +45,7 @@ def dark_regions(level: Tensor, noise: Tensor, texture: Tensor, cell: float, unl
     level, noise, texture, cell : as in ``streamer.quality.not_specimen.Look``.
     unlike : (rows, columns) bool of what is known not to be specimen.
     """
-    smooth = blur(level, _SMOOTH / cell)
+    smooth, texture = blur(level, _SMOOTH / cell), blur(texture, _SMOOTH / cell)
     chance = _SIGMA * float(blur(noise, _SMOOTH / cell)[~unlike].std()) if bool((~unlike).any()) else 0.0
     found = torch.zeros_like(unlike)
     for threshold in _LEVELS:
@@ -53,9 +59,10 @@ def dark_regions(level: Tensor, noise: Tensor, texture: Tensor, cell: float, unl
             if len(places) * cell**2 < _LEAST**2:
                 continue
             core = region_of(places, level.shape)
-            region = _whole(core, below)
-            if _is_crystal(core, below, texture, cell) and _is_sharp(region, level, below, cell):
-                found |= region
+            if _is_crystal(core, below, texture, cell) and (
+                threshold >= _NO_WAVE or _is_sharp(_whole(core, below, 0.5), level, below, cell)
+            ):
+                found |= _whole(core, below, _RIM)
     return found
 
 
@@ -88,7 +95,9 @@ def _is_crystal(region: Tensor, below: Tensor, texture: Tensor, cell: float) -> 
     depth = float(below[inside].median())
     if depth > _SURE:
         return True
-    return math.sqrt(max(0.0, float(texture[inside].mean()))) < _TEXTURE * depth
+    typical = float(torch.quantile(texture[inside], 0.6))  # of a smoothed map: a particle or two must not decide
+    limit = _OF_DARK if depth > _DARK and float(region.sum()) * cell**2 > _WIDE**2 else _TEXTURE
+    return math.sqrt(max(0.0, typical)) < limit * depth
 
 
 def _is_sharp(region: Tensor, level: Tensor, below: Tensor, cell: float) -> bool:
@@ -100,12 +109,12 @@ def _is_sharp(region: Tensor, level: Tensor, below: Tensor, cell: float) -> bool
     return float(level[outer].mean() - level[inner].mean()) > 0.5 * float(below[region].median())
 
 
-def _whole(core: Tensor, below: Tensor) -> Tensor:
-    """A dark region up to where it is half as dark as inside."""
-    half = 0.5 * float(below[core].median())
+def _whole(core: Tensor, below: Tensor, share: float) -> Tensor:
+    """A dark region up to where it has a share of its darkness."""
+    limit = max(share * float(below[core].median()), _FAINT)
     region = core
-    for _ in range(8):
-        wider = grown(region, 1) & (below > half)
+    for _ in range(10):
+        wider = grown(region, 1) & (below > limit)
         if bool((wider == region).all()):
             break
         region = wider | region

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from streamer.field_mask import CARBON, GOLD, VACUUM
+from streamer.quality.grid import blur
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 _COARSE = 88
 """Cells along the longer side of the field while edges are sought."""
 _DIRECTIONS = 16
-_BEND = 1.0 / 3500.0
-"""1/Å, of arcs, either way; from 2100 Å to straight."""
+_LEAST_RADIUS = 700.0
+"""Å, and three quarters of the field's shorter side; rounder things are specimen."""
+_BAND, _SETTLE = 100.0, 25.0
+"""Å on either side within which a rim is rough, and over which it is smoothed."""
 _WIDE, _NARROW = 7, 3
 """Cells on either side, to find an edge and to place it."""
 _GAP, _REACH = 1.5, 8.5
@@ -33,9 +36,12 @@ _LEAST_STEP = 0.02
 """Natural logarithm."""
 _SURE = 6.0
 """Standard errors."""
-_MOST_EDGES = 4
-_TRIED = 3
-_GOLD = 0.45
+_MOST_EDGES = 3
+_TRIED = 2
+_CLEAR = 4.0
+"""Cells from an edge that show nothing of it."""
+_NOTHING, _LUMPY = 0.15, 0.35
+_GOLD = 0.4
 """Darker than that carbon is not."""
 
 
@@ -47,6 +53,7 @@ class _Line:
     bend: float
     """1/Å."""
     score: float
+    step: float
     away: Tensor
     """(rows, columns) signed distance in cells, positive on the brighter side."""
     along: Tensor
@@ -72,29 +79,45 @@ def film_regions(level: Tensor, texture: Tensor, cell: float) -> Tensor:
 
     Returns
     -------
-    (rows, columns) uint8, as in ``streamer.field_mask``.
+    (rows, columns) uint8, as in ``streamer.field_mask``. Beyond a film nothing more is looked for: of a bar between two
+    holes, the second hole counts as film too.
     """
     factor = max(1, math.ceil(max(level.shape) / _COARSE))
     small = _reduced(level, factor)
-    edges: list[_Edge] = []
+    kinds = torch.zeros(level.shape, dtype=torch.uint8)
+    free = torch.ones(small.shape, dtype=torch.bool)
     for _ in range(_MOST_EDGES):
-        edge = _best_edge(small, cell * factor, edges)
+        edge = _best_edge(small, cell * factor, free)
         if edge is None:
             break
-        edges.append(edge)
-    kinds = torch.zeros(level.shape, dtype=torch.uint8)
-    if not edges:
-        return kinds
-    fine = [_enlarged(edge.away, level.shape, factor) for edge in edges]
-    nearest = torch.stack([away.abs() for away in fine]).argmin(0)
-    for number, (edge, away) in enumerate(zip(edges, fine, strict=True)):
-        own = nearest == number
-        dark, bright = own & (away < 0), own & (away >= 0)
-        if _is_empty(texture, bright, dark):
+        away = _settled(level, _enlarged(edge.away, level.shape, factor), kinds == 0, cell)
+        dark, bright = (kinds == 0) & (away < 0), (kinds == 0) & (away >= 0)
+        if edge.step < _GOLD and _is_empty(texture, away, kinds == 0):
             kinds[bright] = VACUUM
+            free &= edge.away < -_GAP
         else:
             kinds[dark] = GOLD if edge.step > _GOLD else CARBON
+            free &= edge.away > _GAP
+        if float(free.float().mean()) < 0.08:
+            break
     return kinds
+
+
+def _settled(level: Tensor, away: Tensor, where: Tensor, cell: float) -> Tensor:
+    """Distance from the edge as it runs: rough rims are cut at the middle level in a band along the line."""
+    band, reach = _BAND / cell, 2.0 * _BAND / cell
+    near = where & (away.abs() < band + reach)
+    dark, bright = (near & (side > band) for side in (-away, away))
+    if int(dark.sum()) < 9 or int(bright.sum()) < 9:
+        return away
+    smooth = blur(level, _SETTLE / cell, where)
+    low, high = (float(smooth[side].median()) for side in (dark, bright))
+    middle = 0.5 * (low + high)
+    wrong = 0.5 * (float((smooth[dark] > middle).float().mean()) + float((smooth[bright] < middle).float().mean()))
+    if wrong > 0.03:  # particles are as dark as the step
+        return away
+    inside = away.abs() <= band
+    return torch.where(inside, torch.where(smooth < middle, -0.5, 0.5), away)
 
 
 def _reduced(image: Tensor, factor: int) -> Tensor:
@@ -108,14 +131,11 @@ def _enlarged(image: Tensor, shape: torch.Size, factor: int) -> Tensor:
     return wide[0, 0, : shape[0], : shape[1]] * factor
 
 
-def _best_edge(level: Tensor, cell: float, known: list[_Edge]) -> _Edge | None:
-    """The edge that explains most of what is left once the steps of known ones are taken off."""
+def _best_edge(level: Tensor, cell: float, free: Tensor) -> _Edge | None:
+    """The most certain edge in what is free."""
     rows, columns = (torch.arange(size, dtype=torch.float32) - 0.5 * (size - 1) for size in level.shape)
     y, x = rows[:, None], columns[None, :]
-    free = torch.ones(level.shape, dtype=torch.bool)
-    for edge in known:
-        free &= edge.away.abs() > _GAP + 1.0
-        level = level - edge.step * (edge.away > 0)
+    tightest = 1.0 / max(_LEAST_RADIUS, 0.75 * cell * min(level.shape))
 
     def tried(angles: list[float], bends: list[float], wide: int) -> list[_Line]:
         lines = []
@@ -127,11 +147,13 @@ def _best_edge(level: Tensor, cell: float, known: list[_Edge]) -> _Edge | None:
                     lines.append(_Line(angle, bend, *line))
         return sorted(lines, key=lambda line: -line.score)
 
-    rough = tried([math.pi * number / _DIRECTIONS for number in range(_DIRECTIONS)], [-_BEND, 0.0, _BEND], _WIDE)
+    bends = [tightest * bend for bend in (-0.67, 0.0, 0.67)]
+    rough = tried([math.pi * number / _DIRECTIONS for number in range(_DIRECTIONS)], bends, _WIDE)
     found: list[_Edge] = []
-    for first in rough[:_TRIED]:
+    for first in [line for line in rough if line.step > 0.6 * _LEAST_STEP][:_TRIED]:
         turns = [first.angle + math.pi / _DIRECTIONS * turn for turn in (-0.67, -0.33, 0.0, 0.33, 0.67)]
-        close = tried(turns, [first.bend + _BEND * bend for bend in (-0.67, -0.33, 0.0, 0.33, 0.67)], _NARROW)
+        bends = [first.bend + tightest * bend for bend in (-0.33, -0.16, 0.0, 0.16, 0.33)]
+        close = tried(turns, bends, _NARROW)
         judged = [_judged(level, line.away, line.along, free) for line in close[:2]]
         found += [edge for edge in judged if edge is not None]
         if found:
@@ -141,8 +163,8 @@ def _best_edge(level: Tensor, cell: float, known: list[_Edge]) -> _Edge | None:
 
 def _step_across(
     level: Tensor, free: Tensor, across: Tensor, along: Tensor, wide: int
-) -> tuple[float, Tensor, Tensor] | None:
-    """The most conspicuous step across lines of one kind: how conspicuous, distance from it, place along it."""
+) -> tuple[float, float, Tensor, Tensor] | None:
+    """The most conspicuous step across lines of one kind: how much, the step, distance from it, place along it."""
     least = float(across.min())
     line = (across - least).round().long().flatten()
     n = int(line.max()) + 1
@@ -161,7 +183,7 @@ def _step_across(
     best = int(score.argmax())
     if score[best] == 0.0:
         return None
-    return float(score[best]), torch.sign(step[best]) * (across - (least + best)), along
+    return float(score[best]), float(step[best].abs()), torch.sign(step[best]) * (across - (least + best)), along
 
 
 def _judged(level: Tensor, away: Tensor, along: Tensor, free: Tensor) -> _Edge | None:
@@ -191,12 +213,14 @@ def _judged(level: Tensor, away: Tensor, along: Tensor, free: Tensor) -> _Edge |
     return _Edge(away, float(level_step.mean()), sure)
 
 
-def _is_empty(texture: Tensor, bright: Tensor, dark: Tensor) -> bool:
-    """Whether the brighter side shows nothing of its own while the darker one does."""
-    of_bright, of_dark = texture[bright], texture[dark]
-    if len(of_bright) < 9 or len(of_dark) < 9:
+def _is_empty(texture: Tensor, away: Tensor, where: Tensor) -> bool:
+    """Whether the brighter side shows next to nothing and the darker one single things, as particles in ice.
+
+    A film has its grain everywhere: half of its cells show more than 0.6 of the mean; among particles they show 0.1.
+    """
+    bright, dark = (texture[where & (side > _CLEAR)] for side in (away, -away))
+    if len(bright) < 25 or len(dark) < 25:
         return False
-    # cells are nearly independent
-    error = float(of_bright.std()) / math.sqrt(len(of_bright))
-    sure = float(of_dark.mean()) > 8.0 * error
-    return sure and float(of_bright.mean()) < max(2.5 * error, 0.02 * float(of_dark.mean()))
+    mean = float(dark.mean())
+    is_seen = mean > 8.0 * float(dark.std()) / math.sqrt(len(dark))
+    return is_seen and float(bright.mean()) < _NOTHING * mean and float(dark.median()) < _LUMPY * mean

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CELL = 16.0
 """Å; side of a cell, longer where there would be more than ``_MOST`` along the longer side of the field."""
 _LEAST, _MOST = 12, 256
+_RIM = 2
+"""Cells."""
 _SOFT = 10.0
 """Å; standard deviation of the smoothing of the local mean."""
 _TEXTURE = (5.0, 20.0)
@@ -82,8 +84,14 @@ def look_at(sums: HalfSums) -> Look | None:
     level = halved(seen(total, soft))
     even, odd = (2.0 * seen(half, fine_end - coarse_end) for half in (sums.even, sums.odd))
     return Look(
-        level=level.clamp(min=0.01).log().cpu(),
-        noise=halved(seen(difference, soft)).cpu(),
-        texture=(halved(even * odd) / blur(level, 2.0).clamp(min=0.05) ** 2).cpu(),
+        level=_without_rim(level).clamp(min=0.01).log().cpu(),
+        noise=_without_rim(halved(seen(difference, soft))).cpu(),
+        texture=_without_rim(halved(even * odd) / blur(level, 2.0).clamp(min=0.05) ** 2).cpu(),
         cell=size[0] / cells[0],
     )
+
+
+def _without_rim(image: Tensor) -> Tensor:
+    """Outer cells are those next to them: a spectrum's opposite edges touch, and drift fills edges with the mean."""
+    padded: Tensor = torch.nn.functional.pad(image[None, None, _RIM:-_RIM, _RIM:-_RIM], (_RIM,) * 4, mode="replicate")
+    return padded[0, 0]
