@@ -33,12 +33,16 @@ _PRIOR_MOVIES = 30.0
 """How many movies the previously known spread is worth in its shape."""
 _PRIOR_SIZE = 3.0
 """The same in its size, which few movies show: each has seventeen numbers."""
-ODD = 22.0
+ODD = 28.0
 """Squared distance at which one movie is odd; the seventeen numbers give 17 ± 6 within one specimen."""
-OTHER = {2: 150.0, 3: 70.0}
+OTHER = {2: 130.0, 3: 60.0}
 """Squared distance of so many odd movies in a row together, above which they may be of another specimen."""
-_FEW = 2.0
+TOGETHER = {2: 0.7, 3: 0.85}
+"""Distance of each of them to the nearest other one, over that to the nearest movie of the session, below which."""
+_FEW = 3.0
 """These are higher by this over the number of known movies: few do not show how much a session varies."""
+_FAR = 60.0
+"""Squared distance up to which a movie widens the spread: one that is full of dirt must not hide another specimen."""
 _SAME = 40.0
 """Squared distance, of such movies or of one movie, below which they are of a specimen seen before."""
 _NEARER = 3.0
@@ -163,7 +167,7 @@ class Specimens:
         return OTHER[count] * (1.0 + _FEW / len(self._known[self.current].textures))
 
     def _keep_together(self, looks: Sequence[TextureSample]) -> bool:
-        """Whether each of some odd movies is nearer to another of them than to any movie of the present specimen.
+        """Whether each of some odd movies is clearly nearer to another of them than to any of the present specimen.
 
         Movies that are odd for dirt are odd each in its own way, and nearest to the session's ordinary movies.
         """
@@ -174,7 +178,7 @@ class Specimens:
         known, odd = known @ whitened.T, odd @ whitened.T
         for index, one in enumerate(odd):
             others = np.square(np.delete(odd, index, axis=0) - one).sum(1)
-            if others.min() >= np.square(known - one).sum(1).min():
+            if others.min() >= TOGETHER[len(odd)] ** 2 * np.square(known - one).sum(1).min():
                 return False
         return True
 
@@ -241,7 +245,7 @@ class Specimens:
         """Squared Mahalanobis distance of the mean of some movies from that of a specimen's."""
         known = np.array(self._known[specimen].textures)
         some = np.array([look.texture for look in looks])
-        away = some.mean(0) - known.mean(0)
+        away = some.mean(0) - self._centre(known)
         spread = self._spread_of(known, some)
         return float(away @ np.linalg.solve(spread, away)) / (1.0 / len(some) + 1.0 / len(known))
 
@@ -250,9 +254,28 @@ class Specimens:
 
         The known one is first made as wide as the groups show, then counts as ``_PRIOR_MOVIES`` movies.
         """
-        own = sum(((group - group.mean(0)).T @ (group - group.mean(0)) for group in groups), start=0.0)
+        own = sum((self._scatter(group) for group in groups), start=0.0)
         free = sum(len(group) - 1 for group in groups)
         seen = float((self._inverse * own).sum()) / len(self._spread)
         size = (_PRIOR_SIZE + seen) / (_PRIOR_SIZE + free)
         pooled: Vector = (_PRIOR_MOVIES * size * self._spread + own) / (_PRIOR_MOVIES + free)
         return pooled
+
+    def _centre(self, group: Vector) -> Vector:
+        """Mean of textures, (17,); those far from the median count for less."""
+        middle: Vector = np.median(group, axis=0) if len(group) >= LEAST_KNOWN else group.mean(0)
+        centre: Vector = np.average(group, axis=0, weights=self._shares(group - middle))
+        return centre
+
+    def _scatter(self, group: Vector) -> Vector:
+        """Sum of the squared deviations from a group's centre, (17, 17); a single movie counts up to ``_FAR``."""
+        away = group - self._centre(group)
+        away = away * self._shares(away)[:, None]
+        scatter: Vector = away.T @ away
+        return scatter
+
+    def _shares(self, away: Vector) -> Vector:
+        """How much of each deviation is within ``_FAR``, (n,), 1 for what is not far."""
+        squared = np.einsum("ij,jk,ik->i", away, self._inverse, away)
+        shares: Vector = np.sqrt(_FAR / np.maximum(squared, _FAR))
+        return shares

@@ -37,6 +37,8 @@ class ServingVersions:
         """``base`` is the version that a session starts with."""
         self._layout, self._journal, self._metrics, self._base, self._clock = layout, journal, metrics, base, clock
         self._versions: dict[str, str | None] = {}
+        self._specimens: dict[str, int] = {}
+        """Specimen in the microscope, of sessions in which it has changed."""
 
     def version(self, session: str) -> str | None:
         """Serving version of a session; None: the Wiener estimate. A new session starts with the base weights."""
@@ -68,6 +70,7 @@ class ServingVersions:
         """
         store, serves = self._store(session), self.version(session)
         known = store.versions()
+        self._specimens[session] = change.specimen
         if store.is_held:
             return serves
         words = f"specimen {change.specimen}: {change.reason}"
@@ -158,10 +161,12 @@ class ServingVersions:
         """Result and reason of a candidate that passed: it replaces the version it was compared with, no other."""
         store, serves = self._store(session), self.version(session)
         try:
-            compared_with = load_manifest(store.path(message.version)).parent
+            manifest = load_manifest(store.path(message.version))
         except ModelError as error:
             return "failed", str(error)
-        if store.is_held or compared_with != serves:
+        if manifest.specimen != self._specimens.get(session, manifest.specimen):
+            return "rejected", "it passed, but another specimen is in the microscope now"
+        if store.is_held or manifest.parent != serves:
             return "rejected", f"it passed, but {serves or 'no network'} had been chosen in the meantime"
         return message.result, message.reason
 

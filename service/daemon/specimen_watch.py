@@ -191,8 +191,8 @@ class SessionSpecimens:
     def _begin_again(self, serving: str | None) -> tuple[list[tuple[str, int]], Change | None]:
         """Movies in which much stands out show that those before them were empty squares, not a specimen."""
         reason = f"no particle stands out in it, in {len(self._clear)} later movies they do"
-        empty = [Empty(movie_id=name, path=name, reason=reason, waited=True) for name in self._of]
-        self._of, self._shown, self._scores, self._watch = {}, {}, {}, Specimens()
+        empty = [Empty(movie_id=name, path=name, reason=reason, waited=True) for name in [*self._of, *self._showed]]
+        self._of, self._showed, self._shown, self._scores, self._watch = {}, {}, {}, {}, Specimens()
         self.began_again = True
         self._write(empty)
         clear, self._clear = self._clear, {}

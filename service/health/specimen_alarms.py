@@ -61,7 +61,7 @@ class SpecimenAlarms:
         words = f"specimen {number} {known} at movie {since}: {change.reason}; {now_used} is used now"
         if self._learns and not has_network:
             self._changed_in.by(session)
-            self._alarms.raise_(_CHANGED, f"{words}, until a network has learned from it or its scores fall")
+            self._alarms.raise_(_CHANGED, f"{words}, until a network has learned from it")
             return
         self._alarms.clear(_CHANGED, words)
         self._alarms.tell(_CHANGED, words)

@@ -30,7 +30,7 @@ _FINEST = 10.0
 """Å; nothing finer passes at any size."""
 
 
-_LEAST_USABLE = 0.1
+_LEAST_USABLE = 0.3
 """Share of a field below which nothing is said about it."""
 _MARGIN, _REACH = 15.0, 0.25
 """Around what is masked, Å: to where edges and fringes show, and what a filter carries, over its size."""
