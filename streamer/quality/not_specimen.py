@@ -75,21 +75,21 @@ def look_at(sums: HalfSums) -> Look | None:
     fine = (2 * cells[0], 2 * cells[1])
     if min(cells) < _LEAST or any(a > b for a, b in zip(fine, sums.shape, strict=True)):
         return None
-    total, difference = sums.even + sums.odd, sums.even - sums.odd
-    mean = float(total[0, 0].real) / (sums.shape[0] * sums.shape[1])
+    mean = float((sums.even[0, 0] + sums.odd[0, 0]).real) / (sums.shape[0] * sums.shape[1])
     if not mean > 0.0:
         return None
-    frequency = fourier.radius(fine, total.device) * (fine[0] / size[0])
+    even, odd = (fourier.resize(half, sums.shape, fine) for half in (sums.even, sums.odd))
+    frequency = fourier.radius(fine, even.device) * (fine[0] / size[0])
     soft, fine_end, coarse_end = (torch.exp(-2.0 * (math.pi * d * frequency) ** 2) for d in (_SOFT, *_TEXTURE))
 
     def seen(spectrum: Tensor, passed: Tensor) -> Tensor:
-        return fourier.to_image(fourier.resize(spectrum, sums.shape, fine) * passed, fine) / mean
+        return fourier.to_image(spectrum * passed, fine) / mean
 
-    level = halved(seen(total, soft))
-    even, odd = (2.0 * seen(half, fine_end - coarse_end) for half in (sums.even, sums.odd))
+    level, noise = halved(seen(even + odd, soft)), halved(seen(even - odd, soft))
+    even, odd = (2.0 * seen(half, fine_end - coarse_end) for half in (even, odd))
     return Look(
         level=_without_rim(level).clamp(min=0.01).log().cpu(),
-        noise=_without_rim(halved(seen(difference, soft))).cpu(),
+        noise=_without_rim(noise).cpu(),
         texture=_without_rim(halved(even * odd) / blur(level, 2.0).clamp(min=0.05) ** 2).cpu(),
         cell=size[0] / cells[0],
     )
