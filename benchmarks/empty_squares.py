@@ -62,6 +62,7 @@ class Shown:
             ssnr_full=self.ssnr_full,
             mean_counts=self.electrons,
             empty=None,
+            score=None,
         )
         source = SimpleNamespace(pixel_size=PIXEL, n_frames=1)
         restoration = "wiener" if self.agrees else "none"

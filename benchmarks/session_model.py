@@ -1,12 +1,12 @@
 """The session model beside the truth, over whole sessions: learning curves, changes of specimen, sabotage.
 
-    python -m benchmarks.session_model [curves] [change] [gate] [improvements] [specimens] [--spread]
+    python -m benchmarks.session_model [curves] [change] [gate] [improvements] [specimens]
 
 Movies come every 15 s of a simulated clock; training and judging take the CPU-seconds that they take, on one thread,
 and a version serves from the first movie after it. Trainer, store, journal, gate and specimen watch are the product's
 own; only processes and pipes are left out. SNBR* by the truth, whole sum, 100-6 Å. The specimens were never used in
 pre-training, which knows only its own random proteins. ``specimens`` uses other sessions than those that the spread
-within a session was measured on (``--spread`` measures it anew).
+within a session was measured on (``benchmarks.specimens``).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.sessions import SessionMovie
+    from streamer.movie_record import ModelScore
 
 CADENCE_S = 15.0
 CURVES = (Sample("r101-2400"), Sample("r303-4800"), Sample("r505-3200"))
@@ -57,7 +58,6 @@ MOVIES = 36
 TEST = 8
 """Movies after the session, for the last version and for the one that is trained on everything."""
 SESSION = "benchmark"
-SPREAD = Path(__file__).parent.parent / "models" / "data" / "texture_spread.json"
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Row:
     served: float
     flagged: bool
     specimen: int
+    score: ModelScore | None = None
 
     @property
     def ratio(self) -> float:
@@ -122,11 +123,15 @@ class Night:
         path = self.layout.groups(movie.name.replace("/", "-"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_groups(path.stem, movie.groups))
-        record = record_of(path.stem, movie.sums, movie.spectrum)
+        record = record_of(path.stem, movie.sums, movie.spectrum, score=self.rows[-1].score)
         decided, change = self.specimens.observe(record, version)  # type: ignore[arg-type]
         if change is not None:
             self.changes.append((len(self.rows), change.specimen, change.returned))
-            serves = self.serving.change_specimen(SESSION, change, self.specimens.served(change.specimen))
+            fits, earlier_version = (
+                self.specimens.fits(version, record.metrics.score),
+                self.specimens.served(change.specimen),
+            )
+            serves = self.serving.change_specimen(SESSION, change, earlier_version, fits=fits)
             self.trainer, self.waiting = self._trainer(version if serves is None else None), []
             if change.returned:
                 earlier = sorted(
@@ -134,6 +139,10 @@ class Night:
                 )
                 self.waiting = [self._learn(p.stem) for p in earlier if self.specimens.of(p.stem) == change.specimen]
             self.busy_until = self.now
+        reason = self.specimens.unfit(self.serving.version(SESSION))
+        if reason is not None and not self.serving.has_own(SESSION, self.specimens.current):
+            self.serving.drop(SESSION, self.specimens.served(self.specimens.current), reason)
+            self.trainer = self._trainer(version)
         self.waiting += [self._learn(movie_id) for movie_id, n in decided if n == self.specimens.current]
         self.now += CADENCE_S
         self._work(self.now)
@@ -174,7 +183,7 @@ class Night:
         if proposal.refused:
             print(f"  {movie.name} by {version}: {proposal.refused}", flush=True)
         served = snbr(against_truth(merged, movie), mask)  # type: ignore[arg-type]
-        return Row(version, made, wiener, served, flagged, self.specimens.current)
+        return Row(version, made, wiener, served, flagged, self.specimens.current, proposal.score)
 
 
 def score_of(version: Path, movies: Sequence[SessionMovie]) -> float:
@@ -313,17 +322,6 @@ def random_samples(count: int, seed: int) -> list[Sample]:
     return samples
 
 
-def measure_spread() -> None:
-    """Measure the spread of textures within a session anew and keep it where the program finds it."""
-    samples = [Sample(name) for name in ("r101-2400", "r202-1200", "r303-4800", "r404-800", "r505-3200")]
-    samples += [Sample("apoferritin", dose=20.0), *random_samples(14, 6)]
-    found = [np.array(rows) for rows in textures(samples, 30).values()]
-    pooled = sum(np.cov(rows.T) * (len(rows) - 1) for rows in found) / sum(len(rows) - 1 for rows in found)
-    lines = ",\n  ".join("[" + ", ".join(f"{value:.4g}" for value in row) + "]" for row in pooled)
-    source = f"{len(found)} simulated sessions of 30 movies each: benchmarks/session_model.py --spread"
-    SPREAD.write_text(f'{{\n "source": "{source}",\n "covariance": [\n  {lines}\n ]\n}}\n')
-
-
 _NEVER = 99
 
 
@@ -392,11 +390,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["curves", "change", "gate", "improvements", "specimens"])
     parser.add_argument("--each", type=int, default=25, help="improvements that are tried for each specimen")
     parser.add_argument("--base", choices=["none", "shipped"], nargs="*", default=["none", "shipped"])
-    parser.add_argument("--spread", action="store_true", help="measure the spread within a session anew first")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.spread:
-        measure_spread()
     for base in given.base:
         if "curves" in given.parts:
             curves(base)

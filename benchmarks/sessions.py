@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from streamer.simulation.movie import Microscope
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein
 from streamer.simulation.true_sums import true_sums
 from streamer.sums import halves
+
+if TYPE_CHECKING:
+    from streamer.movie_record import ModelScore
 
 PLACE = Path(os.environ.get("STREAMER_SESSIONS", Path(tempfile.gettempdir()) / "streamer-sessions"))
 
@@ -104,7 +108,9 @@ def movie_of(sample: Sample, index: int) -> SessionMovie:
     )
 
 
-def record_of(name: str, sums: HalfSums, spectrum: Spectrum, electrons: float = 0.0) -> SimpleNamespace:
+def record_of(
+    name: str, sums: HalfSums, spectrum: Spectrum, electrons: float = 0.0, score: ModelScore | None = None
+) -> SimpleNamespace:
     """What the specimen watch reads of a movie's record; ``electrons`` per pixel and movie, 0: not told."""
     mask = estimators.band_mask(sums.shape, sums.pixel_size, 100.0, 6.0)
     halves = tuple(estimators.tapered(half, sums.shape) for half in (sums.even, sums.odd))
@@ -116,6 +122,7 @@ def record_of(name: str, sums: HalfSums, spectrum: Spectrum, electrons: float = 
         ssnr_full=2.0 * snr,
         mean_counts=electrons,
         empty=None,
+        score=score,
     )
     return SimpleNamespace(
         movie_id=name,

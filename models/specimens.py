@@ -1,10 +1,12 @@
 """Which specimen is in the microscope: decided from the look of its movies, movie by movie.
 
-A movie's texture (``streamer.quality.texture``) is compared with those of the movies before it. The distance is
-Mahalanobis', using the spread within a session, which is known beforehand from simulated sessions and refined by the
-session's own movies as they arrive. One odd movie is an outlier; two in a row that are odd in the same way are another
-specimen, a new one or one seen before; one is enough where it fits one seen before. Movies in which there is nothing to
-see do not come here (``streamer.quality.emptiness``). No torch: the daemon decides this.
+A movie's texture (``streamer.quality.texture``) is compared with those of the movies before it. A session is not
+homogeneous: focus, ice and dirt differ from movie to movie, in one session more than in the other. The measure of
+distance is therefore the spread of the session's own movies, the odd ones too, pooled with the spread of simulated
+sessions with and without dirt, as wide as this session's. One odd movie is an outlier. Another specimen, a new one or
+one seen before, takes two or three in a row that are far from the session, and nearer to each other than to any of
+its movies; one is enough where it fits one seen before. Movies in which there is nothing to see do not come here
+(``streamer.quality.emptiness``). No torch: the daemon decides this.
 """
 
 from __future__ import annotations
@@ -27,15 +29,24 @@ Vector = NDArray[np.float64]
 LEAST_KNOWN = 4
 """Movies of a specimen needed before another can be distinguished from it."""
 _MOST_KNOWN = 64
-_PRIOR_MOVIES = 60.0
-"""How many movies the previously known spread is worth."""
+_PRIOR_MOVIES = 30.0
+"""How many movies the previously known spread is worth in its shape."""
+_PRIOR_SIZE = 3.0
+"""The same in its size, which few movies show: each has seventeen numbers."""
 ODD = 28.0
 """Squared distance at which one movie is odd; the seventeen numbers give 17 ± 6 within one specimen."""
-OTHER = 70.0
-"""Squared distance of the mean of consecutive odd movies above which they are of another specimen."""
+OTHER = {2: 130.0, 3: 60.0}
+"""Squared distance of so many odd movies in a row together, above which they may be of another specimen."""
+TOGETHER = {2: 0.7, 3: 0.85}
+"""Distance of each of them to the nearest other one, over that to the nearest movie of the session, below which."""
+_FEW = 3.0
+"""These are higher by this over the number of known movies: few do not show how much a session varies."""
+_FAR = 60.0
+"""Squared distance up to which a movie widens the spread: one that is full of dirt must not hide another specimen."""
 _SAME = 40.0
-"""Squared distance, of such a mean or of one movie, below which they are of a specimen seen before."""
-_MOST_SUSPECTS = 3
+"""Squared distance, of such movies or of one movie, below which they are of a specimen seen before."""
+_NEARER = 3.0
+"""By how much a single movie has to be nearer to that specimen than to the present one."""
 
 
 class _Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +89,7 @@ class Decided:
     look: TextureSample
     specimen: int
     odd: bool = False
-    """It is no example of what the specimen looks like."""
+    """It looks unlike the specimen's other movies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +123,13 @@ class Specimens:
         self._latest: list[TextureSample] = []
         """The newest movie that was decided."""
         self._spread = _prior()
+        self._inverse = np.linalg.inv(self._spread)
 
-    def remember(self, look: TextureSample, specimen: int, *, odd: bool = False) -> None:
-        """Adopt an earlier decision."""
+    def remember(self, look: TextureSample, specimen: int) -> None:
+        """Adopt an earlier decision; without a texture only which specimen it was."""
         self.current = specimen
         known = self._known.setdefault(specimen, _Known(look.pixel_size))
-        if not odd:
+        if look.texture:
             known.add(look)
 
     def decide(self, look: TextureSample) -> SpecimenDecision:
@@ -134,15 +146,41 @@ class Specimens:
         if self._distance([look], self.current) < ODD:
             return self._decide([*self._suspects, look], self.current)
         suspects = [*self._suspects, look]
-        distance = self._distance(suspects, self.current)
-        if len(suspects) > 1 and distance > OTHER:
-            reason = f"{len(suspects)} movies in a row look different ({distance:.0f}, one specimen: below {OTHER:g})"
-            return self._changed(suspects, reason)
-        self._suspects = suspects[-(_MOST_SUSPECTS - 1) :]
-        given_up = suspects[: -(_MOST_SUSPECTS - 1)]
+        for count in (count for count in OTHER if count <= len(suspects)):
+            if (why := self._why_other(suspects[-count:])) is not None:
+                return self._changed(suspects, why, outliers=len(suspects) - count)
+        self._suspects = suspects[-(max(OTHER) - 1) :]
+        given_up = suspects[: -(max(OTHER) - 1)]
         return self._note([Decided(other, self.current, odd=True) for other in given_up])
 
     # ------------------------------------------------------------------------------------------------ details
+
+    def _why_other(self, looks: list[TextureSample]) -> str | None:
+        """Why odd movies in a row are of another specimen than the present one; None: they need not be."""
+        distance, least = self._distance(looks, self.current), self._least(len(looks))
+        if distance < least or not self._keep_together(looks):
+            return None
+        return f"{len(looks)} movies in a row look different ({distance:.0f}, one specimen: below {least:.0f})"
+
+    def _least(self, count: int) -> float:
+        """Squared distance that so many movies have to have from the present specimen's to be of another."""
+        return OTHER[count] * (1.0 + _FEW / len(self._known[self.current].textures))
+
+    def _keep_together(self, looks: Sequence[TextureSample]) -> bool:
+        """Whether each of some odd movies is clearly nearer to another of them than to any of the present specimen.
+
+        Movies that are odd for dirt are odd each in its own way, and nearest to the session's ordinary movies.
+        """
+        known = np.array(self._known[self.current].textures)
+        odd = np.array([look.texture for look in looks])
+        # in coordinates in which the spread is the same in all directions
+        whitened = np.linalg.inv(np.linalg.cholesky(self._spread_of(known, odd)))
+        known, odd = known @ whitened.T, odd @ whitened.T
+        for index, one in enumerate(odd):
+            others = np.square(np.delete(odd, index, axis=0) - one).sum(1)
+            if others.min() >= TOGETHER[len(odd)] ** 2 * np.square(known - one).sum(1).min():
+                return False
+        return True
 
     def _is_young(self, specimen: int) -> bool:
         return len(self._known[specimen].textures) < LEAST_KNOWN
@@ -170,7 +208,10 @@ class Specimens:
     def _plainly_back(self, look: TextureSample) -> int | None:
         """Specimen seen before that one movie shows to be back; it must look unlike the current one, too."""
         earlier = self._earlier([look])
-        return earlier if earlier is not None and self._distance([look], self.current) > OTHER else None
+        if earlier is None or not self._known[self.current].textures:
+            return None
+        here, there = (self._distance([look], specimen) for specimen in (self.current, earlier))
+        return earlier if here > max(_NEARER * there, self._least(max(OTHER))) else None
 
     def _returned(self, look: TextureSample, earlier: int, reason: str) -> SpecimenDecision:
         outliers = [Decided(other, self.current, odd=True) for other in self._suspects]
@@ -178,14 +219,13 @@ class Specimens:
         self._suspects = []
         return self._note([*outliers, Decided(look, earlier)], change)
 
-    def _changed(self, looks: list[TextureSample], reason: str) -> SpecimenDecision:
+    def _changed(self, looks: list[TextureSample], reason: str, outliers: int = 0) -> SpecimenDecision:
+        """Another specimen since the first of some movies that is no outlier and has the newest one's pixel size."""
         previous = self.current
-        same_pixels = [look for look in looks if is_same_pixel_size(look.pixel_size, looks[-1].pixel_size)]
-        earlier = self._earlier(same_pixels)
+        of_it = [look for look in looks[outliers:] if is_same_pixel_size(look.pixel_size, looks[-1].pixel_size)]
+        earlier = self._earlier(of_it)
         returned, specimen = earlier is not None, earlier or max(self._known) + 1
-        decided = [
-            Decided(look, specimen if look in same_pixels else previous, odd=look not in same_pixels) for look in looks
-        ]
+        decided = [Decided(look, specimen if look in of_it else previous, odd=look not in of_it) for look in looks]
         self._suspects = []
         return self._note(decided, Change(previous, specimen, returned, reason))
 
@@ -197,15 +237,45 @@ class Specimens:
 
     def _note(self, decided: list[Decided], change: Change | None = None) -> SpecimenDecision:
         for one in decided:
-            self.remember(one.look, one.specimen, odd=one.odd)
+            self.remember(one.look, one.specimen)
             self._latest = [one.look]
         return SpecimenDecision(tuple(decided), change)
 
     def _distance(self, looks: Sequence[TextureSample], specimen: int) -> float:
         """Squared Mahalanobis distance of the mean of some movies from that of a specimen's."""
         known = np.array(self._known[specimen].textures)
-        n, m = len(known), len(looks)
-        own = np.cov(known.T) if n > 1 else np.zeros_like(self._spread)
-        spread = (_PRIOR_MOVIES * self._spread + (n - 1) * own) / (_PRIOR_MOVIES + n - 1)
-        away = np.mean([look.texture for look in looks], axis=0) - known.mean(0)
-        return float(away @ np.linalg.solve(spread, away)) / (1.0 / m + 1.0 / n)
+        some = np.array([look.texture for look in looks])
+        away = some.mean(0) - self._centre(known)
+        spread = self._spread_of(known, some)
+        return float(away @ np.linalg.solve(spread, away)) / (1.0 / len(some) + 1.0 / len(known))
+
+    def _spread_of(self, *groups: Vector) -> Vector:
+        """Covariance of textures about the mean of their group, (17, 17), pooled with the one known beforehand.
+
+        The known one is first made as wide as the groups show, then counts as ``_PRIOR_MOVIES`` movies.
+        """
+        own = sum((self._scatter(group) for group in groups), start=0.0)
+        free = sum(len(group) - 1 for group in groups)
+        seen = float((self._inverse * own).sum()) / len(self._spread)
+        size = (_PRIOR_SIZE + seen) / (_PRIOR_SIZE + free)
+        pooled: Vector = (_PRIOR_MOVIES * size * self._spread + own) / (_PRIOR_MOVIES + free)
+        return pooled
+
+    def _centre(self, group: Vector) -> Vector:
+        """Mean of textures, (17,); those far from the median count for less."""
+        middle: Vector = np.median(group, axis=0) if len(group) >= LEAST_KNOWN else group.mean(0)
+        centre: Vector = np.average(group, axis=0, weights=self._shares(group - middle))
+        return centre
+
+    def _scatter(self, group: Vector) -> Vector:
+        """Sum of the squared deviations from a group's centre, (17, 17); a single movie counts up to ``_FAR``."""
+        away = group - self._centre(group)
+        away = away * self._shares(away)[:, None]
+        scatter: Vector = away.T @ away
+        return scatter
+
+    def _shares(self, away: Vector) -> Vector:
+        """How much of each deviation is within ``_FAR``, (n,), 1 for what is not far."""
+        squared = np.einsum("ij,jk,ik->i", away, self._inverse, away)
+        shares: Vector = np.sqrt(_FAR / np.maximum(squared, _FAR))
+        return shares

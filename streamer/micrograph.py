@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from streamer.field_mask import FieldMask
     from streamer.motion.track import Motion
     from streamer.movie_record import ModelRef, MovieQuality, MovieSource
     from streamer.records import GroupSums, HalfSums, Spectrum
@@ -21,6 +22,8 @@ class Micrograph:
 
     sums: HalfSums
     spectrum: Spectrum
+    field: FieldMask
+    """What of it is not specimen."""
     restored: Tensor
     """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
     super_resolution: SuperResolvedMovie

@@ -234,6 +234,13 @@ class MovieQuality:
     """Of the ``n_hot_pixels`` that were found in the movie's own data: parts of columns, rows and clusters, or dead."""
     n_listed_defects: int | None = None
     """Pixels that a list of the detector's defects names; None: no list was used."""
+    usable_share: float | None = None
+    """Share of the field that is not named in ``not_specimen``. SNR, SSNR, FRC, resolution, SNBR*, texture and
+    structure are of this part. None: in records of earlier versions."""
+    not_specimen: dict[str, float] = field(default_factory=dict)
+    """Share of the field by what it is instead: ``crystal``, ``carbon``, ``gold``, ``vacuum``."""
+    not_judged: str | None = None
+    """Why the figures of the halves are None: too little of the field is left."""
     score: ModelScore | None = None
     """Of the network in use when the movie was processed; None if there was none, or it had learned from the movie."""
 

@@ -28,7 +28,9 @@ from streamer.motion import align
 from streamer.motion.left_out import at_all_frames
 from streamer.quality import estimators
 from streamer.quality.emptiness import why_empty
+from streamer.quality.judged_part import judged_part
 from streamer.quality.movie_quality import movie_quality
+from streamer.quality.not_specimen import find_not_specimen
 from streamer.readers import movie as movie_reader
 from streamer.readers.files import below, root_of
 from streamer.records import Frames, Gain, Instructions, Movie, Propose
@@ -164,6 +166,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         groups = halves.group_sums(summed, band.small, pixel_size, voltage_kv)
     with stage("quality"):
         spectrum = estimators.measure(sums)
+        judged = judged_part(sums, spectrum, find_not_specimen(sums))
     with stage("restore"):
         propose = None if "denoise" in instructions.shed else job.propose
         proposal = restore.ask_network(propose, sums, spectrum, pattern_stays=frames.pattern_stays)
@@ -184,13 +187,14 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         # what is published has a line for each frame of the file
         in_file = at_all_frames(motion, frames.kept, source.n_frames)
         metrics = movie_quality(
-            sums, spectrum, proposal.correction, in_file, frames, settings.quality, super_resolution.verdict
+            sums, spectrum, proposal.correction, in_file, frames, settings.quality, super_resolution.verdict, judged
         )
-        empty = why_empty(metrics, len(frames), instructions.usual, agrees=spectrum.significant)
-        seen = () if empty is None else (f"specimen: nothing to see here: {empty}",)
+        empty = why_empty(metrics, len(frames), instructions.usual, agrees=judged.spectrum.significant)
+        seen = (*judged.flags, *(() if empty is None else (f"specimen: nothing to see here: {empty}",)))
     return Micrograph(
         sums=sums,
         spectrum=spectrum,
+        field=judged.field,
         restored=restored,
         super_resolution=super_resolution,
         groups=groups,

@@ -77,7 +77,7 @@ class Daemon:
         self.trainer = TrainerProcess(
             config,
             layout,
-            to_learn=lambda session, specimen: self.movies.to_learn(session, specimen),
+            to_learn=lambda session, specimen: self.movies.learning.to_learn(session, specimen),
             candidate=self.versions.judged,
             died=lambda ending: self.alarms.tell(
                 "trainer-died", f"the training process ended ({ending}); another one is started"
@@ -270,7 +270,7 @@ class Daemon:
             self.metrics.model(served, None)
             specimen = self.movies.specimens.session(self.movies.session).current
             self.metrics.specimen(specimen)
-            to_learn = self.movies.to_learn(self.movies.session, specimen)
+            to_learn = self.movies.learning.to_learn(self.movies.session, specimen)
             if to_learn:
                 self.trainer.learn(self.movies.session, to_learn[-1], specimen)
 

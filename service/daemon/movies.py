@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from service.config import DENOISE, SUPER_RESOLUTION
 from service.daemon.gain_watch import GainWatch, offered_gain
+from service.daemon.learning.consequences import Learning
 from service.daemon.overload import LoadShedding, in_order
 from service.daemon.skipped_files import SkippedFiles
-from service.daemon.specimen_watch import SpecimenWatch
-from service.daemon.trainer_process import forget, what_to_learn
-from service.health.specimen_alarms import SpecimenAlarms
-from service.processes.messages import Failed, Finished, Learn, Work
+from service.journal.movie_table import PENDING
+from service.processes.messages import Failed, Finished, Work
 from service.wire.messages import SessionChange
-from streamer.errors import Handling, MovieNotReady, NotAMovie, OutputError, Reason
+from streamer.errors import Handling, MovieNotReady, NotAMovie, Reason
 from streamer.movie_record import MovieRecord, Times
 from streamer.records import Instructions
 from streamer.runtime.clock import SYSTEM, utc_seconds, utc_text
@@ -25,11 +24,9 @@ from streamer.settings import NO_GAIN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.specimens import Change
     from service.config import Config
     from service.daemon.micrograph_tables import MicrographTables
     from service.daemon.serving_version import ServingVersions
-    from service.daemon.specimen_watch import SessionSpecimens
     from service.daemon.trainer_process import TrainerProcess
     from service.health.alarms import Alarms
     from service.health.prometheus import Metrics
@@ -45,8 +42,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HOLD_AFTER_OUTPUT_ERROR_S = 5.0
-_MOVIES_AT_START = 160
-"""Largest number of movies that a new trainer is given."""
 _ENDS_AS: dict[Handling, Literal["incomplete", "vanished", "skipped"]] = {
     Handling.LOOK_AGAIN: "incomplete",
     Handling.VANISH: "vanished",
@@ -77,7 +72,6 @@ class MovieLifecycle:
         self._metrics, self._status, self._alarms = metrics, status, alarms
         self._makes_gains = config.gain.from_movies != "never" and config.movie.gain != NO_GAIN
         self._gain_watch = GainWatch(alarms, self._offered_gain)
-        self._specimen_alarms = SpecimenAlarms(alarms, learns=config.session_model.enabled)
         self._hold_until = 0.0
         self._without_gain: set[str] = set()
         self._not_ready_since: dict[str, float] = {}
@@ -85,7 +79,16 @@ class MovieLifecycle:
         self.skipped = SkippedFiles(journal.movies.no_movies(), alarms, metrics)
         self.show: Callable[[MovieRecord], None] = lambda _record: None
         """Called with every finished movie that has a thumbnail."""
-        self.specimens = SpecimenWatch(layout.session_state)
+        self.learning = Learning(
+            layout,
+            journal,
+            versions=versions,
+            trainer=trainer,
+            metrics=metrics,
+            alarms=alarms,
+            learns=config.session_model.enabled,
+        )
+        self.specimens = self.learning.specimens
         self.session = config.session.name or ""
 
     @property
@@ -147,7 +150,7 @@ class MovieLifecycle:
         shed, why = self._left_out(movie)
         learns = self._config.session_model.enabled and DENOISE not in shed
         learns_super_resolution = learns and self._config.super_resolution.learns
-        notes = self._notes(session) if version is not None or self._config.session_model.enabled else ()
+        notes = self.learning.notes(session) if version is not None or self._config.session_model.enabled else ()
         return Work(
             movie=known,
             times=Times(
@@ -198,7 +201,8 @@ class MovieLifecycle:
         """Make a result durable, then publish it, then learn from it."""
         record = message.record
         if self._journal.finish(record) is None:
-            return  # superseded or skipped while it was computed
+            self._came_to_nothing(record.movie_id)
+            return
         fault_point("committed", record.path)
         self.show(record)
         self._metrics.finished(record, latency_s=self._status.finished(record))
@@ -206,55 +210,14 @@ class MovieLifecycle:
         self.waits_no_more(record.movie_id)
         self._tables.add(record)
         self._gain_watch.judge(record)
-        self._learn(record)
+        self.learning.learn(record)
         _log.info("done: %s, %s", record.path, record.restoration)
 
-    def _learn(self, record: MovieRecord) -> None:
-        """Find out which specimen a movie is of; give the trainer the movies whose specimen this has settled."""
-        session = record.session
-        specimens = self.specimens.session(session)
-        try:
-            decided, change = specimens.observe(record, self._versions.version(session))
-            self._alarms.clear("state-failing")
-        except OutputError as error:
-            self._alarms.raise_("state-failing", str(error), "critical")
-            return  # nothing is learned from it; it is still done and published
-        if change is not None:
-            before = self._versions.version(session)
-            serves = self._versions.change_specimen(session, change, specimens.served(change.specimen))
-            self._metrics.specimen(change.specimen, changed=True)
-            self._trainer.change_specimen(session, change.specimen, before if serves is None else None)
-        self._tell(session, specimens, change)
-        if specimens.is_empty(record.movie_id):
-            self._metrics.empty_movie()
-            forget(self._layout, record.movie_id)
-        for movie_id, specimen in decided:
-            learned = what_to_learn(self._layout, movie_id)
-            if learned is not None and specimen == specimens.current:
-                self._trainer.learn(session, learned, specimen)
-
-    def _tell(self, session: str, specimens: SessionSpecimens, change: Change | None) -> None:
-        number = specimens.current
-        has_network = number == 1 or self._versions.has_own(session, number)
-        serves = self._versions.version(session)
-        self._specimen_alarms.specimen(session, number, specimens.since, change, serves, has_network=has_network)
-        self._specimen_alarms.empty(session, specimens.empty_in_a_row, *specimens.empty_since)
-
-    def to_learn(self, session: str, specimen: int) -> list[Learn]:
-        """Finished movies of a specimen whose group sums are still there, oldest first."""
-        movies = self._journal.movies.newest(session=session, state="done", limit=_MOVIES_AT_START)
-        known = self.specimens.session(session)
-        ids = [movie.movie_id for movie in reversed(movies)]
-        found = [what_to_learn(self._layout, movie_id) for movie_id in ids if known.of(movie_id) == specimen]
-        return [movie for movie in found if movie is not None]
-
-    def _notes(self, session: str) -> tuple[str, ...]:
-        """What a movie's record must note because of earlier movies."""
-        specimens = self.specimens.session(session)
-        number = specimens.current
-        if number == 1 or self._versions.has_own(session, number):
-            return ()
-        return (f"model: specimen {number} since {specimens.since}, no network has learned from it yet",)
+    def _came_to_nothing(self, movie_id: str) -> None:
+        """A movie was superseded or skipped while it was computed; a newer revision of it may still wait."""
+        newest = self._journal.movie(movie_id)
+        if newest is None or newest.state not in PENDING:
+            self.waits_no_more(movie_id)
 
     def failed(self, message: Failed) -> None:
         """Decide what becomes of a movie that could not be processed."""
@@ -280,7 +243,7 @@ class MovieLifecycle:
 
     def gave_up(self, movie_id: str) -> None:
         """Report a movie that is not tried again, because workers crash on it or the device fails."""
-        self.load.ended(movie_id)
+        self.waits_no_more(movie_id)
         movie = self._journal.movie(movie_id)
         name = movie_id if movie is None else movie.relative
         why = "" if movie is None or movie.reason is None else f" ({movie.reason.message})"

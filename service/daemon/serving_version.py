@@ -37,6 +37,8 @@ class ServingVersions:
         """``base`` is the version that a session starts with."""
         self._layout, self._journal, self._metrics, self._base, self._clock = layout, journal, metrics, base, clock
         self._versions: dict[str, str | None] = {}
+        self._specimens: dict[str, int] = {}
+        """Specimen in the microscope, of sessions in which it has changed."""
 
     def version(self, session: str) -> str | None:
         """Serving version of a session; None: the Wiener estimate. A new session starts with the base weights."""
@@ -55,21 +57,45 @@ class ServingVersions:
             return False  # damaged: the worker reports it
         return not manifest.general and manifest.specimen == specimen
 
-    def change_specimen(self, session: str, change: Change, earlier: str | None) -> str | None:
-        """Switch to what fits the specimen that is in the microscope now; returns the version.
+    def change_specimen(self, session: str, change: Change, earlier: str | None, *, fits: bool = False) -> str | None:
+        """Follow a change of specimen; returns the version that is used now.
+
+        The version in use is used on: whether it is worse for another specimen, its scores will show (``drop``). For a
+        specimen that is back, the version that served it is used again, unless the one in use fits as well.
 
         Parameters
         ----------
         earlier : version that was used for this specimen when it was there before.
+        fits : whether the version in use did on the latest movie what was to be expected of it.
         """
         store, serves = self._store(session), self.version(session)
+        known = store.versions()
+        self._specimens[session] = change.specimen
         if store.is_held:
             return serves
-        known = store.versions()
-        version = earlier if change.returned and earlier in known else BASE if BASE in known else None
         words = f"specimen {change.specimen}: {change.reason}"
-        result = "returned" if change.returned and version == earlier else "fell-back"
-        model = ModelChange(version=version or NO_VERSION, result=result, reason=words)
+        if change.returned and earlier in known and earlier != serves and not fits:
+            return self._switch(session, earlier, "returned", words)
+        if serves is None and BASE in known:
+            return self._switch(session, BASE, "fell-back", words)
+        return serves
+
+    def drop(self, session: str, earlier: str | None, reason: str) -> str | None:
+        """Give up a version that does not fit; returns what is used now: what served before, the base, or no network.
+
+        Parameters
+        ----------
+        earlier : version that was used for the specimen when it was there before.
+        """
+        store, serves = self._store(session), self.version(session)
+        if store.is_held or serves in (BASE, None):
+            return serves
+        known = store.versions()
+        version = earlier if earlier in known and earlier != serves else BASE if BASE in known else None
+        return self._switch(session, version, "fell-back", f"{serves}: {reason}")
+
+    def _switch(self, session: str, version: str | None, result: str, reason: str) -> str | None:
+        model = ModelChange(version=version or NO_VERSION, result=result, reason=reason)
         self._metrics.candidate(result)
         self._journal.events.append(model, session)
         self._mark(session, version)
@@ -135,10 +161,12 @@ class ServingVersions:
         """Result and reason of a candidate that passed: it replaces the version it was compared with, no other."""
         store, serves = self._store(session), self.version(session)
         try:
-            compared_with = load_manifest(store.path(message.version)).parent
+            manifest = load_manifest(store.path(message.version))
         except ModelError as error:
             return "failed", str(error)
-        if store.is_held or compared_with != serves:
+        if manifest.specimen != self._specimens.get(session, manifest.specimen):
+            return "rejected", "it passed, but another specimen is in the microscope now"
+        if store.is_held or manifest.parent != serves:
             return "rejected", f"it passed, but {serves or 'no network'} had been chosen in the meantime"
         return message.result, message.reason
 

@@ -51,6 +51,9 @@ class MovieGauges:
             "shifts",
         )
         self._mean = gauge("movie_mean_electrons", "Electrons per pixel and frame of the last movie, mean.")
+        self._usable = gauge(
+            "movie_usable_ratio", "Share of the last movie's field that is neither crystal, carbon, gold nor a hole."
+        )
         self._hot = gauge("movie_hot_pixels", "Hot pixels found in the last movie.")
 
     def show(self, metrics: MovieQuality) -> None:
@@ -69,6 +72,7 @@ class MovieGauges:
         self._confirmed.set(metrics.sr.confirmed, "own")
         self._confirmed.set(metrics.sr.control, "control")
         self._mean.set(metrics.mean_counts)
+        self._usable.set(metrics.usable_share)
         self._hot.set(metrics.n_hot_pixels)
         self._gain.set(metrics.score.gain if metrics.score else None, "own")
         self._gain.set(metrics.score.expected_gain if metrics.score else None, "expected")

@@ -50,6 +50,16 @@ class SpecimenAlarms:
         self._alarms.clear(_CHANGED, words)
         self._alarms.tell(_CHANGED, words)
 
+    def dropped(self, session: str, number: int, version: str | None, serves: str | None, reason: str) -> None:
+        """A version that learned from another specimen is not used any more: its scores prove that it does not fit."""
+        now_used = serves or "the Wiener estimate"
+        words = f"{version} does not fit specimen {number}: {reason}; {now_used} is used now"
+        if not self._learns:
+            self._alarms.tell(_CHANGED, words)
+            return
+        self._changed_in.by(session)
+        self._alarms.raise_(_CHANGED, f"{words}, until a network has learned from it")
+
     def empty(self, session: str, in_a_row: int, since: str, reason: str) -> None:
         """Follow how many of the latest movies showed nothing; ``since`` is the first of them, ``reason`` its own."""
         if in_a_row < MANY_EMPTY:

@@ -149,7 +149,7 @@ class ModelChange(Struct, frozen=True, kw_only=True):
 
     version: str
     result: str
-    """promoted, rejected, rolled-back, fell-back or returned (at a change of specimen), failed, ..."""
+    """promoted, rejected, rolled-back, fell-back or returned (after a change of specimen), failed, ..."""
     reason: str = ""
     sha256: str | None = None
     figures: dict[str, float | str | None] = {}

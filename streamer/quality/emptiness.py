@@ -2,7 +2,8 @@
 
 Particles make a micrograph lopsided and sparse; noise, empty ice and carbon leave its grey values normally distributed
 (``streamer.quality.texture.structure``). What that is worth depends on the session: small proteins at a low dose hardly
-stand out. A movie is therefore never called empty by itself, only beside others in which there was something.
+stand out. A movie is therefore never called empty by itself, only beside others in which there was something, unless
+hardly any of its field can be specimen.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def why_empty(metrics: MovieQuality, n_frames: int, usual: Usual | None, *, agre
     usual : of movies in which there was something; None: none yet.
     agrees : whether the halves have anything in common.
     """
+    if metrics.not_judged is not None:
+        return metrics.not_judged
     if usual is None:
         return None
     if usual.electrons and metrics.mean_counts is not None:

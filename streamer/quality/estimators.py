@@ -29,12 +29,25 @@ _SMOOTHING = 3
 """Rings to each side that share one smoothed estimate."""
 
 
-def tapered(spectrum: Tensor, shape: fourier.Shape) -> Tensor:
-    """Spectrum (…, h, w//2+1) of the same images, mean removed and faded at the edges: no leakage between rings."""
+def tapered(spectrum: Tensor, shape: fourier.Shape, window: Tensor | None = None) -> Tensor:
+    """Spectrum (…, h, w//2+1) of the same images, mean removed and faded at the edges: no leakage between rings.
+
+    Parameters
+    ----------
+    window : (h, w) how much each place counts, 0 to 1; the mean is that of what counts. None: all alike.
+    """
     image = fourier.to_image(spectrum, shape)
-    image = image - image.mean((-2, -1), keepdim=True)
-    faded: Tensor = torch.fft.rfft2(image * fourier.cosine_taper(shape, device=image.device))
+    if window is None:
+        image = image - image.mean((-2, -1), keepdim=True)
+    else:
+        image = image - (image * window).sum((-2, -1), keepdim=True) / window.sum()
+    faded: Tensor = torch.fft.rfft2(image * _taper(shape, window, image.device))
     return faded
+
+
+def _taper(shape: fourier.Shape, window: Tensor | None, device: torch.device) -> Tensor:
+    taper = fourier.cosine_taper(shape, device=device)
+    return taper if window is None else taper * window
 
 
 def covariance(a: Tensor, b: Tensor, shape: fourier.Shape) -> Tensor:
@@ -68,14 +81,19 @@ def smooth(sums: Tensor, half_width: int = _SMOOTHING) -> Tensor:
     return torch.cat([edge, sums, edge]).unfold(0, 2 * half_width + 1, 1).sum(-1)
 
 
-def measure(sums: HalfSums) -> Spectrum:
-    """Radial curves of one micrograph from its halves.
+def measure(sums: HalfSums, window: Tensor | None = None) -> Spectrum:
+    """Radial curves of one micrograph from its halves, or of a part of it.
 
     The SSNR is the smoothed signal over the smoothed noise, shrunk by what chance alone would show: with σ the
-    standard deviation of the FRC of pure noise, FRC is multiplied by 1 − (2σ/FRC)², and is 0 below 2σ.
+    standard deviation of the FRC of pure noise, FRC is multiplied by 1 − (2σ/FRC)², and is 0 below 2σ. Of a part fewer
+    coefficients are independent, and σ is larger; its noise is per px of that part.
+
+    Parameters
+    ----------
+    window : (h, w) how much each place counts, 0 to 1, with soft edges; None: all alike.
     """
     shape = sums.shape
-    even, odd = tapered(sums.even, shape), tapered(sums.odd, shape)
+    even, odd = (tapered(half, shape, window) for half in (sums.even, sums.odd))
     common, p_even, p_odd = (covariance(a, b, shape) for a, b in ((even, odd), (even, even), (odd, odd)))
     counts = fourier.coefficient_counts(shape, even.device)
     share = sums.even_share.to(even.device)
@@ -85,7 +103,7 @@ def measure(sums: HalfSums) -> Spectrum:
     power = smooth(p_even) * smooth(p_odd)
     correlation = smooth(common) / power.clamp(min=1e-300).sqrt()
     # the taper correlates neighbouring coefficients: fewer are independent
-    taper = fourier.cosine_taper(shape, device=even.device).double()
+    taper = _taper(shape, window, even.device).double()
     independent = float((taper**2).mean() ** 2 / (taper**4).mean())
     chance = 1.0 / (2.0 * smooth_counts * independent).clamp(min=1.0).sqrt()
     kept = (1.0 - (2.0 * chance / correlation.clamp(min=1e-12)) ** 2).clamp(min=0.0)

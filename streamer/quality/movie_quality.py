@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from streamer import restore
+from streamer.field_mask import clean_mask
 from streamer.motion import align, field
 from streamer.movie_record import MovieQuality, SuperResolutionVerdict
 from streamer.quality import estimators
+from streamer.quality.judged_part import JudgedPart, judged_part
 from streamer.quality.texture import structure, texture
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from streamer.motion.track import Motion
     from streamer.records import Correction, Frames, HalfSums, Spectrum
     from streamer.settings import QualitySettings
@@ -23,6 +28,12 @@ if TYPE_CHECKING:
 _EARLY_EXPOSURE = 4.0
 """e⁻/Å² up to which motion is called early, as RELION does."""
 _CURVE_POINTS = 64
+_UNKNOWN: Mapping[str, Any] = {
+    **dict.fromkeys(("snr_half", "ssnr_full", "frc_resolution_angstrom", "snbr_half_wiener", "snbr_half_denoised")),
+    **dict.fromkeys(("texture", "structure")),
+    "frc": [],
+}
+"""What says nothing where hardly anything is specimen."""
 
 
 def movie_quality(
@@ -33,14 +44,23 @@ def movie_quality(
     frames: Frames,
     settings: QualitySettings,
     super_resolution: SuperResolutionVerdict,
+    judged: JudgedPart | None = None,
 ) -> MovieQuality:
-    """Collect what a microscopist wants to know about a movie; unknown is None, never NaN."""
+    """Collect what a microscopist wants to know about a movie; unknown is None, never NaN.
+
+    Parameters
+    ----------
+    spectrum : of the whole field, by which it was filtered.
+    judged : the part that the figures of the halves are of; None: the whole field.
+    """
+    judged = judged or judged_part(sums, spectrum, clean_mask(sums.shape, sums.pixel_size))
     shape, pixel_size = sums.shape, sums.pixel_size
     band = (settings.band_low, max(settings.band_high, 2.0 * pixel_size))
     mask = estimators.band_mask(shape, pixel_size, *band)
-    even, odd = estimators.tapered(sums.even, shape), estimators.tapered(sums.odd, shape)
+    part = judged.window
+    even, odd = estimators.tapered(sums.even, shape, part), estimators.tapered(sums.odd, shape, part)
     halves = {
-        name: (estimators.tapered(pair[0], shape), estimators.tapered(pair[1], shape))
+        name: (estimators.tapered(pair[0], shape, part), estimators.tapered(pair[1], shape, part))
         for name, pair in denoised_halves(sums, spectrum, proposal).items()
     } | {"raw": (even, odd)}
     pooled = {
@@ -48,10 +68,10 @@ def movie_quality(
     }
     snr_half = float(pooled["raw"].snr)
     lengths = _motion_lengths(motion, pixel_size, frames)
-    resolution = estimators.resolution_at(spectrum, pixel_size)
-    look = texture(sums)
+    resolution = estimators.resolution_at(judged.spectrum, pixel_size)
+    look = texture(sums, judged.field)
     is_unseen = proposal is not None and not proposal.learned_from
-    return MovieQuality(
+    metrics = MovieQuality(
         shifts_yx_px=[[round(float(v), 4) + 0.0 for v in row] for row in motion.shifts],
         total_motion_angstrom=lengths[0],
         early_motion_angstrom=lengths[1],
@@ -66,7 +86,7 @@ def movie_quality(
         snbr_half_wiener=_rounded(pooled["wiener"].snbr) if "wiener" in pooled else None,
         snbr_half_denoised=_rounded(pooled["denoised"].snbr) if "denoised" in pooled and is_unseen else None,
         band_angstrom=[band[0], _rounded(band[1]) or band[1]],
-        frc=_curve(spectrum),
+        frc=_curve(judged.spectrum),
         sr=super_resolution,
         motion_model=motion.model,
         motion_converged=motion.converged,
@@ -78,11 +98,15 @@ def movie_quality(
         # a pattern that rules the alignment was not corrected, whatever else is known
         pattern_may_raise=True if motion.fixed_pattern else frames.pattern_may_raise,
         texture=look,
-        structure=None if look is None else _rounded(structure(look, shape, pixel_size)),
+        structure=None if look is None else _rounded(structure(look, shape, pixel_size, usable=judged.field.usable)),
+        usable_share=_rounded(judged.field.usable),
+        not_specimen={kind: float(f"{share:.4f}") for kind, share in judged.field.shares.items()},
+        not_judged=judged.why_not,
         n_wide_defects=frames.n_wide_defects,
         n_listed_defects=frames.n_listed_defects,
         score=None if proposal is None else proposal.score,
     )
+    return metrics if judged.why_not is None else replace(metrics, **_UNKNOWN)
 
 
 def denoised_halves(

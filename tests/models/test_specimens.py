@@ -57,15 +57,16 @@ def test_one_odd_movie_is_an_outlier(watch):
     assert watch.current == 1
 
 
-def test_movies_that_are_odd_in_different_ways_are_no_specimen(watch, monkeypatch):
-    """Each is odd by itself; their mean is not, and none is waited for longer than two movies."""
-    axis = np.zeros(17)
-    axis[0] = 6.5
-    looks = [TextureSample(f"o{n}", tuple(ROOT @ (sign * axis)), 1.5) for n, sign in enumerate((1, -1, 1, -1))]
-    monkeypatch.setattr(specimens, "OTHER", 90.0)
+def test_movies_that_are_odd_in_different_ways_are_no_specimen(watch):
+    """Each is odd by itself, none is like another one, and none is waited for longer than three movies."""
+    looks = []
+    for n in range(6):
+        axis = np.zeros(17)
+        axis[n] = 9.0 * (-1) ** n
+        looks.append(TextureSample(f"o{n}", tuple(ROOT @ axis), 1.5))
     told = [watch.decide(one) for one in looks]
     assert all(one.change is None for one in told)
-    assert [one.look.movie_id for t in told for one in t.decided] == ["o0", "o1"]
+    assert [one.look.movie_id for t in told for one in t.decided] == ["o0", "o1", "o2", "o3"]
     assert all(one.odd for t in told for one in t.decided)
 
 

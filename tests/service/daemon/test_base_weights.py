@@ -137,11 +137,12 @@ def test_a_copy_is_whole_and_never_overwrites(tmp_path):
 # -------------------------------------------------------------------------------------------- changes of specimen
 
 
-def test_another_specimen_is_served_by_the_base_and_the_first_by_its_own_when_it_is_back(site):
+def test_a_version_that_does_not_fit_gives_way_to_the_base_and_serves_its_own_specimen_when_it_is_back(site):
     site.serving.version(SESSION)
     own = site.candidate(BASE)
     assert site.serving.has_own(SESSION, 1)
-    assert site.serving.change_specimen(SESSION, CHANGE, None) == BASE
+    assert site.serving.change_specimen(SESSION, CHANGE, None) == own, "until its scores prove that it is worse"
+    assert site.serving.drop(SESSION, None, "1.2 where 2.0 was to be expected") == BASE
     assert not site.serving.has_own(SESSION, 2)
     assert not site.store.is_held
     other = site.candidate(BASE, specimen=2)
@@ -156,7 +157,8 @@ def test_another_specimen_is_served_by_the_base_and_the_first_by_its_own_when_it
 def test_without_base_weights_the_wiener_estimate_serves_another_specimen(tmp_path, journal):
     site = Site(tmp_path, journal, None)
     site.candidate(None)
-    assert site.serving.change_specimen(SESSION, CHANGE, None) is None
+    site.serving.change_specimen(SESSION, CHANGE, None)
+    assert site.serving.drop(SESSION, None, "1.2 where 2.0 was to be expected") is None
     assert not site.store.is_held, "the next version may serve"
     site.restart()
     assert site.serving.version(SESSION) is None
@@ -169,8 +171,20 @@ def test_a_candidate_of_the_specimen_before_comes_too_late(site):
     first = site.candidate(BASE)
     site.serving.change_specimen(SESSION, CHANGE, None)
     late = site.candidate(first)
-    assert site.serving.version(SESSION) == BASE
+    assert site.serving.version(SESSION) == first, "it serves on"
     assert site.changes()[-1] == (late, "rejected")
+    assert site.candidate(first, specimen=2) == site.serving.version(SESSION)
+
+
+def test_a_specimen_that_is_back_keeps_a_version_that_fits(site):
+    site.serving.version(SESSION)
+    own = site.candidate(BASE)
+    site.serving.change_specimen(SESSION, CHANGE, None)
+    other = site.candidate(own, specimen=2)
+    assert site.serving.change_specimen(SESSION, BACK, own, fits=True) == other
+    assert site.serving.drop(SESSION, own, "1.2 where 2.0 was to be expected") == own
+    assert site.serving.drop(SESSION, own, "the same") == BASE
+    assert site.serving.drop(SESSION, own, "the same") == BASE, "there is nothing better than the base"
 
 
 def test_an_operator_who_wants_no_network_gets_none_whatever_the_specimen(site):
