@@ -21,8 +21,6 @@ from streamer.ctf.polar import TAPER
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from streamer.ctf.lens import Lens
     from streamer.ctf.polar import Cells
 
@@ -160,6 +158,7 @@ def _estimated(name: str, cells: Cells, lens: Lens, within: SearchRange) -> Esti
         return Estimate(figures=replace(nothing, flags=(flag,)), fit=None, evidence=None, cells=cells, dispersion=1.0)
     cells = rejection.without_spots(cells)
     dispersion = rejection.dispersion_of(cells)
+    cells = rejection.without_streaks(cells, dispersion)
     kept = rejection.without_ice_rings(cells, dispersion)
     best = best_fit(kept, lens, within, dispersion)
     if best is None:
@@ -192,7 +191,11 @@ def best_fit(cells: Cells, lens: Lens, within: SearchRange, dispersion: float) -
         there = merged(cells, lens, values[0], (values[1], values[2]), dispersion, TAPER, FINE)
         found.append(fit(there, lens, values, candidate.score, phase_free=free))
     sound = [one for one in found if _is_sound(one, within)]
-    return max(sound, key=lambda one: one.gain, default=None)
+    best = max(sound, key=lambda one: one.gain, default=None)
+    if best is None:
+        return None
+    same = [one.score for one in sound if abs(one.defocus - best.defocus) < _SAME]
+    return replace(best, score=max(same))
 
 
 def _is_sound(one: Fit, within: SearchRange) -> bool:
@@ -250,15 +253,14 @@ def _angle(radians: float) -> float:
 
 def _ice(cells: Cells, best: Fit, lens: Lens, dispersion: float) -> dict[str, float]:
     """The strongest ring of crystalline ice, over what the fit expects there."""
-    expected = expected_power(cells, best, lens)
+    # along k alone: at these frequencies rings of a field are finer than an ice ring is wide
+    level = model(best.cells, lens, best.values).without_rings()
+    weight = np.maximum(best.cells.counts.sum(1), 1e-30)
+    course = (best.cells.counts * level).sum(1) / weight
+    known = best.cells.counts.sum(1) > 0
+    expected = np.interp(np.sqrt(cells.u.mean(1)), best.cells.k[known], course[known])[:, None]
     rings = rejection.ice_excess(cells, expected, dispersion)
     if not rings:
         return {}
     at, (excess, sd) = max(rings.items(), key=lambda item: item[1][0])
     return {"ice_ring_excess": excess, "ice_ring_excess_sd": sd, "ice_ring_angstrom": at}
-
-
-def expected_power(cells: Cells, best: Fit, lens: Lens) -> NDArray[np.float64]:
-    """Power that a fit expects in every cell, (bins, sectors)."""
-    fine = merged(cells, lens, best.defocus, best.astigmatism, 1.0, TAPER, 0.0)
-    return model(fine, lens, best.values).power

@@ -64,15 +64,15 @@ class Evidence:
 def evidence_of(fit: Fit, lens: Lens) -> Evidence:
     """Judge a fit."""
     curve = equal_phase(fit, lens)
-    resolution = _followed(fit, lens)
+    correlations, resolution = _correlations(curve), _followed(fit, lens)
     enough = fit.gain > LEAST_GAIN and fit.score > LEAST_SEARCH
     good = fit.score > _GOOD_SEARCH and resolution is not None and resolution < _GOOD_RESOLUTION
     return Evidence(
         state="none" if not enough else "good" if good else "weak",
-        score=_correlation(curve, np.ones_like(curve.k, dtype=bool)),
+        score=_correlation(curve),
         fit_resolution=resolution,
-        ctffind_resolution=_correlated(curve, CTFFIND),
-        cryosparc_resolution=_correlated(curve, CRYOSPARC),
+        ctffind_resolution=_correlated(curve, correlations, CTFFIND),
+        cryosparc_resolution=_correlated(curve, correlations, CRYOSPARC),
         curve=curve,
     )
 
@@ -138,25 +138,31 @@ def _end_of_run(passed: NDArray[np.bool_], known: NDArray[np.bool_], strength: N
     return end
 
 
-def _correlated(curve: Curve, threshold: float) -> float | None:
-    """Resolution in Å at which the correlation in a sliding window falls below a threshold; None: it never exceeds it."""
+def _correlations(curve: Curve) -> NDArray[np.float64]:
+    """Correlation of observed and expected rings in a window around each spatial frequency, (n,)."""
     turn = np.gradient(curve.phase, curve.k)
-    period = 2.0 * np.pi / np.maximum(np.abs(turn), 1e-9)
-    half = 0.5 * np.maximum(_BAND, _PERIODS * period)
-    values = np.array([
-        _correlation(curve, np.abs(curve.k - k) <= h) for k, h in zip(curve.k, half, strict=True)
-    ])  # fmt: skip
+    half = 0.5 * np.maximum(_BAND, _PERIODS * 2.0 * np.pi / np.maximum(np.abs(turn), 1e-9))
+    first = np.searchsorted(curve.k, curve.k - half)
+    last = np.searchsorted(curve.k, curve.k + half, side="right")
+    a, b, w = curve.observed, curve.expected, curve.weight
+    sums = np.cumsum(np.stack([w, w * a, w * b, w * a * a, w * b * b, w * a * b]), axis=1)
+    sums = np.concatenate([np.zeros((6, 1)), sums], axis=1)
+    n, by_a, by_b, aa, bb, ab = sums[:, last] - sums[:, first]
+    n = np.maximum(n, 1e-30)
+    scale = np.maximum(aa - by_a**2 / n, 0.0) * np.maximum(bb - by_b**2 / n, 0.0)
+    return np.where(scale > 0, (ab - by_a * by_b / n) / np.sqrt(np.where(scale > 0, scale, 1.0)), 0.0)
+
+
+def _correlated(curve: Curve, values: NDArray[np.float64], threshold: float) -> float | None:
+    """Resolution in Å at which a correlation falls below a threshold; None: it never exceeds it."""
     passed = values > threshold
     end = _end_of_run(passed, curve.weight > 0, values * np.sqrt(np.maximum(curve.weight, 0.0)))
     return None if end is None else float(1.0 / curve.k[end])
 
 
-def _correlation(curve: Curve, chosen: NDArray[np.bool_]) -> float:
-    """Weighted correlation of observed and expected rings."""
-    weight, a, b = curve.weight[chosen], curve.observed[chosen], curve.expected[chosen]
-    total = weight.sum()
-    if total <= 0:
-        return 0.0
-    a, b = a - (weight * a).sum() / total, b - (weight * b).sum() / total
+def _correlation(curve: Curve) -> float:
+    """Weighted correlation of observed and expected rings over the band."""
+    weight, total = curve.weight, curve.weight.sum()
+    a, b = (x - (weight * x).sum() / total for x in (curve.observed, curve.expected))
     scale = (weight * a * a).sum() * (weight * b * b).sum()
     return float((weight * a * b).sum() / np.sqrt(scale)) if scale > 0 else 0.0

@@ -28,7 +28,7 @@ _GLOBAL = 6
 """z, a₁, a₂, φ, c₁, c₂; the splines follow."""
 _WEAK = 1e-3
 _NUISANCES_FIRST, _APPROACH, _ROUNDS = 4, 8, 12
-_ENOUGH = 1e-3
+_ENOUGH = 0.01
 """Gain in log-likelihood of a round that ends the fit."""
 _LONGEST = 3.0
 """Standard deviations that a round may move a parameter of the rings."""
@@ -45,7 +45,9 @@ class Fit:
     dispersion: float
     """Of what is left: 1 where the model is complete."""
     gain: float
-    """Log-likelihood over that of the same model without rings, natural units."""
+    """Log-likelihood over that of the same model without rings, over the dispersion if that is above 1."""
+    gains: NDArray[np.float64]
+    """(radial,) what each spatial frequency adds to it."""
     score: float
     """Of the search."""
     cells: Merged
@@ -121,17 +123,20 @@ def fit(cells: Merged, lens: Lens, start: NDArray[np.float64], score: float, *, 
     """Rings from near their best parameters on, with what the same cells say without rings."""
     free = _free(phase_free=phase_free)
     best, loss, normal = _scored(cells, lens, start, free, rings=True, rounds=_ROUNDS)
-    _, flat_loss, _ = _scored(cells, lens, best, np.arange(4, len(start)), rings=False, rounds=_ROUNDS)
+    flat, flat_loss, _ = _scored(cells, lens, best, np.arange(4, len(start)), rings=False, rounds=_ROUNDS)
     covariance = np.zeros((len(start), len(start)))
     covariance[np.ix_(free, free)] = np.linalg.pinv(normal, hermitian=True)
     used = cells.counts > 0
-    left = cells.counts * (cells.power / model(cells, lens, best).power - 1.0) ** 2
+    power, without = model(cells, lens, best).power, model(cells, lens, flat, rings=False).power
+    left = cells.counts * (cells.power / power - 1.0) ** 2
+    gains = cells.counts * (np.log(without / power) + cells.power * (1.0 / without - 1.0 / power))
     dispersion = float(left[used].sum() / max(int(used.sum()) - len(free), 1))
     return Fit(
         values=best,
         covariance=covariance[:_GLOBAL, :_GLOBAL] * max(1.0, dispersion),
         dispersion=dispersion,
-        gain=flat_loss - loss,
+        gain=(flat_loss - loss) / max(1.0, dispersion),
+        gains=gains.sum(1),
         score=score,
         cells=cells,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamer.ctf.lens import Lens
     from streamer.ctf.polar import Cells
 
-COARSE, FINE = 1.6, 0.75
+COARSE, FINE = 1.8, 1.0
 """Phase of the rings, rad, that a merged cell spans at most in either direction: to get near, and for the result."""
 _SECTORS = (48, 24, 16, 12, 8)
 

@@ -42,6 +42,8 @@ class Cells:
     cos2: NDArray[np.float64]
     """Mean of cos 2θ, with θ from +x to the direction of the spatial frequency."""
     sin2: NDArray[np.float64]
+    lowest: float
+    """Lower edge of the first bin, Å⁻²."""
     du: float
     """Width of a bin, Å⁻²."""
     dtheta: float
@@ -49,11 +51,13 @@ class Cells:
     extent: tuple[float, float] | None
     """Height and width of the field in Å; None for a picture of a spectrum, whose field is unknown."""
 
+    spacing: float
+    """From one independent coefficient to the next, Å⁻¹."""
+
     @property
     def edges(self) -> tuple[float, float]:
         """Lowest and highest k² of the bins, Å⁻²."""
-        half = 0.5 * self.du
-        return float(self.u[0].min()) - half, float(self.u[-1].max()) + half
+        return self.lowest, self.lowest + len(self.u) * self.du
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class _Table:
     u: NDArray[np.float64]
     cos2: NDArray[np.float64]
     sin2: NDArray[np.float64]
+    lowest: float
     du: float
 
 
@@ -93,7 +98,7 @@ def cells_of_image(image: Tensor, pixel_size: float, band: tuple[float, float]) 
     power = spectrum.real.square() + spectrum.imag.square()
     kept = torch.cat([power[: rows + 1], power[shape[0] - rows :]])
     table = _table(shape, pixel_size, band, str(kept.device))
-    return _averaged(kept, table, (shape[0] * pixel_size, shape[1] * pixel_size))
+    return _averaged(kept, table, 1.0 / (min(shape) * pixel_size), (shape[0] * pixel_size, shape[1] * pixel_size))
 
 
 def cells_of_picture(picture: Tensor, pixel_size: float, band: tuple[float, float]) -> Cells:
@@ -106,7 +111,8 @@ def cells_of_picture(picture: Tensor, pixel_size: float, band: tuple[float, floa
     rows, columns = _reach(shape, pixel_size, band[1])
     half = torch.fft.ifftshift(picture.to(torch.float32))[:, :columns]
     kept = torch.cat([half[: rows + 1], half[shape[0] - rows :]])
-    return _averaged(kept, _table(shape, pixel_size, band, str(kept.device)), None)
+    table = _table(shape, pixel_size, band, str(kept.device))
+    return _averaged(kept, table, 1.0 / (min(shape) * pixel_size), None)
 
 
 def _reach(shape: fourier.Shape, pixel_size: float, highest: float) -> tuple[int, int]:
@@ -140,6 +146,7 @@ def _table(shape: fourier.Shape, pixel_size: float, band: tuple[float, float], d
         u=np.where(counts > 0, total_u / whole, centre_u),
         cos2=np.where(counts > 0, total_cos / whole, np.cos(2 * centre)),
         sin2=np.where(counts > 0, total_sin / whole, np.sin(2 * centre)),
+        lowest=low,
         du=du,
     )
 
@@ -152,7 +159,7 @@ def _sums(values: Tensor, cell: Tensor) -> NDArray[np.float64]:
     return found
 
 
-def _averaged(power: Tensor, table: _Table, extent: tuple[float, float] | None) -> Cells:
+def _averaged(power: Tensor, table: _Table, spacing: float, extent: tuple[float, float] | None) -> Cells:
     sums = _sums(power, table.cell)
     mean = sums / np.maximum(table.counts, 1.0)
     scale = mean[table.counts > 0].mean() if table.counts.any() else 1.0
@@ -162,7 +169,9 @@ def _averaged(power: Tensor, table: _Table, extent: tuple[float, float] | None) 
         u=table.u,
         cos2=table.cos2,
         sin2=table.sin2,
+        lowest=table.lowest,
         du=table.du,
         dtheta=np.pi / SECTORS,
         extent=extent,
+        spacing=spacing,
     )

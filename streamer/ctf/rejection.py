@@ -25,6 +25,10 @@ _FACTOR = 2.0
 """By which a reflection stands above what chance allows: rings and their astigmatism stay far below."""
 _MEDIAN_OF_CHANCE = 0.46
 """Median of the squared difference of two means of exponentials over its expectation; 0.455 where many are averaged."""
+_LEAK, _FAR = 0.3, 8.0
+"""Leaked power that matters, in units of the background; distance in coefficients where leaking falls faster."""
+_STREAK, _AROUND, _LEAST_STREAK = 64, 8, 0.25
+"""Bins that share a mean, sectors on each side that it is compared with, and least excess: astigmatism is gradual."""
 _STIFF = 8
 """Splines of the course without rings."""
 _BLOCK = 8
@@ -40,12 +44,42 @@ def without_spots(cells: Cells) -> Cells:
     spots = (cells.counts > 0) & (cells.power > _FACTOR * limit * background)
     if not spots.any():
         return cells
-    wide = spots.copy()
+    strength = np.where(spots, cells.counts * cells.power / background, 0.0)
+    return replace(cells, counts=np.where(_with_leaks(cells, spots, strength), 0.0, cells.counts))
+
+
+def _with_leaks(cells: Cells, spots: NDArray[np.bool_], strength: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Spots and the cells around them that they leak into, by their strength in single coefficients."""
+    k, wide = np.sqrt(cells.u.mean(1)), np.zeros_like(spots)
+    # a faded edge leaks as 1/(π d)² near a spot and faster from half the taper's length on, d in coefficients
+    near = np.sqrt(strength / _LEAK) / np.pi
+    reach = np.minimum(near, (strength / _LEAK / np.pi**2 * _FAR**4) ** (1.0 / 6.0))
+    reach = (np.maximum(reach, 1.5) * cells.spacing)[spots]
+    rows, sectors = np.nonzero(spots)
+    first = np.searchsorted(k, k[rows] - reach)
+    last = np.searchsorted(k, k[rows] + reach, side="right")
+    width = np.minimum(np.ceil(reach / (k[rows] * cells.dtheta)), spots.shape[1] // 2).astype(np.int64)
+    for low, high, sector, side in zip(first, last, sectors, width, strict=True):
+        for shift in range(-int(side), int(side) + 1):
+            wide[low:high, (sector + shift) % wide.shape[1]] = True  # the half turn is closed
+    return wide | spots
+
+
+def without_streaks(cells: Cells, dispersion: float) -> Cells:
+    """Cells without the narrow directions that stand out: a straight edge in the field is a streak across it."""
+    bins, sectors = cells.counts.shape
+    counts = cells.counts.reshape(bins // _STREAK, _STREAK, sectors).sum(1)
+    ratio = cells.counts * cells.power / ring_level(cells)
+    mean = ratio.reshape(bins // _STREAK, _STREAK, sectors).sum(1) / np.maximum(counts, 1.0)
+    around = np.stack([np.roll(mean, shift, axis=1) for shift in range(-_AROUND, _AROUND + 1)])
+    level = np.maximum(np.median(around, axis=0), 1e-30)
+    sd = np.sqrt(1.6 * dispersion / np.maximum(counts, 1.0))
+    streaks = (counts > 0) & (mean / level - 1.0 > np.maximum(_LEAST_STREAK, _LEAST_SIGMA * sd))
+    if not streaks.any():
+        return cells
     for shift in (-1, 1):
-        wide |= np.roll(spots, shift, axis=1)  # the half turn is closed
-    wide[1:] |= wide[:-1].copy()
-    wide[:-1] |= wide[1:].copy()
-    return replace(cells, counts=np.where(wide, 0.0, cells.counts))
+        streaks = streaks | np.roll(streaks, shift, axis=1)
+    return replace(cells, counts=np.where(np.repeat(streaks, _STREAK, axis=0), 0.0, cells.counts))
 
 
 def ring_median(cells: Cells) -> NDArray[np.float64]:

@@ -28,6 +28,10 @@ _STEP = 40.0
 _ASTIGMATISM, _ASTIGMATISM_STEP, _ANGLES = 1350.0, 150.0, 12
 """Half-differences tried, Å, and how many directions of each."""
 _CANDIDATES = 3
+_USUAL_ASTIGMATISM = 300.0
+"""Half-difference, Å."""
+_SURE, _SURE_SHARE, _UNSURE_SHARE = 20.0, 0.75, 0.5
+"""Peaks below this share of the best are not looked at; next to a sure one fewer are worth the time."""
 _SAME = 0.7
 """Peaks nearer than this share of the resolution in defocus are one."""
 _CLIP = 6.0
@@ -81,7 +85,7 @@ def candidates(
     for number, (a1, a2) in enumerate(grid):
         shifts = np.rint((a1 * np.cos(2 * sectors.theta) + a2 * np.sin(2 * sectors.theta)) / sectors.step)
         total = _added(sectors.values, z, shifts.astype(np.int64))
-        score = _score(total, lens, phase)
+        score = _likely(_score(total, lens, phase) / sectors.sd, a1, a2)
         better = score > scores
         scores[better], trials[better] = score[better], number
     apart = max(1, round(_SAME * sectors.resolution / sectors.step))
@@ -96,7 +100,8 @@ def candidates(
         if all(abs(peak.defocus - one.defocus) > 0.1 * sectors.resolution for one in found):
             found.append(peak)
     found.sort(key=lambda one: -one.score)
-    return [one for one in found if one.score > 0.5 * found[0].score]
+    share = _SURE_SHARE if found and found[0].score > _SURE else _UNSURE_SHARE
+    return [one for one in found if one.score > share * found[0].score]
 
 
 def defocus_spectrum(cells: Cells, lens: Lens, dispersion: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -177,6 +182,12 @@ def _score(total: NDArray[np.complex128], lens: Lens, phase: tuple[float, float]
     return np.abs(turned) * np.cos(2.0 * beyond)
 
 
+def _likely(score: NDArray[np.float64], a1: float, a2: float) -> NDArray[np.float64]:
+    """Score less what chance gains by trying large astigmatism, which has many directions and is seldom met."""
+    squared = score**2 - 2.0 * math.log1p((a1**2 + a2**2) / _USUAL_ASTIGMATISM**2)
+    return np.where(score > 0, np.sqrt(np.maximum(squared, 0.0)), score)
+
+
 def _polished(
     sectors: _Sectors, lens: Lens, phase: tuple[float, float] | None, defocus: float, start: tuple[float, float]
 ) -> Candidate:
@@ -193,7 +204,8 @@ def _polished(
         return complex((near * (1 - share) + far * share).sum())
 
     def score(at: NDArray[np.float64]) -> float:
-        return float(_score(np.array([total(at)]), lens, phase)[0])
+        plain = _score(np.array([total(at)]), lens, phase) / sectors.sd
+        return float(_likely(plain, float(at[1]), float(at[2]))[0])
 
     here = np.array([defocus, *start])
     best, step = score(here), 0.5 * _ASTIGMATISM_STEP
@@ -211,7 +223,7 @@ def _polished(
         if angle > phase[1]:
             angle = phase[1] if angle - phase[1] < phase[0] + math.pi - angle else phase[0]
     return Candidate(
-        score=best / sectors.sd,
+        score=best,
         defocus=float(here[0]),
         astigmatism=(float(here[1]), float(here[2])),
         phase=angle,
