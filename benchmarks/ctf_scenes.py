@@ -32,7 +32,7 @@ class Scene:
     phase_deg: tuple[float, float] = (0.0, 0.0)
     counts: float = 30.0
     """Electrons per pixel."""
-    ice: float = 0.07
+    ice: float = 0.2
     """Standard deviation of the ice's contrast before CTF and envelope, per pixel of 1 Å."""
     b_factor: float = 40.0
     """Å², of amplitudes: exp(−B k²/4)."""
@@ -47,7 +47,6 @@ class Scene:
     second: tuple[float, float] = (0.0, 0.0)
     """Carbon: standard deviation of its contrast, and its height above the ice, Å."""
     with_ctf: bool = True
-    tilt: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +79,11 @@ def micrograph(truth: Truth, rng: np.random.Generator) -> np.ndarray:
     shape = (2 * height, 2 * width)
     ky, kx = _frequencies(shape, scene.pixel_size)
     k = np.sqrt(kx**2 + ky**2)
-    envelope = np.exp(-scene.b_factor * k**2 / 4.0)
-    if scene.drift:
-        way = scene.drift * (kx * math.cos(0.6) + ky * math.sin(0.6))
-        envelope = envelope * np.sinc(way)
     noise = np.fft.rfft2(rng.standard_normal(shape))
-    ice = ice_amplitude(k.astype(np.float32)).astype(np.float64)
-    specimen = noise * ice * scene.ice / scene.pixel_size
+    envelope = _envelope(scene, ky, kx)
+    specimen = noise * ice_amplitude(k.astype(np.float32)).astype(np.float64) * scene.ice / scene.pixel_size
     if scene.particles:
-        coarse = 1.0 / (1.0 + (k * 60.0) ** 2)
-        coarse *= scene.particles / math.sqrt(float((coarse**2).mean()))
-        specimen = specimen + np.fft.rfft2(rng.standard_normal(shape)) * coarse
+        specimen = specimen + np.fft.rfft2(rng.standard_normal(shape)) * _of_particles(scene, k)
     if scene.crystals:
         specimen = specimen + np.fft.rfft2(rng.standard_normal(shape)) * _crystalline(k) * scene.crystals
     spectrum = specimen * envelope * (ctf(truth, ky, kx) if scene.with_ctf else 1.0)
@@ -105,6 +98,28 @@ def micrograph(truth: Truth, rng: np.random.Generator) -> np.ndarray:
         fixed = np.random.default_rng(11).standard_normal((height, width))
         counts *= (1.0 + scene.pattern * fixed).astype(np.float32)
     return counts
+
+
+def envelope_of(scene: Scene, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
+    """Amplitude of ice and particles per unit of white noise, envelope included, CTF not."""
+    k = np.sqrt(kx**2 + ky**2)
+    ice = ice_amplitude(k.astype(np.float32)) * scene.ice / scene.pixel_size
+    return np.sqrt(ice**2 + _of_particles(scene, k) ** 2) * _envelope(scene, ky, kx)
+
+
+def _envelope(scene: Scene, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
+    envelope = np.exp(-scene.b_factor * (kx**2 + ky**2) / 4.0)
+    if scene.drift:
+        envelope = envelope * np.sinc(scene.drift * (kx * math.cos(0.6) + ky * math.sin(0.6)))
+    return envelope
+
+
+def _of_particles(scene: Scene, k: np.ndarray) -> np.ndarray:
+    """Amplitude of compact objects of some 60 Å per unit of white noise."""
+    fine = np.linspace(0.0, 0.7 / scene.pixel_size, 20_000)
+    # variance of a noise field shaped like this: the mean of its square over the plane of frequencies
+    variance = np.trapezoid((1.0 + (60.0 * fine) ** 2) ** -2.0 * 2.0 * math.pi * fine, fine) * scene.pixel_size**2
+    return scene.particles / math.sqrt(variance) / (1.0 + (60.0 * k) ** 2)
 
 
 def ctf(truth: Truth, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
@@ -126,3 +141,59 @@ def _crystalline(k: np.ndarray) -> np.ndarray:
     """Amplitude of crystalline ice: rings 0.002 Å⁻¹ wide at 3.90, 3.66, 3.44 and 2.67 Å, unit variance in all."""
     rings = sum(np.exp(-(((k - 1.0 / d) / 0.002) ** 2)) for d in (3.90, 3.66, 3.44, 2.67))
     return np.sqrt(rings) / math.sqrt(float(rings.mean()))
+
+
+_BASE = Scene(counts=40.0, b_factor=60.0, ice=0.14)
+SCENES = {
+    "base": _BASE,
+    "phase plate": replace(_BASE, phase_deg=(5.0, 175.0)),
+    "200 kV": replace(_BASE, voltage_kv=200.0, cs_mm=1.4),
+    "ice rings .05": replace(_BASE, crystals=0.05),
+    "ice rings .2": replace(_BASE, crystals=0.2),
+    "0.25-0.6 µm": replace(_BASE, defocus=(2500.0, 6000.0), astigmatism=(50.0, 400.0)),
+    "3.8-5.8 µm": replace(_BASE, defocus=(38000.0, 58000.0)),
+    "a quarter of the dose": replace(_BASE, counts=10.0, ice=0.2),
+    "carbon": replace(_BASE, second=(0.1, 0.0)),
+    "drift 3 Å": replace(_BASE, drift=3.0),
+    "drift 6 Å": replace(_BASE, drift=6.0),
+    "gain pattern 5 %": replace(_BASE, pattern=0.05),
+    "astigmatism 1500-2500 Å": replace(_BASE, astigmatism=(1500.0, 2500.0)),
+    "0.5 Å pixels": replace(_BASE, pixel_size=0.5, size=(2048, 2048), counts=10.0),
+    "1.8 Å pixels": replace(_BASE, pixel_size=1.8),
+    "not square, odd": replace(_BASE, size=(1009, 1322)),
+}
+EMPTY = ("white", "aggregate", "crystal spots", "discs", "edge", "gain pattern", "ice in focus", "crystalline ice")
+
+
+def empty(kind: str, rng: np.random.Generator, size: int = 768) -> np.ndarray:
+    """A field without a CTF, 1 Å/px, 30 e⁻/px: (size, size) float32."""
+    ky, kx = _frequencies((size, size), 1.0)
+    k = np.hypot(ky, kx)
+    y, x = np.mgrid[:size, :size]
+    image = np.zeros((size, size))
+
+    def noise(amplitude: np.ndarray) -> np.ndarray:
+        return np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size, size))) * amplitude, s=(size, size))
+
+    if kind == "aggregate":
+        image = noise(rng.uniform(2.0, 30.0) / (1.0 + (k * 60.0) ** 2))
+    elif kind == "crystal spots":
+        for _ in range(30):
+            f, angle = rng.uniform(0.1, 0.32), rng.uniform(0.0, math.pi)
+            wave = 2.0 * math.pi * f * (x * math.cos(angle) + y * math.sin(angle))
+            image += 0.05 * rng.uniform(0.3, 2.0) * np.cos(wave + rng.uniform(0.0, 6.0))
+    elif kind == "discs":
+        for _ in range(rng.integers(1, 12)):
+            inside = (y - rng.uniform(0, size)) ** 2 + (x - rng.uniform(0, size)) ** 2 < rng.uniform(10, 150) ** 2
+            image -= rng.uniform(0.2, 0.9) * inside
+    elif kind == "edge":
+        angle = rng.uniform(0.0, math.pi)
+        across = (x - size / 2) * math.cos(angle) + (y - size / 2) * math.sin(angle)
+        image -= rng.uniform(0.3, 1.0) * (across > rng.uniform(-200.0, 200.0))
+    elif kind == "gain pattern":
+        image += 0.1 * np.random.default_rng(3).standard_normal((size, size)) + 0.05 * ((x // 64) % 2)
+    elif kind == "ice in focus":
+        image = noise(ice_amplitude(k.astype(np.float32)) * 0.15)
+    elif kind == "crystalline ice":
+        image = noise(_crystalline(k) * rng.uniform(0.05, 0.2))
+    return rng.poisson(30.0 * np.clip(1.0 + image, 0.0, None)).astype(np.float32)
