@@ -118,7 +118,10 @@ def of_scene(name: str, scene: Scene, number: int, seed: int, *, with_floor: boo
         "CPU-s": float(np.median(cpu)),
     }
     if floors:
-        row |= {"floor mean": float(np.mean([f[0] for f in floors])), "floor comp.": float(np.mean([f[1] for f in floors]))}
+        row |= {
+            "floor mean": float(np.mean([f[0] for f in floors])),
+            "floor comp.": float(np.mean([f[1] for f in floors])),
+        }
     return row
 
 
@@ -153,7 +156,13 @@ def of_faint(ice: float, number: int, seed: int) -> dict[str, object]:
             kept += 1
             off += abs(row["pull"]) > 4.0
             sds.append(found.defocus_sd_angstrom)
-    return {"ice": ice, "n": number, "kept": kept, "> 4 sd off": off, "median sd": float(np.median(sds)) if sds else math.nan}
+    return {
+        "ice": ice,
+        "n": number,
+        "kept": kept,
+        "> 4 sd off": off,
+        "median sd": float(np.median(sds)) if sds else math.nan,
+    }
 
 
 def of_real(band: tuple[float, float]) -> list[dict[str, object]]:

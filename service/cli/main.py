@@ -280,7 +280,19 @@ def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
 
 for command in (train_model, probe_model, train_super_resolution):
     models.add_command(command)
-for command in (check_config, process, motion, ctf, quality, super_resolve, denoise, make_gain, movies, models, journal):
+for command in (
+    check_config,
+    process,
+    motion,
+    ctf,
+    quality,
+    super_resolve,
+    denoise,
+    make_gain,
+    movies,
+    models,
+    journal,
+):
     cli.add_command(command)
 
 

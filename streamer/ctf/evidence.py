@@ -119,7 +119,8 @@ def _followed(fit: Fit, lens: Lens) -> float | None:
     inside = (cells.k >= starts[:, None]) & (cells.k < starts[:, None] + _BAND)
     shared, own = inside @ shared, inside @ own
     z = shared / np.sqrt(np.maximum(own, 1e-30))
-    known = own > _LEAST_Z**2  # a band where even perfect rings would not show is no gap
+    # where rings of the least depth would not show, their absence says nothing
+    known = own > (_LEAST_Z / _LEAST_DEPTH) ** 2
     passed = (shared > _LEAST_DEPTH * own) & (z > _LEAST_Z)
     end = _end_of_run(passed, known | passed, z)
     return None if end is None else float(1.0 / min(starts[end] + _BAND, cells.k[-1]))

@@ -46,7 +46,13 @@ class Merged:
 
 
 def merged(
-    cells: Cells, lens: Lens, defocus: float, astigmatism: tuple[float, float], dispersion: float, taper: float, phase: float
+    cells: Cells,
+    lens: Lens,
+    defocus: float,
+    astigmatism: tuple[float, float],
+    dispersion: float,
+    taper: float,
+    phase: float,
 ) -> Merged:
     """Merge along k² by the defocus and across directions by the astigmatism, both in Å; ``phase`` 0: not at all."""
     half = float(np.hypot(*astigmatism))

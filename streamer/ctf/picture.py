@@ -105,7 +105,9 @@ def svg(png: bytes, highest: float, found: Estimate) -> str:
         radius = middle / (resolution * highest)
         if radius < middle:
             parts.append(f'<circle cx="{middle}" cy="{middle}" r="{radius:.1f}" fill="none" stroke="#e66100"/>')
-            parts.append(f'<text x="{middle + 3}" y="{middle - radius + 13:.1f}" fill="#e66100">{resolution:g} Å</text>')
+            parts.append(
+                f'<text x="{middle + 3}" y="{middle - radius + 13:.1f}" fill="#e66100">{resolution:g} Å</text>'
+            )
     embedded = base64.b64encode(png).decode()
     height = _SIDE + _CURVE_HEIGHT + 2 * _MARGIN
     return "\n".join([
@@ -150,7 +152,9 @@ def _curve(found: Estimate) -> list[str]:
         if low < 1.0 / resolution < high:
             x = _MARGIN / 2 + (1.0 / resolution - low) / (high - low) * (_CURVE_WIDTH - _MARGIN)
             marks.append(f'<path d="M{x:.1f} {top}v{_CURVE_HEIGHT}" stroke="#ddd"/>')
-            marks.append(f'<text x="{x:.1f}" y="{top + _CURVE_HEIGHT + 16}" text-anchor="middle">{resolution:g} Å</text>')
+            marks.append(
+                f'<text x="{x:.1f}" y="{top + _CURVE_HEIGHT + 16}" text-anchor="middle">{resolution:g} Å</text>'
+            )
     legend = f'<text x="{_CURVE_WIDTH - 8}" y="{top + 12}" text-anchor="end">'
     legend += '<tspan fill="#5d3a9b">data</tspan> <tspan fill="#e66100">fit</tspan></text>'
     return [*marks, line(observed, "#5d3a9b"), line(expected, "#e66100"), legend]

@@ -155,9 +155,7 @@ def _astigmatisms() -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-def _added(
-    values: NDArray[np.complex128], z: NDArray[np.int64], shifts: NDArray[np.int64]
-) -> NDArray[np.complex128]:
+def _added(values: NDArray[np.complex128], z: NDArray[np.int64], shifts: NDArray[np.int64]) -> NDArray[np.complex128]:
     """Sum over sectors of each one's value at its own defocus; negative defocus wraps to the end of the transform."""
     total = np.zeros(len(z), dtype=np.complex128)
     length = values.shape[1]
