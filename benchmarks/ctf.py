@@ -1,4 +1,4 @@
-"""CTF estimation: accuracy beside the Cramér-Rao floor of the same simulation, honesty, false alarms, real spectra, time.
+"""CTF estimation: accuracy beside the Cramér-Rao floor, honesty, false alarms, real spectra, time.
 
     PYTHONPATH=. python benchmarks/ctf.py [anchor scenes empty faint real time] [--micrographs N] [--seed S]
 
@@ -12,6 +12,7 @@ import argparse
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mrcfile
 import numpy as np
@@ -20,8 +21,11 @@ import torch
 from benchmarks.ctf_scenes import EMPTY, SCENES, Scene, Truth, ctf, drawn, empty, envelope_of, micrograph
 from benchmarks.harness import measured, table
 from streamer.ctf import polar
-from streamer.ctf.estimate import CtfFigures, SearchRange, estimate_ctf
+from streamer.ctf.estimate import SearchRange, estimate_ctf
 from streamer.ctf.lens import lens_of
+
+if TYPE_CHECKING:
+    from streamer.ctf_figures import CtfFigures
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "relion-tutorial-10204"
 _FAR = 300.0

@@ -2,7 +2,7 @@
 
 Weak-phase images at their full size, periodic over twice the field, so that waves leave and enter the field as they
 do in a microscope. Amorphous ice with the structure factor of water, optionally particles, carbon, crystalline ice,
-drift, a phase plate, a gain pattern; Poisson counts. The CTF here is written out in numpy, independently of the estimator.
+drift, a phase plate, a gain pattern; Poisson counts. The CTF here is written out apart from the estimator's.
 """
 
 from __future__ import annotations
@@ -178,22 +178,27 @@ def empty(kind: str, rng: np.random.Generator, size: int = 768) -> np.ndarray:
     if kind == "aggregate":
         image = noise(rng.uniform(2.0, 30.0) / (1.0 + (k * 60.0) ** 2))
     elif kind == "crystal spots":
-        for _ in range(30):
-            f, angle = rng.uniform(0.1, 0.32), rng.uniform(0.0, math.pi)
-            wave = 2.0 * math.pi * f * (x * math.cos(angle) + y * math.sin(angle))
-            image += 0.05 * rng.uniform(0.3, 2.0) * np.cos(wave + rng.uniform(0.0, 6.0))
+        image = sum(0.05 * rng.uniform(0.3, 2.0) * _wave(x, y, rng) for _ in range(30))
     elif kind == "discs":
-        for _ in range(rng.integers(1, 12)):
-            inside = (y - rng.uniform(0, size)) ** 2 + (x - rng.uniform(0, size)) ** 2 < rng.uniform(10, 150) ** 2
-            image -= rng.uniform(0.2, 0.9) * inside
+        image = -sum(rng.uniform(0.2, 0.9) * _disc(x, y, rng) for _ in range(rng.integers(1, 12)))
     elif kind == "edge":
         angle = rng.uniform(0.0, math.pi)
         across = (x - size / 2) * math.cos(angle) + (y - size / 2) * math.sin(angle)
-        image -= rng.uniform(0.3, 1.0) * (across > rng.uniform(-200.0, 200.0))
+        image = -rng.uniform(0.3, 1.0) * (across > rng.uniform(-200.0, 200.0))
     elif kind == "gain pattern":
-        image += 0.1 * np.random.default_rng(3).standard_normal((size, size)) + 0.05 * ((x // 64) % 2)
+        image = 0.1 * np.random.default_rng(3).standard_normal((size, size)) + 0.05 * ((x // 64) % 2)
     elif kind == "ice in focus":
         image = noise(ice_amplitude(k.astype(np.float32)) * 0.15)
     elif kind == "crystalline ice":
         image = noise(_crystalline(k) * rng.uniform(0.05, 0.2))
     return rng.poisson(30.0 * np.clip(1.0 + image, 0.0, None)).astype(np.float32)
+
+
+def _wave(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    f, angle = rng.uniform(0.1, 0.32), rng.uniform(0.0, math.pi)
+    return np.cos(2.0 * math.pi * f * (x * math.cos(angle) + y * math.sin(angle)) + rng.uniform(0.0, 6.0))
+
+
+def _disc(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size = len(x)
+    return (y - rng.uniform(0, size)) ** 2 + (x - rng.uniform(0, size)) ** 2 < rng.uniform(10, 150) ** 2

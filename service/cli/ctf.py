@@ -12,7 +12,7 @@ from service.printable import printable
 from streamer import jsontext
 
 if TYPE_CHECKING:
-    from streamer.ctf.estimate import CtfFigures
+    from streamer.ctf_figures import CtfFigures
 
 _RESOLUTION = Number(0.5, 1000)
 _DEFOCUS = Number(0.05, 20)

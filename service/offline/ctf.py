@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from streamer.ctf import picture, polar
-from streamer.ctf.estimate import CtfFigures, Estimate, SearchRange, estimate_ctf
+from streamer.ctf.estimate import Estimate, SearchRange, estimate_ctf
 from streamer.ctf.lens import Lens, lens_of
 from streamer.errors import MovieCorrupt, UsageError
 from streamer.quality.images import image_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from service.config import Config
+    from streamer.ctf_figures import CtfFigures
 
 _ASSUMED_KV = 300.0
 _LEAST_PX = 64

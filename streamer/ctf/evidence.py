@@ -9,7 +9,7 @@ the spatial frequency, and where it falls below 0.5 or 0.3.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamer.ctf.lens import Lens
+    from streamer.ctf_figures import State
 
-State = Literal["none", "weak", "good"]
 CTFFIND, CRYOSPARC = 0.5, 0.3
 """Correlations where these programs say that the fit ends."""
 LEAST_GAIN, LEAST_SEARCH = 25.0, 6.5
@@ -97,7 +97,7 @@ def equal_phase(fit: Fit, lens: Lens) -> Curve:
     def averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.bincount(place, n * values.ravel(), len(centre)) / np.maximum(weight, 1e-30)
 
-    weight = np.bincount(place, n, len(centre))
+    weight = np.bincount(place, n, len(centre)).astype(np.float64)
     phase = lens.per_defocus * z * centre - lens.aberration * centre**2 + 2.0 * (fit.values[3] + lens.contrast_phase)
     return Curve(
         k=cells.k,

@@ -231,7 +231,6 @@ def _smoothed(
     basis: NDArray[np.float64], weight: NDArray[np.float64], curve: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Spline coefficients of a curve, (10,)."""
-    weight = weight / max(float(weight.mean()), 1e-30)
-    normal = (basis * weight[:, None]).T @ basis + _WEAK * (roughness() + np.eye(SPLINES))
-    found: NDArray[np.float64] = np.linalg.solve(normal, basis.T @ (weight * curve))
-    return found
+    share = weight / max(float(weight.mean()), 1e-30)
+    normal = (basis * share[:, None]).T @ basis + _WEAK * (roughness() + np.eye(SPLINES))
+    return np.asarray(np.linalg.solve(normal, basis.T @ (share * curve)), dtype=np.float64)

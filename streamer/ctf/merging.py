@@ -68,7 +68,8 @@ def merged(
 
     def added(values: NDArray[np.float64]) -> NDArray[np.float64]:
         rows: NDArray[np.float64] = np.add.reduceat(values, starts, axis=0)
-        return rows.reshape(len(starts), across, -1).sum(2)
+        cells: NDArray[np.float64] = rows.reshape(len(starts), across, -1).sum(2)
+        return cells
 
     counts = added(cells.counts)
     whole = np.maximum(counts, 1e-30)

@@ -1,4 +1,4 @@
-"""Pictures of a spectrum with its fit: data on the left, fit on the right, and the curve along the spatial frequency."""
+"""Pictures of a spectrum with its fit: data left, fit right, and the curve along the spatial frequency."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamer.ctf.estimate import CtfFigures, Estimate
+    from streamer.ctf.estimate import Estimate
     from streamer.ctf.lens import Lens
+    from streamer.ctf_figures import CtfFigures
 
 _SIDE = 512
 """Of the picture, px; even."""
@@ -65,7 +66,7 @@ def _resampled(power: NDArray[np.float64], pixel_size: tuple[float, float]) -> S
 
 
 def _axis(highest: float) -> NDArray[np.float64]:
-    return (np.arange(_SIDE) + 0.5 - _SIDE // 2) * (2.0 * highest / _SIDE)
+    return np.asarray((np.arange(_SIDE) + 0.5 - _SIDE // 2) * (2.0 * highest / _SIDE), dtype=np.float64)
 
 
 def with_fit(spectrum: Spectrum, found: Estimate, lens: Lens) -> Spectrum:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.ctf.polar import Cells
 from streamer.ctf.splines import spline_basis
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from streamer.ctf.polar import Cells
 
 ICE_RINGS = (3.90, 3.66, 3.44, 2.67, 2.25)
 """Å; hexagonal and cubic ice. Three such rings are a perfect Thon pattern of 0.6 µm."""

@@ -138,11 +138,11 @@ def _smooth_mean(deviation: NDArray[np.float64], counts: NDArray[np.float64]) ->
     order = 6
     x = np.linspace(-1.0, 1.0, len(deviation))
     basis = np.polynomial.legendre.legvander(x, order)
-    weight = counts.sum(1)
+    weight = np.asarray(counts.sum(1), dtype=np.float64)
     mean = (counts * deviation).sum(1) / np.maximum(weight, 1e-30)
     normal = (basis * weight[:, None]).T @ basis + 1e-9 * max(weight.sum(), 1.0) * np.eye(order + 1)
-    fitted: NDArray[np.float64] = basis @ np.linalg.solve(normal, basis.T @ (weight * mean))
-    return fitted[:, None]
+    fitted = basis @ np.linalg.solve(normal, basis.T @ (weight * mean))
+    return np.asarray(fitted[:, None], dtype=np.float64)
 
 
 @lru_cache(maxsize=1)

@@ -57,7 +57,8 @@ def spectrum_by_oracle(shape, optics, pixel_size, seed=0):
 @pytest.mark.parametrize("angle", [-70.0, 20.0, 65.0])
 def test_signs_and_angles_are_those_of_torch_ctf(shape, angle):
     optics = Optics(
-        defocus_u_um=1.6, defocus_v_um=1.5, astigmatism_angle_deg=angle, voltage_kv=300, cs_mm=2.7, amplitude_contrast=0.1
+        defocus_u_um=1.6, defocus_v_um=1.5, astigmatism_angle_deg=angle, voltage_kv=300, cs_mm=2.7,
+        amplitude_contrast=0.1,
     )  # fmt: skip
     found = of_picture(spectrum_by_oracle(shape, optics, 1.0))
     assert found.state == "good"
@@ -112,7 +113,8 @@ def test_units_of_the_image_do_not_matter():
 
 def test_amplitudes_and_powers_give_one_answer():
     optics = Optics(
-        defocus_u_um=1.6, defocus_v_um=1.5, astigmatism_angle_deg=30, voltage_kv=300, cs_mm=2.7, amplitude_contrast=0.1
+        defocus_u_um=1.6, defocus_v_um=1.5, astigmatism_angle_deg=30, voltage_kv=300, cs_mm=2.7,
+        amplitude_contrast=0.1,
     )  # fmt: skip
     power = np.mean([spectrum_by_oracle((512, 512), optics, 1.0, seed) for seed in range(8)], axis=0)
     as_power, as_amplitude = of_picture(power), of_picture(np.sqrt(power))
