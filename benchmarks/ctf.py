@@ -25,7 +25,7 @@ from streamer.ctf.estimate import SearchRange, estimate_ctf
 from streamer.ctf.lens import lens_of
 
 if TYPE_CHECKING:
-    from streamer.ctf_figures import CtfFigures
+    from streamer.transfer_figures import CtfFigures
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data" / "relion-tutorial-10204"
 _FAR = 300.0
@@ -34,7 +34,7 @@ _FAR = 300.0
 
 def estimated(image: np.ndarray, scene: Scene, band: tuple[float, float] = (25.0, 3.0)) -> CtfFigures:
     cells = polar.cells_of_image(torch.from_numpy(image), scene.pixel_size, polar.band_of(scene.pixel_size, *band))
-    within = SearchRange(phase_shift=None if scene.phase_deg == (0.0, 0.0) else (0.0, 180.0))
+    within = SearchRange(phase_shift=(0.0, 0.0) if scene.phase_deg == (0.0, 0.0) else (0.0, 180.0))
     lens = lens_of(scene.voltage_kv, scene.cs_mm, scene.amplitude_contrast)
     return estimate_ctf({"sum": cells}, lens, within).figures
 

@@ -12,7 +12,7 @@ from service.printable import printable
 from streamer import jsontext
 
 if TYPE_CHECKING:
-    from streamer.ctf_figures import CtfFigures
+    from streamer.transfer_figures import CtfFigures
 
 _RESOLUTION = Number(0.5, 1000)
 _DEFOCUS = Number(0.05, 20)
@@ -29,22 +29,18 @@ _PHASE = Number(-180, 360)
 @click.option(
     "--fit-band",
     type=(_RESOLUTION, _RESOLUTION),
-    default=(25.0, 3.0),
-    show_default=True,
-    help="Coarse and fine end of what is fitted, Å.",
+    help="Coarse and fine end of what is fitted, Å.  [default: ctf.band_low and ctf.band_high, 25 3]",
 )
 @click.option(
     "--defocus-range",
     type=(_DEFOCUS, _DEFOCUS),
-    default=(0.2, 6.0),
-    show_default=True,
-    help="Minimum and maximum underfocus that are looked for, µm.",
+    help="Minimum and maximum underfocus that are looked for, µm.  [default: ctf.defocus_low_um and …_high_um, 0.2 6]",
 )
 @click.option(
     "--phase-shift",
     type=(_PHASE, _PHASE),
     help="With a phase plate: minimum and maximum phase shift, degrees; the same number twice if it is known."
-    "  [default: no phase plate]",
+    "  [default: ctf.phase_shift_low and …_high, no phase plate]",
 )
 @click.option(
     "--picture",
@@ -56,8 +52,8 @@ _PHASE = Number(-180, 360)
 @click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 def ctf(
     image: Path,
-    fit_band: tuple[float, float],
-    defocus_range: tuple[float, float],
+    fit_band: tuple[float, float] | None,
+    defocus_range: tuple[float, float] | None,
     phase_shift: tuple[float, float] | None,
     picture: Path | None,
     config: Path | None,
@@ -70,14 +66,16 @@ def ctf(
     from service.offline.ctf import CtfRequest, ctf_of
     from streamer.writers.atomic import write_atomically
 
+    settings = load_config(config, overrides)
+    usual = settings.ctf
     request = CtfRequest(
         image=image,
         is_power_spectrum=power_spectrum,
-        fit_band=fit_band,
-        defocus_um=defocus_range,
-        phase_shift=phase_shift,
+        fit_band=fit_band or (usual.band_low, usual.band_high),
+        defocus_um=defocus_range or (usual.defocus_low_um, usual.defocus_high_um),
+        phase_shift=phase_shift or (usual.phase_shift_low, usual.phase_shift_high),
     )
-    figures, drawing = ctf_of(request, load_config(config, overrides), with_picture=picture is not None)
+    figures, drawing = ctf_of(request, settings, with_picture=picture is not None)
     if picture is not None and drawing is not None:
         write_atomically(picture, drawing)
     click.echo(jsontext.shown(figures).decode() if as_json else printable_figures(figures))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from service.config import Config
-    from streamer.ctf_figures import CtfFigures
+    from streamer.transfer_figures import CtfFigures
 
 _ASSUMED_KV = 300.0
 _LEAST_PX = 64
@@ -40,8 +40,8 @@ class CtfRequest:
     fit_band: tuple[float, float]
     """Coarse and fine end, Å."""
     defocus_um: tuple[float, float]
-    phase_shift: tuple[float, float] | None
-    """Degrees."""
+    phase_shift: tuple[float, float]
+    """Degrees; 0 twice: no phase plate."""
 
 
 def ctf_of(request: CtfRequest, config: Config, *, with_picture: bool) -> tuple[CtfFigures, bytes | None]:
@@ -60,7 +60,7 @@ def ctf_of(request: CtfRequest, config: Config, *, with_picture: bool) -> tuple[
         raise UsageError("the pixel size is unknown", where=request.image, hint=hint)
     _check_image(image, request)
     band = polar.band_of(pixel_size, *request.fit_band)
-    if not band[1] > 1.5 * band[0]:
+    if not polar.is_wide_enough(band):
         raise UsageError(
             "the pixels are too coarse for the band of the fit",
             where=request.image,
@@ -102,7 +102,7 @@ def _check_ranges(request: CtfRequest) -> None:
             found=f"{low:g} {high:g}",
             hint="give underfocus in µm, such as 0.5 3",
         )
-    if request.phase_shift is not None and request.phase_shift[1] < request.phase_shift[0]:
+    if request.phase_shift[1] < request.phase_shift[0]:
         raise UsageError(
             "the range of the phase shift is empty",
             where="--phase-shift",

@@ -17,7 +17,7 @@ from streamer.ctf.evidence import Evidence, evidence_of
 from streamer.ctf.fit import Fit, approach, fit, model
 from streamer.ctf.merging import COARSE, FINE, merged
 from streamer.ctf.polar import TAPER
-from streamer.ctf_figures import CtfFigures
+from streamer.transfer_figures import CtfFigures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,20 +41,18 @@ class SearchRange:
 
     defocus: tuple[float, float] = (2_000.0, 60_000.0)
     """Mean, Å, positive underfocus."""
-    phase_shift: tuple[float, float] | None = None
-    """Degrees; the same twice: known; None: no phase plate."""
+    phase_shift: tuple[float, float] = (0.0, 0.0)
+    """Degrees; the same twice: it is known, as without a phase plate."""
 
     @property
     def phase_is_free(self) -> bool:
         """Whether the phase shift is fitted."""
-        return self.phase_shift is not None and self.phase_shift[1] > self.phase_shift[0]
+        return self.phase_shift[1] > self.phase_shift[0]
 
     @property
-    def phase_rad(self) -> tuple[float, float] | None:
+    def phase_rad(self) -> tuple[float, float]:
         """The range in rad."""
-        return None if self.phase_shift is None else (
-            math.radians(self.phase_shift[0]), math.radians(self.phase_shift[1])
-        )  # fmt: skip
+        return math.radians(self.phase_shift[0]), math.radians(self.phase_shift[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +162,7 @@ def _with_rings(figures: CtfFigures, best: Fit, evidence: Evidence, within: Sear
     u, v = np.array([1.0, *along]), np.array([1.0, *-along])
     split, turning = (float(np.sqrt(d @ covariance[1:3, 1:3] @ d)) for d in (along, across))
     free = within.phase_is_free
-    fixed = 0.0 if within.phase_shift is None else within.phase_shift[0]
+    fixed = within.phase_shift[0]
     start = fixed if free else 0.0
     weakest = 0.5 * math.atan2(-best.values[5], -best.values[4])
     return replace(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamer.ctf.lens import Lens
-    from streamer.ctf_figures import State
+    from streamer.transfer_figures import State
 
 CTFFIND, CRYOSPARC = 0.5, 0.3
 """Correlations where these programs say that the fit ends."""

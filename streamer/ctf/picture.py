@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from streamer.ctf.estimate import Estimate
     from streamer.ctf.lens import Lens
-    from streamer.ctf_figures import CtfFigures
+    from streamer.transfer_figures import CtfFigures
 
 _SIDE = 512
 """Of the picture, px; even."""

@@ -79,6 +79,11 @@ def band_of(pixel_size: float, coarse: float, fine: float) -> tuple[float, float
     return 1.0 / coarse, min(1.0 / fine, _FINEST / pixel_size)
 
 
+def is_wide_enough(band: tuple[float, float]) -> bool:
+    """Whether a band of spatial frequencies can hold rings at all: coarse pixels may leave nothing of it."""
+    return band[1] > 1.5 * band[0]
+
+
 def cells_of_image(image: Tensor, pixel_size: float, band: tuple[float, float]) -> Cells:
     """Periodogram of a whole field.
 

@@ -66,14 +66,14 @@ class _Sectors:
 
 
 def candidates(
-    cells: Cells, lens: Lens, defocus: tuple[float, float], phase: tuple[float, float] | None, dispersion: float
+    cells: Cells, lens: Lens, defocus: tuple[float, float], phase: tuple[float, float], dispersion: float
 ) -> list[Candidate]:
     """Best peaks of the search, the best first.
 
     Parameters
     ----------
     defocus : range of the mean defocus, Å.
-    phase : range of the phase shift, rad; None: no phase plate.
+    phase : range of the phase shift, rad.
     dispersion : see ``rejection.dispersion_of``.
     """
     sectors = _transform(cells, lens, dispersion)
@@ -168,13 +168,12 @@ def _added(values: NDArray[np.complex128], z: NDArray[np.int64], shifts: NDArray
     return total
 
 
-def _score(total: NDArray[np.complex128], lens: Lens, phase: tuple[float, float] | None) -> NDArray[np.float64]:
+def _score(total: NDArray[np.complex128], lens: Lens, phase: tuple[float, float]) -> NDArray[np.float64]:
     """Strength of rings with the phase that they must have, or with the best one of the range."""
     turned = -total * cmath.exp(-2j * lens.contrast_phase)
-    if phase is None:
-        found: NDArray[np.float64] = turned.real
-        return found
     low, high = phase
+    if low == high == 0.0:
+        return np.asarray(turned.real, dtype=np.float64)
     shift = np.mod(0.5 * np.angle(turned) - low, np.pi)
     beyond = np.where(shift > high - low, np.minimum(shift - (high - low), np.pi - shift), 0.0)
     return np.abs(turned) * np.cos(2.0 * beyond)
@@ -187,7 +186,7 @@ def _likely(score: NDArray[np.float64], a1: float, a2: float) -> NDArray[np.floa
 
 
 def _polished(
-    sectors: _Sectors, lens: Lens, phase: tuple[float, float] | None, defocus: float, start: tuple[float, float]
+    sectors: _Sectors, lens: Lens, phase: tuple[float, float], defocus: float, start: tuple[float, float]
 ) -> Candidate:
     """The peak near a trial, by steps that halve."""
     cos2, sin2 = np.cos(2 * sectors.theta), np.sin(2 * sectors.theta)
@@ -214,8 +213,8 @@ def _polished(
             best, here = max(values), trials[int(np.argmax(values))]
         else:
             step *= 0.5
-    angle = 0.0
-    if phase is not None:
+    angle = phase[0]
+    if phase[1] > phase[0]:
         turned = -total(here) * cmath.exp(-2j * lens.contrast_phase)
         angle = phase[0] + (0.5 * cmath.phase(turned) - phase[0]) % math.pi
         if angle > phase[1]:

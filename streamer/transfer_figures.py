@@ -57,10 +57,8 @@ class CtfFigures:
     anisotropy_b_sd_angstrom2: float | None = None
     anisotropy_angle_deg: float | None = None
     """Direction in which fine detail is weakest, from +x towards +y, above −90 to 90."""
-    second_defocus_angstrom: float | None = None
-    """Mean defocus of something else with rings, such as carbon at another height; None: not seen."""
     spectrum: str = "sum"
     """Which spectrum was fitted: ``sum``, ``groups`` (mean over groups of frames) or ``picture``."""
-    fit_band_angstrom: tuple[float, float] = (0.0, 0.0)
+    fit_band_angstrom: tuple[float, ...] = ()
     """Coarse and fine end of the band, Å."""
     flags: tuple[str, ...] = ()
