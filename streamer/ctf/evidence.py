@@ -28,7 +28,8 @@ LEAST_GAIN, LEAST_SEARCH = 25.0, 6.5
 _GOOD_SEARCH, _GOOD_RESOLUTION = 9.0, 10.0
 _BAND, _BAND_STEP = 0.02, 0.005
 """Å⁻¹: width of the bands of the fit resolution, and from one to the next."""
-_LEAST_DEPTH, _LEAST_Z = 0.5, 3.0
+_LEAST_DEPTH, _LEAST_Z, _LEAST_Z_ALONE = 0.5, 3.0, 4.5
+"""Of a band: depth of its rings over the fitted one, and standard errors; more where the bands before say nothing."""
 _PERIODS = 1.5
 """Periods of the rings that a correlation needs at least."""
 
@@ -122,19 +123,27 @@ def _followed(fit: Fit, lens: Lens) -> float | None:
     # where rings of the least depth would not show, their absence says nothing
     known = own > (_LEAST_Z / _LEAST_DEPTH) ** 2
     passed = (shared > _LEAST_DEPTH * own) & (z > _LEAST_Z)
-    end = _end_of_run(passed, known | passed, z)
+    end = _end_of_run(passed, known, z, alone=z > _LEAST_Z_ALONE)
     return None if end is None else float(1.0 / min(starts[end] + _BAND, cells.k[-1]))
 
 
-def _end_of_run(passed: NDArray[np.bool_], known: NDArray[np.bool_], strength: NDArray[np.float64]) -> int | None:
-    """Last index that passes in the run around the strongest one."""
+def _end_of_run(
+    passed: NDArray[np.bool_], known: NDArray[np.bool_], strength: NDArray[np.float64], *, alone: NDArray[np.bool_]
+) -> int | None:
+    """Last index of the run around the strongest one that passes.
+
+    Parameters
+    ----------
+    known : where failing to pass ends the run; elsewhere it says nothing.
+    alone : what passes even after such places.
+    """
     if not passed.any():
         return None
     end = best = int(np.argmax(np.where(passed, strength, -np.inf)))
     for index in range(best + 1, len(passed)):
-        if passed[index]:
+        if passed[index] and (alone[index] or end == index - 1):
             end = index
-        elif known[index]:
+        elif known[index] and not passed[index]:
             break
     return end
 
@@ -157,7 +166,8 @@ def _correlations(curve: Curve) -> NDArray[np.float64]:
 def _correlated(curve: Curve, values: NDArray[np.float64], threshold: float) -> float | None:
     """Resolution in Å at which a correlation falls below a threshold; None: it never exceeds it."""
     passed = values > threshold
-    end = _end_of_run(passed, curve.weight > 0, values * np.sqrt(np.maximum(curve.weight, 0.0)))
+    strength = values * np.sqrt(np.maximum(curve.weight, 0.0))
+    end = _end_of_run(passed, curve.weight > 0, strength, alone=passed)
     return None if end is None else float(1.0 / curve.k[end])
 
 
