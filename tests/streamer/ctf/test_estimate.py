@@ -171,3 +171,14 @@ def test_too_little_in_the_band_is_said():
     found = figures(simulated()[:64, :64], band=(25.0, 8.0))
     assert found.state == "none"
     assert any("too little" in flag for flag in found.flags)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_cells_of_a_gpu_are_those_of_the_cpu():
+    image, band = torch.as_tensor(simulated()), polar.band_of(1.0, 25.0, 3.0)
+    here, there = (polar.cells_of_image(image.to(device), 1.0, band) for device in ("cpu", "cuda"))
+    np.testing.assert_array_equal(here.counts, there.counts)
+    np.testing.assert_allclose(here.power, there.power, rtol=1e-3, atol=1e-4)
+    a, b = (estimate_ctf({"sum": cells}, LENS).figures for cells in (here, there))
+    assert mean(a) == pytest.approx(mean(b), abs=0.1)
