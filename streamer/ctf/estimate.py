@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _LEAST_COEFFICIENTS = 2000.0
 """In the band; fewer cannot show rings against chance."""
+_LEAST_LEFT = 0.1
+"""Share of the coefficients that has to be left after rejection."""
 _DOUBTFUL_SEARCH, _WIDENED = 13.0, 2.0
 """Below this score neighbouring maxima are nearly as good, of which the curvature at one knows nothing."""
 _SAME = 20.0
@@ -97,10 +99,14 @@ def _estimated(name: str, cells: Cells, lens: Lens, within: SearchRange) -> Esti
     if cells.counts.sum() < _LEAST_COEFFICIENTS or not _has_contrast(cells):
         flag = "ctf: too little in the band to look for rings"
         return Estimate(figures=replace(nothing, flags=(flag,)), fit=None, evidence=None, cells=cells, dispersion=1.0)
+    whole = cells.counts.sum()
     cells = rejection.without_spots(cells)
     dispersion = rejection.dispersion_of(cells)
     cells = rejection.without_streaks(cells, dispersion)
     kept = rejection.without_ice_rings(cells, dispersion)
+    if kept.counts.sum() < _LEAST_LEFT * whole:
+        flag = "ctf: nearly all of the spectrum is lines and spots, in which no rings can be looked for"
+        return Estimate(figures=replace(nothing, flags=(flag,)), fit=None, evidence=None, cells=kept, dispersion=1.0)
     best = best_fit(kept, lens, within, dispersion)
     if best is None:
         return Estimate(figures=nothing, fit=None, evidence=None, cells=kept, dispersion=dispersion)

@@ -26,6 +26,9 @@ CTFFIND, CRYOSPARC = 0.5, 0.3
 LEAST_GAIN, LEAST_SEARCH = 25.0, 6.5
 """Both have to be exceeded, or there are no rings. Gain alone accepts rings of form factors and wrong defocus."""
 _GOOD_SEARCH, _GOOD_RESOLUTION = 9.0, 10.0
+_GOOD_DISPERSION, _MOST_DISPERSION = 1.4, 1.75
+"""Of what a fit to a field leaves, which is 1 where rings and smooth courses are all there is: up-sampled pixels, a
+blurred or a computed image are not."""
 _BAND, _BAND_STEP = 0.02, 0.005
 """Å⁻¹: width of the bands of the fit resolution, and from one to the next."""
 _LEAST_DEPTH, _LEAST_Z, _LEAST_Z_ALONE = 0.5, 3.0, 4.5
@@ -68,6 +71,8 @@ def evidence_of(fit: Fit, lens: Lens) -> Evidence:
     correlations, resolution = _correlations(curve), _followed(fit, lens)
     enough = fit.gain > LEAST_GAIN and fit.score > LEAST_SEARCH
     good = fit.score > _GOOD_SEARCH and resolution is not None and resolution < _GOOD_RESOLUTION
+    if fit.is_of_field:
+        enough, good = enough and fit.dispersion < _MOST_DISPERSION, good and fit.dispersion < _GOOD_DISPERSION
     return Evidence(
         state="none" if not enough else "good" if good else "weak",
         score=_correlation(curve),

@@ -53,6 +53,11 @@ class Fit:
     cells: Merged
 
     @property
+    def is_of_field(self) -> bool:
+        """Whether the cells are a periodogram, whose scatter is known, and not somebody's average."""
+        return self.cells.is_of_field
+
+    @property
     def defocus(self) -> float:
         """Mean defocus, Å."""
         return float(self.values[0])
@@ -125,7 +130,8 @@ def fit(cells: Merged, lens: Lens, start: NDArray[np.float64], score: float, *, 
     best, loss, normal = _scored(cells, lens, start, free, rings=True, rounds=_ROUNDS)
     flat, flat_loss, _ = _scored(cells, lens, best, np.arange(4, len(start)), rings=False, rounds=_ROUNDS)
     covariance = np.zeros((len(start), len(start)))
-    covariance[np.ix_(free, free)] = np.linalg.pinv(normal, hermitian=True)
+    known = bool(np.isfinite(normal).all())
+    covariance[np.ix_(free, free)] = np.linalg.pinv(normal, hermitian=True) if known else np.nan
     used = cells.counts > 0
     power, without = model(cells, lens, best).power, model(cells, lens, flat, rings=False).power
     left = cells.counts * (cells.power / power - 1.0) ** 2

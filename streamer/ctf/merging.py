@@ -37,6 +37,8 @@ class Merged:
     """(radial, splines) of the smooth courses."""
     depth: NDArray[np.float64]
     """Depth of the rings that remains after merging and in the finite field, 0 to 1."""
+    is_of_field: bool
+    """Whether the power is that of a field, and not a picture's."""
     bend: NDArray[np.float64]
     """Phase, rad, that a finite field adds to the rings because they bend over its resolution."""
     lean: NDArray[np.float64]
@@ -101,6 +103,7 @@ def merged(
         k=k,
         basis=basis,
         depth=depth,
+        is_of_field=cells.extent is not None,
         bend=bend,
         lean=lean,
         slope=np.gradient(basis, centre, axis=0),

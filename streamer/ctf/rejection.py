@@ -28,6 +28,8 @@ _MEDIAN_OF_CHANCE = 0.46
 """Median of the squared difference of two means of exponentials over its expectation; 0.455 where many are averaged."""
 _LEAK, _FAR = 0.3, 8.0
 """Leaked power that matters, in units of the background; distance in coefficients where leaking falls faster."""
+_LEAST_DISPERSION = 1e-5
+"""Of a hundred thousand averaged spectra; what scatters less was computed, not recorded."""
 _STREAK, _AROUND, _LEAST_STREAK = 64, 8, 0.25
 """Bins that share a mean, sectors on each side that it is compared with, and least excess: astigmatism is gradual."""
 _STIFF = 8
@@ -156,4 +158,6 @@ def dispersion_of(cells: Cells) -> float:
     variance = 1.0 / np.where(both, n, 1.0) + 1.0 / np.where(both, next_n, 1.0)
     mean = 0.5 * (power + next_power)
     scaled = (power - next_power) ** 2 / (np.maximum(mean, 1e-30) ** 2 * variance)
-    return float(np.median(scaled[both]) / _MEDIAN_OF_CHANCE)
+    found = float(np.median(scaled[both]) / _MEDIAN_OF_CHANCE)
+    # of a field itself it cannot be less: a single bright pixel has a flat spectrum that proves nothing
+    return max(found, 1.0 if cells.extent is not None else _LEAST_DISPERSION)

@@ -173,6 +173,14 @@ def test_too_little_in_the_band_is_said():
     assert any("too little" in flag for flag in found.flags)
 
 
+def test_what_was_computed_is_not_taken_for_rings():
+    """Up-sampled pixels have a spectrum with a dark ring, and periodic lines one with nothing between spots."""
+    noise = np.random.default_rng(0).normal(size=(256, 256))
+    y, x = np.mgrid[:512, :512]
+    for image in (np.kron(noise, np.ones((2, 2))), (x + y) % 2.0, 1.0 * x + y):
+        assert figures(image.astype(np.float32), pixel_size=3.0).state == "none"
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_cells_of_a_gpu_are_those_of_the_cpu():
