@@ -22,6 +22,7 @@ from benchmarks.ctf_scenes import EMPTY, SCENES, Scene, Truth, ctf, drawn, empty
 from benchmarks.harness import measured, table
 from streamer.ctf import polar
 from streamer.ctf.estimate import SearchRange, estimate_ctf
+from streamer.ctf.evidence import LEAST_GAIN, LEAST_SEARCH
 from streamer.ctf.lens import lens_of
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def of_empty(kind: str, number: int, seed: int) -> dict[str, object]:
         "false alarms": sum(alarms),
         "gain max": max(gains),
         "search max": max(scores),
-        "nearest": max(min(g / 25.0, s / 6.5) for g, s in zip(gains, scores, strict=True)),
+        "nearest": max(min(g / LEAST_GAIN, s / LEAST_SEARCH) for g, s in zip(gains, scores, strict=True)),
     }
 
 

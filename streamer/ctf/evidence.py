@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CTFFIND, CRYOSPARC = 0.5, 0.3
 """Correlations where these programs say that the fit ends."""
-LEAST_GAIN, LEAST_SEARCH = 25.0, 6.5
+LEAST_GAIN, LEAST_SEARCH = 35.0, 7.2
 """Both have to be exceeded, or there are no rings. Gain alone accepts rings of form factors and wrong defocus."""
 _GOOD_SEARCH, _GOOD_RESOLUTION = 9.0, 10.0
 _GOOD_DISPERSION, _MOST_DISPERSION = 1.4, 1.75
