@@ -146,7 +146,7 @@ class Config(DataPathSettings, frozen=True):
 
 TABLES = (
     *("instance", "session", "watch", "movie", "eer", "gain", "motion", "super_resolution", "denoise"),
-    *("session_model", "quality", "outputs", "events", "metrics", "overload", "compute"),
+    *("session_model", "ctf", "quality", "outputs", "events", "metrics", "overload", "compute"),
 )
 """In the order of the commented default: from what is set first to what is seldom touched."""
 ANY_FREE_PORTS = """

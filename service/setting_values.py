@@ -45,6 +45,8 @@ QUANTITIES: Mapping[str, Quantity] = {
     "denoise.low": RESOLUTION,
     "quality.band_low": RESOLUTION,
     "quality.band_high": RESOLUTION,
+    "ctf.band_low": RESOLUTION,
+    "ctf.band_high": RESOLUTION,
 }
 """Settings that are quantities of the microscope."""
 _CALIBRATION = "pixel_size_by_magnification"
@@ -207,7 +209,8 @@ def check_numbers(settings: DataPathSettings, where: str) -> None:
             hint = "leave it out if it is unknown"
             found = f"movie.{key} = {value}"
             raise ConfigError("must be positive", where=where, expected="> 0", found=found, hint=hint)
-    for table, low, high in (("quality", "band_low", "band_high"), ("denoise", "low", "resolution")):
+    bands = (("quality", "band_low", "band_high"), ("denoise", "low", "resolution"), ("ctf", "band_low", "band_high"))
+    for table, low, high in bands:
         coarse, fine = getattr(getattr(settings, table), low), getattr(getattr(settings, table), high)
         if coarse <= fine:
             raise ConfigError(
@@ -216,6 +219,22 @@ def check_numbers(settings: DataPathSettings, where: str) -> None:
                 expected=f"{table}.{low} > {table}.{high}",
                 found=f"{coarse:g} and {fine:g} Å",
                 hint="both are in Å, the coarse end is the larger number",
+            )
+    _check_ranges(settings, where)
+
+
+def _check_ranges(settings: DataPathSettings, where: str) -> None:
+    ctf = settings.ctf
+    defocus = "defocus", ctf.defocus_low_um, ctf.defocus_high_um, ctf.defocus_low_um < ctf.defocus_high_um
+    phase = "phase_shift", ctf.phase_shift_low, ctf.phase_shift_high, ctf.phase_shift_low <= ctf.phase_shift_high
+    for name, least, most, is_range in (defocus, phase):
+        if not is_range:
+            raise ConfigError(
+                "the range is empty",
+                where=where,
+                expected=f"the low end of ctf.{name} below its high end",
+                found=f"{least:g} and {most:g}",
+                hint="exchange the two",
             )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from streamer.movie_record import ModelRef, MovieQuality, MovieSource
     from streamer.records import GroupSums, HalfSums, Spectrum
     from streamer.super_resolution.step import SuperResolvedMovie
+    from streamer.transfer_figures import CtfFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,5 +37,6 @@ class Micrograph:
     model: ModelRef | None
     source: MovieSource
     flags: tuple[str, ...]
+    ctf: CtfFigures | None = None
     shed: tuple[str, ...] = ()
     """What was left out: preview (the pictures), denoise, super-resolution."""

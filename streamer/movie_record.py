@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from streamer.errors import Reason
+from streamer.transfer_figures import CtfFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +320,8 @@ class MovieRecord:
     """What was left out because the daemon could not keep up: preview, denoise, super-resolution."""
     source: MovieSource | None = None
     metrics: MovieQuality | None = None
+    ctf: CtfFigures | None = None
+    """Of the aligned sum; None: not estimated, because the voltage is unknown or the settings say so."""
     restoration: Literal["none", "wiener", "network"] | None = None
     model: ModelRef | None = None
     outputs: list[OutputFile] = field(default_factory=list)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from streamer import dose, restore
 from streamer.band import band_of
+from streamer.ctf.of_sum import ctf_of_sum
 from streamer.detector.correction import correction_for, defects_of, known_defects
 from streamer.detector.defect_search import find_defects
 from streamer.detector.fixed_pattern import what_is_left
@@ -167,6 +168,8 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     with stage("quality"):
         spectrum = estimators.measure(sums)
         judged = judged_part(sums, spectrum, find_not_specimen(sums))
+    with stage("ctf"):
+        ctf = ctf_of_sum(sums, source, settings.ctf)
     with stage("restore"):
         propose = None if "denoise" in instructions.shed else job.propose
         proposal = restore.ask_network(propose, sums, spectrum, pattern_stays=frames.pattern_stays)
@@ -184,8 +187,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
             instructions=instructions,
         )
     with stage("figures"):
-        # what is published has a line for each frame of the file
-        in_file = at_all_frames(motion, frames.kept, source.n_frames)
+        in_file = at_all_frames(motion, frames.kept, source.n_frames)  # what is published has a line for each frame
         metrics = movie_quality(
             sums, spectrum, proposal.correction, in_file, frames, settings.quality, super_resolution.verdict, judged
         )
@@ -204,6 +206,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         restoration=restoration,
         model=proposal.model if restoration == "network" else None,
         source=source,
+        ctf=ctf,
         shed=instructions.shed,
         flags=(*frames.flags, *instructions.notes, *proposal.flags, *super_resolution.flags, *motion.flags, *seen),
     )

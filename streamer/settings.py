@@ -259,6 +259,20 @@ class QualitySettings(Table, frozen=True):
     ] = 6.0
 
 
+class CtfSettings(Table, frozen=True):
+    """Defocus and astigmatism."""
+
+    enabled: Annotated[bool, Meta(description="false: the CTF is not estimated")] = True
+    band_low: Annotated[float, Meta(gt=0, description="coarse end of what is fitted, Å")] = 25.0
+    band_high: Annotated[float, Meta(gt=0, description="fine end, Å (Nyquist if that is coarser)")] = 3.0
+    defocus_low_um: Annotated[float, Meta(gt=0, description="least underfocus that is looked for, µm")] = 0.2
+    defocus_high_um: Annotated[float, Meta(gt=0, le=20, description="largest, µm")] = 6.0
+    phase_shift_low: Annotated[
+        float, Meta(ge=-180, le=360, description="with a phase plate: least phase shift, degrees; both 0: none")
+    ] = 0.0
+    phase_shift_high: Annotated[float, Meta(ge=-180, le=360, description="largest; both the same: it is known")] = 0.0
+
+
 class OutputSettings(Table, frozen=True):
     """What is written."""
 
@@ -314,6 +328,7 @@ class DataPathSettings(Table, frozen=True):
     super_resolution: SuperResolutionSettings = SuperResolutionSettings()
     denoise: DenoiseSettings = DenoiseSettings()
     quality: QualitySettings = QualitySettings()
+    ctf: CtfSettings = CtfSettings()
     outputs: OutputSettings = OutputSettings()
     compute: ComputeSettings = ComputeSettings()
 

@@ -17,7 +17,7 @@ from service.cli.main import cli
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("streamer", "models", "service") for path in (ROOT / package).rglob("*.py"))
 COMMANDS = {
-    *("demo", "run", "process", "monitor", "subscribe", "pick", "simulate", "motion", "quality"),
+    *("demo", "run", "process", "monitor", "subscribe", "pick", "simulate", "motion", "ctf", "quality"),
     *("super-resolve", "denoise", "gain", "movies", "models", "journal", "init", "check-config"),
 }
 

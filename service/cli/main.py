@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from service.cli.check_config import check_config
+from service.cli.ctf import ctf
 from service.cli.denoising import denoise, probe_model, train_model
 from service.cli.files import motion, process, quality
 from service.cli.gain import gain as make_gain
@@ -287,7 +288,19 @@ def demo(directory: Path, movies: int, seed: int, minutes: float) -> int:
 
 for command in (train_model, probe_model, train_super_resolution):
     models.add_command(command)
-for command in (check_config, process, motion, quality, super_resolve, denoise, make_gain, movies, models, journal):
+for command in (
+    check_config,
+    process,
+    motion,
+    ctf,
+    quality,
+    super_resolve,
+    denoise,
+    make_gain,
+    movies,
+    models,
+    journal,
+):
     cli.add_command(command)
 
 

@@ -76,6 +76,8 @@ _EXPOSURE = (
     ("--amplitude-contrast", "movie.amplitude_contrast", "Amplitude contrast, a fraction."),
     ("--dose-per-frame", "movie.dose_per_frame", "Dose per frame, e⁻/Å²."),
 )
+_OPTICS = 4
+"""How many of them an image needs that is no movie."""
 
 
 def configured(command: Command) -> Command:
@@ -88,13 +90,14 @@ def configured(command: Command) -> Command:
     )(command)
 
 
+def optics(command: Command) -> Command:
+    """Add pixel size and the microscope's constants; each overrides a setting in ``[movie]``."""
+    return _with_options(command, _EXPOSURE[:_OPTICS])
+
+
 def exposure(command: Command) -> Command:
     """Add the exposure options; each overrides a setting in ``[movie]``."""
-    for option, setting, text in _EXPOSURE:
-        number = Physical(QUANTITIES[setting])
-        command = click.option(option, type=number, callback=_as_override(setting), expose_value=False, help=text)(
-            command
-        )
+    command = _with_options(command, _EXPOSURE)
     return click.option(
         "--gain",
         type=str,
@@ -102,6 +105,15 @@ def exposure(command: Command) -> Command:
         expose_value=False,
         help="Gain reference to apply.",
     )(command)
+
+
+def _with_options(command: Command, options: tuple[tuple[str, str, str], ...]) -> Command:
+    for option, setting, text in options:
+        number = Physical(QUANTITIES[setting])
+        command = click.option(option, type=number, callback=_as_override(setting), expose_value=False, help=text)(
+            command
+        )
+    return command
 
 
 def _as_override(setting: str) -> Callable[[click.Context, click.Parameter, Any], Any]:

@@ -139,6 +139,7 @@ def write_outputs(
         shed=list(micrograph.shed),
         source=micrograph.source,
         metrics=micrograph.metrics,
+        ctf=micrograph.ctf,
         restoration=micrograph.restoration,
         model=micrograph.model,
         outputs=directory.files,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from streamer.movie_record import MovieRecord
+    from streamer.transfer_figures import CtfFigures
 
 Value = str | int | float
 
@@ -22,6 +23,9 @@ ROLE_MICROGRAPH, ROLE_EVEN, ROLE_ODD, ROLE_MOTION = "micrograph", "even", "odd",
 
 NOT_OBSERVED = -9999.0
 """What RELION's own tables say of motion that was not observed: a column needs a number in each line."""
+
+NO_RESOLUTION = 999.0
+"""Å: where no rings are followed. Programs select by ``rlnCtfMaxResolution`` below a value."""
 
 _VERSION = "# version 30001"
 END_OF_TABLE = " \n"
@@ -55,6 +59,7 @@ class MicrographRow:
     total_motion_angstrom: float | None
     early_motion_angstrom: float | None
     late_motion_angstrom: float | None
+    ctf: CtfFigures | None = None
 
 
 def micrograph_row(record: MovieRecord) -> MicrographRow | None:
@@ -85,6 +90,7 @@ def micrograph_row(record: MovieRecord) -> MicrographRow | None:
         total_motion_angstrom=metrics.total_motion_angstrom,
         early_motion_angstrom=metrics.early_motion_angstrom,
         late_motion_angstrom=metrics.late_motion_angstrom,
+        ctf=record.ctf,
     )
 
 
@@ -112,6 +118,8 @@ def micrographs_head(groups: dict[Optics, int], *, left_out: int = 0) -> str:
         *("rlnMicrographName", "rlnMicrographMetadata", "rlnOpticsGroup"),
         *("rlnAccumMotionTotal", "rlnAccumMotionEarly", "rlnAccumMotionLate"),
         *("rlnMicrographNameEven", "rlnMicrographNameOdd"),
+        *("rlnDefocusU", "rlnDefocusV", "rlnCtfAstigmatism", "rlnDefocusAngle", "rlnPhaseShift"),
+        *("rlnCtfFigureOfMerit", "rlnCtfMaxResolution"),
     )
     note = f"# {left_out} finished movies are left out: their voltage is unknown or their name does not fit\n"
     return (note if left_out else "") + _optics_table(groups) + _head("micrographs", labels)
@@ -121,7 +129,22 @@ def micrograph_line(row: MicrographRow, group: int) -> str:
     """Write the line of one micrograph of this optics group."""
     known = row.total_motion_angstrom, row.early_motion_angstrom, row.late_motion_angstrom
     motion = [NOT_OBSERVED if value is None else value for value in known]
-    return _line((row.micrograph, row.motion, group, *motion, row.even, row.odd))
+    return _line((row.micrograph, row.motion, group, *motion, row.even, row.odd, *_ctf_values(row.ctf)))
+
+
+def _ctf_values(ctf: CtfFigures | None) -> tuple[float, ...]:
+    """Defocus, angle, phase shift and figures of merit; an unknown one is what no selection by resolution lets pass."""
+    if ctf is None or ctf.defocus_u_angstrom is None or ctf.defocus_v_angstrom is None:
+        return NOT_OBSERVED, NOT_OBSERVED, 0.0, 0.0, 0.0, 0.0, NO_RESOLUTION
+    return (
+        ctf.defocus_u_angstrom,
+        ctf.defocus_v_angstrom,
+        ctf.astigmatism_angstrom or 0.0,
+        ctf.astigmatism_angle_deg or 0.0,
+        ctf.phase_shift_deg or 0.0,
+        ctf.score or 0.0,
+        ctf.fit_resolution_angstrom or NO_RESOLUTION,
+    )
 
 
 def motion_star(

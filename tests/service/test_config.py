@@ -42,6 +42,8 @@ def test_values_of_the_file_and_overrides_that_come_last(tmp_path):
         ("[watch]\nsettle_s = nan", "settle_s"),
         ("[movie]\npixel_size = 0.0", "must be positive; expected > 0; found movie.pixel_size = 0.0"),
         ("[movie]\ndose_per_frame = inf", "not a finite number"),
+        ("[ctf]\ndefocus_low_um = 3\ndefocus_high_um = 1", "the range is empty; expected the low end of ctf.defocus"),
+        ("[ctf]\nphase_shift_low = 90", "the range is empty; expected the low end of ctf.phase_shift"),
         ("[quality]\nband_low = 5.0", "the band is empty; expected quality.band_low > quality.band_high"),
         ("[outputs]\ndtype = 'float64'", "float64"),
         ("[instance]\nname = 'my scope'", "not a valid name; expected letters, digits"),

@@ -259,6 +259,7 @@ def test_whoever_waits_is_told_of_each_stage(root, path, gain, tmp_path):
         "fuse",
         "split",
         "quality",
+        "ctf",
         "restore",
         "super_resolve",
         "figures",

@@ -65,6 +65,7 @@ def test_a_movie_event_is_the_record_flattened_below_its_envelope() -> None:
         "shed",
         "source",
         "metrics",
+        "ctf",
         "restoration",
         "model",
         "outputs",

@@ -42,6 +42,7 @@ from streamer.movie_record import (
     SuperResolutionVerdict,
     Times,
 )
+from streamer.transfer_figures import CtfFigures
 from tests.service_samples import Server, append, lose, wait_until
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ TABLES: dict[str, type] = {
     "`source`": MovieSource,
     "`source.acquisition`": Acquisition,
     "`metrics`": MovieQuality,
+    "`ctf`": CtfFigures,
     "`metrics.sr`": SuperResolutionVerdict,
     "`metrics.score`": ModelScore,
     "`model` of a movie, `metrics.sr.model`": ModelRef,
