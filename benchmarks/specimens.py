@@ -5,7 +5,8 @@
 Textures of micrographs from ``benchmarks.quick_fields``, kept between runs; what is not specimen is left out where the
 product finds it (``streamer.quality.not_specimen``). Each session of one specimen is gone through in many orders. The
 control is the former rule on the same fields with nothing left out: two movies in a row that are odd by the spread of
-clean sessions. The specimens and fields were not used to measure the spread; ``--spread`` measures it anew.
+clean sessions. The fields, and the specimens but apoferritin, were not used to measure the spread; ``--spread``
+measures it anew.
 """
 
 from __future__ import annotations
