@@ -125,7 +125,9 @@ def shown(model: SessionModel, sums: HalfSums, truth: Tensor) -> dict[str, objec
 def structure(directory: Path | None, index: int) -> Specimen:
     """A real structure where there are any, else a random protein."""
     known = sorted(directory.glob("*.pdb.gz")) if directory else []
-    return read_model(known[37 * index % len(known)]) if known else random_protein(7000 + index, 1500 + 400 * (index % 5))
+    if known:
+        return read_model(known[37 * index % len(known)])
+    return random_protein(7000 + index, 1500 + 400 * (index % 5))
 
 
 def rows_of(model: SessionModel, names: list[str], seeds: int, side: int, directory: Path | None) -> list[dict]:  # type: ignore[type-arg]
@@ -141,7 +143,8 @@ def rows_of(model: SessionModel, names: list[str], seeds: int, side: int, direct
         if before is not None and before.shape == sums.shape and name == "clean":
             mixed = replace(sums, odd=before.odd)
             control = shown(model, mixed, truth)
-            rows += [{"scene": "control: another's half", "structure": specimen.name, "seed": seed} | control] * bool(control)
+            if control:
+                rows.append({"scene": "control: another's half", "structure": specimen.name, "seed": seed} | control)
         before = sums
     return rows
 
@@ -165,22 +168,32 @@ def main() -> None:
     torch.set_num_threads(1)
     model = SessionModel(given.model)
     rows = rows_of(model, given.scenes, given.seeds, given.side, given.structures)
-    gains = np.array([row["gain"] for row in rows])
-    helpful = np.array([row["bare"] > 1.05 for row in rows])
-    refused = np.array([bool(row["refused"]) for row in rows])
-    said = [row["said"] / row["gain"] for row in rows if row["said"] and not row["refused"]]
+    header = ["scene", "structure", "seed", "Wiener", "bare network", "served", "largest pixel, bare", "served "]
     table(
         "served pictures of dirty fields",
-        ["scene", "structure", "seed", "Wiener", "bare network", "served", "largest pixel, bare", "served ", "share",
-         "said of the picture", "of a half", "refused"],
+        [*header, "share", "said of the picture", "of a half", "refused"],
         [_line(row) for row in rows],
-        f"gain over the Wiener filter by the truth, 100-6 Å. Served below .98: {int((gains < 0.98).sum())} of {len(rows)}, "
-        f"bare: {sum(row['bare'] < 0.98 for row in rows)}. Pixel above 1.5: {sum(row['pixel'] > 1.5 for row in rows)}, "
-        f"bare: {sum(row['pixel_bare'] > 1.5 for row in rows)}. Helpful (bare above 1.05): {int(helpful.sum())}, refused "
-        f"of these {int((helpful & refused).sum())}. Median gain {np.median(gains):.2f}, bare "
-        f"{np.median([row['bare'] for row in rows]):.2f}. Said over true: {np.quantile(said, [0.05, 0.5, 0.95]).round(3)}. "
-        f"{np.mean([row['cpu'] for row in rows]):.2f} CPU-s per movie.",
-    )  # fmt: skip
+        summary(rows),
+    )
+
+
+def summary(rows: list[dict]) -> str:  # type: ignore[type-arg]
+    """What all rows together say."""
+
+    def column(name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows])
+
+    gain, alone, refused = column("gain"), column("bare"), column("refused") != ""
+    said = [row["said"] / row["gain"] for row in rows if row["said"] and not row["refused"]]
+    return (
+        "gain over the Wiener filter by the truth, 100-6 Å. "
+        f"Served below .98: {(gain < 0.98).sum()} of {len(rows)}, bare: {(alone < 0.98).sum()}. "
+        f"Pixel above 1.5: {(column('pixel') > 1.5).sum()}, bare: {(column('pixel_bare') > 1.5).sum()}. "
+        f"Helpful (bare above 1.05): {(alone > 1.05).sum()}, of these refused: {((alone > 1.05) & refused).sum()}. "
+        f"Median gain {np.median(gain):.2f}, bare {np.median(alone):.2f}. "
+        f"Said over true: {np.quantile(said, [0.05, 0.5, 0.95]).round(3)}. "
+        f"{column('cpu').mean():.2f} CPU-s per movie."
+    )
 
 
 if __name__ == "__main__":

@@ -286,6 +286,7 @@ class Correction:
     score: ModelScore | None = None
     """How it did on this movie's halves; None where it has learned from the movie."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSums:
     """Frame-group sums that a session model learns from."""

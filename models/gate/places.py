@@ -29,8 +29,10 @@ _CELL = 8
 """px of the band that share one value of the map; sizes of bands are multiples of it."""
 _REACH = 2.0
 """Cells; standard deviation of the window in which evidence is collected."""
-_PRIOR = 8.0
-"""Weight of what is usual in this movie, in units of a squared change that unit noise judges: λ is known to ±0.35."""
+_PRIOR = 16.0
+"""Weight of what is usual in this movie, in units of a squared change that unit noise judges: λ is known to ±¼."""
+_MOST = 0.8
+"""Share of the cells that are changed less than the most that one counts for."""
 _ALIKE = (0.6, 1.6)
 """How much of the whole's change the halves' must explain, at the movie's middle, to count as the same change."""
 
@@ -83,7 +85,7 @@ def judged_by_place(changes: tuple[Tensor, Tensor], missing: tuple[Tensor, Tenso
     agreed = _collected(even * missing_even + odd * missing_odd)
     changed = _collected(even.square() + odd.square())
     # half of the window's weight is independent evidence: ∫g² = ½∫g
-    usual = _middle(agreed / changed.clamp(min=1e-12)).clamp(0.0, 1.0)
+    usual = _usual(agreed / changed.clamp(min=1e-12), changed).clamp(0.0, 1.0)
     known = 2.0 * changed + _PRIOR
     # cut off at 1, chance would only ever take away: a standard error is given back where the network is usually right
     weight = ((2.0 * agreed + _PRIOR * usual) / known + usual / known.sqrt()).clamp(0.0, 1.0)
@@ -120,6 +122,20 @@ def _collected(product: Tensor) -> Tensor:
 def _middle(values: Tensor) -> Tensor:
     """(bands, 1, 1) median over the cells."""
     return values.flatten(1).median(1).values[:, None, None]
+
+
+def _usual(shares: Tensor, changed: Tensor) -> Tensor:
+    """(bands, 1, 1) median over the cells, which count by how much is changed in them.
+
+    A sparse field has most cells empty, and they must not decide. Cells where most is changed are often those where the
+    network is at a loss, so that none counts more than most do.
+    """
+    cap = torch.quantile(changed.flatten(1), _MOST, dim=1)[:, None]
+    weight = torch.minimum(changed.flatten(1), cap)
+    order = shares.flatten(1).sort(1)
+    passed = weight.gather(1, order.indices).cumsum(1)
+    middle = (passed < 0.5 * passed[:, -1:]).sum(1, keepdim=True)
+    return order.values.gather(1, middle.clamp(max=order.values.shape[1] - 1))[..., None]
 
 
 def _spread(cells: Tensor, shape: fourier.Shape) -> Tensor:

@@ -132,9 +132,7 @@ def _plane(curve: Tensor, field: Band, band: Band, device: torch.device) -> Tens
 
     The band may be of a wider field, whose rings are finer.
     """
-    place = fourier.radius(band.small, device).double() * (
-        field.pixel_size * min(field.shape) / band.band_pixel_size
-    )
+    place = fourier.radius(band.small, device).double() * (field.pixel_size * min(field.shape) / band.band_pixel_size)
     values = curve.to(device=device, dtype=torch.float64)
     low = place.floor().clamp(max=len(values) - 2)
     index = low.to(torch.int64)

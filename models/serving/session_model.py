@@ -6,6 +6,8 @@ else about networks. Which version is used is decided by the gate and recorded i
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +16,7 @@ from models.gate.guard import Guard, nowhere
 from models.serving.judged import Judged
 from models.settings import is_same_pixel_size
 from models.versions.checkpoint import load_pattern, load_version
+from models.versions.store import BASE
 from streamer.band import band_of
 from streamer.errors import ModelError
 from streamer.movie_record import ModelRef
@@ -22,6 +25,7 @@ from streamer.records import Correction, HalfSums, Spectrum
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.gate.guard import Verdict
     from streamer.band import Band
     from streamer.ctf.transfer import Optics
 
@@ -35,9 +39,19 @@ _COARSER = 1.02
 class SessionModel:
     """One version, loaded."""
 
-    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
-        """Load and check a version; raises ModelError."""
+    def __init__(self, directory: Path, device: torch.device | str = "cpu", rival: Path | None = None) -> None:
+        """Load and check a version; raises ModelError.
+
+        Parameters
+        ----------
+        rival : directory of another version, which serves a movie instead where the movie's halves gain more by it;
+            one that cannot be loaded is none.
+        """
         self.directory = directory
+        self._rival: SessionModel | None = None
+        if rival is not None:
+            with suppress(ModelError):
+                self._rival = SessionModel(rival, device)
         self.net, self.manifest = load_version(directory, device)
         scores = self.manifest.figures.scores if self.manifest.figures else []
         if self.manifest.general:
@@ -51,7 +65,7 @@ class SessionModel:
     def propose(
         self, sums: HalfSums, spectrum: Spectrum, movie_id: str = "", optics: Optics | None = None
     ) -> Correction:
-        """Apply the net to the whole sum and to each half, and let the guard judge the result.
+        """Apply the net to each half, let the guard judge the result, and apply it to the whole sum.
 
         Parameters
         ----------
@@ -64,30 +78,48 @@ class SessionModel:
             If the movie's pixel size is not that of the model's training, if the model needs a CTF and there is none,
             or if the output is not finite.
         """
+        judged, verdict = self.look(sums, spectrum, movie_id, optics)
+        if self._rival is not None and verdict is not None:
+            with suppress(ModelError):
+                other, of_other = self._rival.look(sums, spectrum, movie_id, optics)
+                if of_other is not None and other.band == judged.band and _is_better(of_other, verdict):
+                    return self._rival.correction(other, of_other, movie_id)
+        return self.correction(judged, verdict, movie_id)
+
+    def look(
+        self, sums: HalfSums, spectrum: Spectrum, movie_id: str, optics: Optics | None
+    ) -> tuple[Judged, Verdict | None]:
+        """The net on the halves, and what the guard says of it; None where the net learned from them."""
         manifest = self.manifest
         self._check_pixel_size(sums.pixel_size)
         if manifest.ctf == "flip" and optics is None:
             raise ModelError("the model needs the micrograph's CTF", where=self.directory, hint="denoise --ctf FILE")
         band = band_of(sums.shape, sums.pixel_size, manifest.resolution, manifest.low)
         judged = self._judged(sums, spectrum, band, optics)
-        learned_from = movie_id in manifest.trained_on
-        verdict = None
-        if not learned_from and any(value > 0.0 for _, value in manifest.weight):
-            guard = self._guard if movie_id not in manifest.held_out else self._guard_of_held_out
-            verdict = guard.look(judged.evidence())
+        if movie_id in manifest.trained_on or not any(value > 0.0 for _, value in manifest.weight):
+            return judged, None
+        guard = self._guard if movie_id not in manifest.held_out else self._guard_of_held_out
+        return judged, guard.look(judged.evidence())
+
+    def correction(self, judged: Judged, verdict: Verdict | None, movie_id: str) -> Correction:
+        """What is proposed for the whole sum."""
         whole, (even, odd) = judged.whole(), judged.halves()
         refused = None if verdict is None else verdict.refusal or nowhere(whole.share)
-        shown = None if verdict is None else whole.gain()
+        score = remark = None
+        if verdict is not None:
+            shown = whole.gain() if refused is None else None
+            score = verdict.score(self.manifest.version, shown=shown, share=whole.share)
+            remark = verdict.remark if whole.share >= _CLEAN else None
         return Correction(
             total=whole.image(),
             even=even,
             odd=odd,
-            weight=torch.full_like(spectrum.fftfreq, float(refused is None)),
+            weight=torch.full_like(judged.spectrum.fftfreq, float(refused is None)),
             model=self.reference,
-            learned_from=learned_from,
+            learned_from=movie_id in self.manifest.trained_on,
             refused=refused,
-            remark=None if verdict is None or whole.share < _CLEAN else verdict.remark,
-            score=None if verdict is None else verdict.score(manifest.version, shown=shown, share=whole.share),
+            remark=remark,
+            score=score,
         )
 
     def _judged(self, sums: HalfSums, spectrum: Spectrum, band: Band, optics: Optics | None) -> Judged:
@@ -122,6 +154,17 @@ class SessionModel:
                 found=f"{pixel_size:g} Å/px",
                 hint="use a version that was trained on movies of this pixel size",
             )
+
+
+def _is_better(one: Verdict, other: Verdict) -> bool:
+    """Whether the halves gain more by one network than by the other; a gain that is no number is none."""
+    return math.isfinite(one.gain) and not one.gain <= other.gain
+
+
+def rival_of(directory: Path) -> Path | None:
+    """The weights that a version's session started from, which lie beside it; None: there are none, or it is they."""
+    base = directory.parent / BASE
+    return base if directory.name != BASE and base.is_dir() else None
 
 
 def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.harness import Simulated
 from models.gate import scoring
+from models.gate.places import judged_by_place
 from models.gate.scoring import measure_weight
 from models.manifest import DENOISERS
 from models.networks.denoiser import WienerResidualNet
@@ -16,6 +18,7 @@ from streamer.band import band_of
 from streamer.errors import ModelError
 from streamer.quality import estimators
 from streamer.records import HalfSums
+from streamer.simulation.movie import Detector
 from tests.model_samples import WEIGHT, manifest
 from tests.simulated_movies import OPTICS, half_sums, images, unchanged
 
@@ -297,3 +300,114 @@ def test_flipped_phases_are_turned_back(tmp_path, negative):
     assert float((moved - other).abs().max()) > 0.02 * float(other.abs().max())
     with pytest.raises(ModelError, match="needs the micrograph's CTF"):
         model_of(tmp_path / "e", net_of(), ctf="flip").propose(sums, spectrum)
+
+
+# ------------------------------------------------------------------------------------------------ by place, in bounds
+
+
+def dirty(shape=(256, 256)):
+    """A scene whose right half is far brighter and rougher than anything that a network was trained on."""
+    sums, _ = scene(shape)
+    rough = 60.0 * (images(*shape, seed=5) > 1.5) * (torch.arange(shape[1]) > 0.6 * shape[1])
+    extra = 0.5 * torch.fft.rfft2(rough.float())
+    found = replace(sums, even=sums.even + extra, odd=sums.odd + extra)
+    return found, estimators.measure(found)
+
+
+class Says(torch.nn.Module):
+    """A net whose answer is a function of M and W·M."""
+
+    multiple, halo = 8, 32
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+        self.one = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs):
+        return self.answer(inputs)
+
+
+def saying(tmp_path, answer, **changes):
+    model = model_of(tmp_path, trained_on=["m"], **changes)
+    model.net = Says(answer)
+    return model
+
+
+def test_a_network_that_explodes_moves_no_pixel_beyond_what_is_there(tmp_path):
+    model = saying(tmp_path, lambda x: 40.0 * x[:, 1:2].sign())
+    sums, spectrum = dirty()
+    proposal = model.propose(sums, spectrum, "m")
+    shown, made = restore.restore(sums, spectrum, proposal)
+    plain = fourier.to_image(restore.filtered(sums.total, spectrum.wiener, sums.shape), sums.shape)
+    assert made == "network"
+    largest = float((plain - plain.mean()).abs().max())
+    assert float((shown - shown.mean()).abs().max()) < 1.5 * largest
+
+
+def test_where_the_halves_do_not_confirm_it_the_wiener_estimate_stays(tmp_path):
+    """Right on the left of the field, wrong on the right: λ knows where."""
+    truth = fourier.to_image(torch.fft.rfft2(images(256, 256, seed=9)) * torch.exp(
+        -((fourier.radius((256, 256)) / 0.12) ** 2)), (256, 256))  # fmt: skip
+    sums, spectrum = scene((256, 256))
+    wrong = torch.where(torch.arange(256) > 128, -1.0, 1.0)
+    model = model_of(tmp_path, trained_on=["m"])
+    found = judged(model, sums, spectrum)
+    change = [0.3 * wrong * truth for _ in range(2)]
+    missing = [truth + images(256, 256, seed=40 + n) for n in range(2)]
+    band = band_of((256, 256), 3.0, 6.0, 100.0)
+    places = judged_by_place(tuple(change), tuple(missing), band)
+    coarse = places.weight[1]
+    assert float(coarse[:, :10].mean()) > 0.9
+    assert float(coarse[:, -10:].mean()) < 0.1
+    assert found.places.weight.shape[0] == places.weight.shape[0]
+
+
+def test_what_only_the_whole_sum_shows_is_not_served(tmp_path):
+    """f(whole) need not be f(even) + f(odd): where it is something else, the halves have not judged it."""
+    band = band_of((256, 256), 3.0, 6.0, 100.0)
+    truth = 2.0 * images(256, 256, seed=3)
+    places = judged_by_place((truth, truth), (truth + images(256, 256, seed=4), truth + images(256, 256, seed=5)), band)
+    same = places.explaining(1.4 * truth)
+    assert float(same.weight.mean()) > 0.9
+    spot = 1.4 * truth.clone()
+    spot[:96, :96] = 8.0 * images(96, 96, seed=6)
+    other = places.explaining(spot)
+    assert float(other.weight[:, :8, :8].mean()) < 0.3
+    assert float(other.weight[:, 20:, 20:].mean()) > 0.9
+
+
+def test_the_rival_serves_where_the_halves_gain_more_by_it(served, tmp_path):
+    model, sums, spectrum = served
+    known = model.manifest
+    useless = model_of(tmp_path / "a", pixel_size=1.5, weight=known.weight, resolution=known.resolution)
+    assert useless.propose(sums, spectrum, "x").refused
+    for own, rival, who in ((useless, model, model), (model, useless, model)):
+        both = SessionModel(own.directory, rival=rival.directory)
+        proposal = both.propose(sums, spectrum, "x")
+        assert proposal.refused is None
+        assert proposal.model.sha256 == who.manifest.sha256
+    # a rival that cannot be loaded is none
+    assert SessionModel(model.directory, rival=tmp_path / "nowhere").propose(sums, spectrum, "x").refused is None
+
+
+def test_the_gain_of_the_picture_is_that_of_the_truth(served, session_counts):
+    """Stein's estimate for the whole sum, beside what no user knows."""
+    model, sums, spectrum = served
+    proposal = model.propose(sums, spectrum, "x")
+    movie = session_counts[6]
+    camera = Detector(movie.scope.shape, 0)
+    truth = Simulated(movie.scope, camera, movie.counts, movie.field.truth(), None).expected()
+    truth = estimators.tapered(truth, sums.shape)
+    mask = estimators.band_mask(sums.shape, 1.5, 100.0, 6.0)
+
+    def snbr(image):
+        tapered = estimators.tapered(image, sums.shape)
+        cross, own, true = (float(estimators.covariance(a, b, sums.shape)[mask].sum())
+                            for a, b in ((tapered, truth), (tapered, tapered), (truth, truth)))  # fmt: skip
+        return cross**2 / (own * true - cross**2)
+
+    wiener = snbr(restore.filtered(sums.total, spectrum.wiener, sums.shape))
+    gain = snbr(torch.fft.rfft2(restore.restore(sums, spectrum, proposal)[0])) / wiener
+    assert proposal.score.gain_shown == pytest.approx(gain, rel=0.15)
+    assert gain > 1.2
