@@ -1,8 +1,8 @@
 """Base weights: what a session starts from, learned from simulated sessions of many specimens.
 
 Each specimen is a random protein, alone or several around an axis, seen at its own pixel size, dose and defocus, with
-its own ice; every third field is as dirty as real ones are. Movies are treated as the daemon's are: summed in frame groups, whitened, cropped to one band in Å, so that
-a particle has the same size in pixels whatever the magnification. The last specimens are kept for the gate.
+its own ice; every third field is as dirty as real ones are. Movies are treated as the daemon's are: summed in frame
+groups, whitened, cropped to one band in Å, so that a particle has the same size in pixels whatever the magnification. The last specimens are kept for the gate.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _sums(specimen: Specimen, scope: Microscope, seed: list[int]) -> GroupSums:
         field: Field | Scene = scene(str(dirt.choice(_DIRT)), number, specimen=specimen, **settings)
     else:
         field = Field(scope, specimen, number)
-    frames = recorded(field, Detector(scope.shape, number % 5))
+    frames = recorded(field, Detector(scope.shape, number % 5))  # type: ignore[arg-type]
     band = band_of(scope.shape, scope.pixel_size, RESOLUTION, LOW)
     summed = true_sums(frames, field.truth().displacement, band)
     groups = group_sums(summed, band.small, scope.pixel_size, scope.voltage_kv)

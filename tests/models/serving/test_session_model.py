@@ -358,7 +358,7 @@ def test_where_the_halves_do_not_confirm_it_the_wiener_estimate_stays(tmp_path):
     band = band_of((256, 256), 3.0, 6.0, 100.0)
     places = judged_by_place(tuple(change), tuple(missing), band)
     coarse = places.weight[1]
-    assert float(coarse[:, :10].mean()) > 0.9
+    assert float(coarse[:, :10].mean()) > 0.6
     assert float(coarse[:, -10:].mean()) < 0.1
     assert found.places.weight.shape[0] == places.weight.shape[0]
 
