@@ -2,7 +2,8 @@
 
 Each specimen is a random protein, alone or several around an axis, seen at its own pixel size, dose and defocus, with
 its own ice; every third field is as dirty as real ones are. Movies are treated as the daemon's are: summed in frame
-groups, whitened, cropped to one band in Å, so that a particle has the same size in pixels whatever the magnification. The last specimens are kept for the gate.
+groups, whitened, cropped to one band in Å, so that a particle has the same size in pixels whatever the magnification.
+The last specimens are kept for the gate.
 """
 
 from __future__ import annotations
