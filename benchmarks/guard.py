@@ -60,8 +60,8 @@ def shown(model: SessionModel, movie: Prepared, pixel_size: float | None = None)
 
 
 def unguarded(model: SessionModel, movie: Prepared) -> torch.Tensor:
-    """λ of the version at the movie's frequencies."""
-    return weight_curve(model.manifest.weight, movie.spectrum.fftfreq / movie.sums.pixel_size)
+    """1 where the version may change anything; λ itself is in the correction."""
+    return (weight_curve(model.manifest.weight, movie.spectrum.fftfreq / movie.sums.pixel_size) > 0.0).double()
 
 
 def gain_advice(movie: Prepared) -> str | None:

@@ -56,6 +56,13 @@ class Band:
         index = low.to(torch.int64)
         return torch.lerp(values[index], values[index + 1], (position - low).clamp(max=1.0))
 
+    def extended(self, margin: int) -> Band:
+        """The band of a field that is ``margin`` px of the band larger on each side."""
+        height, width = self.small
+        small = (height + 2 * margin, width + 2 * margin)
+        whole = (round(self.shape[0] * small[0] / height), round(self.shape[1] * small[1] / width))
+        return Band(shape=whole, small=small, pixel_size=self.pixel_size, low=self.low)
+
     def window(self, device: torch.device | str = "cpu") -> Tensor:
         """(h', w'//2+1) float32: 1 where a network may correct, fading to 0 towards both ends of the band."""
         radius = fourier.radius(self.small, device)

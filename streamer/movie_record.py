@@ -148,6 +148,10 @@ class ModelScore:
     """Standard error of its logarithm."""
     expected_gain: float | None
     """Expected at this movie's SNR, from the movies that the version was judged on."""
+    gain_shown: float | None = None
+    """The same for the whole sum over 100-6 Å, the picture that is shown: an estimate. Halves gain more."""
+    share: float | None = None
+    """Share of the field where the network serves; elsewhere the picture is the Wiener estimate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

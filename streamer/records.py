@@ -270,17 +270,19 @@ class Correction:
     """What a network proposes for one micrograph, and how far it has been shown to be right."""
 
     total: Tensor
-    """(h, w//2+1) complex64: spectrum of f; equal to W·y outside the network's band."""
+    """(h, w//2+1) complex64: spectrum of W·y + λ(k, x)·(f − W·y); equal to W·y outside the network's band."""
     even: Tensor
-    """The same for the even half, made from the even half alone."""
+    """The same for the even half, made from the even half alone but for λ(x), which both halves share."""
     odd: Tensor
     weight: Tensor
-    """(rings,) λ(k) in 0…1."""
+    """(rings,) 1 where this is served instead of W·y; 0 throughout if it is refused."""
     model: ModelRef
     learned_from: bool = False
     """The network was trained on this very movie: its halves cannot judge it."""
     refused: str | None = None
     """Why it must not be applied to this movie; ``weight`` is then 0."""
+    remark: str | None = None
+    """What is odd about the movie, although it is applied."""
     score: ModelScore | None = None
     """How it did on this movie's halves; None where it has learned from the movie."""
 

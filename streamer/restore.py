@@ -1,9 +1,10 @@
 """The restored image: the data's own best linear estimate, plus a correction that a network has earned.
 
-    x = W·y + λ(k)·(f − W·y)
+    x = W·y + λ(k, x)·(f − W·y)
 
-y is the plain micrograph, W its Wiener filter from its own halves, f the network's output and λ how far it
-has proved right on movies it never saw. λ = 0 gives the Wiener estimate; no significant signal gives y itself.
+y is the plain micrograph, W its Wiener filter from its own halves, f the network's output and λ how far it has proved
+right: by frequency on movies it never saw, and at each place on this movie's own halves. λ = 0 gives the Wiener
+estimate; no significant signal gives y itself.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def ask_network(propose: Propose | None, sums: HalfSums, spectrum: Spectrum, *, 
         return Proposal(flags=(f"model: {error.what}",))
     if correction.refused is not None:
         return Proposal(correction=correction, flags=(f"model: not applied, {correction.refused}",))
+    if correction.remark is not None:
+        return Proposal(correction=correction, flags=(f"model: applied, but {correction.remark}",))
     return Proposal(correction=correction, flags=_SEEN if correction.learned_from else ())
 
 

@@ -33,7 +33,12 @@ class Thresholds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     least_held_out: int = 2
     first_gain: float = 1.3
-    """SNBR* over that of the movie's own Wiener filter, on each held-out movie, that a first version needs."""
+    """SNBR* over that of the movie's own Wiener filter, on each held-out movie, that a first version needs where no
+    network has been tried on the specimen; where one serves, the version has to beat what is served."""
+    first_gain_served: float = 1.05
+    """The same where another network serves already."""
+    worse_share: float = 0.05
+    """By how much SNBR* may be below the serving network's on a single held-out movie."""
     loss_margin: float = 0.005
     """Upper 95 % bound of the relative loss difference from the incumbent."""
     bias_ratio_growth: float = 1.05
@@ -102,7 +107,7 @@ def judge(
     reason = (
         _not_finite(scores, probed)
         or probe_failure(probed, thresholds)
-        or (_first_failure(scores, thresholds) if first else "")
+        or (_first_failure(scores, thresholds, served=bool(before)) if first else "")
         or (_not_better(scores, before, thresholds, seed) if incumbent else "")
     )
     if reason:
@@ -146,11 +151,12 @@ def probe_failure(probed: dict[str, float], limits: Thresholds) -> str:
     return ""
 
 
-def _first_failure(scores: Sequence[MovieScore], limits: Thresholds) -> str:
+def _first_failure(scores: Sequence[MovieScore], limits: Thresholds, *, served: bool = False) -> str:
+    needed = limits.first_gain_served if served else limits.first_gain
     for one in scores:
-        if one.snbr < limits.first_gain * one.snbr_wiener:
+        if one.snbr < needed * one.snbr_wiener:
             gain = one.snbr / one.snbr_wiener
-            return f"SNBR* is {gain:.2f} times the Wiener filter's on {one.movie_id}, needs {limits.first_gain:g}"
+            return f"SNBR* is {gain:.2f} times the Wiener filter's on {one.movie_id}, needs {needed:g}"
         if one.bias_ratio > limits.bias_ratio_cap:
             return f"bias ratio {one.bias_ratio:.2f} is above {limits.bias_ratio_cap:g} on {one.movie_id}"
     return ""
@@ -174,4 +180,7 @@ def _not_better(scores: Sequence[MovieScore], before: Sequence[MovieScore], limi
         return f"bias ratio {bias:.3f} against the incumbent's {bias_before:.3f}"
     if snbr < snbr_before:
         return f"SNBR* {snbr:.3f} is below the incumbent's {snbr_before:.3f}"
+    for one, other in zip(scores, before, strict=True):
+        if one.snbr < (1.0 - limits.worse_share) * other.snbr:
+            return f"SNBR* {one.snbr:.3f} is below the incumbent's {other.snbr:.3f} on {one.movie_id}"
     return ""

@@ -3,6 +3,8 @@
 The gate shows that a version is good on movies it never saw; a movie may still be of another kind: another specimen,
 another magnification than its header says, ice without particles, a detector pattern shared by its halves. Each movie's
 own halves show it at no cost, as they are denoised anyway. A refused movie gets its Wiener estimate, with the reason.
+What is judged has already been left out where the halves do not confirm it (``models.gate.places``), so a movie is
+refused only if nothing remains that is better than the Wiener filter.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 _TILES = 4
 """Tiles per side, for the spread of a movie's own gain."""
-_SURE = 3.0
+_SURE = 2.0
 """Standard errors by which the gain over the Wiener filter has to exceed 1."""
 _SLOPE, _SLOPE_SPREAD = -0.15, 0.15
 """What is known about the gain beforehand: its logarithm falls slowly with that of the Wiener SNBR*."""
@@ -33,6 +35,8 @@ _SPREAD, _SPREAD_WEIGHT = 0.12, 4.0
 """The same for its spread between movies of one session, and how many movies that knowledge is worth."""
 _OUTLIER = 4.0
 """Standard deviations below the expected gain beyond which a movie is of another kind."""
+_LEAST_SHARE = 0.01
+"""Of the field; an empty one has a few places where chance agrees."""
 _PATTERN = 5.0
 """Standard errors above which a pattern is found."""
 _PATTERN_LIMIT = 20.0
@@ -46,7 +50,7 @@ class Evidence:
     raw: estimators.Halves
     linear: estimators.Halves
     served: estimators.Halves
-    """W·y + λ(f − W·y) of each half."""
+    """W·y + λ(k, x)·(f − W·y) of each half."""
     shape: fourier.Shape
     band_pixel_size: float
     """Å/px."""
@@ -59,6 +63,8 @@ class Verdict:
     """What the guard found out about one movie."""
 
     refusal: str | None
+    remark: str | None
+    """What is odd about a movie that is served all the same."""
     gain: float
     """SNBR* of the halves over the Wiener filter's."""
     gain_error: float
@@ -68,8 +74,14 @@ class Verdict:
     pattern: float | None
     """Standard errors by which the micrograph shows what others show at the same place on the detector."""
 
-    def score(self, version: str) -> ModelScore | None:
-        """The part that is published; None if the halves yield no gain."""
+    def score(self, version: str, *, shown: float | None = None, share: float | None = None) -> ModelScore | None:
+        """The part that is published; None if the halves yield no gain.
+
+        Parameters
+        ----------
+        shown : gain of the whole sum, which is the picture that is shown.
+        share : of the field where the network serves.
+        """
         if not (math.isfinite(self.gain) and math.isfinite(self.gain_error)):
             return None
         return ModelScore(
@@ -77,6 +89,8 @@ class Verdict:
             gain=round(self.gain, 4),
             gain_error=round(self.gain_error, 4),
             expected_gain=None if self.expected_gain is None else round(self.expected_gain, 4),
+            gain_shown=None if shown is None else round(shown, 4),
+            share=None if share is None else round(share, 3),
         )
 
 
@@ -104,16 +118,15 @@ class Guard:
         known = self._pattern if self._pattern is not None and tuple(self._pattern.shape) == movie.shape else None
         pattern = None if known is None else pattern_strength(movie, known)
         return Verdict(
-            refusal=self._refusal(gain, error, expected, spread, pattern),
+            refusal=self._refusal(gain, error, pattern),
+            remark=_less_than_expected(gain, error, expected, spread),
             gain=math.exp(gain) if math.isfinite(gain) else math.nan,
             gain_error=error,
             expected_gain=None if expected is None else math.exp(expected),
             pattern=pattern,
         )
 
-    def _refusal(
-        self, gain: float, error: float, expected: float | None, spread: float, pattern: float | None
-    ) -> str | None:
+    def _refusal(self, gain: float, error: float, pattern: float | None) -> str | None:
         if not (math.isfinite(gain) and math.isfinite(error)):
             # if it is gone when a tile is left out, what the other tiles share is chance
             return "the halves share no signal in the network's band"
@@ -121,11 +134,6 @@ class Guard:
             return f"the micrograph holds what others hold at the same place ({pattern:.0f} sigma): a detector pattern"
         if gain - _SURE * error <= 0.0:
             return f"no better than the Wiener filter on this movie ({math.exp(gain):.2f} ± {error:.0%})"
-        if expected is not None and gain < expected - _OUTLIER * math.hypot(spread, error):
-            return (
-                f"{math.exp(gain):.2f} times the Wiener filter where {math.exp(expected):.2f} was to be expected: "
-                "another specimen, or another pixel size than the header says"
-            )
         return None
 
     def _expected(self, wiener: float) -> tuple[float | None, float]:
@@ -142,6 +150,23 @@ class Guard:
         away = math.log(wiener) - x_mean
         spread = math.sqrt(variance * (1.0 + 1.0 / n + away**2 / (float(dx.square().sum()) + prior)))
         return y_mean + slope * away, spread
+
+
+def _less_than_expected(gain: float, error: float, expected: float | None, spread: float) -> str | None:
+    """What to say of a movie that gains far less than others of its SNR did. It is no reason to take the gain away."""
+    if expected is None or not (math.isfinite(gain) and math.isfinite(error)):
+        return None
+    if gain >= expected - _OUTLIER * math.hypot(spread, error):
+        return None
+    return (
+        f"{math.exp(gain):.2f} times the Wiener filter where {math.exp(expected):.2f} was to be expected: "
+        "another specimen, or another pixel size than the header says"
+    )
+
+
+def nowhere(share: float) -> str | None:
+    """Why a movie is refused where the network would serve on next to nothing of its field."""
+    return None if share >= _LEAST_SHARE else "nowhere in this movie do its halves confirm what the network changes"
 
 
 def pattern_of(images: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.manifest import MovieScore
-from models.networks.denoiser import Denoiser, infer
+from models.networks.denoiser import Denoiser, bounded, infer
 from streamer import fourier
 from streamer.quality import estimators
 
@@ -36,7 +36,7 @@ def outputs(net: Denoiser, movie: TrainingMovie, chosen: Tensor) -> tuple[Tensor
     """Whitened spectra of a part of a movie: raw M, Wiener estimate W·M and the net's f, each (h', w'//2+1)."""
     micrograph, wiener, _ = movie.part(chosen)
     raw, linear, _ = movie.inputs(chosen)
-    inner = torch.fft.rfft2(infer(net, raw, linear)) * movie.window
+    inner = torch.fft.rfft2(bounded(infer(net, raw, linear), linear)) * movie.window
     estimate = micrograph * wiener
     # the net sees and returns W·M through the band's window; where that fades, the Wiener estimate remains
     return micrograph, estimate, estimate + inner - estimate * movie.window**2

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 _BORDER = 32
 """px by which a field is reflected beyond its edges, because zero padding disturbs them."""
+_NEAR = 16
+"""px around a pixel whose Wiener estimate says how large a change can be there: 130 Å at the base weights' 4 Å/px."""
+_LARGEST = 2.0
+"""Times the largest Wiener estimate nearby; a change may be as large as that estimate."""
 _LARGE = 500_000
 """Parameters above which half precision is worth its rounding in inference: 6 times faster on a CPU that has it."""
 
@@ -204,22 +208,24 @@ def build(config: NetConfig) -> Denoiser:
 # ------------------------------------------------------------------------------------------------------- application
 
 
-def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536) -> Tensor:
+def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536, *, margin: int = _BORDER) -> Tensor:
     """Apply a net to a whole whitened field, in tiles if it is larger than one.
 
-    Tiles overlap by the net's own reach, so that the result is that of the whole field within rounding.
+    Tiles overlap by the net's own reach, so that the result is that of the whole field within rounding. Where it is
+    served or scored, the answer is ``bounded``; probes look at the bare network.
 
     Parameters
     ----------
     micrograph, linear : (h, w) float32 M and W·M; h and w divisible by the net's ``multiple``.
     tile : longest side processed at once, px, not counting halos.
+    margin : px by which the field is reflected beyond its edges; 0: it brings surroundings of its own.
 
     Returns
     -------
     (h, w) float32.
     """
     multiple, halo = net.multiple, net.halo
-    border = min(_BORDER, (min(micrograph.shape) - 1) // multiple * multiple)
+    border = min(margin, (min(micrograph.shape) - 1) // multiple * multiple)
     inputs = nn.functional.pad(torch.stack([micrograph, linear])[None], (border,) * 4, mode="reflect")
     step = max(multiple, tile // multiple * multiple)
     height, width = inputs.shape[-2:]
@@ -235,6 +241,27 @@ def infer(net: Denoiser, micrograph: Tensor, linear: Tensor, tile: int = 1536) -
                 inner = inner[top - above : top - above + step, left - before : left - before + step]
                 outputs[top : top + step, left : left + step] = inner
     return outputs[border : height - border, border : width - border].clone()
+
+
+def bounded(estimate: Tensor, linear: Tensor) -> Tensor:
+    """Keep an estimate within what the data themselves show nearby.
+
+    Far from what it was trained on (a crystal, a carbon edge) a network may say anything; what is really there shows in
+    the Wiener estimate, too. Neither the change nor the result may be much larger than that is nearby. Bounding what
+    goes into the network instead does not help: it answers a bounded edge no better.
+
+    Parameters
+    ----------
+    estimate, linear : (h, w) the net's output, and W·M. What is not finite becomes NaN.
+    """
+    side = 2 * _NEAR + 1
+    there = linear.abs()[None, None]
+    for kernel in ((side, 1), (1, side)):
+        there = nn.functional.max_pool2d(there, kernel, 1, (kernel[0] // 2, kernel[1] // 2))
+    limit = there[0, 0]
+    change = torch.clamp(estimate - linear, -limit, limit)
+    kept = torch.clamp(linear + change, -_LARGEST * limit, _LARGEST * limit)
+    return torch.where(torch.isfinite(estimate), kept, torch.nan)
 
 
 def bf16_is_faster(device: torch.device | str) -> bool:

@@ -6,20 +6,18 @@ else about networks. Which version is used is decided by the gate and recorded i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from models.gate.guard import Evidence, Guard
-from models.gate.scoring import weight_curve
-from models.networks.denoiser import infer
+from models.gate.guard import Guard, nowhere
+from models.serving.judged import Judged
 from models.settings import is_same_pixel_size
-from models.training.movie import signs_of
 from models.versions.checkpoint import load_pattern, load_version
-from streamer import fourier
-from streamer.band import Band, band_of
+from models.versions.store import BASE
+from streamer.band import band_of
 from streamer.errors import ModelError
 from streamer.movie_record import ModelRef
 from streamer.records import Correction, HalfSums, Spectrum
@@ -27,32 +25,33 @@ from streamer.records import Correction, HalfSums, Spectrum
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.gate.guard import Verdict
+    from streamer.band import Band
     from streamer.ctf.transfer import Optics
 
 
+_CLEAN = 0.8
+"""Share of the field from which a gain that is too small is not just dirt's."""
 _COARSER = 1.02
 """Factor by which the pixels may be too coarse for base weights: their band is then as much coarser in Å."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Corrected:
-    """A part of a micrograph and the net's output for it."""
-
-    whole: Tensor
-    """(h, w//2+1) spectrum of f, equal to W·y outside the band."""
-    raw: Tensor
-    """(h', w'//2+1) whitened, in the band; so are the others."""
-    linear: Tensor
-    change: Tensor
-    """f − W·y."""
 
 
 class SessionModel:
     """One version, loaded."""
 
-    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
-        """Load and check a version; raises ModelError."""
+    def __init__(self, directory: Path, device: torch.device | str = "cpu", rival: Path | None = None) -> None:
+        """Load and check a version; raises ModelError.
+
+        Parameters
+        ----------
+        rival : directory of another version, which serves a movie instead where the movie's halves gain more by it;
+            one that cannot be loaded is none.
+        """
         self.directory = directory
+        self._rival: SessionModel | None = None
+        if rival is not None:
+            with suppress(ModelError):
+                self._rival = SessionModel(rival, device)
         self.net, self.manifest = load_version(directory, device)
         scores = self.manifest.figures.scores if self.manifest.figures else []
         if self.manifest.general:
@@ -66,7 +65,7 @@ class SessionModel:
     def propose(
         self, sums: HalfSums, spectrum: Spectrum, movie_id: str = "", optics: Optics | None = None
     ) -> Correction:
-        """Apply the net to the whole sum and to each half, and let the guard judge the result.
+        """Apply the net to each half, let the guard judge the result, and apply it to the whole sum.
 
         Parameters
         ----------
@@ -79,37 +78,61 @@ class SessionModel:
             If the movie's pixel size is not that of the model's training, if the model needs a CTF and there is none,
             or if the output is not finite.
         """
+        judged, verdict = self.look(sums, spectrum, movie_id, optics)
+        if self._rival is not None and verdict is not None:
+            with suppress(ModelError):
+                other, of_other = self._rival.look(sums, spectrum, movie_id, optics)
+                if of_other is not None and other.band == judged.band and _is_better(of_other, verdict):
+                    return self._rival.correction(other, of_other, movie_id)
+        return self.correction(judged, verdict, movie_id)
+
+    def look(
+        self, sums: HalfSums, spectrum: Spectrum, movie_id: str, optics: Optics | None
+    ) -> tuple[Judged, Verdict | None]:
+        """The net on the halves, and what the guard says of it; None where the net learned from them."""
         manifest = self.manifest
         self._check_pixel_size(sums.pixel_size)
         if manifest.ctf == "flip" and optics is None:
             raise ModelError("the model needs the micrograph's CTF", where=self.directory, hint="denoise --ctf FILE")
         band = band_of(sums.shape, sums.pixel_size, manifest.resolution, manifest.low)
-        signs = signs_of(band, optics, sums.even.device) if manifest.ctf == "flip" and optics is not None else None
-        frequency = spectrum.fftfreq / sums.pixel_size
-        share = sums.even_share.to(spectrum.ssnr_full.device)
-        whole = torch.ones_like(share)
-        total, even, odd = (
-            self._correct(part, part_share, spectrum, band, signs)
-            for part, part_share in ((sums.total, whole), (sums.even, share), (sums.odd, 1.0 - share))
-        )
-        learned_from = movie_id in manifest.trained_on
-        weight = weight_curve(manifest.weight, frequency)
-        verdict = None
-        if not learned_from and bool((weight > 0).any()):
-            guard = self._guard if movie_id not in manifest.held_out else self._guard_of_held_out
-            verdict = guard.look(self._evidence(even, odd, band))
-        refused = None if verdict is None else verdict.refusal
-        score = None if verdict is None else verdict.score(manifest.version)
+        judged = self._judged(sums, spectrum, band, optics)
+        if movie_id in manifest.trained_on or not any(value > 0.0 for _, value in manifest.weight):
+            return judged, None
+        guard = self._guard if movie_id not in manifest.held_out else self._guard_of_held_out
+        return judged, guard.look(judged.evidence())
+
+    def correction(self, judged: Judged, verdict: Verdict | None, movie_id: str) -> Correction:
+        """What is proposed for the whole sum."""
+        whole, (even, odd) = judged.whole(), judged.halves()
+        refused = None if verdict is None else verdict.refusal or nowhere(whole.share)
+        score = remark = None
+        if verdict is not None:
+            shown = whole.gain() if refused is None else None
+            score = verdict.score(self.manifest.version, shown=shown, share=whole.share)
+            remark = verdict.remark if whole.share >= _CLEAN else None
         return Correction(
-            total=total.whole,
-            even=even.whole,
-            odd=odd.whole,
-            weight=weight if refused is None else torch.zeros_like(weight),
+            total=whole.image(),
+            even=even,
+            odd=odd,
+            weight=torch.full_like(judged.spectrum.fftfreq, float(refused is None)),
             model=self.reference,
-            learned_from=learned_from,
+            learned_from=movie_id in self.manifest.trained_on,
             refused=refused,
+            remark=remark,
             score=score,
         )
+
+    def _judged(self, sums: HalfSums, spectrum: Spectrum, band: Band, optics: Optics | None) -> Judged:
+        """The net on the halves; raises ModelError if its output is not finite."""
+        flip = optics if self.manifest.ctf == "flip" else None
+        found = Judged(self.net, self.manifest.weight, sums, spectrum, band, flip)
+        if not all(bool(torch.isfinite(one.change).all()) for one in (found.even, found.odd)):
+            raise ModelError(
+                "the network's output is not finite",
+                where=self.directory,
+                hint="take another version: streamer models promote",
+            )
+        return found
 
     def _check_pixel_size(self, pixel_size: float) -> None:
         """Raise ModelError if the network cannot be used at this pixel size."""
@@ -132,55 +155,16 @@ class SessionModel:
                 hint="use a version that was trained on movies of this pixel size",
             )
 
-    def _evidence(self, even: _Corrected, odd: _Corrected, band: Band) -> Evidence:
-        """The halves in the band as the guard sees them."""
-        rings = fourier.ring_frequencies(band.small) / band.band_pixel_size
-        plane = fourier.from_rings(weight_curve(self.manifest.weight, rings), band.small, even.raw.device)
-        return Evidence(
-            raw=(even.raw, odd.raw),
-            linear=(even.linear, odd.linear),
-            served=(even.linear + plane * even.change, odd.linear + plane * odd.change),
-            shape=band.small,
-            band_pixel_size=band.band_pixel_size,
-            low=band.low,
-        )
 
-    def _correct(self, part: Tensor, share: Tensor, spectrum: Spectrum, band: Band, signs: Tensor | None) -> _Corrected:
-        """The net's output for the sum of some frames.
+def _is_better(one: Verdict, other: Verdict) -> bool:
+    """Whether the halves gain more by one network than by the other; a gain that is no number is none."""
+    return math.isfinite(one.gain) and not one.gain <= other.gain
 
-        Parameters
-        ----------
-        part : Σ w F over these frames, divided by the total's √Σw².
-        share : (rings,) their Σw² over the total's.
-        signs : (h', w'//2+1) that flip the phases of the net's input and output; None: no flip.
-        """
-        device = part.device
-        ssnr = spectrum.ssnr_full * share
-        wiener = ssnr / (1.0 + ssnr)
-        linear = part * fourier.from_rings(wiener, band.shape, device)
-        area = (band.small[0] * band.small[1]) / (band.shape[0] * band.shape[1])
-        amplitude = (spectrum.noise * area * share).clamp(min=1e-12).sqrt()
-        scale = fourier.from_rings(band.curve(amplitude), band.small, device)
-        turned = 1.0 if signs is None else signs
-        small_wiener = fourier.from_rings(band.curve(wiener), band.small, device)
-        window = band.window(device)
-        micrograph = band.crop(part) / scale
-        both = torch.stack([micrograph, micrograph * small_wiener]) * (window * turned)
-        raw, estimate = fourier.to_image(both, band.small)
-        inner = torch.fft.rfft2(infer(self.net, raw, estimate)) * (window * turned)
-        change = inner - micrograph * small_wiener * window**2
-        if not bool(torch.isfinite(change).all()):
-            raise ModelError(
-                "the network's output is not finite",
-                where=self.directory,
-                hint="take another version: streamer models promote",
-            )
-        return _Corrected(
-            whole=linear + band.pad(change * scale),
-            raw=micrograph,
-            linear=micrograph * small_wiener,
-            change=change,
-        )
+
+def rival_of(directory: Path) -> Path | None:
+    """The weights that a version's session started from, which lie beside it; None: there are none, or it is they."""
+    base = directory.parent / BASE
+    return base if directory.name != BASE and base.is_dir() else None
 
 
 def proposal_of(model: SessionModel, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:

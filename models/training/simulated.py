@@ -1,8 +1,9 @@
 """Base weights: what a session starts from, learned from simulated sessions of many specimens.
 
 Each specimen is a random protein, alone or several around an axis, seen at its own pixel size, dose and defocus, with
-its own ice. Movies are treated as the daemon's are: summed in frame groups, whitened, cropped to one band in Å, so that
-a particle has the same size in pixels whatever the magnification. The last specimens are kept for the gate.
+its own ice; every third field is as dirty as real ones are. Movies are treated as the daemon's are: summed in frame
+groups, whitened, cropped to one band in Å, so that a particle has the same size in pixels whatever the magnification.
+The last specimens are kept for the gate.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from models.manifest import SIMULATED
 from models.training.movie import TrainingMovie
 from streamer.band import band_of
 from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.simulation.scenes.scene import scene
 from streamer.simulation.specimen import Specimen, assembled, random_protein
 from streamer.simulation.true_sums import recorded, true_sums
 from streamer.sums.halves import group_sums
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from streamer.records import GroupSums
+    from streamer.simulation.scenes.scene import Scene
 
 RESOLUTION = 8.0
 """Å; fine end of the band, whatever the pixel size: 4 Å per pixel of the network."""
@@ -36,6 +39,11 @@ _PIXEL_SIZES = (0.85, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 """Å/px."""
 _MOVIES = 3
 """Of each specimen."""
+_DIRT = (
+    *("crystal", "crystals", "crystal-edge", "frost", "carbon", "carbon-hole", "gold-hole", "waves-3", "gradient-20"),
+    *("overlapping", "boiling", "crystals+waves-3", "crystal+carbon", "carbon+empty", "crystals+empty"),
+)
+"""Scenes of every third field. The weights that are shipped are older than these: 36,000 steps on clean fields."""
 
 
 def simulated_movies(specimens: range, seed: int, device: torch.device | str = "cpu") -> Iterator[TrainingMovie]:
@@ -78,8 +86,13 @@ def sample(number: int, seed: int) -> tuple[Specimen, Microscope]:
 def _sums(specimen: Specimen, scope: Microscope, seed: list[int]) -> GroupSums:
     """Group sums of one movie, summed with the true shifts: what is learned here is to denoise, not to align."""
     number = int(np.random.default_rng(seed).integers(1 << 31))
-    field = Field(scope, specimen, number)
-    frames = recorded(field, Detector(scope.shape, number % 5))
+    dirt = np.random.default_rng([*seed, 11])
+    if dirt.random() < 1.0 / 3.0:
+        settings = {name: getattr(scope, name) for name in scope.__slots__}
+        field: Field | Scene = scene(str(dirt.choice(_DIRT)), number, specimen=specimen, **settings)
+    else:
+        field = Field(scope, specimen, number)
+    frames = recorded(field, Detector(scope.shape, number % 5))  # type: ignore[arg-type]
     band = band_of(scope.shape, scope.pixel_size, RESOLUTION, LOW)
     summed = true_sums(frames, field.truth().displacement, band)
     groups = group_sums(summed, band.small, scope.pixel_size, scope.voltage_kv)

@@ -21,7 +21,7 @@ class MovieGauges:
         self._gain = gauge(
             "movie_model_gain_ratio",
             "Gain of the serving network over the Wiener filter on the last movie, before it could learn from it; "
-            "expected: as predicted from the movies that it was judged on.",
+            "own: of its halves; expected: as predicted from the movies that it was judged on; shown: of the picture.",
             "which",
         )
         self._resolution = gauge(
@@ -76,3 +76,4 @@ class MovieGauges:
         self._hot.set(metrics.n_hot_pixels)
         self._gain.set(metrics.score.gain if metrics.score else None, "own")
         self._gain.set(metrics.score.expected_gain if metrics.score else None, "expected")
+        self._gain.set(metrics.score.gain_shown if metrics.score else None, "shown")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from models.serving.session_model import SessionModel, proposal_of
+from models.serving.session_model import SessionModel, proposal_of, rival_of
 from models.serving.super_resolution import SuperResolutionNetworks
 from service.processes.gathered_pattern import GatheredPattern, made_gain_for
 from service.processes.messages import Begin, Failed, Finish, Finished, FromChild, Progress, Returned, Up, Work
@@ -224,7 +224,7 @@ class Worker:
     def _propose(self, directory: str, movie_id: str, sums: HalfSums, spectrum: Spectrum) -> Correction:
         """Ask the version that the daemon named; loaded once."""
         if self._model is None or str(self._model.directory) != directory:
-            self._model = SessionModel(Path(directory), self._device)
+            self._model = SessionModel(Path(directory), self._device, rival=rival_of(Path(directory)))
         return proposal_of(self._model, movie_id, sums, spectrum)
 
     def _announce(self, movie: Movie, stage: str) -> None:

@@ -156,7 +156,7 @@ class MonitorView:
         """The network's gain over the Wiener filter on the latest movies, each before it was used for training."""
         figures = [e.body.get("metrics") or {} for e in self._movies.values()]
         scores = [one.get("score") for one in figures if not one.get("empty")]
-        gains = [score["gain"] for score in scores if score][-_CURVE_MOVIES:]
+        gains = [score.get("gain_shown") or score["gain"] for score in scores if score][-_CURVE_MOVIES:]
         if not gains:
             return "no movie scored yet"
         top = max(2.0, *gains)
@@ -203,7 +203,9 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     metrics = body.get("metrics") or {}
     wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
     best = denoised if denoised is not None else wiener
-    gain = denoised / wiener if denoised is not None and wiener else None
+    # of the picture that is shown; halves gain more, and all that older records know
+    shown = (metrics.get("score") or {}).get("gain_shown")
+    gain = (shown or denoised / wiener) if denoised is not None and wiener else None
     model = (body.get("model") or {}).get("version")
     mark = "?" if metrics.get("pattern_may_raise") else ""
     return (

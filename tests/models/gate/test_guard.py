@@ -59,12 +59,14 @@ def test_what_is_no_better_than_the_wiener_filter_is_refused(better):
     assert "no better than the Wiener filter on this movie" in verdict.refusal
 
 
-def test_what_helps_much_less_than_before_is_of_another_kind():
+def test_what_helps_much_less_than_before_is_served_with_a_remark():
     much = [score(0.5, 6.0), score(1.0, 5.5), score(2.0, 5.0)]
     verdict = Guard(much).look(movie(better=2.0))
-    assert "another specimen, or another pixel size" in verdict.refusal
-    # one that helps more than was expected is nobody's loss
-    assert Guard(USUAL).look(movie(better=6.0)).refusal is None
+    assert verdict.refusal is None
+    assert "another specimen, or another pixel size" in verdict.remark
+    # one that helps more than was expected is nobody's loss, and nothing is known of a network without scores
+    assert Guard(USUAL).look(movie(better=6.0)).remark is None
+    assert Guard([]).look(movie(better=2.0)).remark is None
 
 
 def test_two_movies_before_leave_more_room_than_many():
@@ -89,8 +91,8 @@ def test_a_gain_of_unknown_error_is_no_gain():
     verdict = Guard([]).look(replace(lucky, **changed))
     assert math.isnan(verdict.gain_error) or verdict.gain_error > 0.3
     assert verdict.refusal
-    assert Guard([])._refusal(0.5, math.nan, None, 0.0, None)
-    assert Guard([])._refusal(0.5, 0.01, None, 0.0, None) is None
+    assert Guard([])._refusal(0.5, math.nan, None)
+    assert Guard([])._refusal(0.5, 0.01, None) is None
 
 
 def test_a_pattern_that_all_movies_hold_is_found_and_chance_is_not():

@@ -221,6 +221,10 @@ def test_the_learning_curve_shows_what_the_network_gained_before_it_learned():
     (line,) = [line for line in screen(board).splitlines() if "learned" in line]
     assert "▁▃▅█ 3.00×" in line
     assert "specimen" in line
+    body["metrics"]["score"] |= {"gain_shown": 2.4, "share": 0.9}
+    board.add(event("movie", body))
+    (line,) = [line for line in screen(board).splitlines() if "learned" in line]
+    assert "2.40×" in line  # what is shown, not its halves
 
 
 def test_a_version_that_serves_again_is_the_one_whose_age_is_told():
