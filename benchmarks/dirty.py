@@ -160,7 +160,7 @@ def wiener_image(one: Seen) -> torch.Tensor:
 
 def excess(one: Seen) -> float:
     """Largest value of the restored image over the largest of Wiener's near it, both from the mean."""
-    linear, shown = wiener_image(one), one.micrograph.restored
+    linear, shown = wiener_image(one), one.micrograph.restored.image
     most = (linear - linear.mean()).abs()[None, None]
     most = torch.nn.functional.max_pool2d(most, 2 * _NEAR_PX + 1, stride=1, padding=_NEAR_PX)[0, 0]
     return float(((shown - shown.mean()).abs() / most.clamp(min=1e-6)).max())
@@ -179,7 +179,7 @@ def picks(one: Seen) -> tuple[int, int, int]:
         return 0, 0, 0
     if one.micrograph.restoration == "none":
         return 0, 0, int(inner.sum())
-    found = pick(one.micrograph.restored, pixel, diameter)
+    found = pick(one.micrograph.restored.image, pixel, diameter)
     points = np.stack([found.y, found.x], 1) if found.x else np.zeros((0, 2))
     hits = matched(points, true, _HIT * diameter / pixel)
     return min(hits, int(inner.sum())), len(points), int(inner.sum())
@@ -193,7 +193,7 @@ def row(name: str, movies: list[Seen]) -> list[object]:
         if one.micrograph.restoration == "none":
             continue  # the plain sum is served, and Wiener's filter passes nothing
         weight = clear_weight(one)
-        linear, shown = wiener_image(one), one.micrograph.restored
+        linear, shown = wiener_image(one), one.micrograph.restored.image
         gains.append(snbr(shown, one) / max(snbr(linear, one), 1e-9))
         if float(weight.mean()) > 0.05:
             clear.append(snbr(shown, one, weight) / max(snbr(linear, one, weight), 1e-9))
@@ -227,7 +227,7 @@ def picture(one: Seen) -> bytes:
     plain = fourier.to_image(sums.total, shape)
     linear, true = wiener_image(one), fourier.to_image(one.expected, shape)
     true = true * float(((linear - linear.mean()) * true).sum() / true.square().sum().clamp(min=1e-30))
-    images = [plain, linear, one.micrograph.restored, true]
+    images = [plain, linear, one.micrograph.restored.image, true]
     width = float(images[1].std()) * 3.0
     parts = [((image - image.median()) / width).clamp(-1.0, 1.0) for image in images]
     parts.append(torch.from_numpy(one.truth.mask).float())

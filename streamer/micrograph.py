@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from streamer.field_mask import FieldMask
     from streamer.motion.track import Motion
-    from streamer.movie_record import ModelRef, MovieQuality, MovieSource
+    from streamer.movie_record import MovieQuality, MovieSource
     from streamer.records import GroupSums, HalfSums, Spectrum
+    from streamer.restore import Restored
     from streamer.super_resolution.step import SuperResolvedMovie
     from streamer.transfer_figures import CtfFigures
 
@@ -25,16 +25,13 @@ class Micrograph:
     spectrum: Spectrum
     field: FieldMask
     """What of it is not specimen."""
-    restored: Tensor
-    """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
+    restored: Restored
     super_resolution: SuperResolvedMovie
     groups: GroupSums | None
     motion: Motion
     hot_pixels: np.ndarray
     """(n, 2) rows and columns."""
     metrics: MovieQuality
-    restoration: Literal["none", "wiener", "network"]
-    model: ModelRef | None
     source: MovieSource
     flags: tuple[str, ...]
     ctf: CtfFigures | None = None

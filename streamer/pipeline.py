@@ -8,11 +8,11 @@ Both therefore write the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from streamer import dose, restore
 from streamer.band import band_of
@@ -145,10 +145,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     exposures = dose.frame_exposures(source.n_frames, source.dose_per_frame, source.frame_doses, source.frames_left_out)
     band = band_of(frames.shape, pixel_size, settings.denoise.resolution, settings.denoise.low)
     keeps_groups = instructions.groups is not None or settings.outputs.keep_groups
-
-    def frame(index: int) -> Tensor:
-        return correction.frame(frames.counts, index)
-
+    frame = partial(correction.frame, frames.counts)
     with stage("align"):
         motion = align.estimate_motion(frame, len(frames), pixel_size, settings.motion, kept=frames.kept)
     with stage("fuse"):
@@ -172,8 +169,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         ctf = ctf_of_sum(sums, source, settings.ctf)
     with stage("restore"):
         propose = None if "denoise" in instructions.shed else job.propose
-        proposal = restore.ask_network(propose, sums, spectrum, pattern_stays=frames.pattern_stays)
-        restored, restoration = restore.restore(sums, spectrum, proposal.correction)
+        restored = restore.restored(propose, sums, spectrum, pattern_stays=frames.pattern_stays)
     with stage("super_resolve"):
         super_resolution = super_resolve_movie(
             frame,
@@ -189,7 +185,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
     with stage("figures"):
         in_file = at_all_frames(motion, frames.kept, source.n_frames)  # what is published has a line for each frame
         metrics = movie_quality(
-            sums, spectrum, proposal.correction, in_file, frames, settings.quality, super_resolution.verdict, judged
+            sums, spectrum, restored.correction, in_file, frames, settings.quality, super_resolution.verdict, judged
         )
         empty = why_empty(metrics, len(frames), instructions.usual, agrees=judged.spectrum.significant)
         seen = (*judged.flags, *(() if empty is None else (f"specimen: nothing to see here: {empty}",)))
@@ -203,12 +199,10 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         motion=in_file,
         hot_pixels=frames.hot_pixels,
         metrics=replace(metrics, empty=empty),
-        restoration=restoration,
-        model=proposal.model if restoration == "network" else None,
         source=source,
         ctf=ctf,
         shed=instructions.shed,
-        flags=(*frames.flags, *instructions.notes, *proposal.flags, *super_resolution.flags, *motion.flags, *seen),
+        flags=(*frames.flags, *instructions.notes, *restored.flags, *super_resolution.flags, *motion.flags, *seen),
     )
 
 

@@ -9,6 +9,7 @@ estimate; no significant signal gives y itself.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,11 +20,39 @@ from streamer.errors import ModelError
 from streamer.records import Proposal
 
 if TYPE_CHECKING:
+    from streamer.movie_record import ModelRef
     from streamer.records import Correction, HalfSums, Propose, Spectrum
 
 Restoration = Literal["none", "wiener", "network"]
 
 _SEEN = ("model: the network was trained on this movie; its figures are not independent",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The restored image of a micrograph, and how it came about."""
+
+    image: Tensor
+    """(h, w) float32: x = W·y + λ(f − W·y), or y itself."""
+    by: Restoration
+    correction: Correction | None
+    """What the network proposed, applied or not."""
+    model: ModelRef | None
+    """What made the image; None: no network did."""
+    flags: tuple[str, ...]
+
+
+def restored(propose: Propose | None, sums: HalfSums, spectrum: Spectrum, *, pattern_stays: bool) -> Restored:
+    """Restore a micrograph with the network, if there is one and it may be used."""
+    proposal = ask_network(propose, sums, spectrum, pattern_stays=pattern_stays)
+    image, by = restore(sums, spectrum, proposal.correction)
+    return Restored(
+        image=image,
+        by=by,
+        correction=proposal.correction,
+        model=proposal.model if by == "network" else None,
+        flags=proposal.flags,
+    )
 
 
 def ask_network(propose: Propose | None, sums: HalfSums, spectrum: Spectrum, *, pattern_stays: bool) -> Proposal:

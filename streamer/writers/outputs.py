@@ -140,8 +140,8 @@ def write_outputs(
         source=micrograph.source,
         metrics=micrograph.metrics,
         ctf=micrograph.ctf,
-        restoration=micrograph.restoration,
-        model=micrograph.model,
+        restoration=micrograph.restored.by,
+        model=micrograph.restored.model,
         outputs=directory.files,
         software=software(device, settings),
         times=stopwatch.times(),
@@ -172,10 +172,10 @@ def _write_images(directory: _Directory, micrograph: Micrograph, settings: DataP
         )  # fmt: skip
     labels, pictures = _restored_labels(program, micrograph), "preview" not in micrograph.shed
     directory.add_image(
-        "denoised", "_denoised.mrc", micrograph.restored, dtype=dtype, derived=True, **sizes, labels=labels
+        "denoised", "_denoised.mrc", micrograph.restored.image, dtype=dtype, derived=True, **sizes, labels=labels
     )
     if pictures:
-        directory.add_picture("denoised thumbnail", "_denoised_thumbnail.png", micrograph.restored, side, labels)
+        directory.add_picture("denoised thumbnail", "_denoised_thumbnail.png", micrograph.restored.image, side, labels)
     fine, sr = micrograph.super_resolution.image, micrograph.super_resolution.verdict
     if fine is not None and (settings.outputs.super_resolution == "always" or sr.verdict == "helps"):
         labels = super_resolution_labels(sr, filtered=settings.super_resolution.filtered)
@@ -208,16 +208,16 @@ def super_resolution_labels(verdict: SuperResolutionVerdict, *, filtered: bool) 
 
 def _restored_labels(program: str, micrograph: Micrograph) -> list[str]:
     """MRC labels that say what made the restored image."""
-    if micrograph.restoration == "none":
+    if micrograph.restored.by == "none":
         return [f"{program}: no significant signal; the plain sum, untouched", "NOT FOR RECONSTRUCTION"]
-    if micrograph.model is None:
+    if micrograph.restored.model is None:
         return [f"{program}: Wiener estimate, no network", "NOT FOR RECONSTRUCTION"]
-    weights = " ".join(f"{value:.2f}" for _, value in micrograph.model.weight)
+    weights = " ".join(f"{value:.2f}" for _, value in micrograph.restored.model.weight)
     return [
-        f"{program}: Wiener estimate corrected by model {micrograph.model.version}",
-        f"sha256 {micrograph.model.sha256}",
+        f"{program}: Wiener estimate corrected by model {micrograph.restored.model.version}",
+        f"sha256 {micrograph.restored.model.sha256}",
         f"lambda by band {weights}"[:80],
-        corrected_band(micrograph.model),
+        corrected_band(micrograph.restored.model),
         "NOT FOR RECONSTRUCTION",
     ]
 
