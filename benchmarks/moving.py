@@ -212,7 +212,9 @@ def simulate(case: Case, seed: int, cache: Path | None = None) -> Moving:
             cache.mkdir(parents=True, exist_ok=True)  # type: ignore[union-attr]
             np.save(file, image)
     camera = Detector(case.shape, seed % 3, hot=0.0, dead=0.0)
-    return Moving(case=case, counts=_expose(image, case, there, camera, seed), gain=camera.gain_reference(), there=there)
+    return Moving(
+        case=case, counts=_expose(image, case, there, camera, seed), gain=camera.gain_reference(), there=there
+    )
 
 
 def _expose(image: np.ndarray, case: Case, there: Callable, camera: Detector, seed: int) -> np.ndarray:  # type: ignore[type-arg]

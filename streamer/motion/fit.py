@@ -41,11 +41,22 @@ class OverTime:
     def __init__(self, times: Tensor, last: float, functions: int) -> None:
         """Set up splines at ``times`` (t,) in frames of 0…last, at most as many as there are times."""
         self._last, self._functions = last, min(len(times), functions)
+        self._ends = times[0], times[-1]
         basis, self._mixing = torch.linalg.qr(self._splines(times))
         self.values = basis[:, 1:]
 
     def at(self, times: Tensor) -> Tensor:
-        """(n, functions − 1): the same functions at other times."""
+        """(n, functions − 1): the same functions at other times.
+
+        Beyond the first and last of its times, where a group of frames reaches, each continues as it came from there:
+        splines would leave with all the uncertainty of their slope.
+        """
+        inside = times.clamp(*self._ends)
+        mirrored = self._inside((2.0 * inside - times).clamp(*self._ends))
+        beyond = (times != inside)[:, None]
+        return torch.where(beyond, 2.0 * self._inside(inside) - mirrored, mirrored)
+
+    def _inside(self, times: Tensor) -> Tensor:
         mixed: Tensor = torch.linalg.solve_triangular(self._mixing, self._splines(times), upper=True, left=False)
         return mixed[:, 1:]
 
@@ -85,7 +96,9 @@ class OverPlace:
         """
         numbers = {ORDERS[n]: 2 * (at - 1) for at, n in enumerate(self.orders) if n}
         turn = torch.eye(2 * len(numbers), dtype=torch.float64)
-        kinds = [[at + axis for ij, at in numbers.items() if sum(ij) == order for axis in (0, 1)] for order in (1, 2, 3)]
+        kinds = [
+            [at + axis for ij, at in numbers.items() if sum(ij) == order for axis in (0, 1)] for order in (1, 2, 3)
+        ]
         if (1, 0) in numbers and (0, 1) in numbers:
             # along y, the functions are v = y/h − ½, and u = x/w − ½: rotated are x by −y/h·h, and y by x/w·w
             norm = math.hypot(*shape)
@@ -207,9 +220,7 @@ class Fit:
         variance[: len(slow)] *= slow[: len(asked), None]
         profiles = torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64)[:, None, None].expand(-1, *asked.shape).clone()
         profiles[:, :POWERS] = 1.0
-        found = believed(
-            asked.flatten(), variance.flatten(), len(free) ** 0.5, _FAR, profiles.flatten(1)
-        )
+        found = believed(asked.flatten(), variance.flatten(), len(free) ** 0.5, _FAR, profiles.flatten(1))
         track = values @ (asked * found.factor.view_as(asked))
         return track, values.square() @ found.error.view_as(asked).sum(1)
 
@@ -245,9 +256,7 @@ class Fit:
         asked, spread = asked @ turn.T, turn.square() @ (known.diagonal()[1:, None] * variance).flatten()
         spread = weights.slow[:, None] * spread
         unit = (len(self.track) * len(functions)) ** 0.5
-        part = believed(
-            asked.flatten(), spread.flatten(), unit, _NEAR, self.place.profiles(len(asked)).flatten(1)
-        )
+        part = believed(asked.flatten(), spread.flatten(), unit, _NEAR, self.place.profiles(len(asked)).flatten(1))
         self.bend_evidence = part.evidence
         kept = (asked.flatten() * part.factor).view_as(asked)
         bend[1:] = (kept @ turn).unflatten(1, (-1, 2)).transpose(0, 1)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from streamer.motion.fit import OverTime
     from streamer.motion.patches import Steps
 
 _PRIOR = 12.0
@@ -34,7 +33,7 @@ class Weights:
     """(n,) float64: how much more than by counting the patches differ in each function of slow motion; at least 1."""
 
 
-def weights_of(found: Steps, slow: OverTime, variance: Tensor) -> Weights:
+def weights_of(found: Steps, slow: Tensor, variance: Tensor) -> Weights:
     """Weigh patches by the inverse variance of their steps.
 
     A free step is the patch's own step times its share, so that of_step = share / scatter, and the information is
@@ -45,11 +44,11 @@ def weights_of(found: Steps, slow: OverTime, variance: Tensor) -> Weights:
 
     Parameters
     ----------
-    slow : functions of slow motion.
+    slow : (t, n) orthonormal functions of slow motion.
     variance : (2,) of a patch's free steps by counting, px².
     """
     free = found.free - found.free.mean(0)
-    own = torch.einsum("tn,pta->pna", slow.values, free).square() / variance
+    own = torch.einsum("tn,pta->pna", slow, free).square() / variance
     functions, patches = own.shape[1], len(free)
     numbers = 2.0 * max(0, free.shape[1] - 1 - functions) * (1.0 - 1.0 / max(2, patches))
     fast = (free.square() / variance).sum((1, 2)) - own.sum((1, 2))
