@@ -1,9 +1,9 @@
 """Movies whose specimen moves in every way that microscopes show, clean or dirty, with a known truth.
 
-A noise-free image on a grid twice as fine, from ``streamer.simulation`` with its optics and protein, is sampled by cubic
-convolution at r − d(r, t), fades with the exposure, and is counted by a camera with a pattern, whose gain reference goes
-with the movie. Crystals, carbon, gold and boiling ice are added to the image; they move with the specimen, and the
-boiling ice with nothing.
+A noise-free image on a grid twice as fine, from ``streamer.simulation`` with its optics and protein, is sampled by
+cubic convolution at r − d(r, t), fades with the exposure, and is counted by a camera with a pattern, whose gain
+reference goes with the movie. Crystals, carbon, gold and boiling ice are added to the image; they move with the
+specimen, and the boiling ice with nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def margin(self) -> int:
-        """px."""
+        """Room around the field, px."""
         return MARGIN if self.motion != "far" else 96
 
 

@@ -100,7 +100,7 @@ class OverPlace:
             [at + axis for ij, at in numbers.items() if sum(ij) == order for axis in (0, 1)] for order in (1, 2, 3)
         ]
         if (1, 0) in numbers and (0, 1) in numbers:
-            # along y, the functions are v = y/h − ½, and u = x/w − ½: rotated are x by −y/h·h, and y by x/w·w
+            # along y, the functions are v = y/h − ½, and u = x/w − ½: in a rotation y moves by w u and x by −h v
             norm = math.hypot(*shape)
             height, width = shape[0] / norm, shape[1] / norm
             y, x = numbers[1, 0], numbers[0, 1]
@@ -177,7 +177,7 @@ class Fit:
             self.information = found.information
             return 0.0
         variance = torch.linalg.inv(found.information).diagonal()
-        weights = weights_of(found, self.bends, variance)
+        weights = weights_of(found, self.bends.values, variance)
         total = weights.information.sum()
         self.information = found.information * total
         free = torch.einsum("p,pta->ta", weights.of_step, found.free) / total
@@ -259,6 +259,6 @@ class Fit:
         part = believed(asked.flatten(), spread.flatten(), unit, _NEAR, self.place.profiles(len(asked)).flatten(1))
         self.bend_evidence = part.evidence
         kept = (asked.flatten() * part.factor).view_as(asked)
-        bend[1:] = (kept @ turn).unflatten(1, (-1, 2)).transpose(0, 1)
+        bend[1:] = (kept @ turn).view(len(asked), -1, 2).transpose(0, 1)
         both = torch.stack([one.view_as(asked).sum(1) for one in (part.error, part.square)])
         return bend, both @ self.bends.values.square().T / len(functions)

@@ -110,7 +110,9 @@ class Grid:
         along_rows, along_columns = (2.0 * math.pi * f for f in (self.rows, self.columns))
         one = torch.ones((), device=self.rows.device)
         curve = (2.0 * torch.cos(along_rows) + 2.0 * torch.cos(along_columns) - 4.0).clamp(max=-1e-9)
-        return (rows * (1.0 - torch.polar(one, along_rows)) + columns * (1.0 - torch.polar(one, along_columns))) / curve
+        both = rows * (1.0 - torch.polar(one, along_rows)) + columns * (1.0 - torch.polar(one, along_columns))
+        leaked: Tensor = both / curve
+        return leaked
 
     def ramps(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """exp(−2πi k·s) along rows (…, rows, 1) and columns (…, 1, columns) for shifts (…, 2) px."""

@@ -1,10 +1,10 @@
 """How much of some measured coefficients to believe, and how wrong they are then.
 
 Each was measured with a known variance σ². What size the true ones have is not known but judged from all of them
-together: none at all, or one of some profiles times a scale, which is anything from nothing of note to a largest one,
-evenly in its logarithm. Under each of these a coefficient of variance v is multiplied by v/(v + σ²); the result is the
-average, weighted by how probable the profile and its scale are. What remains uncertain is thus part of the stated error,
-and a few coefficients are believed less readily than many that say the same.
+together: none at all, or one of some profiles times a scale, which is anything from nothing of note to a largest
+one, evenly in its logarithm. Under each of these a coefficient of variance v is multiplied by v/(v + σ²); the result is
+the average, weighted by how probable the profile and its scale are. What remains uncertain is thus part of the stated
+error, and a few coefficients are believed less readily than many that say the same.
 Source: Bayesian model averaging with a hierarchical prior, summed over a grid.
 """
 
