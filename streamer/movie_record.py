@@ -211,6 +211,11 @@ class MovieQuality:
     motion_model: Literal["none", "global", "local"] = "global"
     """What was applied: nothing, one shift per frame, or shifts that differ over the field."""
     motion_converged: bool = True
+    motion_error_px: float | None = None
+    """Expected distance of the shifts from the truth, root mean square over frames and field, px; None where the motion
+    is not trusted."""
+    motion_errors_px: list[float] = field(default_factory=list)
+    """The same of each frame of the file; empty likewise."""
     local_motion_angstrom: float | None = None
     """Root mean square over the field of what the local shifts add to the global one, at its largest; None where the
     motion is not trusted."""

@@ -168,10 +168,10 @@ class MotionSettings(Table, frozen=True):
         float,
         Meta(
             ge=0,
-            description="information about the smooth track, 1/px2, below which shifts are neither trusted nor "
-            "applied; 20 is a standard deviation of 0.22 px",
+            description="information about the smooth track, 1/px2, below which shifts are not applied even where "
+            "they would help; 20 is a standard deviation of 0.22 px; 0: the frames' own evidence decides",
         ),
-    ] = 20.0
+    ] = 0.0
 
 
 class SuperResolutionSettings(Table, frozen=True):

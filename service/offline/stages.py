@@ -52,6 +52,11 @@ class MotionResult(Struct, frozen=True, kw_only=True):
     """Root mean square over the field of what local shifts add to the global ones, at its largest; None likewise."""
     flags: list[str] = []
     """What the user should know, as in the record of ``process``: no gain, a pattern that rules the fit."""
+    error_px: float | None = None
+    """Expected distance of the shifts from the truth, root mean square over frames and field; None where the motion is
+    not trusted."""
+    errors_px: list[float] = []
+    """The same of each frame; empty likewise."""
     frames_left_out: list[int] = []
     """Places of frames that carry no information, from 0; their shifts lie between their neighbours'."""
 
@@ -107,6 +112,8 @@ def motion_of(path: Path, config: Config) -> MotionResult:
         converged=found.converged,
         local_motion_angstrom=round(field.largest_bending(found) * frames.pixel_size, 5) if found.trusted else None,
         flags=[*frames.flags, *found.flags],
+        error_px=None if found.error is None else round(found.error, 4),
+        errors_px=[] if found.errors is None else [round(float(v), 4) for v in found.errors],
     )
 
 

@@ -10,7 +10,8 @@ frames are estimated from sums of neighbouring ones, so that memory grows with t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,10 +32,13 @@ _FIRST_BAND, _BAND = 0.12, 0.37
 """cycles/px. Beyond the second, pixel corners and detector noise dominate."""
 _FIRST_STEPS, _MOST_STEPS = 2, 12
 _NEAR, _SMALL_STEP, _SETTLED = 0.2, 0.02, 0.05
-"""px, of the last step: below it bending may be sought, below it steps end, and above it a fit is not trusted."""
-_HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 4.0, 30.0
-"""Order of the Legendre products; standard deviations by which bending must exceed chance; and information per frame,
-1/px², times frames, needed for each coefficient before it is sought: the field is then known to 0.18 px."""
+"""px, of the last step: below it bending is sought, below it steps end, and above it the fit has not settled."""
+_HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 3.0, 30.0
+"""Order of the Legendre products; evidence from which on bending is applied; and information per frame, 1/px², times
+frames, for each coefficient, below which the track is fitted by itself first."""
+_CHANCE, _CHANCE_PER_FRAME, _LEAST_INFORMATION = 40.0, 2.0, 1.5
+"""Likelihood that fits of noise do not reach, see ``_evidence_of_chance``; and 1/px² about the track, below which the
+model of a step is not valid."""
 _COARSE_ROUNDS, _COARSE_ENOUGH = 4, 0.5
 """Rounds, and px by which the coarse track may still change; the fit takes over from there."""
 _POOLED, _LEAST_POOLS, _CLEAR_PEAK = (2, 4, 8), 5, 6.0
@@ -63,9 +67,8 @@ def estimate_motion(
 
     Returns
     -------
-    Motion whose shifts are zero where the information about the smooth track is below ``settings.min_information``,
-    and which is the same over the whole field where nothing shows that the field bends. A single frame need not be
-    well known: noise fits a few frames at will, but hardly a long smooth track.
+    Motion whose shifts are as large as the frames make probable: zero where nothing shows that they share anything,
+    and the same over the whole field where nothing shows that it bends. What remains uncertain is in its ``errors``.
     """
     zero = torch.zeros((n_frames, 2), dtype=torch.float64)
     if n_frames == 1:
@@ -88,30 +91,55 @@ def estimate_motion(
     patches = Patches.empty(layout, len(groups), _BAND, device)
     for index in range(len(groups)):
         patches.set(index, grouped(index))
+    patches.close()
     bends = OverTime(times, last, LOCAL_FUNCTIONS)
     fit = Fit(coarse, whole, over_time, bends, OverPlace(layout, 0))
     first = patches.cropped(_FIRST_BAND)
     for _ in range(_FIRST_STEPS):
         fit.step(first)
     del first
-    fit, largest, bends_too = _settled(fit, patches, bends)
-    shifts, local = _of_frames(fit, taken, groups)
-    information = fit.known(len(layout)) * (1.0 - 1.0 / len(groups))
+    fit, largest = _settled(fit, patches, bends)
+    return _judged(fit, largest, frame, taken, groups, Limits(shape, limit, settings.min_information))
+
+
+class Limits(NamedTuple):
+    """What a fit is held to."""
+
+    shape: tuple[int, int]
+    farthest: float
+    """px from the mean."""
+    information: float
+
+
+def _judged(
+    fit: Fit, largest: float, frame: Callable[[int], Tensor], taken: Tensor, groups: list[slice], limits: Limits
+) -> Motion:
+    """What is believed of a fit, whose last step was ``largest`` px."""
+    shifts, local, errors = _of_frames(fit, taken, groups, bent=fit.bend_evidence > _SURE_BEND)
+    information = fit.known() * (1.0 - 1.0 / len(groups))
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
-    converged = largest < _SETTLED
-    known = converged and about_track >= settings.min_information and farthest <= limit
-    ruled = known and fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, n_frames)
-    trusted = known and not ruled
+    # a fixed pattern has been taken out of the fit; its likelihood says nothing
+    shown = math.isnan(fit.likelihood) or fit.likelihood > _evidence_of_chance(len(groups))
+    known = shown and about_track >= max(limits.information, _LEAST_INFORMATION) and farthest <= limits.farthest
+    ruled = known and fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, len(taken))
+    trusted, converged = known and not ruled, largest < _SETTLED
+    bends_too = trusted and fit.bend_evidence > _SURE_BEND
     return Motion(
-        shifts=shifts if trusted else zero,
+        shifts=shifts if trusted else torch.zeros_like(shifts),
         information=information,
         trusted=trusted,
         iterations=fit.iterations,
-        local=LocalMotion(coefficients=local, shape=shape, evidence=fit.bend_excess) if trusted and bends_too else None,
+        local=LocalMotion(coefficients=local, shape=limits.shape, evidence=fit.bend_evidence) if bends_too else None,
         converged=converged,
         fixed_pattern=ruled,
+        errors=(errors.square() + (0.0 if converged else largest**2)).sqrt() if trusted else None,
     )
+
+
+def _evidence_of_chance(n: int) -> float:
+    """Likelihood that a fit of ``n`` frames of noise alone does not reach."""
+    return _CHANCE + _CHANCE_PER_FRAME * n
 
 
 def motion_lengths(shifts: Tensor, pixel_size: float, early_frames: int | None) -> tuple[float, float, float]:
@@ -128,33 +156,35 @@ def motion_lengths(shifts: Tensor, pixel_size: float, early_frames: int | None) 
     return total, early, total - early
 
 
-def _settled(fit: Fit, patches: Patches, bends: OverTime) -> tuple[Fit, float, bool]:
-    """Fit the whole band: a field that bends if enough is known and bending shows, else one shift per frame.
+def _settled(fit: Fit, patches: Patches, bends: OverTime) -> tuple[Fit, float]:
+    """Fit the whole band: one shift per frame first where little is known, then a field that bends.
 
     Returns
     -------
-    The fit, its last step in px, and whether it bends.
+    The fit and its last step in px.
     """
-    layout, last = patches.layout, float("inf")
-    bending = Fit(fit.shifts, layout.whole, fit.times, bends, OverPlace(layout, _HIGHEST_ORDER))
-    enough = _KNOWN_PER_COEFFICIENT * bending.bend.numel() / len(fit.shifts)
-    if fit.known(len(layout)) < enough:
-        last = _converge(fit, patches, _NEAR)
-        bending = Fit(fit.shifts, layout.whole, fit.times, bends, OverPlace(layout, _HIGHEST_ORDER))
-    if fit.known(len(layout)) >= enough:
-        largest = _converge(bending, patches, _SMALL_STEP)
-        if largest < _SETTLED and bending.bend_excess > _SURE_BEND:
-            return bending, largest, True
-    return fit, last if last < _SMALL_STEP else _converge(fit, patches, _SMALL_STEP), False
+    bending = Fit(fit.shifts, patches.layout.whole, fit.times, bends, OverPlace(patches.layout, _HIGHEST_ORDER))
+    if fit.known() * len(fit.shifts) < _KNOWN_PER_COEFFICIENT * bending.bend.numel():
+        _converge(fit, patches, _NEAR)
+        bending = Fit(fit.shifts, patches.layout.whole, fit.times, bends, bending.place)
+    return bending, _converge(bending, patches, _SMALL_STEP)
 
 
 def _converge(fit: Fit, patches: Patches, small: float) -> float:
-    """Step until all moves are below ``small`` px; single frames may leave the field. Returns the last step."""
+    """Step until all moves are below ``small`` px; single frames may leave the field. Returns the last step.
+
+    Where that takes too long, the most probable of all that was seen is what remains.
+    """
     largest = fit.step(patches)
+    best, most = fit.state(), -math.inf
     for _ in range(_MOST_STEPS):
+        before = fit.state()
         largest = fit.step(patches, jitter=True)
+        if not fit.likelihood < most:
+            best, most = before, fit.likelihood
         if largest < small:
-            break
+            return largest
+    fit.restore(best)
     return largest
 
 
@@ -213,7 +243,7 @@ def _likeliest(stack: Tensor, grid: Grid, starts: list[Tensor], over_time: OverT
     layout = Layout((2 * PATCH, 2 * PATCH), still, patch=2 * PATCH)
     best, most = starts[0], -1.0
     for start in starts:
-        patches = Patches(layout, grid, stack[None].clone(), stack.sum(0)[None], power_of(stack))
+        patches = Patches(layout, grid, stack[None].clone(), stack.sum(0)[None], power_of(stack).sum(0)[None])
         fit = Fit(start, still, over_time, over_time, OverPlace(layout, 0))
         for _ in range(_COARSE_STEPS):
             fit.step(patches)
@@ -285,10 +315,14 @@ def _peak(cross: Tensor, size: torch.Size, limit: float) -> tuple[Tensor, float]
     return peak.to(device="cpu", dtype=torch.float64), float(at / correlation.std().clamp(min=1e-30))
 
 
-def _of_frames(fit: Fit, frames: Tensor, groups: list[slice]) -> tuple[Tensor, Tensor]:
-    """Global shifts (t, 2) and Legendre coefficients (t, 2, orders − 1) at times ``frames``, zero at the first."""
+def _of_frames(fit: Fit, frames: Tensor, groups: list[slice], *, bent: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Global shifts (t, 2) and Legendre coefficients (t, 2, orders − 1) at times ``frames``, zero at the first.
+
+    And (t,) px the errors of these shifts, or, unless ``bent``, of the global ones alone.
+    """
     group = torch.tensor([index for index, part in enumerate(groups) for _ in range(part.start, part.stop)])
     shifts = fit.times.at(frames) @ (fit.times.values.T @ fit.track) + fit.jitter[group]
     products = torch.einsum("tn,jna->taj", fit.bends.at(frames), fit.place.products(fit.bend))
     shifts = shifts + products[:, :, 0]
-    return shifts - shifts[0], (products - products[0])[:, :, 1:]
+    errors = fit.error[0 if bent else 1].sqrt()[group]
+    return shifts - shifts[0], (products - products[0])[:, :, 1:], errors

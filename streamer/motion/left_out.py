@@ -46,5 +46,6 @@ def at_all_frames(motion: Motion, kept: Sequence[int] | None, n_frames: int) -> 
     return replace(
         motion,
         shifts=spread(motion.shifts),
+        errors=None if motion.errors is None else spread(motion.errors),
         local=None if local is None else replace(local, coefficients=spread(local.coefficients)),
     )

@@ -31,6 +31,8 @@ _ALIKE = 0.9
 _LEAST_SHARE = 0.1
 _SURE_PATTERN = 10.0
 """Standard deviations, over all rings, at which a pattern that stays with the detector is believed."""
+_SMOOTHED_PX, _SURE_EDGE = 9, 2.0
+"""px along a patch's edge; and how often the noise's power what is at the edges must exceed."""
 _CHUNK, _CHUNK_ON_GPU = 4, 256
 """Patches at a time: few enough for intermediate results to stay in a CPU's cache, enough to keep a GPU busy."""
 
@@ -97,6 +99,21 @@ class Grid:
         kept[..., self.top + 1 :, :] = spectra[..., -self.top :, :columns]
         return kept
 
+    def leaked(self, over_rows: Tensor, over_columns: Tensor) -> Tensor:
+        """Kept spectra of smooth images whose opposite edges differ by (p, w) from last to first row, and (p, h).
+
+        Source: the smooth part of an image in the periodic plus smooth decomposition (Moisan 2011).
+        """
+        rows = torch.fft.rfft(over_rows)[:, None, : self.columns_kept + 1]
+        columns = torch.fft.fft(over_columns)
+        columns = torch.cat([columns[:, : self.top + 1], columns[:, -self.top :]], dim=1)[:, :, None]
+        along_rows, along_columns = (2.0 * math.pi * f for f in (self.rows, self.columns))
+        one = torch.ones((), device=self.rows.device)
+        curve = (2.0 * torch.cos(along_rows) + 2.0 * torch.cos(along_columns) - 4.0).clamp(max=-1e-9)
+        both = rows * (1.0 - torch.polar(one, along_rows)) + columns * (1.0 - torch.polar(one, along_columns))
+        leaked: Tensor = both / curve
+        return leaked
+
     def ramps(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """exp(−2πi k·s) along rows (…, rows, 1) and columns (…, 1, columns) for shifts (…, 2) px."""
         turn = (-2.0 * math.pi) * shifts.to(device=self.rows.device, dtype=torch.float32)
@@ -115,6 +132,9 @@ class Steps:
     """(2, 2) float64, T·M: information about one coefficient of a patch's track, 1/px²."""
     share: Tensor
     """(p,) float64: each patch's information relative to that; 1 on average."""
+    likelihood: float
+    """Logarithm of how much more probable the patches are than if the frames shared nothing; NaN where a fixed pattern
+    is part of what they share."""
 
 
 class Patches:
@@ -123,6 +143,7 @@ class Patches:
     def __init__(self, layout: Layout, grid: Grid, spectra: Tensor, still: Tensor, each: Tensor) -> None:
         self.layout, self.grid, self.spectra = layout, grid, spectra
         self._still, self._each = still, each
+        self._jumps = [torch.zeros((2, len(layout), side), device=spectra.device) for side in layout.size[::-1]]
         self._applied = torch.zeros((len(layout), spectra.shape[1], 2), dtype=torch.float64)
 
     @classmethod
@@ -133,15 +154,37 @@ class Patches:
         kept = grid.mask.shape
         spectra = torch.empty((len(layout), n_frames, *kept), dtype=torch.complex64, device=device)
         still = torch.zeros((len(layout), *kept), dtype=torch.complex64, device=device)
-        return cls(layout, grid, spectra, still, torch.zeros(kept, dtype=torch.float64, device=device))
+        return cls(layout, grid, spectra, still, torch.zeros(still.shape, device=device))
 
     def set(self, index: int, frame: Tensor) -> None:
         """Cut and transform one frame."""
-        spectra = self.grid.kept(torch.fft.rfft2(self.layout.cut(frame, index)))
+        cut = self.layout.cut(frame, index)
+        spectra = self.grid.kept(torch.fft.rfft2(cut))
+        for jumps, one in zip(self._jumps, (cut[:, -1] - cut[:, 0], cut[:, :, -1] - cut[:, :, 0]), strict=True):
+            smooth = torch.nn.functional.avg_pool1d(one, _SMOOTHED_PX, 1, _SMOOTHED_PX // 2, count_include_pad=False)
+            jumps[0] += smooth
+            jumps[1] += smooth.square()
         along_rows, along_columns = self.grid.ramps(-self.layout.whole[index])
         self.spectra[:, index] = spectra
-        self._each += power_of(spectra)
         self._still += spectra.mul_(along_rows * along_columns)
+
+    def close(self) -> None:
+        """After the last ``set``: take out what stays with the patches because their opposite edges differ.
+
+        A crystal's edge, or gold, would otherwise hold the frames where they were cut. Of the mean over all frames,
+        smooth, and only as far as it is beyond noise, because frames would share that.
+        """
+        n = self.spectra.shape[1]
+        means, noise = [total / n for total, _ in self._jumps], 0.0
+        for mean, (_, squares) in zip(means, self._jumps, strict=True):
+            noise = noise + (squares / n - mean.square()).mean(1) / max(1, n - 1)
+        level = _SURE_EDGE * noise / sum(mean.square().mean(1) for mean in means).clamp(min=1e-30)
+        leaked = self.grid.leaked(*((1.0 - level).clamp(min=0.0)[:, None] * mean for mean in means))
+        for part in self._parts():
+            spectra = self.spectra[part].sub_(leaked[part, None])
+            self._each[part] = power_of(spectra).sum(1)
+        along_rows, along_columns = self.grid.ramps(-self.layout.whole)
+        self._still -= leaked * (along_rows * along_columns).sum(0)
 
     def cropped(self, band: float) -> Patches:
         """The same patches, as they were cut, with less of their spectra."""
@@ -161,13 +204,13 @@ class Patches:
         n, grid = self.spectra.shape[1], self.grid
         along_rows, along_columns = self._ramps()
         turned = along_rows.mT @ along_columns
-        signal, pattern, noise = self._powers(moving, turned)
+        signal, pattern, noise, likelihood = self._powers(moving, turned)
         ratio = signal / noise
         share = ratio / (1.0 + n * ratio)
         weight = (2.0 * math.pi) * 2.0 * share / noise
         if bool((pattern > 0).any()):
             excess = pattern / noise
-            power = torch.view_as_real(turned).square().sum(-1)
+            power = power_of(turned)
             fixed = excess * (self._still - share * turned.conj() * moving) / (1.0 + excess * (n - share * power))
             moving = moving - turned * fixed
         else:
@@ -187,21 +230,26 @@ class Patches:
         information = n * torch.tensor([[yy, yx], [yx, xx]], dtype=torch.float64)
         if yy * xx - yx**2 <= 0.0:
             nothing = torch.zeros(gradient.shape, dtype=torch.float64)
-            return Steps(
-                free=nothing, information=torch.zeros_like(information), share=torch.ones(len(nothing)).double()
-            )
+            share = torch.ones(len(nothing)).double()
+            return Steps(free=nothing, information=torch.zeros_like(information), share=share, likelihood=likelihood)
         return Steps(
             free=gradient.double().cpu() @ torch.linalg.inv(information),
             information=information,
             share=self._share(moving, weight),
+            likelihood=likelihood if fixed is None else math.nan,
         )
 
     def _share(self, moving: Tensor, weight: Tensor) -> Tensor:
         """Information of each patch's own pairs of frames about its shifts, (p,), scaled to a mean of 1."""
         knows = weight * self.grid.radius**2
-        own = torch.view_as_real(moving).square().sum(-1).mul_(knows).sum((1, 2)).double()
-        shared = own - (knows * self._each).sum() / len(own)
-        share = (shared / shared.mean().clamp(min=1e-30)).clamp(min=_LEAST_SHARE)
+        power = power_of(moving)
+        # each less its own noise: behind a crystal or gold there is less of it
+        shared = (power - self._each).mul_(knows).sum((1, 2)).double()
+        share = shared / shared.mean().clamp(min=1e-30)
+        # what counting alone would scatter: |R|² as much as its mean
+        chance = (knows * power.mean(0)).square().sum().double() / shared.mean().clamp(min=1e-30) ** 2
+        scatter = (share - 1.0).square().mean().clamp(min=1e-30)
+        share = (1.0 + (1.0 - chance / scatter).clamp(min=0.0) * (share - 1.0)).clamp(min=_LEAST_SHARE)
         return (share / share.mean()).cpu()
 
     def _ramps(self) -> tuple[Tensor, Tensor]:
@@ -209,8 +257,10 @@ class Patches:
         along_rows, along_columns = self.grid.ramps(self._applied + self.layout.whole)
         return along_rows[..., 0], along_columns[..., 0, :]
 
-    def _powers(self, moving: Tensor, turned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _powers(self, moving: Tensor, turned: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
         """Power of one frame's specimen, fixed pattern and noise per coefficient, (rows, columns) float32.
+
+        And the likelihood of ``Steps``.
 
         With R = Σ Z_t the sum of what was moved, U = Σ Y_t that of what was not, and g = Σ_t exp(−2πi k·s_t), pairs
         of frames share on average |R|² − Σ|Y|² = T(T−1) P_S + (|g|² − T) P_F and, conversely,
@@ -228,8 +278,8 @@ class Patches:
             return _smooth(sums.index_add_(0, index, values.flatten().to(torch.float64) * mask))
 
         counts = patches * ring_sum(torch.ones_like(mask))
-        each = ring_sum(self._each)
-        moved, still, diverse = (ring_sum(power_of(one)) for one in (moving, self._still, turned))
+        each = ring_sum(self._each.sum(0))
+        moved, still, diverse = (ring_sum(power_of(one).sum(0)) for one in (moving, self._still, turned))
         own, cross = n * (n - 1.0) * counts, diverse - n * counts
         told_apart = (cross.abs() < _ALIKE * own).to(torch.float64)
         cross = cross * told_apart
@@ -248,7 +298,8 @@ class Patches:
         power = each / n / counts.clamp(min=1e-9)
         noise = torch.maximum(power - signal - pattern, 1e-6 * power).clamp(min=1e-30)
         ring, kept = self.grid.ring, self.grid.mask
-        return (signal[ring] * kept).float(), (pattern[ring] * kept).float(), noise[ring].float()
+        likelihood = _likelihood(moved, each, counts, n)
+        return (signal[ring] * kept).float(), (pattern[ring] * kept).float(), noise[ring].float(), likelihood
 
     def _parts(self) -> Iterator[slice]:
         chunk = _CHUNK if self.spectra.device.type == "cpu" else _CHUNK_ON_GPU
@@ -261,9 +312,25 @@ def _sum_of_frames(spectra: Tensor) -> Tensor:
 
 
 def power_of(spectra: Tensor) -> Tensor:
-    """(rows, columns) float64: Σ |Y|² over the first axis."""
-    # one axis after the other: a reduction over both, or of complex numbers, is ten times slower
-    return torch.view_as_real(spectra).square().sum(0).double().sum(-1)
+    """|Y|² of complex spectra, float32."""
+    # of complex numbers a reduction is ten times slower
+    return torch.view_as_real(spectra).square().sum(-1)
+
+
+def _likelihood(moved: Tensor, each: Tensor, counts: Tensor, n: int) -> float:
+    """Of ``n`` frames that share a signal in each ring, at its most probable power, over that of none.
+
+    Parameters
+    ----------
+    moved, each, counts : (rings,) Σ |Σ_t Z_t|², Σ Σ_t |Y_t|² and number of coefficients.
+
+    Source: complex normal distributions; the sum of frames has the variance N + T S, all else N.
+    """
+    counts = counts.clamp(min=1e-9)
+    mean = (each / counts / n).clamp(min=1e-30)
+    together = torch.maximum(moved / counts / n, mean)
+    alone = ((n * mean - together) / (n - 1.0)).clamp(min=1e-6 * mean)
+    return float((counts * (n * mean.log() - (n - 1.0) * alone.log() - together.log())).sum())
 
 
 def _shown(power: Tensor, chance: Tensor) -> Tensor:

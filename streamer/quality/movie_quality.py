@@ -90,6 +90,8 @@ def movie_quality(
         sr=super_resolution,
         motion_model=motion.model,
         motion_converged=motion.converged,
+        motion_error_px=None if motion.error is None else _rounded(motion.error),
+        motion_errors_px=[] if motion.errors is None else [round(float(v), 4) for v in motion.errors],
         local_motion_angstrom=_rounded(field.largest_bending(motion) * pixel_size) if motion.trusted else None,
         residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),
         residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),

@@ -106,6 +106,7 @@ def test_the_information_is_the_inverse_variance_of_a_frames_shift(shape, contra
     patches = Patches.empty(layout, 200, 0.37, frames.device)
     for index, frame in enumerate(frames):
         patches.set(index, frame)
+    patches.close()
     found = patches.steps(torch.zeros((len(layout), 200, 2), dtype=torch.float64))
     information = found.information.diagonal() * 199 / 200
     steps = found.free.mean(0)
