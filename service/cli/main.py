@@ -211,6 +211,14 @@ def _lost_after(idle: float | None) -> float | None:
     show_default=True,
     help="apoferritin, random (a different protein for each seed), ice, or a PDB or mmCIF file.",
 )
+@click.option(
+    "--scene",
+    help="What fields show, such as crystal, carbon-hole or small+waves-3; session mixes them as a grid does; "
+    "an unknown name lists all.  [default: clean ice]",
+)
+@click.option(
+    "--motion", help="How fields move, such as jump or rotation; an unknown name lists all.  [default: drift]"
+)
 @click.option("--per-square", type=click.IntRange(min=0), default=0, help="Movies per grid square.  [default: all]")
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first movie.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed gives the same movies.")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from streamer.errors import UsageError
 from streamer.simulation.microscope import Plan
 from streamer.simulation.movie import Microscope
+from streamer.simulation.scenes.kinds import kind_of, recipe_of
+from streamer.simulation.scenes.motions import motion_of
 from streamer.simulation.specimen import Specimen, apoferritin, random_protein, read_model
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ def specimen_of(name: str, seed: int) -> Specimen | None:
 
 def _check(options: Mapping[str, Any]) -> None:
     """Check what no option's own range can express."""
+    if options["scene"] is not None:
+        recipe_of(kind_of(options["scene"], 0, 0))
+    if options["motion"] is not None:
+        motion_of(options["motion"])
     low, high = options["defocus"]
     if low > high:
         raise UsageError(
@@ -73,6 +79,8 @@ def plan_of(directory: Path, specimen: str, seed: int, options: Mapping[str, Any
         movies=options["movies"],
         scope=scope,
         specimen=specimen_of(specimen, seed),
+        scene=options["scene"],
+        motion=options["motion"],
         seed=seed,
         layout=options["layout"],
         format=options["kind"],

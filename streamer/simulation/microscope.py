@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 
 from streamer.runtime.clock import SYSTEM
 from streamer.simulation import eer_encoder
-from streamer.simulation.movie import Detector, Field, Microscope, Truth
+from streamer.simulation.movie import Detector, Field, Microscope
+from streamer.simulation.scenes.kinds import CLEAN, kind_of
+from streamer.simulation.scenes.scene import Scene, specimen_for
+from streamer.simulation.truth_file import write_truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +51,10 @@ class Plan:
     scope: Microscope = field(default_factory=Microscope)
     specimen: Specimen | None = None
     """None: empty ice."""
+    scene: str | None = None
+    """Kind of field or mixture (``scenes.kinds``), several joined by +; None: clean fields."""
+    motion: str | None = None
+    """Name in ``scenes.motions.MOTIONS``; None: the usual drift."""
     seed: int = 0
     layout: Literal["epu", "serialem"] = "epu"
     format: Literal["mrc", "tiff", "eer"] = "tiff"
@@ -87,17 +94,27 @@ def expose(
         began = clock.monotonic()
         if stop():
             return
-        view = Field(plan.scope, plan.specimen, seed=plan.seed * 100_003 + number, device=device)
+        view = _field(plan, number, device)
+        shown = replace(plan, scope=view.scope)  # kinds of fields and motions change how a movie is taken
         counts = np.stack(list(view.frames(detector)))
         path = plan.directory / _name(plan, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         if plan.truth:
             write_truth(path.with_name(f"{path.stem}_truth.npz"), view.truth())
-        _write_sidecar(plan, number, path, view)
-        write_movie(plan, path, counts, corrupt=number in plan.corrupt, clock=clock)
+        _write_sidecar(shown, number, path, view)
+        write_movie(shown, path, counts, corrupt=number in plan.corrupt, clock=clock)
         yield Exposure(path=path, number=number, corrupt=number in plan.corrupt, seconds=clock.monotonic() - began)
         while clock.monotonic() - began < plan.interval_s and not stop():
             clock.sleep(min(0.1, plan.interval_s))
+
+
+def _field(plan: Plan, number: int, device: str) -> Field | Scene:
+    """What the microscope sees; scenes are drawn on the CPU."""
+    seed = plan.seed * 100_003 + number
+    if plan.scene is None and plan.motion is None:
+        return Field(plan.scope, plan.specimen, seed=seed, device=device)
+    kind = kind_of(plan.scene or CLEAN, number, plan.seed)
+    return Scene(kind, plan.scope, specimen_for(kind, plan.specimen, plan.seed), seed, plan.motion)
 
 
 # ----------------------------------------------------------------------------------------------------- files
@@ -115,23 +132,6 @@ def write_gain(plan: Plan, detector: Detector) -> Path:
         file.set_data(detector.gain_reference())
         file.voxel_size = plan.scope.pixel_size
     return path
-
-
-def write_truth(path: Path, truth: Truth) -> None:
-    """Write what was really there; ``numpy.load(path)`` reads it."""
-    optics = truth.optics
-    np.savez(
-        path,
-        image=truth.image.astype(np.float16),
-        displacement=truth.displacement,
-        bend=truth.bend,
-        bend_amplitude=truth.bend_amplitude,
-        particles=truth.particles,
-        diameter=truth.diameter,
-        defocus_u_um=optics.defocus_u_um,
-        defocus_v_um=optics.defocus_v_um,
-        astigmatism_angle_deg=optics.astigmatism_angle_deg,
-    )
 
 
 def write_movie(plan: Plan, path: Path, counts: Counts, *, corrupt: bool = False, clock: Clock = SYSTEM) -> None:
@@ -261,7 +261,7 @@ def _name(plan: Plan, number: int) -> Path:
     return Path("Images-Disc1") / f"GridSquare_{square}" / "Data" / f"{stem}_{kind}.{extension}"
 
 
-def _write_sidecar(plan: Plan, number: int, path: Path, view: Field) -> None:
+def _write_sidecar(plan: Plan, number: int, path: Path, view: Field | Scene) -> None:
     """Write what the acquisition program says about the exposure, completely or not at all."""
     if plan.layout == "epu":
         target, text = path.with_name(path.stem.rpartition("_")[0] + ".xml"), _epu_xml(plan, number, view)
@@ -272,7 +272,7 @@ def _write_sidecar(plan: Plan, number: int, path: Path, view: Field) -> None:
     temporary.rename(target)
 
 
-def _epu_xml(plan: Plan, number: int, view: Field) -> str:
+def _epu_xml(plan: Plan, number: int, view: Field | Scene) -> str:
     """The fields of EPU's MicroscopeImage that are commonly read, in its namespaces."""
     scope = plan.scope
     height, width = scope.shape
@@ -280,6 +280,7 @@ def _epu_xml(plan: Plan, number: int, view: Field) -> str:
     schema = "http://www.w3.org/2001/XMLSchema"
     size = f"<numericValue>{scope.pixel_size * 1e-10:.16g}</numericValue>"
     dose = scope.dose_per_frame * scope.n_frames * 1e20
+    plate = "true" if scope.phase_shift_deg else "false"
     defocus = -0.5e-6 * (view.optics.defocus_u_um + view.optics.defocus_v_um)
 
     def pair(key: str, kind: str, value: object) -> str:
@@ -298,7 +299,7 @@ def _epu_xml(plan: Plan, number: int, view: Field) -> str:
         '<MicroscopeImage xmlns="http://schemas.datacontract.org/2004/07/Fei.SharedObjects" '
         'xmlns:i="http://www.w3.org/2001/XMLSchema-instance">'
         f'<CustomData xmlns:a="{arrays}">{pair("Dose", "double", f"{dose:.10g}")}'
-        f"{pair('PhasePlateUsed', 'boolean', 'false')}{pair('AppliedDefocus', 'double', f'{defocus:.6g}')}</CustomData>"
+        f"{pair('PhasePlateUsed', 'boolean', plate)}{pair('AppliedDefocus', 'double', f'{defocus:.6g}')}</CustomData>"
         f"<SpatialScale><pixelSize><x>{size}</x><y>{size}</y></pixelSize></SpatialScale>"
         f"<microscopeData><acquisition><acquisitionDateTime>{_moment(number).isoformat()}</acquisitionDateTime>"
         '<camera><Binning xmlns:a="http://schemas.datacontract.org/2004/07/System.Drawing">'
@@ -316,7 +317,7 @@ def _epu_xml(plan: Plan, number: int, view: Field) -> str:
     )
 
 
-def _mdoc(plan: Plan, number: int, path: Path, view: Field) -> str:
+def _mdoc(plan: Plan, number: int, path: Path, view: Field | Scene) -> str:
     """One frame set, as SerialEM writes it next to the frames."""
     scope = plan.scope
     total = scope.dose_per_frame * scope.n_frames

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from streamer import dose, fourier
 from streamer.ctf.transfer import Optics, ctf_2d
+from streamer.simulation.projection import add_projection
 from streamer.simulation.specimen import (
     Specimen,
     ice_amplitude,
@@ -128,7 +129,7 @@ class Detector:
         return torch.exp(-1.43 * fftfreq**2)
 
 
-def _track(scope: Microscope, rng: np.random.Generator) -> Array:
+def drift_track(scope: Microscope, rng: np.random.Generator) -> Array:
     """(t, 2) drift in px: fast at first, slower later, along a slowly turning direction, with jitter."""
     exposure = scope.dose_per_frame * np.arange(scope.n_frames)
     speed = scope.drift_end + (scope.drift_start - scope.drift_end) * np.exp(-exposure / 4.0)
@@ -158,7 +159,7 @@ class Field:
         """Simulate a field; ``specimen`` None is empty ice."""
         self.scope, self.device = scope, torch.device(device)
         self._rng = np.random.default_rng([seed, 2])
-        self.displacement = _track(scope, self._rng)
+        self.displacement = drift_track(scope, self._rng)
         reach = float(np.abs(self.displacement).max()) + scope.bend_px + 4.0
         height, width = scope.shape
         self._padded = tuple(-(-math.ceil(size + 2 * reach) // 32) * 32 for size in (height, width))
@@ -207,26 +208,11 @@ class Field:
         return centres.astype(np.float32)
 
     def _projection(self, specimen: Specimen) -> Tensor:
-        """Sum of scattering factors per fine pixel, (2H, 2W): every atom spread over its four nearest pixels."""
-        (height, width), step = self._fine, self.scope.pixel_size / 2.0
+        """Sum of scattering factors per fine pixel, (2H, 2W)."""
         image = np.zeros(self._fine, dtype=np.float32)
-        reach = math.ceil(float(np.linalg.norm(specimen.positions, axis=1).max()) / step) + 2
-        side = 2 * reach + 1
         self.rotations = random_rotations(self._rng, len(self.centres))
         for centre, rotation in zip(self.centres, self.rotations, strict=True):
-            # a coarse pixel's centre is between its two fine pixels, half a fine pixel from each
-            middle = 2.0 * centre[::-1] + 0.5
-            corner = np.floor(middle).astype(np.int64) - reach
-            x, y = (rotation[:2] @ specimen.positions.T) / step + (middle - corner)[:, None]
-            column, row = x.astype(np.int64), y.astype(np.int64)
-            dx, dy = x - column, y - row
-            stamp = np.zeros(side * side)
-            for oy, wy in ((0, 1.0 - dy), (1, dy)):
-                for ox, wx in ((0, 1.0 - dx), (1, dx)):
-                    index = (row + oy) * side + column + ox
-                    stamp += np.bincount(index, specimen.factors * wy * wx, minlength=side * side)
-            rows, columns = ((corner[i] + np.arange(side)) % size for i, size in ((1, height), (0, width)))
-            image[np.ix_(rows, columns)] += stamp.reshape(side, side)
+            add_projection(image, specimen, rotation, centre, self.scope.pixel_size / 2.0)
         return torch.from_numpy(image).to(self.device)
 
     def _contrast(self) -> Tensor:
