@@ -22,10 +22,14 @@ _LEAST_HEIGHT = 2.0
 """Mean height of particles in units of the scale of chance."""
 _OTHERS = 0.15
 """Largest share of what is neither chance nor particle."""
+_NEITHER = 0.5
+"""Probability that a peak of neither kind is a particle: a weak one, or one that is cut."""
 _KNOWN = (math.log(1.1), 0.3)
 """Logarithm of the scale of chance over that of the image's noise, and its standard deviation: ice adds to noise."""
 _EVIDENCE = 8.0
 """Natural logarithm of how much more likely a mixture must be than chance alone."""
+_EVIDENCE_OF_MANY = 4.0
+"""The same against chance with a few peaks of any height."""
 _STARTS = (0.3, 0.5, 0.7, 0.85, 0.95, 0.985)
 _STEPS = 60
 
@@ -100,15 +104,40 @@ def level_of(heights: Values, chance: Chance, *, known: bool, unlike_noise: floa
         return NOTHING
     scales, densities, prior = _scales(heights, chance, known=known)
     top = float(heights.max())
-    alone = max(float(np.log(d + 1e-300).sum()) + p for d, p in zip(densities, prior, strict=True)) - unlike_noise
+    logarithms = np.log(densities)
+    alone = max(float(row.sum()) + p for row, p in zip(logarithms, prior, strict=True)) - unlike_noise
     best: tuple[float, float, float, Values, float] | None = None
     for start in _STARTS:
-        fit = _mixture(heights, scales, densities, prior, start, top)
+        fit = _mixture(heights, scales, logarithms, prior, start, top)
         if fit is not None and (best is None or fit[0] > best[0]):
             best = fit
-    if best is None or best[0] - alone < _EVIDENCE:
+    few = max(_with_few(row, p, top) for row, p in zip(densities, prior, strict=True))
+    if best is None or best[0] - few < _EVIDENCE_OF_MANY:
+        return _outstanding(heights, chance, few - alone) if known else NOTHING
+    if best[0] - alone < _EVIDENCE:
         return NOTHING
     return _choice(heights, best, chance, best[0] - alone)
+
+
+def _with_few(density: Values, prior: float, top: float) -> float:
+    """Log likelihood of chance and a few peaks of any height."""
+    return max(float(np.log((1.0 - share) * density + share / top).sum()) + prior for share in (0.003, 0.01, 0.03))
+
+
+def _outstanding(heights: Values, chance: Chance, evidence: float) -> Level:
+    """The level for a field with a few particles: beyond all that chance gives, and among themselves alike."""
+    reach = 1.4 * float(chance.place[int(np.searchsorted(_cumulated(chance), 1.0 - 0.02 / len(heights)))])
+    far = heights[heights > reach]
+    if evidence < _EVIDENCE or not len(far) or float(far.max()) > 3.0 * float(far.min()):
+        return NOTHING
+    separation = float(far.mean()) / chance.middle
+    return Level(height=reach, ceiling=math.inf, evidence=evidence, separation=separation, expected=1.0)
+
+
+def _cumulated(chance: Chance) -> Values:
+    """(n,) probability that a height of chance lies below each place."""
+    total: Values = np.cumsum(np.exp(chance.logarithm)) * (chance.place[1] - chance.place[0])
+    return total / total[-1]
 
 
 def _scales(heights: Values, chance: Chance, *, known: bool) -> tuple[Values, Values, Values]:
@@ -117,13 +146,13 @@ def _scales(heights: Values, chance: Chance, *, known: bool) -> tuple[Values, Va
     low, high = (min(0.6, middle), max(1.5, 1.3 * middle)) if known else (0.2 * middle, 1.5 * middle)
     scales = np.geomspace(low, high, 41)
     scaled = heights / scales[:, None]
-    densities = np.exp(np.interp(scaled, chance.place, chance.logarithm, right=-700.0)) / scales[:, None]
+    densities = np.exp(np.interp(scaled, chance.place, chance.logarithm, right=-700.0)) / scales[:, None] + 1e-300
     prior = -0.5 * ((np.log(scales) - _KNOWN[0]) / _KNOWN[1]) ** 2 if known else np.zeros(len(scales))
     return scales, densities, prior
 
 
 def _mixture(
-    heights: Values, scales: Values, densities: Values, prior: Values, start: float, top: float
+    heights: Values, scales: Values, logarithms: Values, prior: Values, start: float, top: float
 ) -> tuple[float, float, float, Values, float] | None:
     """Log likelihood, particles' mean and deviation, (n,) probability of a particle, and scale of chance; by EM."""
     number = len(heights)
@@ -133,14 +162,15 @@ def _mixture(
     weight = weight / weight.sum()
     near = np.abs(np.log(scales * float(np.quantile(heights, 0.5)) / mean) + math.log(2.5))
     chosen = int((near if start < 0.9 else -prior).argmin())
-    likelihood, probability = -math.inf, np.zeros(number)
+    likelihood, probability, others = -math.inf, np.zeros(number), np.zeros(number)
     for step in range(_STEPS):
         normal = np.exp(-((heights - mean) ** 2) / (2.0 * spread**2)) / (spread * math.sqrt(2.0 * math.pi))
-        parts = np.stack([weight[0] * densities[chosen], weight[1] * normal, np.full(number, weight[2] / top)])
+        parts = np.stack([weight[0] * np.exp(logarithms[chosen]), weight[1] * normal, np.full(number, weight[2] / top)])
         total = parts.sum(0) + 1e-300
         share_of = parts / total
         previous, likelihood = likelihood, float(np.log(total).sum()) + float(prior[chosen])
         probability = share_of[1]
+        others = share_of[2]
         if step > 15 and likelihood - previous < 1e-3:
             break
         weight = share_of.sum(1) / number
@@ -150,9 +180,10 @@ def _mixture(
         mean = float((probability * heights).sum()) / sum_of
         spread = math.sqrt(float((probability * (heights - mean) ** 2).sum()) / sum_of)
         if step % 3 == 0:
-            chosen = int((np.log(densities + 1e-300) @ share_of[0] + prior).argmax())
+            chosen = int((logarithms @ share_of[0] + prior).argmax())
         spread = min(max(spread, float(scales[chosen]) * 0.3, _SPREAD[0] * mean), _SPREAD[1] * mean)
-    return likelihood, mean, spread, probability, float(scales[chosen])
+    # what is neither is as likely a particle as not
+    return likelihood, mean, spread, probability + _NEITHER * others, float(scales[chosen])
 
 
 def _choice(heights: Values, fit: tuple[float, float, float, Values, float], chance: Chance, evidence: float) -> Level:

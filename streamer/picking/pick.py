@@ -23,6 +23,8 @@ _EDGE = 0.4
 """Picks nearer to the edge than this share of the diameter are truncated particles."""
 _SUMMIT = 0.25
 """A peak is the highest point within this share of the diameter."""
+_LEAST_AREA = 4.0
+"""Where less of the field is open than so many squares of the diameter, there is nothing to compare with."""
 _STRONG_DETAIL = 3.0
 """Detail that varies this many times as much as in noise is there without doubt."""
 _ISLANDS = 0.8
@@ -84,6 +86,9 @@ def pick(
 
 def peaks(view: Coarse) -> Peaks:
     """Peaks of a coarse micrograph with the level that fits them best."""
+    if int(view.open.sum()) < _LEAST_AREA * view.diameter**2:
+        none = torch.zeros((0, 2), dtype=torch.int64, device=view.image.device)
+        return Peaks(places=none, heights=view.image.new_zeros(0), level=NOTHING)
     found = answer(view)
     noise = answer_to_noise(view, view.noise or 1.0)
     weights = _weights(found, noise, view)

@@ -25,6 +25,8 @@ _LARGEST = 5.0
 """Pixels further than this many standard deviations from their surroundings are not protein."""
 _LEAST_OPEN = 0.99
 """Share of a coarse pixel that must be open for it to count."""
+_RIM = 0.3
+"""Diameters around what is not specimen that are left out with it: its rim and fringes look like particles."""
 _WHITE = 2.5
 """Noise counts as white while halving the grid changes its power by less than this factor."""
 
@@ -70,6 +72,10 @@ def coarse(image: Tensor, pixel_size: float, diameter: float, usable: Tensor | N
     if usable is not None:
         opened = _binned(usable.to(torch.float32), step) >= _LEAST_OPEN
     width = diameter / pixel_size / step
+    if usable is not None and not bool(opened.all()):
+        reach = max(1, round(_RIM * width))
+        shut = torch.nn.functional.max_pool2d((~opened).to(torch.float32)[None, None], 2 * reach + 1, 1, reach)[0, 0]
+        opened = shut == 0
     weight = opened.to(torch.float32)
     share = _blurred(weight, width).clamp_min(1e-3)
     filled, kept, limit = binned, torch.zeros_like(binned), binned.new_zeros(())
