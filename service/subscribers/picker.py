@@ -2,8 +2,9 @@
 
 For each finished movie it reads the plain sum and its halves, finds what is not specimen and then particles, and writes
 ``<session>/picks/<path of the micrograph>_autopick.star``, where RELION looks for it. A movie whose halves show no
-signal, or that is empty beside the session's others, gets no picks. Why the plain sum and not the restored image: a network may draw a faint blob where there is none,
-and the level comes from the image's own noise, which a restored image has no longer.
+signal, or that is empty beside the session's others, gets no picks. Why the plain sum and not the restored image: a
+network may draw a faint blob where there is none, and the level comes from the image's own noise, which a restored
+image has no longer.
 """
 
 from __future__ import annotations

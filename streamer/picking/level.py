@@ -136,8 +136,9 @@ def _outstanding(heights: Values, chance: Chance, evidence: float) -> Level:
 
 def _cumulated(chance: Chance) -> Values:
     """(n,) probability that a height of chance lies below each place."""
-    total: Values = np.cumsum(np.exp(chance.logarithm)) * (chance.place[1] - chance.place[0])
-    return total / total[-1]
+    total = np.cumsum(np.exp(chance.logarithm))
+    share: Values = total / total[-1]
+    return share
 
 
 def _scales(heights: Values, chance: Chance, *, known: bool) -> tuple[Values, Values, Values]:

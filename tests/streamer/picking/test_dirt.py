@@ -15,7 +15,7 @@ from tests.simulated_movies import images
 SHAPE = (384, 448)
 DIAMETER = 28.0
 """px; a pixel is 4 Å."""
-PLACES = np.array([(40 + 62 * row, 45 + 58 * column + 12 * (row % 2)) for row in range(4) for column in range(7)])
+PLACES = np.array([(40 + 62 * row, 45 + 58 * column + 12 * (row % 2)) for row in range(6) for column in range(7)])
 
 
 def balls(centres, depth=4.0, seed=0):
