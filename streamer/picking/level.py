@@ -109,7 +109,8 @@ def level_of(heights: Values, chance: Chance, *, known: bool, unlike_noise: floa
     best: tuple[float, float, float, Values, float] | None = None
     for start in _STARTS:
         fit = _mixture(heights, scales, logarithms, prior, start, top)
-        if fit is not None and (best is None or fit[0] > best[0]):
+        stands_out = fit[1] >= _LEAST_HEIGHT * fit[4] * chance.middle / 1.7
+        if stands_out and (best is None or fit[0] > best[0]):
             best = fit
     few = max(_with_few(row, p, top) for row, p in zip(densities, prior, strict=True))
     if best is None or best[0] - few < _EVIDENCE_OF_MANY:
@@ -128,8 +129,9 @@ def _outstanding(heights: Values, chance: Chance, evidence: float) -> Level:
     """The level for a field with a few particles: beyond all that chance gives, and among themselves alike."""
     reach = 1.4 * float(chance.place[int(np.searchsorted(_cumulated(chance), 1.0 - 0.02 / len(heights)))])
     far = heights[heights > reach]
-    if evidence < _EVIDENCE or not len(far) or float(far.max()) > 3.0 * float(far.min()):
+    if evidence < _EVIDENCE or not len(far):
         return NOTHING
+    reach = max(reach, float(far.max()) / 3.0)
     separation = float(far.mean()) / chance.middle
     return Level(height=reach, ceiling=math.inf, evidence=evidence, separation=separation, expected=1.0)
 
@@ -154,7 +156,7 @@ def _scales(heights: Values, chance: Chance, *, known: bool) -> tuple[Values, Va
 
 def _mixture(
     heights: Values, scales: Values, logarithms: Values, prior: Values, start: float, top: float
-) -> tuple[float, float, float, Values, float] | None:
+) -> tuple[float, float, float, Values, float]:
     """Log likelihood, particles' mean and deviation, (n,) probability of a particle, and scale of chance; by EM."""
     number = len(heights)
     mean = float(np.quantile(heights, start))
@@ -190,8 +192,6 @@ def _mixture(
 def _choice(heights: Values, fit: tuple[float, float, float, Values, float], chance: Chance, evidence: float) -> Level:
     """The level with the best expected F1: 2 Σp / (number kept + Σp over all)."""
     _, mean, spread, probability, scale = fit
-    if mean < _LEAST_HEIGHT * scale * chance.middle / 1.7:
-        return NOTHING
     ceiling = mean + 6.0 * spread
     sure = np.where((heights > mean) & (heights <= ceiling), 1.0, probability)
     sure = np.where(heights > ceiling, 0.0, sure)

@@ -32,6 +32,8 @@ _ISLANDS = 0.8
 than 1."""
 _SKEWED = 0.35
 """Skewness of the blob, if what is beyond noise comes from particles, at least."""
+_TRUSTED_BLOB = 0.8
+"""Weight of the blob from which on it says where the centre is."""
 _LEAST_BLOB = 0.25
 """Weight of the blob at least."""
 
@@ -92,14 +94,27 @@ def peaks(view: Coarse) -> Peaks:
     found = answer(view)
     noise = answer_to_noise(view, view.noise or 1.0)
     weights = _weights(found, noise, view)
-    summits = _summits(_together(found, found, weights), view.diameter, view.open)
+    # detail alone does not tell dark from bright
+    summits = _summits(_together(found, found, weights), view.diameter, view.open & (found.blob > 0))
     by_chance = _summits(_together(noise, found if view.noise else noise, weights), view.diameter, None)
+    if weights[0] >= _TRUSTED_BLOB:
+        summits = (_centred(summits[0], found.blob, view.diameter), summits[1])
     heights, chance = (part[1].double().cpu().numpy() for part in (summits, by_chance))
     level = NOTHING
     if len(chance) > 2:
         unlike = _unlike_noise(found.blob[view.open], view.diameter)
         level = level_of(heights, chance_of(chance), known=view.noise is not None, unlike_noise=unlike)
     return Peaks(places=summits[0], heights=summits[1], level=level)
+
+
+def _centred(places: Tensor, blob: Tensor, diameter: float) -> Tensor:
+    """Places (n, 2) moved to the blob's maximum nearby; a sharp particle has its detail along its rim."""
+    reach = max(1, round(_SUMMIT * diameter))
+    window = torch.nn.functional.pad(blob, (reach,) * 4, value=-math.inf)
+    size = 2 * reach + 1
+    parts = [int(window[y : y + size, x : x + size].argmax()) for y, x in places.tolist()]
+    moved = torch.tensor([[part // size - reach, part % size - reach] for part in parts], device=places.device)
+    return places + moved.reshape(-1, 2)
 
 
 def _weights(found: Response, noise: Response, view: Coarse) -> tuple[float, float]:

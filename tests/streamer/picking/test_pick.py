@@ -43,7 +43,7 @@ def test_dark_discs_are_found_where_they_are(shape, pixel_size):
 
 def test_bright_discs_are_not_particles():
     found = pick(discs((260, 290), CENTRES, 20, depth=-5.0), 1.0, 40.0)
-    assert min(nearest(found, CENTRES)) > 10.0
+    assert not found.x or min(nearest(found, CENTRES)) > 10.0
 
 
 def test_scale_and_offset_of_the_image_do_not_matter():
