@@ -154,7 +154,7 @@ def _unlike_noise(values: Tensor, diameter: float) -> float:
     Source of the standard error: √(6/n) for n independent values; of these there are about four per particle's area.
     """
     independent = 4.0 * len(values) / (math.pi / 4.0 * diameter**2)
-    return 0.5 * _skewness(values) ** 2 * independent / 6.0
+    return float(0.5 * _skewness(values) ** 2 * independent / 6.0)
 
 
 def _summits(response: Tensor, diameter: float, opened: Tensor | None) -> tuple[Tensor, Tensor]:
