@@ -9,7 +9,7 @@ fourier                            grids, crops, ring sums: the only module that
 motion, dose, sums                 shifts, exposure weights, frames onto the physical grid
 super_resolution                   frames onto the 2x grid, and whether that helped
 quality, restore                   FRC, SSNR, SNBR*; the Wiener estimate and its correction
-pick                               particles by a Laplacian of Gaussian
+picking                            particles: where they are and how far they stand out
 writers                            MRC, STAR, PNG and the record, each complete or absent
 pipeline                           ``process_movie``: a movie from start to finish
 simulation, ctf                    movies with a known truth; contrast transfer

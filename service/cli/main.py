@@ -114,7 +114,8 @@ def pick(
 ) -> int:
     """Pick particles in each micrograph as it finishes.
 
-    Follows a running daemon and writes RELION particle coordinates.
+    Follows a running daemon and writes RELION particle coordinates. Crystals, carbon, gold and holes are left out. Each
+    particle's figure of merit is its height over the level that separates particles from chance: cut there.
     """
     from service.client import FileCursor, MemoryCursor
     from service.layout import layout_of
@@ -139,7 +140,8 @@ def pick(
             elif as_json:
                 click.echo(jsontext.shown(found).decode())
             else:
-                click.echo(f"{found.particles:5d}  {printable(found.coordinates)}")
+                note = f"  ({found.note})" if found.note else ""
+                click.echo(f"{found.particles:5d}  {printable(found.coordinates)}{note}")
     return int(failed)
 
 

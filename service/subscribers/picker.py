@@ -1,7 +1,10 @@
 """The reference downstream picker: a subscriber with a cursor that writes RELION particle coordinates.
 
-For each finished movie it reads the restored image, finds particles, and writes ``<session>/picks/<path of the
-micrograph>_autopick.star``, where RELION looks for it. A movie whose halves show no signal gets no picks.
+For each finished movie it reads the plain sum and its halves, finds what is not specimen and then particles, and writes
+``<session>/picks/<path of the micrograph>_autopick.star``, where RELION looks for it. A movie whose halves show no
+signal, or that is empty beside the session's others, gets no picks. Why the plain sum and not the restored image: a
+network may draw a faint blob where there is none, and the level comes from the image's own noise, which a restored
+image has no longer.
 """
 
 from __future__ import annotations
@@ -15,17 +18,21 @@ import numpy as np
 import torch
 
 from service.wire.messages import Event, movie_record
+from streamer import fourier
 from streamer.errors import StreamerError, UsageError
-from streamer.pick import Picks, pick
+from streamer.picking.pick import Picks, pick
+from streamer.quality.not_specimen import find_not_specimen
+from streamer.records import HalfSums
 from streamer.writers.atomic import write_atomically
-from streamer.writers.star import coordinates_star
+from streamer.writers.star import ROLE_EVEN, ROLE_MICROGRAPH, ROLE_ODD, coordinates_star
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
     from service.client import Client, Cursor
-    from streamer.movie_record import MovieRecord
+
+_ROLES = (ROLE_MICROGRAPH, ROLE_EVEN, ROLE_ODD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,10 @@ class Picked:
     """Relative to the session's directory."""
     coordinates: str
     particles: int
+    not_specimen: float = 0.0
+    """Share of the field that was left out: crystals, carbon, gold, holes; 0 to 1."""
+    note: str | None = None
+    """Why there are no particles; None: there are some."""
 
 
 def follow(
@@ -56,7 +67,7 @@ def follow(
     ----------
     output : directory that contains the sessions.
     diameter : of the particle, Å.
-    threshold : see ``streamer.pick.pick``.
+    threshold : see ``streamer.picking.pick.pick``.
     idle_timeout, lost_timeout : see ``Client.events``; a daemon that is lost raises ServiceError.
     """
     for event in client.events(cursor, stop=stop, idle_timeout=idle_timeout, lost_timeout=lost_timeout):
@@ -72,36 +83,77 @@ def pick_movie(event: Event, output: Path, *, diameter: float, threshold: float 
     """Pick particles in the micrograph of one movie event and write their coordinates."""
     record = movie_record(event)
     files = {file.role: file for file in record.outputs}
-    if "denoised" not in files or "micrograph" not in files:
+    missing = [role for role in _ROLES if role not in files]
+    if missing:
         raise UsageError(
-            "the event names no restored image",
+            f"the event names no image of these kinds: {', '.join(missing)}",
             where=record.movie_id,
             hint="process the movie again: streamer movies retry",
         )
-    session = output / record.session
-    image_file, micrograph = files["denoised"], Path(files["micrograph"].path)
-    if image_file.pixel_size is None:
+    session, micrograph = output / record.session, Path(files[ROLE_MICROGRAPH].path)
+    pixel_size = files[ROLE_MICROGRAPH].pixel_size
+    if pixel_size is None:
         raise UsageError(
             "the event does not tell the image's pixel size",
             where=record.movie_id,
             hint="process the movie again: streamer movies retry",
         )
-    found = _picks(session / image_file.path, record, image_file.pixel_size, diameter, threshold)
+    nothing = record.metrics.empty if record.metrics is not None else None
+    if nothing is None and record.restoration == "none":
+        nothing = "the halves show no signal"
+    found, left_out, note = Picks(x=[], y=[], score=[]), 0.0, nothing or ""
+    if nothing is None:
+        images = [_image(session / files[role].path) for role in _ROLES]
+        try:
+            found, left_out, note = _picks(images, pixel_size, diameter, threshold)
+        except ValueError as error:
+            raise UsageError(
+                f"cannot be picked: {error}", where=session / micrograph, hint="give a smaller --diameter, in Å"
+            ) from error
     coordinates = session / "picks" / micrograph.parent / f"{micrograph.stem}_autopick.star"
     write_atomically(coordinates, coordinates_star(found.x, found.y, found.score).encode())
     return Picked(
-        movie_id=record.movie_id, micrograph=str(micrograph), coordinates=str(coordinates), particles=len(found.x)
+        movie_id=record.movie_id,
+        micrograph=str(micrograph),
+        coordinates=str(coordinates),
+        particles=len(found.x),
+        not_specimen=left_out,
+        note=None if found.x else note,
     )
 
 
-def _picks(path: Path, record: MovieRecord, pixel_size: float, diameter: float, threshold: float) -> Picks:
-    """Particles in one image; none where there is no signal."""
-    if record.restoration == "none":
-        return Picks(x=[], y=[], score=[])
+def _picks(
+    images: list[torch.Tensor], pixel_size: float, diameter: float, threshold: float
+) -> tuple[Picks, float, str]:
+    """Particles in a sum with its halves, the share of the field that was left out, and what to say if there are none.
+
+    Raises
+    ------
+    ValueError : the diameter does not fit into the image.
+    """
+    whole, even, odd = images
+    shape = (int(whole.shape[0]), int(whole.shape[1]))
+    halves = HalfSums(
+        even=torch.fft.rfft2(even),
+        odd=torch.fft.rfft2(odd),
+        even_share=torch.full((fourier.ring_count(shape),), 0.5, dtype=torch.float64),
+        shape=shape,
+        pixel_size=pixel_size,
+    )
+    field = find_not_specimen(halves)
+    usable = None if field.is_clean else ~field.at(shape)
+    found = pick(whole, pixel_size, diameter, threshold=threshold, usable=usable)
+    if field.is_clean:
+        return found, 0.0, "nothing stands out of the noise as particles of this diameter would"
+    there = " and ".join(f"{share:.0%} {kind}" for kind, share in field.shares.items())
+    return found, 1.0 - field.usable, f"nothing stands out as particles would, beside {there}"
+
+
+def _image(path: Path) -> torch.Tensor:
+    """(h, w) float32 of an MRC file."""
     try:
         with mrcfile.open(str(path)) as file:
-            image = torch.from_numpy(np.asarray(file.data, dtype=np.float32))
-        return pick(image, pixel_size, diameter, threshold=threshold)
+            return torch.from_numpy(np.asarray(file.data, dtype=np.float32))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot be picked: {error}",

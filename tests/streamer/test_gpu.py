@@ -20,7 +20,7 @@ from streamer.ctf import transfer
 from streamer.detector import correction
 from streamer.motion import align
 from streamer.motion.track import Motion
-from streamer.pick import pick
+from streamer.picking.pick import pick
 from streamer.quality import estimators
 from streamer.records import HalfSums
 from streamer.settings import MotionSettings
