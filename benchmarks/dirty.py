@@ -27,7 +27,7 @@ from service.demo.checks import matched
 from streamer import fourier, restore
 from streamer.motion.field import shifts_at
 from streamer.movie_record import MovieSource, Times
-from streamer.pick import pick
+from streamer.picking.pick import pick
 from streamer.pipeline import Job, compute_micrograph
 from streamer.quality import estimators
 from streamer.records import Instructions
@@ -167,7 +167,7 @@ def excess(one: Seen) -> float:
 
 
 def picks(one: Seen) -> tuple[int, int, int]:
-    """Hits, picks and particles: what the picker finds in the restored image at the true diameter.
+    """Hits, picks and particles: what the picker finds in the sum at the true diameter, beside what is not specimen.
 
     Counted are particles free of dirt and not cut by the edge.
     """
@@ -177,9 +177,11 @@ def picks(one: Seen) -> tuple[int, int, int]:
     inner = ((true >= margin) & (true < shape - margin)).all(1)
     if one.truth.paths or not 0.0 < diameter < 0.5 * pixel * shape.min():
         return 0, 0, 0
-    if one.micrograph.restoration == "none":
+    if one.micrograph.restored.by == "none":
         return 0, 0, int(inner.sum())
-    found = pick(one.micrograph.restored.image, pixel, diameter)
+    sums, field = one.micrograph.sums, one.micrograph.field
+    usable = None if field.is_clean else ~field.at(sums.shape)
+    found = pick(fourier.to_image(sums.total, sums.shape), pixel, diameter, usable=usable)
     points = np.stack([found.y, found.x], 1) if found.x else np.zeros((0, 2))
     hits = matched(points, true, _HIT * diameter / pixel)
     return min(hits, int(inner.sum())), len(points), int(inner.sum())
@@ -190,7 +192,7 @@ def row(name: str, movies: list[Seen]) -> list[object]:
     errors = [motion_error(one) for one in movies]
     gains, clear, over = [], [], []
     for one in movies:
-        if one.micrograph.restoration == "none":
+        if one.micrograph.restored.by == "none":
             continue  # the plain sum is served, and Wiener's filter passes nothing
         weight = clear_weight(one)
         linear, shown = wiener_image(one), one.micrograph.restored.image
@@ -201,7 +203,7 @@ def row(name: str, movies: list[Seen]) -> list[object]:
     hits, found, true = (sum(values) for values in zip(*(picks(one) for one in movies), strict=True))
     f1 = f"{2.0 * hits / (found + true):.2f}" if true else "-"
     quality = [one.micrograph.metrics for one in movies]
-    applied = [one.micrograph.restoration for one in movies]
+    applied = [one.micrograph.restored.by for one in movies]
     return [
         name,
         f"{100.0 * np.mean([one.truth.mask.mean() for one in movies]):.0f}",

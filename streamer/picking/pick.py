@@ -145,7 +145,8 @@ def _skewness(values: Tensor) -> float:
     if len(values) < 3:
         return 0.0
     values = values.double() - values.double().mean()
-    return float(values.pow(3).mean()) / max(float(values.square().mean()) ** 1.5, 1e-300)
+    spread = math.sqrt(float(values.square().mean()))
+    return float(values.pow(3).mean()) / max(spread**3, 1e-300)
 
 
 def _unlike_noise(values: Tensor, diameter: float) -> float:
