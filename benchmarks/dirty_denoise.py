@@ -1,6 +1,7 @@
 """What the user is shown of dirty fields, by the truth: served picture over Wiener filter, scene by scene.
 
-    python -m benchmarks.dirty_denoise [--model DIRECTORY] [--seeds N] [--side PX] [--structures DIRECTORY] [SCENE…]
+    python -m benchmarks.dirty_denoise [--model DIRECTORY] [--seeds N] [--first SEED] [--side PX]
+                                       [--structures DIRECTORY] [SCENE…]
 
 Every scene has its own structure and seed. *Bare* is the network as it is, with λ(k) alone: no bound, no map, no guard.
 *Largest pixel*: over the largest of the Wiener filter's within 100 Å, each about its mean. Controls: a field without
@@ -130,15 +131,17 @@ def structure(directory: Path | None, index: int) -> Specimen:
     return random_protein(7000 + index, 1500 + 400 * (index % 5))
 
 
-def rows_of(model: SessionModel, names: list[str], seeds: int, side: int, directory: Path | None) -> list[dict]:  # type: ignore[type-arg]
+def rows_of(  # type: ignore[type-arg]
+    model: SessionModel, names: list[str], seeds: int, first: int, side: int, directory: Path | None
+) -> list[dict]:
     """One row for each scene and seed."""
     rows, before = [], None
-    for index, (name, seed) in enumerate((name, seed) for seed in range(seeds) for name in names):
-        specimen = structure(directory, index)
-        sums, truth = halves_and_truth(name, specimen, 52_000 + index, side)
+    for seed, name in enumerate((name for _ in range(seeds) for name in names), start=first):
+        specimen = structure(directory, seed)
+        sums, truth = halves_and_truth(name, specimen, seed, side)
         found = shown(model, sums, truth)
         if found:
-            rows.append({"scene": name, "structure": specimen.name, "seed": 52_000 + index} | found)
+            rows.append({"scene": name, "structure": specimen.name, "seed": seed} | found)
             print(_line(rows[-1]), flush=True)
         if before is not None and before.shape == sums.shape and name == "clean":
             mixed = replace(sums, odd=before.odd)
@@ -161,13 +164,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, default=shipped_base())
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first", type=int, default=52_000, help="first seed; also chooses the structures")
     parser.add_argument("--side", type=int, default=768)
     parser.add_argument("--structures", type=Path, help="directory of *.pdb.gz")
     parser.add_argument("scenes", nargs="*", default=list(SCENES))
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = SessionModel(given.model)
-    rows = rows_of(model, given.scenes, given.seeds, given.side, given.structures)
+    rows = rows_of(model, given.scenes, given.seeds, given.first, given.side, given.structures)
     header = ["scene", "structure", "seed", "Wiener", "bare network", "served", "largest pixel, bare", "served "]
     table(
         "served pictures of dirty fields",
