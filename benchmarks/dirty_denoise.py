@@ -35,7 +35,9 @@ from streamer.sums.halves import half_sums
 
 if TYPE_CHECKING:
     from streamer.records import HalfSums, Spectrum
+    from streamer.simulation.movie import Microscope
     from streamer.simulation.specimen import Specimen
+    from streamer.sums.frame_sum import FrameSums
 
 SCENES = (
     "clean", "crystal", "crystals", "crystal-edge", "frost", "carbon", "carbon-hole", "gold", "gold-hole", "waves-3",
@@ -79,19 +81,26 @@ def bare(model: SessionModel, sums: HalfSums, spectrum: Spectrum) -> Tensor:
     return restore.merge(plain, plain + band.pad(change * scale), weight, sums.shape)
 
 
-def halves_and_truth(name: str, specimen: Specimen, seed: int, side: int) -> tuple[HalfSums, Tensor]:
-    """Sums of a scene with its true shifts, and the tapered spectrum of what is there."""
+def fused_and_truth(
+    name: str, specimen: Specimen, seed: int, side: int, camera: Detector
+) -> tuple[FrameSums, Microscope, Tensor]:
+    """Sums of a scene with its true shifts, its settings, and the tapered spectrum of what is there."""
     rng = np.random.default_rng([seed, 5])
-    defocus, camera = float(rng.uniform(0.8, 2.2)), Detector((side, side), seed % 5)
+    defocus = float(rng.uniform(0.8, 2.2))
     field = scene(
         name, seed, specimen=specimen, shape=(side, side), n_frames=10, dose_per_frame=float(rng.uniform(1.5, 3.5)),
         defocus_um=(defocus - 0.02, defocus + 0.02), bend_px=0.0,
     )  # fmt: skip
     scope = field.scope
-    frames = recorded(field, camera)
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
-    sums = half_sums(true_sums(frames, field.displacement, band), scope.pixel_size, scope.voltage_kv)
-    return sums, estimators.tapered(field.noise_free(camera), scope.shape)
+    fused = true_sums(recorded(field, camera), field.displacement, band)
+    return fused, scope, estimators.tapered(field.noise_free(camera), scope.shape)
+
+
+def halves_and_truth(name: str, specimen: Specimen, seed: int, side: int) -> tuple[HalfSums, Tensor]:
+    """Halves of a scene on a camera of its own, and the truth."""
+    fused, scope, truth = fused_and_truth(name, specimen, seed, side, Detector((side, side), seed % 5))
+    return half_sums(fused, scope.pixel_size, scope.voltage_kv), truth
 
 
 def shown(model: SessionModel, sums: HalfSums, truth: Tensor) -> dict[str, object]:
