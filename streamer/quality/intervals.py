@@ -87,6 +87,12 @@ def tile_shape(shape: fourier.Shape, tiles: int = 4) -> fourier.Shape:
     return shape[0] // tiles, shape[1] // tiles
 
 
+def jackknife_error(left_out: Tensor) -> float:
+    """Standard error of a figure from its values (n,) with each unit left out once; NaN if one of them is."""
+    n = len(left_out)
+    return math.sqrt(float((left_out - left_out.mean()).square().sum()) * (n - 1) / n)
+
+
 def _student(freedom: int) -> float:
     """97.5 % quantile of Student's t. Source: Abramowitz & Stegun 26.7.5."""
     z, v = _NORMAL, float(freedom)
