@@ -1,6 +1,7 @@
 """What the user is shown of dirty fields, by the truth: served picture over Wiener filter, scene by scene.
 
-    python -m benchmarks.dirty_denoise [--model DIRECTORY] [--seeds N] [--side PX] [--structures DIRECTORY] [SCENE…]
+    python -m benchmarks.dirty_denoise [--model DIRECTORY] [--seeds N] [--first SEED] [--side PX]
+                                       [--structures DIRECTORY] [SCENE…]
 
 Every scene has its own structure and seed. *Bare* is the network as it is, with λ(k) alone: no bound, no map, no guard.
 *Largest pixel*: over the largest of the Wiener filter's within 100 Å, each about its mean. Controls: a field without
@@ -34,7 +35,9 @@ from streamer.sums.halves import half_sums
 
 if TYPE_CHECKING:
     from streamer.records import HalfSums, Spectrum
+    from streamer.simulation.movie import Microscope
     from streamer.simulation.specimen import Specimen
+    from streamer.sums.frame_sum import FrameSums
 
 SCENES = (
     "clean", "crystal", "crystals", "crystal-edge", "frost", "carbon", "carbon-hole", "gold", "gold-hole", "waves-3",
@@ -78,19 +81,26 @@ def bare(model: SessionModel, sums: HalfSums, spectrum: Spectrum) -> Tensor:
     return restore.merge(plain, plain + band.pad(change * scale), weight, sums.shape)
 
 
-def halves_and_truth(name: str, specimen: Specimen, seed: int, side: int) -> tuple[HalfSums, Tensor]:
-    """Sums of a scene with its true shifts, and the tapered spectrum of what is there."""
+def fused_and_truth(
+    name: str, specimen: Specimen, seed: int, side: int, camera: Detector
+) -> tuple[FrameSums, Microscope, Tensor]:
+    """Sums of a scene with its true shifts, its settings, and the tapered spectrum of what is there."""
     rng = np.random.default_rng([seed, 5])
-    defocus, camera = float(rng.uniform(0.8, 2.2)), Detector((side, side), seed % 5)
+    defocus = float(rng.uniform(0.8, 2.2))
     field = scene(
         name, seed, specimen=specimen, shape=(side, side), n_frames=10, dose_per_frame=float(rng.uniform(1.5, 3.5)),
         defocus_um=(defocus - 0.02, defocus + 0.02), bend_px=0.0,
     )  # fmt: skip
     scope = field.scope
-    frames = recorded(field, camera)
     band = band_of(scope.shape, scope.pixel_size, 6.0, 100.0)
-    sums = half_sums(true_sums(frames, field.displacement, band), scope.pixel_size, scope.voltage_kv)
-    return sums, estimators.tapered(field.noise_free(camera), scope.shape)
+    fused = true_sums(recorded(field, camera), field.displacement, band)
+    return fused, scope, estimators.tapered(field.noise_free(camera), scope.shape)
+
+
+def halves_and_truth(name: str, specimen: Specimen, seed: int, side: int) -> tuple[HalfSums, Tensor]:
+    """Halves of a scene on a camera of its own, and the truth."""
+    fused, scope, truth = fused_and_truth(name, specimen, seed, side, Detector((side, side), seed % 5))
+    return half_sums(fused, scope.pixel_size, scope.voltage_kv), truth
 
 
 def shown(model: SessionModel, sums: HalfSums, truth: Tensor) -> dict[str, object]:
@@ -130,15 +140,17 @@ def structure(directory: Path | None, index: int) -> Specimen:
     return random_protein(7000 + index, 1500 + 400 * (index % 5))
 
 
-def rows_of(model: SessionModel, names: list[str], seeds: int, side: int, directory: Path | None) -> list[dict]:  # type: ignore[type-arg]
+def rows_of(  # type: ignore[type-arg]
+    model: SessionModel, names: list[str], seeds: int, first: int, side: int, directory: Path | None
+) -> list[dict]:
     """One row for each scene and seed."""
     rows, before = [], None
-    for index, (name, seed) in enumerate((name, seed) for seed in range(seeds) for name in names):
-        specimen = structure(directory, index)
-        sums, truth = halves_and_truth(name, specimen, 52_000 + index, side)
+    for seed, name in enumerate((name for _ in range(seeds) for name in names), start=first):
+        specimen = structure(directory, seed)
+        sums, truth = halves_and_truth(name, specimen, seed, side)
         found = shown(model, sums, truth)
         if found:
-            rows.append({"scene": name, "structure": specimen.name, "seed": 52_000 + index} | found)
+            rows.append({"scene": name, "structure": specimen.name, "seed": seed} | found)
             print(_line(rows[-1]), flush=True)
         if before is not None and before.shape == sums.shape and name == "clean":
             mixed = replace(sums, odd=before.odd)
@@ -161,13 +173,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, default=shipped_base())
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first", type=int, default=52_000, help="first seed; also chooses the structures")
     parser.add_argument("--side", type=int, default=768)
     parser.add_argument("--structures", type=Path, help="directory of *.pdb.gz")
     parser.add_argument("scenes", nargs="*", default=list(SCENES))
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = SessionModel(given.model)
-    rows = rows_of(model, given.scenes, given.seeds, given.side, given.structures)
+    rows = rows_of(model, given.scenes, given.seeds, given.first, given.side, given.structures)
     header = ["scene", "structure", "seed", "Wiener", "bare network", "served", "largest pixel, bare", "served "]
     table(
         "served pictures of dirty fields",

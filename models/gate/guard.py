@@ -205,8 +205,6 @@ def _own_gain(movie: Evidence) -> tuple[float, float, float]:
         return math.log(served / linear) if linear > 0.0 and served > 0.0 else math.nan
 
     gain = log_gain(whole)
-    n = len(table)
-    # jackknife: each tile left out once
     left_out = torch.tensor([log_gain(whole - one) for one in table], dtype=torch.float64)
-    error = math.sqrt(float((left_out - left_out.mean()).square().sum()) * (n - 1) / n)
+    error = intervals.jackknife_error(left_out)
     return gain, error, float(estimators.ratios(whole[0]).snbr)

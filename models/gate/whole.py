@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from streamer import fourier
-from streamer.quality import estimators
+from streamer.quality import estimators, intervals
 
 if TYPE_CHECKING:
     from models.gate.guard import Evidence
@@ -31,6 +31,10 @@ _POOLED = 100.0, 6.0
 """Å."""
 _CELL = 8
 """px of the band that share one estimate of the noise."""
+_TILES = 4
+"""Per side, for the error."""
+_LARGEST_ERROR = 0.15
+"""Of the logarithm; a gain that is known less well is not said. Sparse fields hold too little for it."""
 
 
 def nudge_of(shape: fourier.Shape, device: torch.device | str) -> Tensor:
@@ -57,7 +61,7 @@ class Shown:
 
 
 def gain_of_whole(halves: Evidence, shown: Shown, spectrum: Spectrum, pixel_size: float) -> float | None:
-    """SNBR* of the whole sum over that of its Wiener estimate, pooled over 100-6 Å; None if it cannot be computed.
+    """SNBR* of the whole sum over that of its Wiener estimate, pooled over 100-6 Å; None if it is not known well.
 
     Parameters
     ----------
@@ -74,19 +78,35 @@ def gain_of_whole(halves: Evidence, shown: Shown, spectrum: Spectrum, pixel_size
     )
     both = max(shown.even_share * (1.0 - shown.even_share), 1e-6) ** 0.5
     noise = _noise_by_place(halves, shown.even_share)
-    signal = float((even * odd).double().sum()) / both
-    beyond = _beyond_band(spectrum, pixel_size, halves.band_pixel_size)
-    beyond = beyond * float(fourier.cosine_taper(shape).square().mean())
-    snbr = []
+    columns = [even * odd / both]
     for output, moved in ((shown.served, shown.moved_served), (shown.linear, shown.moved_linear)):
         image, change = (fourier.to_image(estimators.tapered(one, shape) * passed, shape) for one in (output, moved))
-        common = float((image * raw - noise * nudge * change).double().sum()) + float(beyond[0])
-        power = float(image.square().double().sum()) + float(beyond[1])
-        total = signal + float(beyond[2])
-        rho2 = common * abs(common) / (power * total) if power > 0.0 and total > 0.0 else math.nan
+        columns += [image * raw - noise * nudge * change, image.square()]
+    tiles = torch.stack([_tiled(one) for one in columns], dim=1)  # (tiles, 5)
+    common, power, signal = _beyond_band(spectrum, pixel_size, halves.band_pixel_size).to(tiles)
+    tapered = float(fourier.cosine_taper(shape).square().mean())
+    beyond = tapered * torch.stack([signal, common, power, common, power])
+    gain, n = _log_gain(tiles.sum(0) + beyond), len(tiles)
+    left_out = [_log_gain((tiles.sum(0) - one) * n / (n - 1) + beyond) for one in tiles]
+    error = intervals.jackknife_error(torch.tensor(left_out, dtype=torch.float64))
+    return math.exp(gain) if error <= _LARGEST_ERROR else None
+
+
+def _log_gain(sums: Tensor) -> float:
+    """Logarithm of the gain from sums (5,): signal, then the covariance with it and the power of either output."""
+    signal, *outputs = (float(value) for value in sums)
+    snbr = []
+    for common, power in (outputs[:2], outputs[2:]):
+        rho2 = common * abs(common) / (power * signal) if power > 0.0 and signal > 0.0 else math.nan
         snbr.append(rho2 / (1.0 - rho2) if 0.0 < rho2 < 1.0 else math.nan)
-    gain = snbr[0] / snbr[1]
-    return gain if math.isfinite(gain) else None
+    return math.log(snbr[0] / snbr[1])
+
+
+def _tiled(image: Tensor) -> Tensor:
+    """(tiles,) float64 sums of an image over a grid of tiles."""
+    height, width = (size // _TILES for size in image.shape)
+    cut = image[: height * _TILES, : width * _TILES].double().reshape(_TILES, height, _TILES, width)
+    return cut.sum((1, 3)).flatten().cpu()
 
 
 def _noise_by_place(halves: Evidence, even_share: float) -> Tensor:

@@ -203,9 +203,10 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     metrics = body.get("metrics") or {}
     wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
     best = denoised if denoised is not None else wiener
-    # of the picture that is shown; halves gain more, and all that older records know
-    shown = (metrics.get("score") or {}).get("gain_shown")
-    gain = (shown or denoised / wiener) if denoised is not None and wiener else None
+    # of the picture that is shown, if it is known; halves gain more, and all that older records know
+    score = metrics.get("score") or {}
+    of_halves = denoised / wiener if denoised is not None and wiener and score.get("share") is None else None
+    gain = of_halves if score.get("gain_shown") is None else score["gain_shown"]
     model = (body.get("model") or {}).get("version")
     mark = "?" if metrics.get("pattern_may_raise") else ""
     return (

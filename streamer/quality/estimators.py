@@ -51,7 +51,7 @@ def _taper(shape: fourier.Shape, window: Tensor | None, device: torch.device) ->
 
 
 def covariance(a: Tensor, b: Tensor, shape: fourier.Shape) -> Tensor:
-    """Real part of Σ conj(a) b per ring, (rings,) float64."""
+    """Real part of Σ conj(a) b per ring, (…, rings) float64."""
     return fourier.ring_sums(a.real * b.real + a.imag * b.imag, shape)
 
 
@@ -165,12 +165,12 @@ def estimate(raw: Halves, denoised: Halves, shape: fourier.Shape) -> Tensor:
 
     Parameters
     ----------
-    raw : even and odd (h, w//2+1) spectra of the untouched halves, tapered.
+    raw : even and odd (…, h, w//2+1) spectra of the untouched halves, tapered.
     denoised : the same of the outputs, tapered; each made from its own half alone.
 
     Returns
     -------
-    (7, rings) float64: V, var M1, var M2, c_x, c_D, var D1, var D2.
+    (…, 7, rings) float64: V, var M1, var M2, c_x, c_D, var D1, var D2.
     """
     (even, odd), (denoised_even, denoised_odd) = raw, denoised
     v = covariance(even, odd, shape)
@@ -184,7 +184,8 @@ def estimate(raw: Halves, denoised: Halves, shape: fourier.Shape) -> Tensor:
             covariance(denoised_even, denoised_odd, shape),
             covariance(denoised_even, denoised_even, shape),
             covariance(denoised_odd, denoised_odd, shape),
-        ]
+        ],
+        dim=-2,
     )
 
 

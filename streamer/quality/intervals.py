@@ -71,23 +71,26 @@ def tile_sums(images: list[Tensor], tiles: int = 4) -> Tensor:
     -------
     (tiles², 7, rings of a tile) float64.
     """
-    height, width = (size // tiles for size in images[0].shape)
-    sums = []
-    for row in range(tiles):
-        for column in range(tiles):
-            cut = [
-                image[row * height : (row + 1) * height, column * width : (column + 1) * width].float()
-                for image in images
-            ]
-            even, odd, *outputs = (estimators.tapered(torch.fft.rfft2(part), (height, width)) for part in cut)
-            denoised = (outputs[0], outputs[1]) if outputs else (even, odd)
-            sums.append(estimators.estimate((even, odd), denoised, (height, width)))
-    return torch.stack(sums)
+    height, width = tile_shape((int(images[0].shape[0]), int(images[0].shape[1])), tiles)
+
+    def tapered(image: Tensor) -> Tensor:
+        cut = image[: tiles * height, : tiles * width].float().reshape(tiles, height, tiles, width)
+        return estimators.tapered(torch.fft.rfft2(cut.transpose(1, 2).reshape(-1, height, width)), (height, width))
+
+    even, odd, *outputs = (tapered(image) for image in images)
+    denoised = (outputs[0], outputs[1]) if outputs else (even, odd)
+    return estimators.estimate((even, odd), denoised, (height, width))
 
 
 def tile_shape(shape: fourier.Shape, tiles: int = 4) -> fourier.Shape:
     """Size of a tile, px."""
     return shape[0] // tiles, shape[1] // tiles
+
+
+def jackknife_error(left_out: Tensor) -> float:
+    """Standard error of a figure from its values (n,) with each unit left out once; NaN if one of them is."""
+    n = len(left_out)
+    return math.sqrt(float((left_out - left_out.mean()).square().sum()) * (n - 1) / n)
 
 
 def _student(freedom: int) -> float:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from models.gate import denoiser, probes, scoring
 from models.gate.denoiser import Thresholds, judge
@@ -332,6 +333,49 @@ def test_a_candidate_must_not_lose_against_the_incumbent(new, old, says):
 def test_a_first_net_must_clear_the_wiener_filter_on_every_movie(one, says):
     found = denoiser._first_failure([*scores(1.0), one], Thresholds())
     assert (says in found) if says else found == ""
+
+
+@pytest.mark.parametrize(
+    ("gain", "served", "says"),
+    [
+        (1.31, False, ""),
+        (1.29, False, "is 1.29 times the Wiener filter's on 0, needs 1.3"),
+        (1.06, False, "is 1.06 times the Wiener filter's on 0, needs 1.3"),
+        (1.06, True, ""),
+        (1.04, True, "is 1.04 times the Wiener filter's on 0, needs 1.05"),
+    ],
+)
+def test_a_first_net_needs_less_where_another_serves_already(gain, served, says):
+    """1.3 times the Wiener filter where nothing else was tried; 1.05 where it has to beat what serves as well."""
+    found = denoiser._first_failure(scores(1.0, snbr=gain), Thresholds(), served=served)
+    assert (says in found) if says else found == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "others", "says"),
+    [
+        (1.91, 2.2, ""),
+        (1.89, 2.2, "SNBR* 1.890 is below the incumbent's 2.000 on 3"),
+        (1.96, 2.0, "SNBR* 1.990 is below the incumbent's 2.000"),
+    ],
+)
+def test_a_candidate_is_better_on_average_and_much_worse_on_no_movie(one, others, says):
+    new = [*scores(0.99, snbr=others, number=3), replace(scores(0.99, snbr=one)[0], movie_id="3")]
+    found = denoiser._not_better(new, scores(1.0, snbr=2.0), Thresholds(), seed=0)
+    assert (says in found) if says else found == ""
+
+
+def test_the_lower_bar_is_for_a_net_that_follows_another(pairs, movies):
+    """The same net, 1.1 to 1.3 times the Wiener filter: not enough alone, enough where a worse one serves."""
+    right = knows(pairs)
+    some = Stand(lambda inputs: 0.08 * right.correction(inputs))
+    assert all(1.06 < s.snbr / s.snbr_wiener < 1.29 for s in (score(some, m, ALL) for m in movies))
+    alone, following = (
+        judge(some, movies, incumbent=incumbent, thresholds=Thresholds(), trained_on=frozenset(), first=True)
+        for incumbent in (None, (untrained(), ALL))
+    )
+    assert "needs 1.3" in alone.reason
+    assert following.result == "promoted"
 
 
 def test_nan_in_a_movie_makes_a_net_that_is_rejected(movies):

@@ -106,6 +106,17 @@ def test_the_gain_over_the_wiener_filter_is_of_this_movie():
     assert line.split()[2:4] == ["1.00", "2.00"]
 
 
+@pytest.mark.parametrize(("of_picture", "shown"), [(1.4, "1.40"), (None, "-")])
+def test_a_gain_of_the_picture_that_is_not_known_is_not_taken_from_its_halves(of_picture, shown):
+    board = full_board(0)
+    body = msgspec.to_builtins(record("good"))
+    score = {"version": "v0001", "gain": 2.0, "gain_error": 0.2, "expected_gain": None, "share": 0.4}
+    body["metrics"] |= {"snbr_half_wiener": 0.5, "snbr_half_denoised": 1.0, "score": score | {"gain_shown": of_picture}}
+    board.add(event("movie", body))
+    (line,) = [line for line in screen(board).splitlines() if "good" in line]
+    assert line.split()[2:4] == ["1.00", shown]
+
+
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\x07b", "a\x9bb"])
 def test_file_names_cannot_command_the_terminal(name):
     board = full_board(0)
