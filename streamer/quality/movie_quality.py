@@ -57,15 +57,7 @@ def movie_quality(
     shape, pixel_size = sums.shape, sums.pixel_size
     band = (settings.band_low, max(settings.band_high, 2.0 * pixel_size))
     mask = estimators.band_mask(shape, pixel_size, *band)
-    part = judged.window
-    even, odd = estimators.tapered(sums.even, shape, part), estimators.tapered(sums.odd, shape, part)
-    halves = {
-        name: (estimators.tapered(pair[0], shape, part), estimators.tapered(pair[1], shape, part))
-        for name, pair in denoised_halves(sums, spectrum, proposal).items()
-    } | {"raw": (even, odd)}
-    pooled = {
-        name: estimators.pooled(estimators.estimate((even, odd), pair, shape), mask) for name, pair in halves.items()
-    }
+    pooled = _pooled(sums, spectrum, proposal, judged.window, mask)
     snr_half = float(pooled["raw"].snr)
     lengths = _motion_lengths(motion, pixel_size, frames)
     resolution = estimators.resolution_at(judged.spectrum, pixel_size)
@@ -109,6 +101,20 @@ def movie_quality(
         score=None if proposal is None else proposal.score,
     )
     return metrics if judged.why_not is None else replace(metrics, **_UNKNOWN)
+
+
+def _pooled(
+    sums: HalfSums, spectrum: Spectrum, proposal: Correction | None, window: Tensor | None, mask: Tensor
+) -> dict[str, estimators.Estimates]:
+    """Figures of the halves as they are, ``raw``, and as ``denoised_halves`` makes them."""
+    shape = sums.shape
+    halves = {
+        name: (estimators.tapered(even, shape, window), estimators.tapered(odd, shape, window))
+        for name, (even, odd) in denoised_halves(sums, spectrum, proposal).items()
+    }
+    raw = (estimators.tapered(sums.even, shape, window), estimators.tapered(sums.odd, shape, window))
+    halves["raw"] = raw
+    return {name: estimators.pooled(estimators.estimate(raw, pair, shape), mask) for name, pair in halves.items()}
 
 
 def denoised_halves(
