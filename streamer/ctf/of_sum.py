@@ -11,6 +11,8 @@ from streamer.ctf.estimate import SearchRange, estimate_ctf
 from streamer.ctf.lens import lens_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from streamer.field_mask import FieldMask
     from streamer.movie_record import MovieSource
     from streamer.records import HalfSums
@@ -38,7 +40,8 @@ def ctf_of_sum(
     if not polar.is_wide_enough(band):
         return None
     lens = lens_of(source.voltage_kv, source.cs_mm, source.amplitude_contrast)
-    weight, flags = None, ()
+    weight: Tensor | None = None
+    flags: tuple[str, ...] = ()
     if field is not None and not field.is_clean:
         if field.usable >= _LEAST_USABLE:
             weight = field.weight(sums.shape)
