@@ -12,7 +12,7 @@ State = Literal["none", "weak", "good"]
 class CtfFigures:
     """What is known of a micrograph's CTF; CTFFIND's and RELION's convention. None: not known.
 
-    Every ``_sd`` is a standard deviation: what chance alone may have done, not what wrong constants do.
+    Every ``_sd`` is a standard deviation: what chance and structure may have done, not what wrong constants do.
     """
 
     state: State

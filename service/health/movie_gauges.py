@@ -57,9 +57,7 @@ class MovieGauges:
         )
         self._hot = gauge("movie_hot_pixels", "Hot pixels found in the last movie.")
         self._defocus = gauge("movie_defocus_angstrom", "Mean defocus of the last movie; positive: underfocus.")
-        self._defocus_sd = gauge(
-            "movie_defocus_sd_angstrom", "Standard deviation of the last movie's mean defocus, by chance alone."
-        )
+        self._defocus_sd = gauge("movie_defocus_sd_angstrom", "Standard deviation of the last movie's mean defocus.")
         self._astigmatism = gauge("movie_astigmatism_angstrom", "Astigmatism of the last movie, U less V.")
         self._fit_resolution = gauge(
             "movie_ctf_fit_resolution_angstrom", "Resolution to which the rings of the last movie's CTF are followed."

@@ -137,7 +137,7 @@ def fit(cells: Merged, lens: Lens, start: NDArray[np.float64], score: float, *, 
     flat, flat_loss, _ = _scored(cells, lens, best, np.arange(4, len(start)), rings=False, rounds=_ROUNDS)
     covariance = np.zeros((len(start), len(start)))
     known = bool(np.isfinite(normal).all())
-    inverse = np.linalg.pinv(normal, hermitian=True) if known else np.full(normal.shape, np.nan)
+    inverse = np.asarray(np.linalg.pinv(normal, hermitian=True) if known else normal * np.nan, dtype=np.float64)
     covariance[np.ix_(free, free)] = inverse
     structure = np.zeros_like(covariance)
     structure[np.ix_(free, free)] = _of_structure(cells, lens, best, free, inverse)
