@@ -166,7 +166,7 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         spectrum = estimators.measure(sums)
         judged = judged_part(sums, spectrum, find_not_specimen(sums))
     with stage("ctf"):
-        ctf = ctf_of_sum(sums, source, settings.ctf)
+        ctf = ctf_of_sum(sums, source, settings.ctf, judged.field)
     with stage("restore"):
         propose = None if "denoise" in instructions.shed else job.propose
         restored = restore.restored(propose, sums, spectrum, pattern_stays=frames.pattern_stays)

@@ -12,7 +12,7 @@ State = Literal["none", "weak", "good"]
 class CtfFigures:
     """What is known of a micrograph's CTF; CTFFIND's and RELION's convention. None: not known.
 
-    Every ``_sd`` is a standard deviation: what chance alone may have done, not what wrong constants do.
+    Every ``_sd`` is a standard deviation: what chance and structure may have done, not what wrong constants do.
     """
 
     state: State
@@ -62,3 +62,9 @@ class CtfFigures:
     fit_band_angstrom: tuple[float, ...] = ()
     """Coarse and fine end of the band, Å."""
     flags: tuple[str, ...] = ()
+
+    @property
+    def defocus_angstrom(self) -> float | None:
+        """Mean of both, Å."""
+        u, v = self.defocus_u_angstrom, self.defocus_v_angstrom
+        return None if u is None or v is None else 0.5 * (u + v)

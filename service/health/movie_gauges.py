@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from service.health.gauges import KnownGauge
     from streamer.movie_record import MovieQuality
+    from streamer.transfer_figures import CtfFigures
 
 
 class MovieGauges:
@@ -55,9 +56,22 @@ class MovieGauges:
             "movie_usable_ratio", "Share of the last movie's field that is neither crystal, carbon, gold nor a hole."
         )
         self._hot = gauge("movie_hot_pixels", "Hot pixels found in the last movie.")
+        self._defocus = gauge("movie_defocus_angstrom", "Mean defocus of the last movie; positive: underfocus.")
+        self._defocus_sd = gauge("movie_defocus_sd_angstrom", "Standard deviation of the last movie's mean defocus.")
+        self._astigmatism = gauge("movie_astigmatism_angstrom", "Astigmatism of the last movie, U less V.")
+        self._fit_resolution = gauge(
+            "movie_ctf_fit_resolution_angstrom", "Resolution to which the rings of the last movie's CTF are followed."
+        )
+
+    def show_ctf(self, ctf: CtfFigures | None) -> None:
+        """Set what is known of the CTF; nothing where no rings were found."""
+        self._defocus.set(None if ctf is None else ctf.defocus_angstrom)
+        self._defocus_sd.set(None if ctf is None else ctf.defocus_sd_angstrom)
+        self._astigmatism.set(None if ctf is None else ctf.astigmatism_angstrom)
+        self._fit_resolution.set(None if ctf is None else ctf.fit_resolution_angstrom)
 
     def show(self, metrics: MovieQuality) -> None:
-        """Set all of them; what is unknown is not exported."""
+        """Set all that is of the image; what is unknown is not exported."""
         self._ssnr.set(metrics.ssnr_full)
         self._snbr.set(metrics.snr_half, "raw")
         self._snbr.set(metrics.snbr_half_wiener, "wiener")

@@ -40,6 +40,8 @@ MAX_VALUES = 20
 """Distinct values that a label may take; all further ones are exported as ``other``."""
 _STAGE_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS: Final = (0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300)
+_DEFOCUS_BUCKETS: Final = (2000, 4000, 6000, 8000, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000, 30_000, 40_000)
+_RESOLUTION_BUCKETS: Final = (3, 3.25, 3.5, 3.75, 4, 4.5, 5, 6, 7, 8, 10, 15)
 _COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
 
@@ -85,6 +87,17 @@ class Metrics:
         self._overflows_seen = 0
         self._specimen_changes = counter("specimen_changes", "Times that a different specimen was detected.")
         self._empty = counter("movies_empty", "Finished movies in which there was nothing to see.")
+        self._ctf = counter(
+            "movies_ctf", "Finished movies by what their CTF is: none (no rings), weak or good.", "state"
+        )
+        self._defocus = histogram(
+            "ctf_defocus_angstrom",
+            "Mean defocus of movies that have rings; positive: underfocus.",
+            _DEFOCUS_BUCKETS,
+        )
+        self._ctf_resolution = histogram(
+            "ctf_fit_resolution_angstrom", "Resolution to which a movie's rings are followed.", _RESOLUTION_BUCKETS
+        )
         self._ready_delay = histogram(
             "movie_ready_delay_seconds",
             "From the detection of a file until it is known to be complete.",
@@ -150,6 +163,11 @@ class Metrics:
         if record.source is not None:
             self._frames.inc(record.source.n_frames)
             self._input.inc(record.source.bytes)
+        self._last_movie.show_ctf(record.ctf)
+        if record.ctf is not None:
+            self._ctf.labels(record.ctf.state).inc()
+            _observe(self._defocus, record.ctf.defocus_angstrom)
+            _observe(self._ctf_resolution, record.ctf.fit_resolution_angstrom)
         if record.metrics is not None:
             self._last_movie.show(record.metrics)
             verdict = self._bounded("verdict", record.metrics.sr.verdict)
@@ -296,7 +314,7 @@ class Metrics:
         return value
 
 
-def _observe(histogram: Histogram, seconds: float | None) -> None:
-    """Observe a duration; one that is unknown, or negative because a clock was adjusted, is left out."""
-    if seconds is not None and math.isfinite(seconds) and seconds >= 0:
-        histogram.observe(seconds)
+def _observe(histogram: Histogram, value: float | None) -> None:
+    """Observe a value; one that is unknown, or a duration that is negative as a clock was adjusted, is left out."""
+    if value is not None and math.isfinite(value) and value >= 0:
+        histogram.observe(value)

@@ -1,7 +1,8 @@
 """The live display: everything it shows comes over the wire, so it runs wherever a subscriber can.
 
 Works at 80 × 24 over SSH; a taller terminal shows more micrographs. ``--once`` prints the display once and exits. A
-question mark stands behind figures that the detector's pattern may have raised, because no gain corrected it.
+question mark stands behind figures that the detector's pattern may have raised, because no gain corrected it, and
+behind a defocus whose rings are weak.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class MonitorView:
     def _table(self, rows: int) -> Table:
         table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")
         table.add_column("square/hole or file", no_wrap=True, overflow="ellipsis", ratio=1)
-        for name in ("SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "by", "s"):
+        for name in ("SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "def µm", "by", "s"):
             table.add_column(name, justify="right", no_wrap=True)
         for event in list(self._movies.values())[-rows:][::-1]:
             table.add_row(*_movie_row(event))
@@ -199,7 +200,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     if body["state"] != "done":
         reason = _why(body)
         style = "red" if body["state"] in _ENDED_BADLY else "dim"
-        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 5, Text(body["state"], style=style), "")
+        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 6, Text(body["state"], style=style), "")
     metrics = body.get("metrics") or {}
     wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
     best = denoised if denoised is not None else wiener
@@ -216,9 +217,17 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
         Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),
         _marked(metrics.get("frc_resolution_angstrom"), 1, mark),
         _number(metrics.get("total_motion_angstrom") if metrics.get("motion_trusted") else None, 1),
+        _defocus(body.get("ctf") or {}),
         Text("empty", style="yellow") if metrics.get("empty") else model or body.get("restoration") or "-",
         _number(_latency(body), 1),
     )
+
+
+def _defocus(ctf: dict[str, Any]) -> Text:
+    """Mean defocus, µm; nothing is shown where no rings were found."""
+    u, v = ctf.get("defocus_u_angstrom"), ctf.get("defocus_v_angstrom")
+    mean = None if u is None or v is None else 0.5e-4 * (u + v)
+    return _marked(mean, 2, "?" if ctf.get("state") == "weak" else "")
 
 
 def _why(body: dict[str, Any]) -> str:
@@ -266,7 +275,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _marked(value: float | None, digits: int, mark: str) -> Text:
-    """A number, with a mark where the detector's pattern may have raised it."""
+    """A number, with a mark where it is doubtful."""
     words = _number(value, digits)
     return Text(words if value is None else words + mark, style="yellow" if mark else "")
 

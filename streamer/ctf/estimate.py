@@ -161,7 +161,7 @@ def _has_contrast(cells: Cells) -> bool:
 def _with_rings(figures: CtfFigures, best: Fit, evidence: Evidence, within: SearchRange) -> CtfFigures:
     """Figures that exist only where rings do."""
     widened = _WIDENED if best.score < _DOUBTFUL_SEARCH else 1.0
-    covariance = best.covariance * widened**2
+    covariance = best.covariance * widened**2 + best.structure
     (a1, a2), half = best.astigmatism, math.hypot(*best.astigmatism)
     along = np.array([a1, a2]) / half if half > 0 else np.array([1.0, 0.0])
     across = np.array([-along[1], along[0]])

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _GLOBAL = 6
 """z, a₁, a₂, φ, c₁, c₂; the splines follow."""
 _WEAK = 1e-3
+_RIPPLE, _RIPPLE_WIDTH = 0.02, 0.0083
+"""Å⁻¹. By how much the specimen's power departs from a smooth course, times k: a fifth at 10 Å; and over which spatial
+frequencies. Particles are copies of one structure, whose own rises and falls no number of coefficients averages out;
+both numbers are from simulated proteins."""
 _NUISANCES_FIRST, _APPROACH, _ROUNDS = 4, 8, 12
 _ENOUGH = 0.01
 """Gain in log-likelihood of a round that ends the fit."""
@@ -42,6 +46,8 @@ class Fit:
     """(26,) z, a₁, a₂ in Å, φ in rad, c₁, c₂ in Å², ln B and ln S splines."""
     covariance: NDArray[np.float64]
     """(6, 6) of the first six, from the Fisher information; rows of what was not fitted are 0."""
+    structure: NDArray[np.float64]
+    """(6, 6) what the specimen's own structure adds to it."""
     dispersion: float
     """Of what is left: 1 where the model is complete."""
     gain: float
@@ -131,7 +137,10 @@ def fit(cells: Merged, lens: Lens, start: NDArray[np.float64], score: float, *, 
     flat, flat_loss, _ = _scored(cells, lens, best, np.arange(4, len(start)), rings=False, rounds=_ROUNDS)
     covariance = np.zeros((len(start), len(start)))
     known = bool(np.isfinite(normal).all())
-    covariance[np.ix_(free, free)] = np.linalg.pinv(normal, hermitian=True) if known else np.nan
+    inverse = np.asarray(np.linalg.pinv(normal, hermitian=True) if known else normal * np.nan, dtype=np.float64)
+    covariance[np.ix_(free, free)] = inverse
+    structure = np.zeros_like(covariance)
+    structure[np.ix_(free, free)] = _of_structure(cells, lens, best, free, inverse)
     used = cells.counts > 0
     power, without = model(cells, lens, best).power, model(cells, lens, flat, rings=False).power
     left = cells.counts * (cells.power / power - 1.0) ** 2
@@ -140,12 +149,31 @@ def fit(cells: Merged, lens: Lens, start: NDArray[np.float64], score: float, *, 
     return Fit(
         values=best,
         covariance=covariance[:_GLOBAL, :_GLOBAL] * max(1.0, dispersion),
+        structure=structure[:_GLOBAL, :_GLOBAL],
         dispersion=dispersion,
         gain=(flat_loss - loss) / max(1.0, dispersion),
         gains=gains.sum(1),
         score=score,
         cells=cells,
     )
+
+
+def _of_structure(
+    cells: Merged, lens: Lens, values: NDArray[np.float64], free: NDArray[np.int64], inverse: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Covariance of the free parameters from a ripple in the signal's course that the splines cannot follow.
+
+    The ripple is a Gaussian process over k; to first order each parameter answers linearly to it.
+    """
+    now, basis, k = model(cells, lens, values), cells.basis, cells.k
+    with_rings = now.power - now.background
+    weight = cells.counts * with_rings / now.power**2
+    slopes = (_slopes(cells, lens, now, with_rings, free, rings=True) * weight).sum(2)
+    splines = [((weight * part).sum(1)[:, None] * basis).T for part in (now.background, with_rings)]
+    answer = inverse @ np.concatenate([slopes, *splines])
+    size = _RIPPLE / k
+    ripple = size[:, None] * size[None, :] * np.exp(-0.5 * ((k[:, None] - k[None, :]) / _RIPPLE_WIDTH) ** 2)
+    return np.asarray(answer @ ripple @ answer.T, dtype=np.float64)
 
 
 def _free(*, phase_free: bool) -> NDArray[np.int64]:

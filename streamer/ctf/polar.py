@@ -6,7 +6,7 @@ periodic in k². So power is averaged on the device in cells uniform in k² and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -84,18 +84,25 @@ def is_wide_enough(band: tuple[float, float]) -> bool:
     return band[1] > 1.5 * band[0]
 
 
-def cells_of_image(image: Tensor, pixel_size: float, band: tuple[float, float]) -> Cells:
-    """Periodogram of a whole field.
+def cells_of_image(image: Tensor, pixel_size: float, band: tuple[float, float], weight: Tensor | None = None) -> Cells:
+    """Periodogram of a whole field, or of a part of it.
 
     Parameters
     ----------
     image : (h, w) real, any scale; the mean is removed and the edges are faded.
     pixel_size : Å/px.
     band : lowest and highest spatial frequency, Å⁻¹.
+    weight : (h, w) 0 to 1, how much each place counts; None: all alike.
     """
     shape = (int(image.shape[0]), int(image.shape[1]))
     field = image.to(torch.float32)
-    field = (field - field.mean()) * fourier.cosine_taper(shape, TAPER, field.device)
+    window, share = fourier.cosine_taper(shape, TAPER, field.device), 1.0
+    if weight is None:
+        field = (field - field.mean()) * window
+    else:
+        whole, window = window, window * weight.to(field.device)
+        share = _independent(window) / _independent(whole)
+        field = (field - (field * weight).sum() / weight.sum()) * window
     rows, columns = _reach(shape, pixel_size, band[1])
     # columns beyond the band need no second transform
     partial = torch.fft.rfft(field, dim=1)[:, :columns]
@@ -103,7 +110,14 @@ def cells_of_image(image: Tensor, pixel_size: float, band: tuple[float, float]) 
     power = spectrum.real.square() + spectrum.imag.square()
     kept = torch.cat([power[: rows + 1], power[shape[0] - rows :]])
     table = _table(shape, pixel_size, band, str(kept.device))
-    return _averaged(kept, table, 1.0 / (min(shape) * pixel_size), (shape[0] * pixel_size, shape[1] * pixel_size))
+    cells = _averaged(kept, table, 1.0 / (min(shape) * pixel_size), (shape[0] * pixel_size, shape[1] * pixel_size))
+    return cells if weight is None else replace(cells, counts=cells.counts * share)
+
+
+def _independent(window: Tensor) -> float:
+    """Pixels of a full field whose periodogram scatters as much as that of this window; Welch 1967."""
+    squares = window.square()
+    return float(squares.sum() ** 2 / squares.square().sum())
 
 
 def cells_of_picture(picture: Tensor, pixel_size: float, band: tuple[float, float]) -> Cells:

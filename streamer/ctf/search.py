@@ -104,14 +104,6 @@ def candidates(
     return [one for one in found if one.score > share * found[0].score]
 
 
-def defocus_spectrum(cells: Cells, lens: Lens, dispersion: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Strength of rings over defocus in Å, directions added up without their phases: what the search looks at."""
-    sectors = _transform(cells, lens, dispersion)
-    half = sectors.values.shape[1] // 2
-    power = (np.abs(sectors.values[:, :half]) ** 2).sum(0) / sectors.sd**2
-    return np.arange(half) * sectors.step, np.sqrt(power)
-
-
 def _transform(cells: Cells, lens: Lens, dispersion: float) -> _Sectors:
     counts = cells.counts
     limit = _CLIP * np.sqrt(dispersion / np.maximum(counts, 1.0))

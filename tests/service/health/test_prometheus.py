@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.health.prometheus import MAX_VALUES, Metrics
 from streamer.errors import ConfigError, Reason, ServiceError
 from streamer.movie_record import ModelScore
+from streamer.transfer_figures import CtfFigures
 from tests.clocks import AskedClock
 from tests.service_samples import UTC, full_fields, make_record
 
@@ -56,6 +57,16 @@ NAMES = {
 }
 
 
+RINGS = CtfFigures(
+    state="good",
+    defocus_u_angstrom=12_400.0,
+    defocus_v_angstrom=12_000.0,
+    defocus_sd_angstrom=5.0,
+    astigmatism_angstrom=400.0,
+    fit_resolution_angstrom=3.6,
+)
+
+
 def samples(metrics: Metrics) -> dict[str, float]:
     """Every sample of ours as ``name{label}`` and value."""
     found = {}
@@ -75,7 +86,7 @@ def touched() -> Metrics:
     sr = dataclasses.replace(fields["metrics"].sr, confirmed=0.9, control=0.1)
     score = ModelScore(version="v0003", gain=2.5, gain_error=0.1, expected_gain=2.4)
     fields["metrics"] = dataclasses.replace(fields["metrics"], snbr_half_denoised=0.3, sr=sr, score=score)
-    metrics.finished(make_record(**fields), latency_s=3.0)
+    metrics.finished(make_record(**fields, ctf=RINGS), latency_s=3.0)
     metrics.finished(make_record(state="failed"), stage="align")
     metrics.retried("OutputError")
     metrics.pending({"ready": 3, "started": 1, "done": 9}, 900.0)
@@ -141,6 +152,13 @@ def test_what_is_exported() -> None:
         "movie_snbr_half{denoised}": 0.3,
         "movie_total_motion_angstrom": 1.5,
         "movie_hot_pixels": 3,
+        "movies_ctf_total{good}": 1,
+        "movie_defocus_angstrom": 12_200,
+        "movie_defocus_sd_angstrom": 5,
+        "movie_astigmatism_angstrom": 400,
+        "movie_ctf_fit_resolution_angstrom": 3.6,
+        "ctf_defocus_angstrom_sum": 12_200,
+        "ctf_fit_resolution_angstrom_sum": 3.6,
         "super_resolution_verdicts_total{cannot help}": 1,
         "movie_super_resolution_confirmed_ratio{own}": 0.9,
         "movie_super_resolution_confirmed_ratio{control}": 0.1,
@@ -148,6 +166,15 @@ def test_what_is_exported() -> None:
     assert {name: found.get(name) for name in expected} == expected
     assert any(name.startswith("build_info{") and "0.1.0" in name for name in found)
     assert "process_resident_memory_bytes" in found
+
+
+def test_a_movie_without_rings_leaves_no_defocus_of_the_one_before() -> None:
+    metrics = touched()
+    metrics.finished(make_record(ctf=CtfFigures(state="none")))
+    found = samples(metrics)
+    assert not [name for name in found if name.startswith(("movie_defocus", "movie_astigmatism", "movie_ctf"))]
+    assert (found["movies_ctf_total{good}"], found["movies_ctf_total{none}"]) == (1, 1)
+    assert found["ctf_defocus_angstrom_count"] == 1
 
 
 def test_every_agreed_name_exists_with_our_prefix() -> None:

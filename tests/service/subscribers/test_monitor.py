@@ -9,6 +9,7 @@ from service.subscribers.monitor import MonitorView
 from service.wire.heartbeat import Heartbeat
 from service.wire.messages import Alert, Event
 from streamer.runtime.clock import SYSTEM
+from streamer.transfer_figures import CtfFigures
 from tests.clocks import SetClock
 from tests.service_samples import UTC, make_record
 
@@ -170,6 +171,15 @@ def test_motion_that_is_not_trusted_is_not_shown_as_none():
     board.add(event("movie", body))
     (line,) = [line for line in screen(board).splitlines() if "still" in line]
     assert line.split()[5] == "-"
+
+
+@pytest.mark.parametrize(("state", "shown"), [("good", "1.22"), ("weak", "1.22?"), ("none", "-")])
+def test_the_defocus_is_shown_where_there_are_rings(state, shown):
+    board = full_board(0)
+    known = {} if state == "none" else {"defocus_u_angstrom": 12_400.0, "defocus_v_angstrom": 12_000.0}
+    board.add(event("movie", record("m", ctf=CtfFigures(state=state, **known))))
+    (line,) = [line for line in screen(board).splitlines() if "v0003" in line and line.startswith(" m")]
+    assert line.split()[6] == shown
 
 
 def test_before_the_daemon_is_heard_nothing_is_known():
