@@ -18,6 +18,7 @@ from torch import Tensor
 
 from streamer.motion import fixed_pattern
 from streamer.motion.fit import GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS, Fit, OverPlace, OverTime
+from streamer.motion.jumps import jumps_of
 from streamer.motion.patches import PATCH, Grid, Layout, Patches, power_of
 from streamer.motion.track import LocalMotion, Motion
 
@@ -280,7 +281,7 @@ def _track(
 
 def _without_outliers(found: Tensor, heights: Tensor, over_time: OverTime) -> Tensor:
     """The smooth track through peaks (t, 2) px; a frame far off it stays where it is if its peak is beyond doubt."""
-    smooth = over_time.smooth(found)
+    smooth = over_time.smooth(found) + jumps_of(found, over_time.values)[0]
     jumped = ((found - smooth).norm(dim=1) > _JUMP) & (heights > _SURE_PEAK)
     return torch.where(jumped[:, None], found, smooth)
 
