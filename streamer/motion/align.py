@@ -34,7 +34,9 @@ _FIRST_BAND, _BAND = 0.12, 0.37
 _FIRST_STEPS, _MOST_STEPS = 2, 12
 _NEAR, _SMALL_STEP, _SETTLED = 0.2, 0.02, 0.05
 """px, of the last step: below it bending is sought, below it steps end, and above it the fit has not settled."""
-_HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 3.0, 30.0
+_WITHIN = 0.25
+"""Part of the expected error, where that is more: what a last step leaves is less than itself."""
+_HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 0.0, 30.0
 """Order of the Legendre products; evidence from which on bending is applied; and information per frame, 1/px², times
 frames, for each coefficient, below which the track is fitted by itself first."""
 _CHANCE, _CHANCE_PER_FRAME, _LEAST_INFORMATION = 40.0, 2.0, 1.5
@@ -124,7 +126,7 @@ def _judged(
     shown = math.isnan(fit.likelihood) or fit.likelihood > _evidence_of_chance(len(groups))
     known = shown and about_track >= max(limits.information, _LEAST_INFORMATION) and farthest <= limits.farthest
     ruled = known and fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, len(taken))
-    trusted, converged = known and not ruled, largest < _SETTLED
+    trusted, converged = known and not ruled, largest < max(_SETTLED, _WITHIN * fit.expected_error())
     bends_too = trusted and fit.bend_evidence > _SURE_BEND
     return Motion(
         shifts=shifts if trusted else torch.zeros_like(shifts),
@@ -172,7 +174,9 @@ def _settled(fit: Fit, patches: Patches, bends: OverTime) -> tuple[Fit, float]:
 
 
 def _converge(fit: Fit, patches: Patches, small: float) -> float:
-    """Step until all moves are below ``small`` px; single frames may leave the field. Returns the last step.
+    """Step until all moves are below ``small`` px, or far below what remains uncertain; returns the last step.
+
+    Single frames may leave the field.
 
     Where that takes too long, the most probable of all that was seen is what remains.
     """
@@ -183,7 +187,7 @@ def _converge(fit: Fit, patches: Patches, small: float) -> float:
         largest = fit.step(patches, jitter=True)
         if not fit.likelihood < most:
             best, most = before, fit.likelihood
-        if largest < small:
+        if largest < max(small, _WITHIN * fit.expected_error()):
             return largest
     fit.restore(best)
     return largest

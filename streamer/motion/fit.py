@@ -159,6 +159,10 @@ class Fit:
         """Information of all patches about one coefficient of the global track, or one frame's shift, 1/px²."""
         return float(self.information.diagonal().mean())
 
+    def expected_error(self) -> float:
+        """Of the field in all frames, root mean square, px."""
+        return float(self.error[0].mean().sqrt())
+
     def shifts_of_patches(self) -> Tensor:
         """(p, t, 2) float64 px beyond the whole px at which the patches are cut."""
         return (self.shifts - self.whole)[None] + self._over_patches(self.bend)

@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from streamer.motion.patch_weights import Weights
 
-_CHANCE = 2.0
+_CHANCE = 1.0
 """Standard deviations of chance, see ``confirmed``."""
 
 
@@ -30,7 +30,7 @@ def confirmed(left: Tensor, weights: Weights, pairs: Tensor, variance: Tensor) -
     """Mean square of what patches are off, by the products of neighbours.
 
     Shrunk by what chance alone would show: with σ its standard deviation, a mean square P is multiplied by
-    1 − (2σ/P)², and is 0 below 2σ.
+    1 − (σ/P)², and is 0 below σ.
 
     Parameters
     ----------
