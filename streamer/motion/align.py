@@ -36,9 +36,11 @@ _NEAR, _SMALL_STEP, _SETTLED = 0.2, 0.02, 0.05
 """px, of the last step: below it bending is sought, below it steps end, and above it the fit has not settled."""
 _WITHIN = 0.25
 """Part of the expected error, where that is more: what a last step leaves is less than itself."""
-_HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 0.0, 30.0
-"""Order of the Legendre products; evidence from which on bending is applied; and information per frame, 1/px², times
-frames, for each coefficient, below which the track is fitted by itself first."""
+_HIGHEST_ORDER, _KNOWN_PER_COEFFICIENT = 3, 30.0
+"""Order of the Legendre products; and information per frame, 1/px², times frames, for each coefficient, below which the
+track is fitted by itself first."""
+_SURE_BEND, _LARGE_BEND = 3.0, 0.1
+"""Evidence from which on any bending is applied; and px, root mean square, from which on it need only be likely."""
 _CHANCE, _CHANCE_PER_FRAME, _LEAST_INFORMATION = 40.0, 2.0, 1.5
 """Likelihood that fits of noise do not reach, see ``_evidence_of_chance``; and 1/px² about the track, below which the
 model of a step is not valid."""
@@ -118,7 +120,8 @@ def _judged(
     fit: Fit, largest: float, frame: Callable[[int], Tensor], taken: Tensor, groups: list[slice], limits: Limits
 ) -> Motion:
     """What is believed of a fit, whose last step was ``largest`` px."""
-    shifts, local, errors = _of_frames(fit, taken, groups, bent=fit.bend_evidence > _SURE_BEND)
+    bends = fit.bend_evidence > (_SURE_BEND if fit.bent_by() < _LARGE_BEND else 0.0)
+    shifts, local, errors = _of_frames(fit, taken, groups, bent=bends)
     information = fit.known() * (1.0 - 1.0 / len(groups))
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
@@ -127,13 +130,14 @@ def _judged(
     known = shown and about_track >= max(limits.information, _LEAST_INFORMATION) and farthest <= limits.farthest
     ruled = known and fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, len(taken))
     trusted, converged = known and not ruled, largest < max(_SETTLED, _WITHIN * fit.expected_error())
-    bends_too = trusted and fit.bend_evidence > _SURE_BEND
     return Motion(
         shifts=shifts if trusted else torch.zeros_like(shifts),
         information=information,
         trusted=trusted,
         iterations=fit.iterations,
-        local=LocalMotion(coefficients=local, shape=limits.shape, evidence=fit.bend_evidence) if bends_too else None,
+        local=LocalMotion(coefficients=local, shape=limits.shape, evidence=fit.bend_evidence)
+        if trusted and bends
+        else None,
         converged=converged,
         fixed_pattern=ruled,
         errors=(errors.square() + (0.0 if converged else largest**2)).sqrt() if trusted else None,

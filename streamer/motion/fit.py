@@ -163,6 +163,10 @@ class Fit:
         """Of the field in all frames, root mean square, px."""
         return float(self.error[0].mean().sqrt())
 
+    def bent_by(self) -> float:
+        """What bending adds to the global track, root mean square over patches and frames, px."""
+        return float(self.bend[1:].square().sum() / (len(self.place.values) * len(self.track))) ** 0.5
+
     def shifts_of_patches(self) -> Tensor:
         """(p, t, 2) float64 px beyond the whole px at which the patches are cut."""
         return (self.shifts - self.whole)[None] + self._over_patches(self.bend)
