@@ -165,7 +165,7 @@ class Fit:
 
     def bent_by(self) -> float:
         """What bending adds to the global track, root mean square over patches and frames, px."""
-        return float(self.bend[1:].square().sum() / (len(self.place.values) * len(self.track))) ** 0.5
+        return math.sqrt(float(self.bend[1:].square().sum()) / (len(self.place.values) * len(self.track)))
 
     def shifts_of_patches(self) -> Tensor:
         """(p, t, 2) float64 px beyond the whole px at which the patches are cut."""
