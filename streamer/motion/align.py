@@ -18,6 +18,7 @@ from torch import Tensor
 
 from streamer.motion import fixed_pattern
 from streamer.motion.fit import GLOBAL_FUNCTIONS, LOCAL_FUNCTIONS, Fit, OverPlace, OverTime
+from streamer.motion.jumps import jumps_of
 from streamer.motion.patches import PATCH, Grid, Layout, Patches, power_of
 from streamer.motion.track import LocalMotion, Motion
 
@@ -33,9 +34,13 @@ _FIRST_BAND, _BAND = 0.12, 0.37
 _FIRST_STEPS, _MOST_STEPS = 2, 12
 _NEAR, _SMALL_STEP, _SETTLED = 0.2, 0.02, 0.05
 """px, of the last step: below it bending is sought, below it steps end, and above it the fit has not settled."""
-_HIGHEST_ORDER, _SURE_BEND, _KNOWN_PER_COEFFICIENT = 3, 3.0, 30.0
-"""Order of the Legendre products; evidence from which on bending is applied; and information per frame, 1/px², times
-frames, for each coefficient, below which the track is fitted by itself first."""
+_WITHIN = 0.25
+"""Part of the expected error, where that is more: what a last step leaves is less than itself."""
+_HIGHEST_ORDER, _KNOWN_PER_COEFFICIENT = 3, 30.0
+"""Order of the Legendre products; and information per frame, 1/px², times frames, for each coefficient, below which the
+track is fitted by itself first."""
+_SURE_BEND, _LARGE_BEND = 3.0, 0.1
+"""Evidence from which on any bending is applied; and px, root mean square, from which on it need only be likely."""
 _CHANCE, _CHANCE_PER_FRAME, _LEAST_INFORMATION = 40.0, 2.0, 1.5
 """Likelihood that fits of noise do not reach, see ``_evidence_of_chance``; and 1/px² about the track, below which the
 model of a step is not valid."""
@@ -115,7 +120,8 @@ def _judged(
     fit: Fit, largest: float, frame: Callable[[int], Tensor], taken: Tensor, groups: list[slice], limits: Limits
 ) -> Motion:
     """What is believed of a fit, whose last step was ``largest`` px."""
-    shifts, local, errors = _of_frames(fit, taken, groups, bent=fit.bend_evidence > _SURE_BEND)
+    bends = fit.bend_evidence > (_SURE_BEND if fit.bent_by() < _LARGE_BEND else 0.0)
+    shifts, local, errors = _of_frames(fit, taken, groups, bent=bends)
     information = fit.known() * (1.0 - 1.0 / len(groups))
     about_track = information * len(groups) / min(len(groups), GLOBAL_FUNCTIONS - 1)
     farthest = float((shifts - shifts.mean(0)).norm(dim=1).max())
@@ -123,14 +129,15 @@ def _judged(
     shown = math.isnan(fit.likelihood) or fit.likelihood > _evidence_of_chance(len(groups))
     known = shown and about_track >= max(limits.information, _LEAST_INFORMATION) and farthest <= limits.farthest
     ruled = known and fixed_pattern.is_still(shifts) and fixed_pattern.rules(frame, len(taken))
-    trusted, converged = known and not ruled, largest < _SETTLED
-    bends_too = trusted and fit.bend_evidence > _SURE_BEND
+    trusted, converged = known and not ruled, largest < max(_SETTLED, _WITHIN * fit.expected_error())
     return Motion(
         shifts=shifts if trusted else torch.zeros_like(shifts),
         information=information,
         trusted=trusted,
         iterations=fit.iterations,
-        local=LocalMotion(coefficients=local, shape=limits.shape, evidence=fit.bend_evidence) if bends_too else None,
+        local=LocalMotion(coefficients=local, shape=limits.shape, evidence=fit.bend_evidence)
+        if trusted and bends
+        else None,
         converged=converged,
         fixed_pattern=ruled,
         errors=(errors.square() + (0.0 if converged else largest**2)).sqrt() if trusted else None,
@@ -171,7 +178,9 @@ def _settled(fit: Fit, patches: Patches, bends: OverTime) -> tuple[Fit, float]:
 
 
 def _converge(fit: Fit, patches: Patches, small: float) -> float:
-    """Step until all moves are below ``small`` px; single frames may leave the field. Returns the last step.
+    """Step until all moves are below ``small`` px, or far below what remains uncertain; returns the last step.
+
+    Single frames may leave the field.
 
     Where that takes too long, the most probable of all that was seen is what remains.
     """
@@ -182,7 +191,7 @@ def _converge(fit: Fit, patches: Patches, small: float) -> float:
         largest = fit.step(patches, jitter=True)
         if not fit.likelihood < most:
             best, most = before, fit.likelihood
-        if largest < small:
+        if largest < max(small, _WITHIN * fit.expected_error()):
             return largest
     fit.restore(best)
     return largest
@@ -280,7 +289,7 @@ def _track(
 
 def _without_outliers(found: Tensor, heights: Tensor, over_time: OverTime) -> Tensor:
     """The smooth track through peaks (t, 2) px; a frame far off it stays where it is if its peak is beyond doubt."""
-    smooth = over_time.smooth(found)
+    smooth = over_time.smooth(found) + jumps_of(found, over_time.values)[0]
     jumped = ((found - smooth).norm(dim=1) > _JUMP) & (heights > _SURE_PEAK)
     return torch.where(jumped[:, None], found, smooth)
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from streamer.motion.field import ORDERS, legendre_values, log_time, spline_values
+from streamer.motion.jumps import jumps_of
+from streamer.motion.misfit import confirmed, neighbours
 from streamer.motion.patch_weights import Weights, weights_of
 from streamer.motion.shrinkage import believed
 
@@ -85,6 +87,7 @@ class OverPlace:
         sign = mixing.diagonal().sign()
         self.values, self._mixing = values * sign, mixing * sign[:, None]
         self.turn, self.kinds = self._kinds(layout.shape)
+        self.neighbours = neighbours(layout.number)
 
     def _kinds(self, shape: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         """What belongs together among the coefficients (y, x) of all functions but the constant, flattened.
@@ -155,6 +158,14 @@ class Fit:
     def known(self) -> float:
         """Information of all patches about one coefficient of the global track, or one frame's shift, 1/px²."""
         return float(self.information.diagonal().mean())
+
+    def expected_error(self) -> float:
+        """Of the field in all frames, root mean square, px."""
+        return float(self.error[0].mean().sqrt())
+
+    def bent_by(self) -> float:
+        """What bending adds to the global track, root mean square over patches and frames, px."""
+        return math.sqrt(float(self.bend[1:].square().sum()) / (len(self.place.values) * len(self.track)))
 
     def shifts_of_patches(self) -> Tensor:
         """(p, t, 2) float64 px beyond the whole px at which the patches are cut."""
@@ -227,17 +238,19 @@ class Fit:
     def _jitter(self, free: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """The part of their distance from the smooth track that single frames keep, and the squares of its error.
 
-        A frame that is far off has jumped, regardless of the others; what the others show beyond counting is their
-        jitter.
+        The track may jump from one frame to the next. Beside that a frame that is far off is so regardless of the
+        others; what the others show beyond counting is their jitter.
         """
         rough = self.jitter + free - self.times.smooth(free)
+        jumps, of_jumps = jumps_of(rough, self.times.values, variance)
+        rough = rough - jumps
         left = (1.0 - 1.0 / len(free) - self.times.values.square().sum(1)).clamp(min=1e-3)
         own = left[:, None] * variance
         far = rough.square() > _SURE**2 * own
         found = believed(rough[~far], own[~far], 1.0, _NEAR)
         factor, error = torch.ones_like(rough), own.clone()
         factor[~far], error[~far] = found.factor, found.error
-        return rough * factor, error
+        return jumps + rough * factor, error + 0.5 * of_jumps[:, None]
 
     def _bend(self, found: Steps, weights: Weights, variance: Tensor) -> tuple[Tensor, Tensor]:
         """The bending that free steps ask for, shrunk; notes its evidence.
@@ -261,4 +274,9 @@ class Fit:
         kept = (asked.flatten() * part.factor).view_as(asked)
         bend[1:] = (kept @ turn).view(len(asked), -1, 2).transpose(0, 1)
         both = torch.stack([one.view_as(asked).sum(1) for one in (part.error, part.square)])
-        return bend, both @ self.bends.values.square().T / len(functions)
+        off = torch.einsum("p,tn,pta->pna", weights.of_step, self.bends.values, found.free)
+        moved = torch.einsum("p,pj,jna->pna", weights.information, functions, self.bend)
+        both = both / len(functions)
+        for at, left in enumerate((off, off + moved)):
+            both[at] = torch.maximum(both[at], confirmed(left, weights, self.place.neighbours, variance))
+        return bend, both @ self.bends.values.square().T
