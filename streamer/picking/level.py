@@ -26,7 +26,7 @@ _NEITHER = 0.5
 """Probability that a peak of neither kind is a particle: a weak one, or one that is cut."""
 _KNOWN = (math.log(1.1), 0.3)
 """Logarithm of the scale of chance over that of the image's noise, and its standard deviation: ice adds to noise."""
-_EVIDENCE = 8.0
+_EVIDENCE = 12.0
 """Natural logarithm of how much more likely a mixture must be than chance alone."""
 _EVIDENCE_OF_MANY = 4.0
 """The same against chance with a few peaks of any height."""
@@ -34,6 +34,8 @@ _BEYOND = 1.4
 """What stands out of chance is higher than the highest that noise gives by this factor: ice adds to noise."""
 _FEW = 20
 """Peaks beyond all chance up to which they are counted one by one; more are a distribution."""
+_CHANCE_PER_PARTICLE = 5
+"""Peaks of chance, for each particle of a handful, that a mixture takes for particles at most."""
 _STARTS = (0.3, 0.5, 0.7, 0.85, 0.95, 0.985)
 _STEPS = 60
 
@@ -131,13 +133,20 @@ def level_of(
     if best[0] - alone < _EVIDENCE:
         return NOTHING
     level = _choice(heights, best, chance, best[0] - alone)
-    if known:
-        # a handful that the mixture takes for too strong are the particles, and what it found is the tail of chance
-        alone_there = _outstanding(heights[detailed], heights, chance, best[0] - alone)
-        number = int((heights[detailed] >= alone_there.height).sum())
-        if number <= _FEW and bool((heights[detailed] > max(level.ceiling, alone_there.height)).any()):
-            return alone_there
-    return level
+    return _handful(heights, detailed, chance, level) if known else level
+
+
+def _handful(heights: Values, detailed: NDArray[np.bool_], chance: Chance, level: Level) -> Level:
+    """The level, unless it leaves out a handful of peaks far beyond chance as too strong and keeps few others.
+
+    Then the handful is the particles, and what the mixture took for them is the tail of chance. A crystal in a field of
+    many particles is not a handful among few.
+    """
+    other = _outstanding(heights[detailed], heights, chance, level.evidence)
+    number = int((heights[detailed] >= other.height).sum())
+    kept = int(((heights >= level.height) & (heights <= level.ceiling)).sum())
+    left_out = bool((heights[detailed] > max(level.ceiling, other.height)).any())
+    return other if left_out and number <= _FEW and kept <= _CHANCE_PER_PARTICLE * number else level
 
 
 def _with_few(density: Values, prior: float, top: float) -> float:

@@ -37,7 +37,7 @@ _TRUSTED_BLOB = 0.8
 """Weight of the blob from which on it says where the centre is."""
 _LEAST_BLOB = 0.25
 """Weight of the blob at least."""
-_BARE = 2.0
+_BARE = 3.0
 """A blob this many times as strong as the detail in it, in noise's standard deviations, is no particle among few:
 particles have 0.2 to 1, rims and crystals more than 3."""
 
@@ -108,7 +108,9 @@ def peaks(view: Coarse) -> Peaks:
     if len(chance) > 2:
         detailed = _detailed(summits[0], found, noise, view.diameter) if view.noise and weights[1] else None
         unlike = _unlike_noise(found.blob[view.open], view.diameter)
-        level = level_of(heights, chance_of(chance), known=view.noise is not None, unlike_noise=unlike, detailed=detailed)
+        level = level_of(
+            heights, chance_of(chance), known=view.noise is not None, unlike_noise=unlike, detailed=detailed
+        )
     return Peaks(places=summits[0], heights=summits[1], level=level)
 
 
