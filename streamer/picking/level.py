@@ -34,7 +34,7 @@ _BEYOND = 1.4
 """What stands out of chance is higher than the highest that noise gives by this factor: ice adds to noise."""
 _FEW = 20
 """Peaks beyond all chance up to which they are counted one by one; more are a distribution."""
-_CHANCE_PER_PARTICLE = 5
+_CHANCE_PER_PARTICLE = 3
 """Peaks of chance, for each particle of a handful, that a mixture takes for particles at most."""
 _STARTS = (0.3, 0.5, 0.7, 0.85, 0.95, 0.985)
 _STEPS = 60

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from streamer.picking.level import NOTHING, Level, chance_of, level_of
 from streamer.picking.response import Coarse, Response, answer, answer_to_noise, coarse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _SPACING = 0.5
 """Minimum distance of two picks, in diameters; the better one stays. Particles that overlap are nearer than one."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from streamer import fourier
 
 _GRID_PER_DIAMETER = 20.0
-_BLOB = 0.72
+_BLOB = 0.8
 """Size of the blob in particle diameters: the sphere that holds all atoms is wider than what is dark."""
 _DETAIL_ANGSTROM = (80.0, 20.0)
 _DETAIL_REACH = 0.21
