@@ -153,7 +153,7 @@ def _image(path: Path) -> torch.Tensor:
     """(h, w) float32 of an MRC file."""
     try:
         with mrcfile.open(str(path)) as file:
-            return torch.from_numpy(np.asarray(file.data, dtype=np.float32))
+            return torch.from_numpy(np.array(file.data, dtype=np.float32))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot be picked: {error}",

@@ -26,10 +26,16 @@ _NEITHER = 0.5
 """Probability that a peak of neither kind is a particle: a weak one, or one that is cut."""
 _KNOWN = (math.log(1.1), 0.3)
 """Logarithm of the scale of chance over that of the image's noise, and its standard deviation: ice adds to noise."""
-_EVIDENCE = 8.0
+_EVIDENCE = 12.0
 """Natural logarithm of how much more likely a mixture must be than chance alone."""
 _EVIDENCE_OF_MANY = 4.0
 """The same against chance with a few peaks of any height."""
+_BEYOND = 1.4
+"""What stands out of chance is higher than the highest that noise gives by this factor: ice adds to noise."""
+_FEW = 20
+"""Peaks beyond all chance up to which they are counted one by one; more are a distribution."""
+_CHANCE_PER_PARTICLE = 3
+"""Peaks of chance, for each particle of a handful, that a mixture takes for particles at most."""
 _STARTS = (0.3, 0.5, 0.7, 0.85, 0.95, 0.985)
 _STEPS = 60
 
@@ -86,7 +92,14 @@ def chance_of(heights: Values) -> Chance:
     return Chance(place=place, logarithm=logarithm - math.log(total), middle=float(np.median(values)))
 
 
-def level_of(heights: Values, chance: Chance, *, known: bool, unlike_noise: float = 0.0) -> Level:
+def level_of(
+    heights: Values,
+    chance: Chance,
+    *,
+    known: bool,
+    unlike_noise: float = 0.0,
+    detailed: NDArray[np.bool_] | None = None,
+) -> Level:
     """Find the level above which peaks are particles.
 
     Parameters
@@ -94,12 +107,14 @@ def level_of(heights: Values, chance: Chance, *, known: bool, unlike_noise: floa
     heights : (n,) of all peaks.
     chance : of noise; ``known``: in the same unit, else only its shape is meant.
     unlike_noise : natural logarithm of how unlikely the image's own skewness is in any noise.
+    detailed : (n,) whether there is as much detail at the peak as its blob asks for; None: nobody knows.
 
     Raises
     ------
     Nothing: without peaks or particles the level is infinite.
     """
-    heights = heights[heights > 0]
+    detailed = np.ones(len(heights), dtype=bool) if detailed is None else detailed
+    heights, detailed = heights[heights > 0], detailed[heights > 0]
     if len(heights) < 3:
         return NOTHING
     scales, densities, prior = _scales(heights, chance, known=known)
@@ -114,10 +129,24 @@ def level_of(heights: Values, chance: Chance, *, known: bool, unlike_noise: floa
             best = fit
     few = max(_with_few(row, p, top) for row, p in zip(densities, prior, strict=True))
     if best is None or best[0] - few < _EVIDENCE_OF_MANY:
-        return _outstanding(heights, chance, few - alone) if known else NOTHING
+        return _outstanding(heights[detailed], heights, chance, few - alone) if known else NOTHING
     if best[0] - alone < _EVIDENCE:
         return NOTHING
-    return _choice(heights, best, chance, best[0] - alone)
+    level = _choice(heights, best, chance, best[0] - alone)
+    return _handful(heights, detailed, chance, level) if known else level
+
+
+def _handful(heights: Values, detailed: NDArray[np.bool_], chance: Chance, level: Level) -> Level:
+    """The level, unless it leaves out a handful of peaks far beyond chance as too strong and keeps few others.
+
+    Then the handful is the particles, and what the mixture took for them is the tail of chance. A crystal in a field of
+    many particles is not a handful among few.
+    """
+    other = _outstanding(heights[detailed], heights, chance, level.evidence)
+    number = int((heights[detailed] >= other.height).sum())
+    kept = int(((heights >= level.height) & (heights <= level.ceiling)).sum())
+    left_out = bool((heights[detailed] > max(level.ceiling, other.height)).any())
+    return other if left_out and number <= _FEW and kept <= _CHANCE_PER_PARTICLE * number else level
 
 
 def _with_few(density: Values, prior: float, top: float) -> float:
@@ -125,10 +154,13 @@ def _with_few(density: Values, prior: float, top: float) -> float:
     return max(float(np.log((1.0 - share) * density + share / top).sum()) + prior for share in (0.003, 0.01, 0.03))
 
 
-def _outstanding(heights: Values, chance: Chance, evidence: float) -> Level:
-    """The level for a field with a few particles: beyond all that chance gives, and among themselves alike."""
-    reach = 1.4 * float(chance.place[int(np.searchsorted(_cumulated(chance), 1.0 - 0.02 / len(heights)))])
-    far = heights[heights > reach]
+def _outstanding(detailed: Values, heights: Values, chance: Chance, evidence: float) -> Level:
+    """The level for a field with a few particles: beyond all that chance gives, and among themselves alike.
+
+    Only what has the detail of a particle counts: a rim or a weak crystal is a strong blob with little of it.
+    """
+    reach = _BEYOND * float(chance.place[int(np.searchsorted(_cumulated(chance), 1.0 - 0.02 / len(heights)))])
+    far = detailed[detailed > reach]
     if evidence < _EVIDENCE or not len(far):
         return NOTHING
     reach = max(reach, float(far.max()) / 3.0)

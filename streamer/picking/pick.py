@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from streamer.picking.level import NOTHING, Level, chance_of, level_of
 from streamer.picking.response import Coarse, Response, answer, answer_to_noise, coarse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _SPACING = 0.5
 """Minimum distance of two picks, in diameters; the better one stays. Particles that overlap are nearer than one."""
@@ -36,6 +40,9 @@ _TRUSTED_BLOB = 0.8
 """Weight of the blob from which on it says where the centre is."""
 _LEAST_BLOB = 0.25
 """Weight of the blob at least."""
+_BARE = 3.0
+"""A blob this many times as strong as the detail in it, in noise's standard deviations, is no particle among few:
+particles have 0.2 to 1, rims and crystals more than 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +109,23 @@ def peaks(view: Coarse) -> Peaks:
     heights, chance = (part[1].double().cpu().numpy() for part in (summits, by_chance))
     level = NOTHING
     if len(chance) > 2:
+        detailed = _detailed(summits[0], found, noise, view.diameter) if view.noise and weights[1] else None
         unlike = _unlike_noise(found.blob[view.open], view.diameter)
-        level = level_of(heights, chance_of(chance), known=view.noise is not None, unlike_noise=unlike)
+        level = level_of(
+            heights, chance_of(chance), known=view.noise is not None, unlike_noise=unlike, detailed=detailed
+        )
     return Peaks(places=summits[0], heights=summits[1], level=level)
+
+
+def _detailed(places: Tensor, found: Response, noise: Response, diameter: float) -> NDArray[np.bool_]:
+    """(n,) whether there is as much detail at places (n, 2) as the blob there asks for."""
+    reach = max(1, round(_SUMMIT * diameter))
+    blob, detail = (
+        torch.nn.functional.max_pool2d((part / unit.std().clamp_min(1e-30))[None, None], 2 * reach + 1, 1, reach)[0, 0]
+        for part, unit in ((found.blob, noise.blob), (found.detail, noise.detail))
+    )
+    enough: NDArray[np.bool_] = (_BARE * detail >= blob)[places[:, 0], places[:, 1]].cpu().numpy()
+    return enough
 
 
 def _centred(places: Tensor, blob: Tensor, diameter: float) -> Tensor:

@@ -10,6 +10,7 @@ from service.demo.run import MARKER, Demo
 from service.journal.database import lock_instance
 from service.journal.journal import Journal
 from service.layout import Endpoints, layout_of, write_endpoints
+from service.subscribers.picker import Picked
 from streamer.errors import Reason, UsageError
 from tests.service_samples import UTC, make_movie, make_record
 
@@ -356,3 +357,11 @@ def test_a_pickers_error_stays_on_its_line(streamer, monkeypatch):
     monkeypatch.setattr("service.subscribers.picker.follow", follow)
     code, _, lines = streamer("pick", "--diameter", "130", "--idle", "1")
     assert (code, lines) == (1, ["a?.mrc: cannot?be picked"])
+
+
+def test_pick_as_json_has_the_note_and_what_was_left_out(streamer, monkeypatch):
+    one = Picked(movie_id="1", micrograph="a.mrc", coordinates="a.star", particles=0, not_specimen=0.25, note="why")
+    monkeypatch.setattr("service.subscribers.picker.follow", lambda *_, **__: iter([one]))
+    code, out, _ = streamer("pick", "--diameter", "130", "--idle", "1", "--json")
+    found = json.loads(out)
+    assert (code, found["not_specimen"], found["note"]) == (0, 0.25, "why")

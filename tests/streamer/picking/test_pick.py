@@ -73,7 +73,7 @@ def test_two_picks_never_lie_within_a_particle():
 
 
 def test_a_stricter_threshold_picks_a_subset():
-    image = discs((400, 400), [(60 * i, 60 * j) for i in range(1, 6) for j in range(1, 6)], 12, depth=0.8)
+    image = discs((300, 300), [(60 * i, 60 * j) for i in range(1, 5) for j in range(1, 5)], 12, depth=0.8)
     found = [set(zip(p.x, p.y, strict=True)) for p in (pick(image, 1.0, 24.0, threshold=t) for t in (0.5, 1.0, 1.5, 9))]
     assert all(strict <= loose for loose, strict in zip(found, found[1:], strict=False))
     assert len(found[0]) > len(found[2]) > 0
@@ -90,6 +90,7 @@ def test_a_diameter_that_does_not_fit_is_refused(diameter):
         pick(torch.zeros(100, 120), 1.0, diameter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["protein_movie", "apoferritin_movie"])
 def test_particles_of_a_movie_are_found_and_little_else(name, request):
     """Against the same number of random positions; a pick counts within 0.3 diameters, once per particle."""
