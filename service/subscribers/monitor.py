@@ -173,7 +173,7 @@ class MonitorView:
     def _table(self, rows: int) -> Table:
         table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")
         table.add_column("square/hole or file", no_wrap=True, overflow="ellipsis", ratio=1)
-        for name in ("SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "by", "s"):
+        for name in ("field", "SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "by", "s"):
             table.add_column(name, justify="right", no_wrap=True)
         for event in list(self._movies.values())[-rows:][::-1]:
             table.add_row(*_movie_row(event))
@@ -199,7 +199,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     if body["state"] != "done":
         reason = _why(body)
         style = "red" if body["state"] in _ENDED_BADLY else "dim"
-        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 5, Text(body["state"], style=style), "")
+        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 6, Text(body["state"], style=style), "")
     metrics = body.get("metrics") or {}
     wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
     best = denoised if denoised is not None else wiener
@@ -208,8 +208,11 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     gain = (shown or denoised / wiener) if denoised is not None and wiener else None
     model = (body.get("model") or {}).get("version")
     mark = "?" if metrics.get("pattern_may_raise") else ""
+    share = metrics.get("usable_share")
     return (
         Text(name),
+        # of which the figures are, where that is not all
+        Text(f"{share:.0%}" if share is not None and share < 0.99 else "", style="yellow"),
         _marked(metrics.get("ssnr_full"), 2, mark),
         _marked(best, 2, mark),
         Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),

@@ -73,9 +73,7 @@ class _Edge:
     """Standard errors."""
 
 
-def film_regions(
-    level: Tensor, texture: Tensor, cell: float, is_of_film: Callable[[Tensor], bool | None]
-) -> Tensor:
+def film_regions(level: Tensor, texture: Tensor, cell: float, is_of_film: Callable[[Tensor], bool | None]) -> Tensor:
     """Find carbon, gold and tears.
 
     Parameters

@@ -35,7 +35,7 @@ def is_carbon_all_over(sums: HalfSums, field: FieldMask) -> bool:
 
 
 def is_of_film(sums: HalfSums, field: FieldMask) -> bool | None:
-    """Whether what a mask leaves is as strong in fine detail as a film; None where the pixels are too coarse to tell."""
+    """Whether what a mask leaves has the grain of a film; None: too coarse pixels, or too little is left."""
     grain = _grain(sums, field)
     return None if grain is None else grain.is_of_film
 
