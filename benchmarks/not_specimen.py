@@ -33,7 +33,7 @@ SHAPE, PIXEL = (640, 640), 1.5
 CLEAN = ("clean", "crowded", "sparse", "small", "virus", "membrane", "vesicles", "actin", "tubes", "waves-3",
          "gradient-20", "phase-plate", "weak", "heights", "overlapping+waves-3")  # fmt: skip
 DIRTY = ("crystal", "crystals", "big-crystal", "crystal-edge", "carbon", "carbon-hole", "gold", "gold-hole", "torn",
-         "virus+crystals", "weak+carbon-hole", "crowded+crystal+waves-1")  # fmt: skip
+         "virus+crystals", "weak+carbon-hole", "crowded+crystal+waves-1", "crowded+torn", "virus+torn")  # fmt: skip
 PROTEIN = ("clean", "weak", "small", "waves-1", "crystal", "carbon-hole", "crystals+waves-1", "virus")
 NONE = ("empty", "empty+carbon", "empty+carbon-hole", "empty+crystals", "empty+big-crystal", "empty+gold-hole",
         "empty+frost", "all-carbon")  # fmt: skip
@@ -97,9 +97,17 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     models = sorted(given.models.glob("*.pdb*")) if given.models else []
-    seeds = range(given.first, given.first + given.seeds)
     kinds = tuple(dict.fromkeys((*CLEAN, *DIRTY, *PROTEIN, *NONE)))
-    all_found = {kind: [found(kind, seed, models) for seed in seeds] for kind in kinds}
+    all_found: dict[str, list[Found]] = {kind: [] for kind in kinds}
+    for seed in range(given.first, given.first + given.seeds):
+        for kind in kinds:
+            all_found[kind].append(found(kind, seed, models))
+            print(kind, seed, all_found[kind][-1], flush=True)
+        _tell(all_found, f"Seeds {given.first} to {seed}")
+
+
+def _tell(all_found: dict[str, list[Found]], seeds: str) -> None:
+    """Tables of all fields so far."""
     rows: list[list[object]] = []
     for kind, each in all_found.items():
         recalls = [value for one in each for value in one.recall.values()]
@@ -124,7 +132,7 @@ def main() -> None:
         ["scene", "there", "recall", ">= 0.9", "false, worst", "> 1 %", "SSNR whole", "SSNR published", "CPU-s"],
         rows,
         f"Order of SSNR, protein ({len(good)}) against none ({len(bad)}): AUC {ranks[0]:.3f} of the whole field, "
-        f"{ranks[1]:.3f} as published. Seeds {seeds.start} to {seeds.stop - 1}, {SHAPE[0]}², {PIXEL} Å/px.",
+        f"{ranks[1]:.3f} as published. {seeds}, {SHAPE[0]}², {PIXEL} Å/px.",
     )
 
 

@@ -36,6 +36,9 @@ _EPU = re.compile(r"GridSquare_(\d+)/.*FoilHole_(\d+)_", re.IGNORECASE)
 _PATH = re.compile(r"/(?:[^\s:;,/]+/)+")
 _FRAME_LINES = 12
 """Lines taken by everything except the micrographs."""
+_COLUMNS = ("field", "SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "def µm", "by", "s")
+_WIDE = 90
+"""Columns of a terminal from which the first of these, the share of the field that the figures are of, has room."""
 
 
 class MonitorView:
@@ -70,11 +73,12 @@ class MonitorView:
 
     # --------------------------------------------------------------------------------------------- drawing
 
-    def draw(self, height: int) -> RenderableType:
-        """Draw everything, for a terminal with this many lines."""
+    def draw(self, height: int, width: int = 80) -> RenderableType:
+        """Draw everything, for a terminal with this many lines and columns."""
         left_out = self._left_out()
         rows = max(3, height - _FRAME_LINES - len(left_out))
-        return Group(self._head(), self._figures(), *left_out, self._table(rows), self._foot())
+        table = self._table(rows, shows_field=width >= _WIDE)
+        return Group(self._head(), self._figures(), *left_out, table, self._foot())
 
     def _head(self) -> Text:
         beat = self.heartbeat
@@ -171,13 +175,14 @@ class MonitorView:
         nothing = f", {empty:.0f} empty in a row" if empty else ""
         return "-" if number is None else f"{number:.0f}{nothing}"
 
-    def _table(self, rows: int) -> Table:
+    def _table(self, rows: int, *, shows_field: bool) -> Table:
         table = Table(expand=True, box=None, padding=(0, 1), header_style="bold dim")
         table.add_column("square/hole or file", no_wrap=True, overflow="ellipsis", ratio=1)
-        for name in ("SSNR", "SNBR*", "×Wiener", "res Å", "move Å", "def µm", "by", "s"):
+        for name in _COLUMNS[not shows_field :]:
             table.add_column(name, justify="right", no_wrap=True)
         for event in list(self._movies.values())[-rows:][::-1]:
-            table.add_row(*_movie_row(event))
+            first, *figures = _movie_row(event)
+            table.add_row(first, *figures[not shows_field :])
         return table
 
     def _foot(self) -> Text:
@@ -200,7 +205,7 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     if body["state"] != "done":
         reason = _why(body)
         style = "red" if body["state"] in _ENDED_BADLY else "dim"
-        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 6, Text(body["state"], style=style), "")
+        return (Text(f"{name} {reason}".strip(), style=style), *("",) * 7, Text(body["state"], style=style), "")
     metrics = body.get("metrics") or {}
     wiener, denoised = metrics.get("snbr_half_wiener"), metrics.get("snbr_half_denoised")
     best = denoised if denoised is not None else wiener
@@ -210,8 +215,11 @@ def _movie_row(event: Event) -> tuple[RenderableType, ...]:
     gain = of_halves if score.get("gain_shown") is None else score["gain_shown"]
     model = (body.get("model") or {}).get("version")
     mark = "?" if metrics.get("pattern_may_raise") else ""
+    share = metrics.get("usable_share")
     return (
         Text(name),
+        # of which the figures are, where that is not all
+        Text(f"{share:.0%}" if share is not None and share < 0.99 else "", style="yellow"),
         _marked(metrics.get("ssnr_full"), 2, mark),
         _marked(best, 2, mark),
         Text(_number(gain, 2), style="green" if gain and gain > 1 else ""),
@@ -306,13 +314,15 @@ def watch(client: Client, *, once: bool, console: Console | None = None, stop: t
             board.add(event)
             if event.seq >= newest.seq:
                 break
-        console.print(board.draw(console.height))
+        console.print(board.draw(console.height, console.width))
         return
     stop = stop or threading.Event()
-    with Live(board.draw(console.height), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+    with Live(
+        board.draw(console.height, console.width), console=console, screen=console.is_terminal, auto_refresh=False
+    ) as live:
         threading.Thread(target=_feed, args=(client, board, stop), name="feed", daemon=True).start()
         while not stop.wait(0.5):
-            live.update(board.draw(console.height), refresh=True)
+            live.update(board.draw(console.height, console.width), refresh=True)
 
 
 def _catch_up(client: Client, board: MonitorView, newest: Heartbeat) -> MemoryCursor:

@@ -52,13 +52,16 @@ def dark_regions(level: Tensor, noise: Tensor, texture: Tensor, cell: float, unl
     smooth, texture = blur(level, _SMOOTH / cell), blur(texture, _SMOOTH / cell)
     chance = _SIGMA * float(blur(noise, _SMOOTH / cell)[~unlike].std()) if bool((~unlike).any()) else 0.0
     found = torch.zeros_like(unlike)
+    background = None
     for threshold in _LEVELS:
         if threshold < chance:
             break
         open_field = ~(unlike | found)
         if not bool(open_field.any()):
             break
-        below = _background(smooth, open_field) - smooth
+        if background is None:
+            background = _background(smooth, open_field)
+        below = background - smooth
         for places in parts((below > threshold) & open_field):
             if len(places) * cell**2 < _LEAST**2:
                 continue
@@ -69,6 +72,7 @@ def dark_regions(level: Tensor, noise: Tensor, texture: Tensor, cell: float, unl
                 threshold >= _NO_WAVE or _is_sharp(_whole(core, below, 0.5), level, below, cell)
             ):
                 found |= _whole(core, below, _RIM)
+                background = None  # its own area has to go out of it
     return grown(found, 1) if bool(found.any()) else found
 
 

@@ -18,6 +18,8 @@ from streamer.field_mask import CARBON, GOLD, VACUUM
 from streamer.quality.grid import blur
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 _COARSE = 88
@@ -71,12 +73,13 @@ class _Edge:
     """Standard errors."""
 
 
-def film_regions(level: Tensor, texture: Tensor, cell: float) -> Tensor:
+def film_regions(level: Tensor, texture: Tensor, cell: float, is_of_film: Callable[[Tensor], bool | None]) -> Tensor:
     """Find carbon, gold and tears.
 
     Parameters
     ----------
     level, texture, cell : as in ``streamer.quality.not_specimen.Look``.
+    is_of_film : whether a region, (rows, columns) bool, has the grain of a film; None: it does not tell.
 
     Returns
     -------
@@ -93,11 +96,14 @@ def film_regions(level: Tensor, texture: Tensor, cell: float) -> Tensor:
             break
         away = _settled(level, _enlarged(edge.away, level.shape, factor), kinds == 0, cell)
         dark, bright = (kinds == 0) & (away < 0), (kinds == 0) & (away >= 0)
-        if edge.step < _GOLD and _is_empty(texture, away, kinds == 0):
+        dirt = GOLD if edge.step > _GOLD else _wrong_side(texture, away, kinds == 0, is_of_film)
+        if dirt is None or (dirt == CARBON and bool((kinds == VACUUM).any())):  # particles line up along a tear's rim
+            break
+        if dirt == VACUUM:
             kinds[bright] = VACUUM
             free &= edge.away < -_GAP
         else:
-            kinds[dark] = GOLD if edge.step > _GOLD else CARBON
+            kinds[dark] = dirt
             free &= edge.away > _GAP
         if float(free.float().mean()) < 0.08:
             break
@@ -214,14 +220,24 @@ def _judged(level: Tensor, away: Tensor, along: Tensor, free: Tensor) -> _Edge |
     return _Edge(away, float(level_step.mean()), sure)
 
 
-def _is_empty(texture: Tensor, away: Tensor, where: Tensor) -> bool:
-    """Whether the brighter side shows next to nothing and the darker one single things, as particles in ice.
+def _wrong_side(
+    texture: Tensor, away: Tensor, where: Tensor, is_of_film: Callable[[Tensor], bool | None]
+) -> int | None:
+    """What is wrong at an edge: CARBON, its darker side; VACUUM, its brighter one; None where neither is sure.
 
-    A film has its grain everywhere: half of its cells show more than 0.6 of the mean; among particles they show 0.1.
+    Ice with particles beside a hole shows single things, or is coarse before it is fine. A film has its grain
+    everywhere: half of its cells show more than 0.7 of the mean; among particles they show 0.1 to 0.7.
     """
     bright, dark = (texture[where & (side > _CLEAR)] for side in (away, -away))
     if len(bright) < 25 or len(dark) < 25:
-        return False
+        return CARBON
     mean = float(dark.mean())
     is_seen = mean > 8.0 * float(dark.std()) / math.sqrt(len(dark))
-    return is_seen and float(bright.mean()) < _NOTHING * mean and float(dark.median()) < _LUMPY * mean
+    if is_seen and float(bright.mean()) >= _NOTHING * mean:
+        return CARBON
+    if is_seen and float(dark.median()) < _LUMPY * mean:
+        return VACUUM
+    film = is_of_film(where & (away < -_CLEAR))
+    if film is False:
+        return VACUUM if is_seen else None
+    return CARBON

@@ -85,9 +85,7 @@ def movie_quality(
         motion_error_px=None if motion.error is None else _rounded(motion.error),
         motion_errors_px=[] if motion.errors is None else [round(float(v), 4) for v in motion.errors],
         local_motion_angstrom=_rounded(field.largest_bending(motion) * pixel_size) if motion.trusted else None,
-        residual_gain=None if frames.gain_fit is None else _rounded(frames.gain_fit.residual),
-        residual_gain_error=None if frames.gain_fit is None else _rounded(frames.gain_fit.error),
-        gain_advice=None if frames.gain_fit is None else frames.gain_fit.advice,
+        **_gain_figures(frames),
         fixed_pattern=None if frames.fixed_pattern is None else _rounded(frames.fixed_pattern),
         # a pattern that rules the alignment was not corrected, whatever else is known
         pattern_may_raise=True if motion.fixed_pattern else frames.pattern_may_raise,
@@ -136,6 +134,18 @@ def denoised_halves(
             restore.merge(odd, proposal.odd, proposal.weight, sums.shape),
         )
     return images
+
+
+def _gain_figures(frames: Frames) -> dict[str, Any]:
+    """What the frames say about their gain reference; nothing where it was not fitted."""
+    fit = frames.gain_fit
+    if fit is None:
+        return {}
+    return {
+        "residual_gain": _rounded(fit.residual),
+        "residual_gain_error": _rounded(fit.error),
+        "gain_advice": fit.advice,
+    }
 
 
 def _motion_lengths(

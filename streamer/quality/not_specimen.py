@@ -18,7 +18,7 @@ from streamer import fourier
 from streamer.field_mask import CARBON, CRYSTAL, SPECIMEN, FieldMask, clean_mask
 from streamer.quality.dark_regions import dark_regions
 from streamer.quality.film_edges import film_regions
-from streamer.quality.grain import is_carbon_all_over
+from streamer.quality.grain import is_carbon_all_over, is_of_film
 from streamer.quality.grid import blur, halved
 
 if TYPE_CHECKING:
@@ -57,7 +57,12 @@ def find_not_specimen(sums: HalfSums) -> FieldMask:
     if look is None:
         return clean_mask(sums.shape, sums.pixel_size)
     kinds = torch.zeros(look.level.shape, dtype=torch.uint8)
-    film = film_regions(look.level, look.texture, look.cell)
+
+    def has_grain(region: Tensor) -> bool | None:
+        elsewhere = (~region).to(torch.uint8).to(sums.even.device)
+        return is_of_film(sums, FieldMask(kinds=elsewhere, shape=sums.shape, pixel_size=sums.pixel_size))
+
+    film = film_regions(look.level, look.texture, look.cell, has_grain)
     kinds = torch.maximum(kinds, film)
     dark = dark_regions(look.level, look.noise, look.texture, look.cell, unlike=kinds > 0)
     kinds = torch.where((kinds == 0) & dark, CRYSTAL, kinds).to(torch.uint8)

@@ -42,7 +42,7 @@ def record(name, **changes):
 
 def screen(board, width=80, height=24):
     console = Console(file=io.StringIO(), width=width, height=height, color_system=None)
-    console.print(board.draw(height))
+    console.print(board.draw(height, width))
     return console.file.getvalue()
 
 

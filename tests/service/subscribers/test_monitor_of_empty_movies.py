@@ -30,3 +30,17 @@ def test_how_many_are_empty_in_a_row_stands_beside_the_specimen():
     assert max(map(len, text.splitlines())) <= 80
     board.beat(msgspec.structs.replace(BEAT, rates={**rates, "empty_in_a_row": 0.0}))
     assert "in a row" not in screen(board)
+
+
+def test_the_share_of_the_field_that_the_figures_are_of_is_shown_where_it_is_not_all():
+    board = full_board(0)
+    for number, share in enumerate((0.62, 1.0, None)):
+        body = msgspec.to_builtins(record(f"m{number}"))
+        body["metrics"] |= {"usable_share": share}
+        board.add(event("movie", body, seq=number + 1))
+    assert "62%" not in screen(board, 80)  # there is no room for it
+    lines = screen(board, 100).splitlines()
+    assert any("field" in line and "SSNR" in line for line in lines)
+    shown = {line.split()[0]: line for line in lines if line.lstrip().startswith(("m0", "m1", "m2"))}
+    assert {name: "62%" in line for name, line in shown.items()} == {"m0": True, "m1": False, "m2": False}
+    assert not any("100%" in line for line in shown.values())

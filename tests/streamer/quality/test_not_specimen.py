@@ -109,6 +109,18 @@ def test_a_hole_without_ice_is_the_brighter_side():
     assert false < 0.01
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_crowd_beside_a_hole_is_no_film(seed):
+    depth = film(0.4)
+    gone = step(depth)
+    # so many that they show everywhere, as a film's grain does, but coarse before fine
+    crowd = 0.03 * grain(seed, finest=30.0, coarsest=120.0) + 0.004 * grain(seed + 10)
+    found = find_not_specimen(sums_of(crowd * (1.0 - gone), 1.0 + 0.12 * gone, seed))
+    recall, false = judged(found, depth, VACUUM)
+    assert recall > 0.9
+    assert false < 0.01
+
+
 @pytest.mark.parametrize(
     ("contrast", "transmission"),
     [
