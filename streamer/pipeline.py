@@ -164,7 +164,8 @@ def compute_micrograph(frames: Frames, source: MovieSource, job: Job, stage: Sto
         groups = halves.group_sums(summed, band.small, pixel_size, voltage_kv)
     with stage("quality"):
         spectrum = estimators.measure(sums)
-        judged = judged_part(sums, spectrum, find_not_specimen(sums))
+        field = find_not_specimen(sums, has_pattern=frames.pattern_may_raise or motion.fixed_pattern)
+        judged = judged_part(sums, spectrum, field)
     with stage("ctf"):
         ctf = ctf_of_sum(sums, source, settings.ctf, judged.field)
     with stage("restore"):

@@ -96,7 +96,7 @@ class SessionModel:
             raise ModelError("the model needs the micrograph's CTF", where=self.directory, hint="denoise --ctf FILE")
         band = band_of(sums.shape, sums.pixel_size, manifest.resolution, manifest.low)
         judged = self._judged(sums, spectrum, band, optics)
-        if movie_id in manifest.trained_on or not any(value > 0.0 for _, value in manifest.weight):
+        if movie_id in manifest.trained_on or not self._has_earned_any:
             return judged, None
         guard = self._guard if movie_id not in manifest.held_out else self._guard_of_held_out
         return judged, guard.look(judged.evidence())
@@ -114,13 +114,18 @@ class SessionModel:
             total=whole.image(),
             even=even,
             odd=odd,
-            weight=torch.full_like(judged.spectrum.fftfreq, float(refused is None)),
+            weight=torch.full_like(judged.spectrum.fftfreq, float(refused is None and self._has_earned_any)),
             model=self.reference,
             learned_from=movie_id in self.manifest.trained_on,
             refused=refused,
             remark=remark,
             score=score,
         )
+
+    @property
+    def _has_earned_any(self) -> bool:
+        """Whether the version's λ is above 0 anywhere."""
+        return any(value > 0.0 for _, value in self.manifest.weight)
 
     def _judged(self, sums: HalfSums, spectrum: Spectrum, band: Band, optics: Optics | None) -> Judged:
         """The net on the halves; raises ModelError if its output is not finite."""

@@ -99,13 +99,14 @@ def pick_movie(event: Event, output: Path, *, diameter: float, threshold: float 
             hint="process the movie again: streamer movies retry",
         )
     nothing = record.metrics.empty if record.metrics is not None else None
+    has_pattern = record.metrics is not None and bool(record.metrics.pattern_may_raise)
     if nothing is None and record.restoration == "none":
         nothing = "the halves show no signal"
     found, left_out, note = Picks(x=[], y=[], score=[]), 0.0, nothing or ""
     if nothing is None:
         images = [_image(session / files[role].path) for role in _ROLES]
         try:
-            found, left_out, note = _picks(images, pixel_size, diameter, threshold)
+            found, left_out, note = _picks(images, pixel_size, diameter, threshold, has_pattern=has_pattern)
         except ValueError as error:
             raise UsageError(
                 f"cannot be picked: {error}", where=session / micrograph, hint="give a smaller --diameter, in Å"
@@ -123,7 +124,7 @@ def pick_movie(event: Event, output: Path, *, diameter: float, threshold: float 
 
 
 def _picks(
-    images: list[torch.Tensor], pixel_size: float, diameter: float, threshold: float
+    images: list[torch.Tensor], pixel_size: float, diameter: float, threshold: float, *, has_pattern: bool
 ) -> tuple[Picks, float, str]:
     """Particles in a sum with its halves, the share of the field that was left out, and what to say if there are none.
 
@@ -140,7 +141,7 @@ def _picks(
         shape=shape,
         pixel_size=pixel_size,
     )
-    field = find_not_specimen(halves)
+    field = find_not_specimen(halves, has_pattern=has_pattern)
     usable = None if field.is_clean else ~field.at(shape)
     found = pick(whole, pixel_size, diameter, threshold=threshold, usable=usable)
     if field.is_clean:

@@ -51,14 +51,21 @@ class Look:
     """Side of a cell, Å."""
 
 
-def find_not_specimen(sums: HalfSums) -> FieldMask:
-    """Find what is not specimen in an aligned micrograph; nothing where the images have no mean, or are too small."""
+def find_not_specimen(sums: HalfSums, *, has_pattern: bool = False) -> FieldMask:
+    """Find what is not specimen in an aligned micrograph; nothing where the images have no mean, or are too small.
+
+    Parameters
+    ----------
+    has_pattern : the detector's own pattern may be in both halves: as fine as the grain of carbon, it hides it.
+    """
     look = look_at(sums)
     if look is None:
         return clean_mask(sums.shape, sums.pixel_size)
     kinds = torch.zeros(look.level.shape, dtype=torch.uint8)
 
     def has_grain(region: Tensor) -> bool | None:
+        if has_pattern:
+            return None
         elsewhere = (~region).to(torch.uint8).to(sums.even.device)
         return is_of_film(sums, FieldMask(kinds=elsewhere, shape=sums.shape, pixel_size=sums.pixel_size))
 
@@ -67,7 +74,7 @@ def find_not_specimen(sums: HalfSums) -> FieldMask:
     dark = dark_regions(look.level, look.noise, look.texture, look.cell, unlike=kinds > 0)
     kinds = torch.where((kinds == 0) & dark, CRYSTAL, kinds).to(torch.uint8)
     found = FieldMask(kinds=kinds.to(sums.even.device), shape=sums.shape, pixel_size=sums.pixel_size)
-    if is_carbon_all_over(sums, found):
+    if not has_pattern and is_carbon_all_over(sums, found):
         return replace(found, kinds=torch.where(found.kinds == SPECIMEN, CARBON, found.kinds).to(torch.uint8))
     return found
 
