@@ -151,6 +151,13 @@ def test_carbon_all_over_is_told_by_its_grain():
     assert part.flags == ("field: 100% carbon: too little is left to judge; aim at the middle of a hole",)
 
 
+def test_what_the_detector_may_have_drawn_is_not_taken_for_grain():
+    """Its pattern is in both halves, as fine as it is coarse: only what else is known tells it from carbon."""
+    sums = sums_of(0.06 * grain(6, finest=6.0))
+    assert not find_not_specimen(sums).is_clean
+    assert find_not_specimen(sums, has_pattern=True).is_clean
+
+
 def test_what_cannot_be_judged_is_not_masked():
     sums = sums_of(particles(1), 1.0 - 0.6 * step(polygon(400.0, 600.0, 300.0)))
     sums.even[0, 0] = sums.odd[0, 0] = 0.0
