@@ -8,9 +8,10 @@ from tests.clean_movies import PER_SESSION, plans, processed
 
 SESSIONS = 60
 EXPECTED = (
-    # small fields of weak movies cannot be aligned, and say so
+    # small fields of weak movies cannot be aligned, or not well, and say so
     "motion: too little information",
     "motion: the fit did not settle",
+    "motion: shifts are uncertain by ",
     # the simulated SerialEM names the reference of its other formats for EER movies too
     "gain: the sidecar names CountRef_session.mrc, ",
 )
