@@ -42,7 +42,7 @@ def image_of(path: Path) -> tuple[torch.Tensor, float | None]:
             f"cannot be read as an image: {error}",
             where=path,
             expected="MRC",
-            hint="give half images as MRC; newstack of IMOD converts others",
+            hint="give MRC images; newstack of IMOD converts others",
         ) from error
     if image.ndim != 2:
         raise MovieCorrupt(
